@@ -1,0 +1,34 @@
+package storage
+
+import (
+	"errors"
+	"fmt"
+)
+
+// The closed list of error kinds. Each protocol maps a kind to its reply in
+// exactly one function; errors.Is(err, ErrNotFound) tells a kind.
+var (
+	ErrNotMaster   = errors.New("not the slot's master")
+	ErrNotFound    = errors.New("not found")
+	ErrExists      = errors.New("exists already")
+	ErrInvalid     = errors.New("not valid")
+	ErrLimit       = errors.New("over a limit")
+	ErrOverQuota   = errors.New("over quota")
+	ErrTooBig      = errors.New("too big")
+	ErrAuth        = errors.New("authentication refused")
+	ErrCorrupt     = errors.New("corrupt")
+	ErrDiverged    = errors.New("diverged")
+	ErrDiskFull    = errors.New("disk full")
+	ErrUnavailable = errors.New("unavailable")
+)
+
+// Errorf makes an error of a kind: its text is the format's alone, and
+// errors.Is finds the kind and whatever the format wraps with %w.
+func Errorf(kind error, format string, args ...any) error {
+	return &kindError{kind: kind, err: fmt.Errorf(format, args...)}
+}
+
+type kindError struct{ kind, err error }
+
+func (e *kindError) Error() string   { return e.err.Error() }
+func (e *kindError) Unwrap() []error { return []error{e.kind, e.err} }

@@ -1,0 +1,114 @@
+package event
+
+import (
+	"fmt"
+	"hash/crc32"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+
+	"mailnode/storage"
+	"mailnode/storage/slot"
+)
+
+// Load reads a record; found says whether there was one.
+func Load(r interface {
+	Get(key []byte) ([]byte, bool, error)
+}, key []byte, into proto.Message) (found bool, err error) {
+	v, found, err := r.Get(key)
+	if err != nil || !found {
+		return false, err
+	}
+	if err := proto.Unmarshal(v, into); err != nil {
+		return false, storage.Errorf(storage.ErrCorrupt, "read record %q: %w", key, err)
+	}
+	return true, nil
+}
+
+// Store writes a record.
+func Store(r Records, key []byte, m proto.Message) { r.Set(key, Marshal(m)) }
+
+// Marshal encodes a record or an event. It panics only on invalid UTF-8, which
+// the Store's door refuses.
+func Marshal(m proto.Message) []byte {
+	b, err := proto.Marshal(m)
+	if err != nil {
+		panic(fmt.Sprintf("encode %T: %v", m, err))
+	}
+	return b
+}
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+// Checksum is the CRC-32C of law 6.
+func Checksum(b []byte) uint32 { return crc32.Checksum(b, castagnoli) }
+
+// Encode gives the journal's form of an event: CRC-32C, then protobuf.
+func Encode(ev *Event) []byte {
+	b := Marshal(ev)
+	return append(be.AppendUint32(make([]byte, 0, 4+len(b)), Checksum(b)), b...)
+}
+
+// Decode reads the journal's form; damage is storage.ErrCorrupt.
+func Decode(b []byte) (*Event, error) {
+	if len(b) < 4 || be.Uint32(b) != Checksum(b[4:]) {
+		return nil, storage.Errorf(storage.ErrCorrupt, "read event: checksum does not match")
+	}
+	ev := &Event{}
+	if err := proto.Unmarshal(b[4:], ev); err != nil {
+		return nil, storage.Errorf(storage.ErrCorrupt, "read event: %w", err)
+	}
+	return ev, nil
+}
+
+// Ref names the mailbox.
+func (m *MailboxRecord) Ref() storage.Ref {
+	return storage.Ref{Account: storage.AccountID(m.Account), Mailbox: storage.MailboxID(m.Id)}
+}
+
+// Ref names the mailbox that the message is in.
+func (m *MessageRecord) Ref() storage.Ref {
+	return storage.Ref{Account: storage.AccountID(m.Account), Mailbox: storage.MailboxID(m.Mailbox)}
+}
+
+// Body names the message's body.
+func (m *MessageRecord) Body() slot.BodyRef {
+	r := slot.BodyRef{ID: slot.BodyID(m.BodyId)}
+	copy(r.GUID[:], m.Guid)
+	return r
+}
+
+// FlagSet gives the flags.
+func (m *MessageRecord) FlagSet() storage.Flags {
+	return storage.Flags{System: storage.SystemFlags(m.SystemFlags), Keywords: m.Keywords}
+}
+
+// Message gives the record as clients see it; modseqs below floor show as floor.
+func (m *MessageRecord) Message(floor storage.ModSeq) storage.Message {
+	return storage.Message{
+		UID: storage.UID(m.Uid), ModSeq: max(storage.ModSeq(m.Modseq), floor), Flags: m.FlagSet(),
+		InternalDate: time.Unix(m.InternalDateUnix, 0).UTC(), Size: m.Size, Body: m.Body(),
+	}
+}
+
+// SlotLineage gives the lineage.
+func (s *SlotRecord) SlotLineage() slot.Lineage {
+	l := make(slot.Lineage, 0, len(s.Lineage))
+	for _, b := range s.Lineage {
+		l = append(l, slot.Branch{Epoch: slot.Epoch(b.Epoch), After: slot.Position(b.After)})
+	}
+	return l
+}
+
+// Bodies lists the bodies that an event's live messages need, each once.
+func (ev *Event) Bodies() []slot.BodyRef {
+	var out []slot.BodyRef
+	for _, c := range ev.Changes {
+		if m := c.GetMessage(); m != nil {
+			if b := m.Body(); len(out) == 0 || out[len(out)-1] != b {
+				out = append(out, b)
+			}
+		}
+	}
+	return out
+}

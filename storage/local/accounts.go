@@ -1,0 +1,165 @@
+package local
+
+import (
+	"context"
+	"time"
+
+	"mailnode/storage"
+	"mailnode/storage/event"
+	"mailnode/storage/slot"
+)
+
+// Address implements storage.Accounts.
+func (m *Master) Address(ctx context.Context, a slot.Address) (storage.Address, error) {
+	var out storage.Address
+	err := m.view(ctx, func(v *view) error {
+		rec := &event.AddressRecord{}
+		found, err := event.Load(v, event.AddressKey(a), rec)
+		if err != nil {
+			return err
+		}
+		if !found || rec.Erased {
+			return storage.Errorf(storage.ErrNotFound, "address %q is not known", a)
+		}
+		out = storage.Address{Address: a, Account: storage.AccountID(rec.Account), Slot: slot.ID(rec.Slot), Generation: rec.Generation}
+		return nil
+	})
+	return out, err
+}
+
+// Account implements storage.Accounts.
+func (m *Master) Account(ctx context.Context, id storage.AccountID) (storage.Account, error) {
+	var out storage.Account
+	err := m.view(ctx, func(v *view) error {
+		a, err := loadAccount(v, id)
+		if err != nil {
+			return err
+		}
+		out, err = showAccount(v, a)
+		return err
+	})
+	return out, err
+}
+
+func showAccount(r reader, a *event.AccountRecord) (storage.Account, error) {
+	used, err := usage(r, storage.AccountID(a.Id))
+	return storage.Account{ID: storage.AccountID(a.Id), Address: slot.Address(a.Address), QuotaBytes: a.QuotaBytes,
+		UsedBytes: used, Created: time.Unix(a.CreatedUnix, 0).UTC(), Disabled: a.Disabled}, err
+}
+
+func usage(r reader, id storage.AccountID) (int64, error) {
+	var u event.AccountStats
+	_, err := event.Load(r, event.UsageKey(id), &u)
+	return u.Bytes, err
+}
+
+// Accounts implements storage.Accounts.
+func (m *Master) Accounts(ctx context.Context) ([]storage.Account, error) {
+	var out []storage.Account
+	err := m.view(ctx, func(v *view) error {
+		return each(v, event.SpanOf([]byte{event.PrefixAddress}), func(_, value []byte) error {
+			rec := &event.AddressRecord{}
+			if err := unmarshal(value, rec); err != nil {
+				return err
+			}
+			if rec.Erased {
+				return nil
+			}
+			a := &event.AccountRecord{}
+			found, err := event.Load(v, event.AccountKey(storage.AccountID(rec.Account)), a)
+			if err != nil || !found || a.Deleted || a.Address != rec.Address {
+				return err // an alias, or a pointer to another slot
+			}
+			shown, err := showAccount(v, a)
+			out = append(out, shown)
+			return err
+		})
+	})
+	return out, err
+}
+
+// specialMailboxes are made with each account, and subscribed.
+func specialMailboxes() []struct {
+	name string
+	use  storage.SpecialUse
+} {
+	return []struct {
+		name string
+		use  storage.SpecialUse
+	}{{"INBOX", ""}, {"Drafts", storage.UseDrafts}, {"Sent", storage.UseSent}, {"Junk", storage.UseJunk},
+		{"Trash", storage.UseTrash}, {"Archive", storage.UseArchive}}
+}
+
+// CreateAccount implements storage.Accounts.
+func (m *Master) CreateAccount(ctx context.Context, addr slot.Address, password string, quotaBytes int64) (storage.Account, error) {
+	hash, err := m.s.o.Passwords.Hash(ctx, password)
+	if err != nil {
+		return storage.Account{}, err
+	}
+	if quotaBytes < 0 {
+		return storage.Account{}, storage.Errorf(storage.ErrInvalid, "create account %q: a quota is 0 (none) or more bytes", addr)
+	}
+	now := m.s.o.Clock.Wall()
+	var created storage.Account
+	err = m.acknowledged(ctx, func(t *txn) error {
+		old := &event.AddressRecord{}
+		found, err := event.Load(t, event.AddressKey(addr), old)
+		if err != nil {
+			return err
+		}
+		if found && !old.Erased {
+			return storage.Errorf(storage.ErrExists, "create account %q: the address exists already", addr)
+		}
+		// The wall clock only seeds the counter: it decides nothing (law 11),
+		// and an erased address remembers what was given out (law 2).
+		origin := max(uint32(now.Unix()), old.UidvalidityNext, 1)
+		a := &event.AccountRecord{Id: randomID(), Address: string(addr), PasswordHash: hash, QuotaBytes: quotaBytes,
+			CreatedUnix: now.Unix(), UidvalidityOrigin: origin, UidvalidityBirth: uint32(m.unclean), UidvalidityNext: origin, Generation: 1}
+		changes := []*event.Change{
+			accountChange(a),
+			{Record: &event.Change_Address{Address: &event.AddressRecord{Address: string(addr), Account: a.Id, Slot: uint32(m.s.o.Slot), Generation: 1}}},
+		}
+		for _, sp := range specialMailboxes() {
+			box, err := m.newMailbox(t, a, sp.name, sp.use)
+			if err != nil {
+				return err
+			}
+			changes = append(changes, mailboxChange(box), subscription(a.Id, sp.name, true))
+		}
+		created = storage.Account{ID: storage.AccountID(a.Id), Address: addr, QuotaBytes: quotaBytes, Created: now.Truncate(time.Second).UTC()}
+		return m.emit(t, changes...)
+	})
+	return created, err
+}
+
+// SetPassword implements storage.Accounts.
+func (m *Master) SetPassword(ctx context.Context, id storage.AccountID, password string) error {
+	hash, err := m.s.o.Passwords.Hash(ctx, password)
+	if err != nil {
+		return err
+	}
+	return m.acknowledged(ctx, func(t *txn) error {
+		a, err := loadAccount(t, id)
+		if err != nil {
+			return err
+		}
+		a.PasswordHash = hash
+		return m.emit(t, accountChange(a))
+	})
+}
+
+// Authenticate implements storage.Accounts.
+func (m *Master) Authenticate(ctx context.Context, id storage.AccountID, password string) error {
+	var hash string
+	err := m.view(ctx, func(v *view) error {
+		a, err := loadAccount(v, id)
+		if err == nil && !a.Disabled {
+			hash = a.PasswordHash
+		}
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	return m.s.o.Passwords.Check(ctx, hash, password)
+}

@@ -1,0 +1,231 @@
+package local
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"time"
+
+	"mailnode/storage"
+	"mailnode/storage/blob"
+	"mailnode/storage/event"
+	"mailnode/storage/mime"
+	"mailnode/storage/slot"
+)
+
+// deliverRecipientsMax is how many recipients one event carries.
+const deliverRecipientsMax = 300
+
+// Deliver implements storage.Messages. Recipients that are the same account get
+// one message.
+func (m *Master) Deliver(ctx context.Context, d storage.Delivery) []error {
+	errs := make([]error, len(d.Recipients))
+	all := func(err error) []error {
+		for i := range errs {
+			errs[i] = err
+		}
+		return errs
+	}
+	if err := m.live(); err != nil {
+		return all(err)
+	}
+	summary, err := summarize(d.Body)
+	if err != nil {
+		return all(err)
+	}
+	births, err := m.births(ctx, d, errs)
+	if err != nil {
+		return all(err)
+	}
+	if len(births) == 0 {
+		return errs
+	}
+	ref := slot.BodyRef{GUID: d.Body.GUID(), ID: slot.BodyID(randomID())}
+	if err := m.putBody(ref, births, d.Body); err != nil {
+		return all(err)
+	}
+	defer m.s.unstage([]slot.BodyRef{ref})
+	base := &event.MessageRecord{InternalDateUnix: d.InternalDate.Unix(), Size: d.Body.Size(), Guid: ref.GUID[:], BodyId: uint64(ref.ID),
+		SavedUnix: m.s.o.Clock.Wall().Unix(), Summary: summary}
+	for lo := 0; lo < len(d.Recipients); lo += deliverRecipientsMax {
+		hi := min(lo+deliverRecipientsMax, len(d.Recipients))
+		m.deliverSome(ctx, base, d.Recipients[lo:hi], errs[lo:hi])
+	}
+	return errs
+}
+
+// deliverSome makes one event of recipients whose errs are nil.
+func (m *Master) deliverSome(ctx context.Context, base *event.MessageRecord, rcpts []storage.Recipient, errs []error) {
+	err := m.acknowledged(ctx, func(t *txn) error {
+		var changes []*event.Change
+		done := map[storage.AccountID]bool{}
+		for i, r := range rcpts {
+			if errs[i] != nil || done[r.Account] {
+				continue
+			}
+			more, err := m.deliverOne(t, base, r.Account)
+			if err != nil {
+				errs[i] = err
+				continue
+			}
+			done[r.Account] = true
+			changes = append(changes, more...)
+		}
+		if len(changes) == 0 {
+			return nil
+		}
+		return m.emit(t, changes...)
+	})
+	for i := range errs {
+		if errs[i] == nil {
+			errs[i] = err
+		}
+	}
+}
+
+func (m *Master) deliverOne(t *txn, base *event.MessageRecord, id storage.AccountID) ([]*event.Change, error) {
+	a, err := loadAccount(t, id)
+	if err != nil {
+		return nil, err
+	}
+	if err := checkQuota(t, a, base.Size); err != nil {
+		return nil, err
+	}
+	b, err := mailboxByName(t, id, "INBOX")
+	if err != nil {
+		return nil, err
+	}
+	uid, changes, err := m.takeUIDs(t, a, b, 1)
+	if err != nil {
+		return nil, err
+	}
+	return append(changes, messageChange(m.born(t, base, a, b, uid))), nil
+}
+
+// born makes the record of a message that comes into a mailbox.
+func (m *Master) born(t *txn, base *event.MessageRecord, a *event.AccountRecord, b *event.MailboxRecord, uid storage.UID) *event.MessageRecord {
+	return &event.MessageRecord{Account: a.Id, Mailbox: b.Id, Uid: uint32(uid), Modseq: m.modSeq(t, a),
+		SystemFlags: base.SystemFlags, Keywords: base.Keywords, InternalDateUnix: base.InternalDateUnix, Size: base.Size,
+		Guid: base.Guid, BodyId: base.BodyId, SavedUnix: base.SavedUnix, Summary: base.Summary}
+}
+
+func checkQuota(r reader, a *event.AccountRecord, size int64) error {
+	if a.QuotaBytes == 0 {
+		return nil
+	}
+	used, err := usage(r, storage.AccountID(a.Id))
+	if err != nil {
+		return err
+	}
+	if used+size > a.QuotaBytes {
+		return storage.Errorf(storage.ErrOverQuota, "account %q: %d of %d bytes are used, the message has %d", a.Address, used, a.QuotaBytes, size)
+	}
+	return nil
+}
+
+// births looks up where a delivery goes, before a byte is written; recipients
+// that cannot get it have their error set.
+func (m *Master) births(ctx context.Context, d storage.Delivery, errs []error) ([]*blob.Birth, error) {
+	var out []*blob.Birth
+	err := m.view(ctx, func(v *view) error {
+		for i, r := range d.Recipients {
+			a, err := loadAccount(v, r.Account)
+			if err == nil {
+				err = checkQuota(v, a, d.Body.Size())
+			}
+			var b *event.MailboxRecord
+			if err == nil {
+				b, err = mailboxByName(v, r.Account, "INBOX")
+			}
+			if err != nil {
+				errs[i] = err
+				continue
+			}
+			out = append(out, &blob.Birth{Account: uint64(r.Account), Address: string(r.Address), Mailbox: b.Id, MailboxName: b.Name,
+				InternalDateUnix: d.InternalDate.Unix()})
+		}
+		return nil
+	})
+	return out, err
+}
+
+// putBody puts a body into the packs and shows it to the replicas, which may
+// take it before its event exists.
+func (m *Master) putBody(ref slot.BodyRef, births []*blob.Birth, body storage.Body) error {
+	if err := m.s.stage(ref, &blob.BirthNote{Births: births}, body, body.Size()); err != nil {
+		return err
+	}
+	m.s.arrivals.announce(ref)
+	return nil
+}
+
+func summarize(body storage.Body) ([]byte, error) {
+	msg, err := mime.Scan(io.NewSectionReader(body, 0, body.Size()))
+	if err != nil {
+		return nil, fmt.Errorf("scan message: %w", err)
+	}
+	s := msg.Summary()
+	return s.Append(nil), nil
+}
+
+// Append implements storage.Messages.
+func (m *Master) Append(ctx context.Context, id storage.AccountID, r storage.Append) (storage.Appended, error) {
+	var out storage.Appended
+	if err := m.live(); err != nil {
+		return out, err
+	}
+	if r.InternalDate.IsZero() {
+		r.InternalDate = m.s.o.Clock.Wall().Truncate(time.Second)
+	}
+	summary, err := summarize(r.Body)
+	if err != nil {
+		return out, err
+	}
+	var birth *blob.Birth
+	err = m.view(ctx, func(v *view) error {
+		a, err := loadAccount(v, id)
+		if err != nil {
+			return err
+		}
+		if err := checkQuota(v, a, r.Body.Size()); err != nil {
+			return err
+		}
+		b, err := mailboxByName(v, id, r.Mailbox)
+		if err != nil {
+			return err
+		}
+		birth = &blob.Birth{Account: a.Id, Address: a.Address, Mailbox: b.Id, MailboxName: b.Name,
+			InternalDateUnix: r.InternalDate.Unix(), SystemFlags: uint32(r.Flags.System), Keywords: r.Flags.Keywords}
+		return nil
+	})
+	if err != nil {
+		return out, err
+	}
+	ref := slot.BodyRef{GUID: r.Body.GUID(), ID: slot.BodyID(randomID())}
+	if err := m.putBody(ref, []*blob.Birth{birth}, r.Body); err != nil {
+		return out, err
+	}
+	defer m.s.unstage([]slot.BodyRef{ref})
+	base := &event.MessageRecord{SystemFlags: uint32(r.Flags.System), Keywords: r.Flags.Keywords, InternalDateUnix: r.InternalDate.Unix(),
+		Size: r.Body.Size(), Guid: ref.GUID[:], BodyId: uint64(ref.ID), SavedUnix: m.s.o.Clock.Wall().Unix(), Summary: summary}
+	err = m.acknowledged(ctx, func(t *txn) error {
+		a, err := loadAccount(t, id)
+		if err != nil {
+			return err
+		}
+		b, err := mailboxByName(t, id, r.Mailbox)
+		if err != nil {
+			return err
+		}
+		if err := checkQuota(t, a, base.Size); err != nil {
+			return err
+		}
+		uid, changes, err := m.takeUIDs(t, a, b, 1)
+		if err != nil {
+			return err
+		}
+		out = storage.Appended{UIDValidity: storage.UIDValidity(b.Uidvalidity), UID: uid}
+		return m.emit(t, append(changes, messageChange(m.born(t, base, a, b, uid)))...)
+	})
+	return out, err
+}

@@ -1,0 +1,340 @@
+package local
+
+import (
+	"context"
+	"fmt"
+	"sort"
+	"strings"
+
+	"google.golang.org/protobuf/proto"
+
+	"mailnode/storage"
+	"mailnode/storage/event"
+)
+
+func unmarshal(b []byte, into proto.Message) error {
+	if err := proto.Unmarshal(b, into); err != nil {
+		return storage.Errorf(storage.ErrCorrupt, "read record: %w", err)
+	}
+	return nil
+}
+
+func subscription(account uint64, name string, on bool) *event.Change {
+	return &event.Change{Record: &event.Change_Subscription{Subscription: &event.SubscriptionRecord{Account: account, Name: name, Removed: !on}}}
+}
+
+// showMailbox gives a mailbox as clients see it.
+func (m *Master) showMailbox(r reader, a *event.AccountRecord, b *event.MailboxRecord) (storage.Mailbox, error) {
+	var st event.MailboxStats
+	if _, err := event.Load(r, event.StatsKey(b.Ref()), &st); err != nil {
+		return storage.Mailbox{}, err
+	}
+	return storage.Mailbox{
+		ID: storage.MailboxID(b.Id), Name: b.Name, UIDValidity: storage.UIDValidity(b.Uidvalidity),
+		UIDNext: event.UIDNext(b, m.unclean), HighestModSeq: max(storage.ModSeq(st.HighestModseq), m.shownFloor(a)),
+		SpecialUse: storage.SpecialUse(b.SpecialUse), Messages: st.Messages, Unseen: st.Unseen, Deleted: st.Deleted, Bytes: st.Bytes,
+	}, nil
+}
+
+// Mailboxes implements storage.Mailboxes.
+func (m *Master) Mailboxes(ctx context.Context, id storage.AccountID) ([]storage.Mailbox, error) {
+	var out []storage.Mailbox
+	err := m.view(ctx, func(v *view) error {
+		a, err := loadAccount(v, id)
+		if err != nil {
+			return err
+		}
+		return each(v, event.MailboxesOf(id), func(_, value []byte) error {
+			b := &event.MailboxRecord{}
+			if err := unmarshal(value, b); err != nil || b.Deleted {
+				return err
+			}
+			box, err := m.showMailbox(v, a, b)
+			out = append(out, box)
+			return err
+		})
+	})
+	sort.Slice(out, func(i, j int) bool { return out[i].Name < out[j].Name })
+	return out, err
+}
+
+// Mailbox implements storage.Mailboxes.
+func (m *Master) Mailbox(ctx context.Context, id storage.AccountID, name string) (storage.Mailbox, error) {
+	return m.mailbox(ctx, id, func(v *view) (*event.MailboxRecord, error) { return mailboxByName(v, id, name) })
+}
+
+// MailboxByID implements storage.Mailboxes.
+func (m *Master) MailboxByID(ctx context.Context, r storage.Ref) (storage.Mailbox, error) {
+	return m.mailbox(ctx, r.Account, func(v *view) (*event.MailboxRecord, error) { return loadMailbox(v, r) })
+}
+
+func (m *Master) mailbox(ctx context.Context, id storage.AccountID, find func(*view) (*event.MailboxRecord, error)) (box storage.Mailbox, err error) {
+	err = m.view(ctx, func(v *view) error {
+		a, err := loadAccount(v, id)
+		if err != nil {
+			return err
+		}
+		b, err := find(v)
+		if err != nil {
+			return err
+		}
+		box, err = m.showMailbox(v, a, b)
+		return err
+	})
+	return box, err
+}
+
+// newMailbox makes a record with a UIDVALIDITY from the account's counter,
+// which the caller's event must carry too.
+func (m *Master) newMailbox(t *txn, a *event.AccountRecord, name string, use storage.SpecialUse) (*event.MailboxRecord, error) {
+	b := &event.MailboxRecord{Account: a.Id, Id: randomID(), Name: name, SpecialUse: string(use), Changed: m.modSeq(t, a)}
+	if !event.NewUIDValidity(a, b, m.unclean) {
+		return nil, storage.Errorf(storage.ErrLimit, "create mailbox %q: the account has used up its UIDVALIDITY range", name)
+	}
+	return b, nil
+}
+
+// missingParents makes the levels above a name that do not exist (RFC 3501,
+// sections 6.3.3 and 6.3.5); made holds names that the same event makes.
+func (m *Master) missingParents(t *txn, a *event.AccountRecord, name string, made map[string]bool) ([]*event.Change, error) {
+	var out []*event.Change
+	for i, c := range name {
+		if c != storage.Separator || made[name[:i]] {
+			continue
+		}
+		if _, exists, err := mailboxID(t, storage.AccountID(a.Id), name[:i]); err != nil {
+			return nil, err
+		} else if exists {
+			continue
+		}
+		b, err := m.newMailbox(t, a, name[:i], "")
+		if err != nil {
+			return nil, err
+		}
+		made[b.Name] = true
+		out = append(out, mailboxChange(b))
+	}
+	return out, nil
+}
+
+// CreateMailbox implements storage.Mailboxes.
+func (m *Master) CreateMailbox(ctx context.Context, id storage.AccountID, name string, use storage.SpecialUse) (storage.Mailbox, error) {
+	name, err := storage.CanonicalMailboxName(name)
+	if err != nil {
+		return storage.Mailbox{}, err
+	}
+	var ref storage.Ref
+	err = m.acknowledged(ctx, func(t *txn) error {
+		a, err := loadAccount(t, id)
+		if err != nil {
+			return err
+		}
+		if err := m.checkRoom(t, id); err != nil {
+			return err
+		}
+		if _, exists, err := mailboxID(t, id, name); err != nil {
+			return err
+		} else if exists {
+			return storage.Errorf(storage.ErrExists, "create mailbox %q: it exists already", name)
+		}
+		changes, err := m.missingParents(t, a, name, map[string]bool{})
+		if err != nil {
+			return err
+		}
+		b, err := m.newMailbox(t, a, name, use)
+		if err != nil {
+			return err
+		}
+		ref = b.Ref()
+		return m.emit(t, append(changes, mailboxChange(b), accountChange(a))...)
+	})
+	if err != nil {
+		return storage.Mailbox{}, err
+	}
+	return m.MailboxByID(ctx, ref)
+}
+
+func (m *Master) checkRoom(t *txn, id storage.AccountID) error {
+	n := 0
+	return each(t, event.NamesOf(id, ""), func(_, _ []byte) error {
+		if n++; n >= storage.MaxMailboxes {
+			return storage.Errorf(storage.ErrLimit, "create mailbox: the account has %d already", n)
+		}
+		return nil
+	})
+}
+
+// DeleteMailbox implements storage.Mailboxes. The records of its messages stay,
+// out of reach under its ID, for undelete.
+func (m *Master) DeleteMailbox(ctx context.Context, id storage.AccountID, name string) error {
+	return m.acknowledged(ctx, func(t *txn) error {
+		a, err := loadAccount(t, id)
+		if err != nil {
+			return err
+		}
+		b, err := mailboxByName(t, id, name)
+		if err != nil {
+			return err
+		}
+		if b.Name == "INBOX" {
+			return storage.Errorf(storage.ErrInvalid, "INBOX cannot be deleted")
+		}
+		b.Deleted, b.DeletedClockMs, b.Changed = true, m.slotClock(t), m.modSeq(t, a)
+		return m.emit(t, mailboxChange(b))
+	})
+}
+
+// RenameMailbox implements storage.Mailboxes.
+func (m *Master) RenameMailbox(ctx context.Context, id storage.AccountID, from, to string) error {
+	from, err := storage.CanonicalMailboxName(from)
+	if err != nil {
+		return err
+	}
+	if to, err = storage.CanonicalMailboxName(to); err != nil {
+		return err
+	}
+	if from == "INBOX" {
+		return m.renameInbox(ctx, id, to)
+	}
+	if to == from || strings.HasPrefix(to, from+"/") {
+		return storage.Errorf(storage.ErrInvalid, "rename mailbox %q: %q lies inside it", from, to)
+	}
+	return m.acknowledged(ctx, func(t *txn) error {
+		a, err := loadAccount(t, id)
+		if err != nil {
+			return err
+		}
+		tree, err := namesBelow(t, id, from)
+		if err != nil {
+			return err
+		}
+		if len(tree) == 0 {
+			return storage.Errorf(storage.ErrNotFound, "rename mailbox %q: it does not exist", from)
+		}
+		var changes []*event.Change
+		made := map[string]bool{}
+		for _, b := range tree {
+			b.Name = to + strings.TrimPrefix(b.Name, from)
+			if len(b.Name) > storage.MaxMailboxNameBytes {
+				return storage.Errorf(storage.ErrInvalid, "rename mailbox %q: a name below it would be too long", from)
+			}
+			if _, exists, err := mailboxID(t, id, b.Name); err != nil {
+				return err
+			} else if exists {
+				return storage.Errorf(storage.ErrExists, "rename mailbox %q: %q exists already", from, b.Name)
+			}
+			b.Changed = m.modSeq(t, a)
+			made[b.Name] = true
+			changes = append(changes, mailboxChange(b))
+		}
+		parents, err := m.missingParents(t, a, to, made)
+		if err != nil {
+			return err
+		}
+		return m.emit(t, append(append(parents, changes...), accountChange(a))...)
+	})
+}
+
+// namesBelow gives the mailbox with a name and all below it.
+func namesBelow(r reader, id storage.AccountID, name string) ([]*event.MailboxRecord, error) {
+	var out []*event.MailboxRecord
+	if _, exists, err := mailboxID(r, id, name); err != nil {
+		return nil, err
+	} else if exists {
+		b, err := mailboxByName(r, id, name)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, b)
+	}
+	err := each(r, event.NamesOf(id, name+"/"), func(_, value []byte) error {
+		if len(value) != 8 {
+			return storage.Errorf(storage.ErrCorrupt, "read name below %q: %d bytes", name, len(value))
+		}
+		b, err := loadMailbox(r, storage.Ref{Account: id, Mailbox: storage.MailboxID(be.Uint64(value))})
+		out = append(out, b)
+		return err
+	})
+	return out, err
+}
+
+// renameInbox moves INBOX's messages to a new mailbox (RFC 3501, section 6.3.5).
+func (m *Master) renameInbox(ctx context.Context, id storage.AccountID, to string) error {
+	inbox, err := m.Mailbox(ctx, id, "INBOX")
+	if err != nil {
+		return err
+	}
+	if _, err := m.CreateMailbox(ctx, id, to, ""); err != nil {
+		return err
+	}
+	ref := storage.Ref{Account: id, Mailbox: inbox.ID}
+	var uids []storage.UID
+	if err := m.Scan(ctx, ref, 1, inbox.UIDNext, func(msg storage.Message) error {
+		uids = append(uids, msg.UID)
+		return nil
+	}); err != nil {
+		return err
+	}
+	if _, err := m.Move(ctx, ref, uids, to); err != nil {
+		return fmt.Errorf("rename INBOX to %q: %w", to, err)
+	}
+	return nil
+}
+
+// Subscriptions implements storage.Mailboxes.
+func (m *Master) Subscriptions(ctx context.Context, id storage.AccountID) ([]string, error) {
+	var out []string
+	err := m.view(ctx, func(v *view) error {
+		sp := event.SubscriptionsOf(id)
+		return each(v, sp, func(key, _ []byte) error {
+			out = append(out, string(key[len(sp.Lower):]))
+			return nil
+		})
+	})
+	return out, err
+}
+
+// Subscribe implements storage.Mailboxes.
+func (m *Master) Subscribe(ctx context.Context, id storage.AccountID, name string, on bool) error {
+	name, err := storage.CanonicalMailboxName(name)
+	if err != nil {
+		return err
+	}
+	return m.acknowledged(ctx, func(t *txn) error {
+		if _, err := loadAccount(t, id); err != nil {
+			return err
+		}
+		_, is, err := t.Get(event.SubscriptionKey(id, name))
+		if err != nil {
+			return err
+		}
+		if is == on {
+			return nil
+		}
+		if on {
+			n := 0
+			if err := each(t, event.SubscriptionsOf(id), func(_, _ []byte) error { n++; return nil }); err != nil {
+				return err
+			}
+			if n >= storage.MaxSubscriptions {
+				return storage.Errorf(storage.ErrLimit, "subscribe %q: the account has %d subscriptions already", name, n)
+			}
+		}
+		return m.emit(t, subscription(uint64(id), name, on))
+	})
+}
+
+// takeUIDs takes n UIDs of a mailbox, giving it a new UIDVALIDITY when its range
+// is used up; the changes must go into the same event.
+func (m *Master) takeUIDs(t *txn, a *event.AccountRecord, b *event.MailboxRecord, n int) (storage.UID, []*event.Change, error) {
+	if first, ok := event.TakeUIDs(b, m.unclean, n); ok {
+		return first, []*event.Change{mailboxChange(b)}, nil
+	}
+	if event.NewUIDValidity(a, b, m.unclean) {
+		b.Changed = m.modSeq(t, a)
+		if first, ok := event.TakeUIDs(b, m.unclean, n); ok {
+			return first, []*event.Change{mailboxChange(b), accountChange(a)}, nil
+		}
+	}
+	return 0, nil, storage.Errorf(storage.ErrLimit, "mailbox %q: its UIDs are used up", b.Name)
+}

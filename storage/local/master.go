@@ -1,0 +1,246 @@
+package local
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	"mailnode/storage"
+	"mailnode/storage/event"
+	"mailnode/storage/slot"
+)
+
+// Gate holds an acknowledgement back until law 1 allows it: the event at p is
+// applied and durable on a replica that counts, or the slot is recorded as
+// unprotected. An error means that the change is durable here and must not be
+// acknowledged.
+type Gate interface {
+	Await(ctx context.Context, p slot.Position) error
+}
+
+// NoGate acknowledges what is durable here: ack = "local", or no replicas.
+type NoGate struct{}
+
+// Await implements Gate.
+func (NoGate) Await(context.Context, slot.Position) error { return nil }
+
+// uncleanJump is how far the positions of a master that stopped uncleanly jump
+// before it serves again in the same epoch: what its last moments showed to
+// clients, and lost, is never given out a second time (law 3).
+const uncleanJump = 1 << 20
+
+// Master is a slot's copy while it serves clients: the storage.Store on disk.
+type Master struct {
+	s       *Slot
+	epoch   slot.Epoch
+	unclean slot.UncleanCount
+	floor   slot.Position
+	gate    Gate
+
+	since     time.Duration // Clock.Mono when it began
+	clockBase uint64        // the slot clock then, ms
+
+	stopOnce sync.Once
+	done     chan struct{}
+}
+
+var _ storage.Store = (*Master)(nil)
+
+// Serve makes the copy the slot's master in an epoch that Raft gave to this
+// node, with Raft's count of unclean epochs. The event that begins the epoch,
+// or the jump after an unclean stop, is durable when it returns. One Master at a
+// time: an earlier one must have been stopped.
+func (s *Slot) Serve(ctx context.Context, e slot.Epoch, x slot.UncleanCount, gate Gate) (*Master, error) {
+	if s.building.Load() {
+		return nil, storage.Errorf(storage.ErrUnavailable, "serve slot %s: this copy is still being built", s.o.Slot)
+	}
+	m := &Master{s: s, epoch: e, unclean: x, gate: gate, since: s.o.Clock.Mono(), done: make(chan struct{})}
+	err := s.do(ctx, func(t *txn) error {
+		rec := &event.SlotRecord{}
+		if _, err := event.Load(t, event.SlotKey(), rec); err != nil {
+			return err
+		}
+		m.clockBase = t.clock
+		last := rec.SlotLineage().Last()
+		switch {
+		case last > e:
+			return storage.Errorf(storage.ErrNotMaster, "serve slot %s in epoch %d: this copy has seen epoch %d", s.o.Slot, e, last)
+		case last == e:
+			m.floor = slot.Position(rec.ModseqFloor)
+			if !s.dirty {
+				return nil
+			}
+			return t.applyAt(m, slot.At(e, t.head.N()+uncleanJump))
+		}
+		rec.Lineage = append(rec.Lineage, &event.Branch{Epoch: uint32(e), After: uint64(t.head)})
+		first := slot.At(e, 1)
+		if uint32(x) > rec.Unclean {
+			rec.Unclean, rec.ModseqFloor = uint32(x), uint64(first)
+		}
+		m.floor = slot.Position(rec.ModseqFloor)
+		return t.applyAt(m, first, &event.Change{Record: &event.Change_Slot{Slot: rec}})
+	})
+	if err != nil {
+		return nil, err
+	}
+	s.dirty = false
+	return m, nil
+}
+
+// Stop ends the master's service: changes not yet begun are refused, Done is
+// closed. Changes in the committer finish; their acknowledgements are withheld.
+func (m *Master) Stop() { m.stopOnce.Do(func() { close(m.done) }) }
+
+// Epoch is the epoch in which this master serves.
+func (m *Master) Epoch() slot.Epoch { return m.epoch }
+
+// Slot implements storage.Store.
+func (m *Master) Slot() slot.ID { return m.s.o.Slot }
+
+// Done implements storage.Store.
+func (m *Master) Done() <-chan struct{} { return m.done }
+
+func (m *Master) live() error {
+	select {
+	case <-m.done:
+		return storage.Errorf(storage.ErrNotMaster, "slot %s: this node is no longer its master", m.s.o.Slot)
+	default:
+		return m.s.Failure()
+	}
+}
+
+// view runs a read on the durable state.
+func (m *Master) view(ctx context.Context, fn func(v *view) error) error {
+	if err := m.live(); err != nil {
+		return err
+	}
+	if err := ctx.Err(); err != nil {
+		return storage.Errorf(storage.ErrUnavailable, "slot %s: %w", m.s.o.Slot, err)
+	}
+	return m.s.read(fn)
+}
+
+// change runs a change to its local durability and gives its position.
+func (m *Master) change(ctx context.Context, fn func(t *txn) error) (slot.Position, error) {
+	var at slot.Position
+	err := m.s.do(ctx, func(t *txn) error {
+		if err := m.live(); err != nil {
+			return err
+		}
+		if err := fn(t); err != nil {
+			return err
+		}
+		at = t.head
+		return nil
+	})
+	return at, err
+}
+
+// acknowledged is change, and the wait for law 1.
+func (m *Master) acknowledged(ctx context.Context, fn func(t *txn) error) error {
+	at, err := m.change(ctx, fn)
+	if err != nil {
+		return err
+	}
+	return m.await(ctx, at)
+}
+
+func (m *Master) await(ctx context.Context, at slot.Position) error {
+	if err := m.gate.Await(ctx, at); err != nil {
+		return err
+	}
+	return m.live()
+}
+
+// emit applies the changes as the next event of the epoch.
+func (m *Master) emit(t *txn, changes ...*event.Change) error {
+	return t.applyAt(m, m.next(t), changes...)
+}
+
+func (m *Master) next(t *txn) slot.Position { return slot.At(m.epoch, t.head.N()+1) }
+
+// modSeq is the MODSEQ that the next event gives in an account.
+func (m *Master) modSeq(t *txn, a *event.AccountRecord) uint64 {
+	return uint64(m.next(t)) + a.ModseqBase
+}
+
+// shownFloor is the least MODSEQ that an account's clients are shown (law 3).
+func (m *Master) shownFloor(a *event.AccountRecord) storage.ModSeq {
+	if m.floor == 0 {
+		return 0
+	}
+	return storage.ModSeq(uint64(m.floor) + a.ModseqBase)
+}
+
+func (t *txn) applyAt(m *Master, p slot.Position, changes ...*event.Change) error {
+	if p.N() == slot.MaxN {
+		panic(fmt.Sprintf("slot %s: epoch %d is used up", m.s.o.Slot, m.epoch))
+	}
+	return t.apply(&event.Event{Position: uint64(p), Previous: uint64(t.head), SlotClockMs: m.slotClock(t), Changes: changes})
+}
+
+// The records as closures and readers load them; a missing one is ErrNotFound.
+
+func loadAccount(r reader, id storage.AccountID) (*event.AccountRecord, error) {
+	a := &event.AccountRecord{}
+	found, err := event.Load(r, event.AccountKey(id), a)
+	if err != nil {
+		return nil, err
+	}
+	if !found || a.Deleted {
+		return nil, storage.Errorf(storage.ErrNotFound, "account %016x: not in this slot", uint64(id))
+	}
+	return a, nil
+}
+
+func loadMailbox(r reader, ref storage.Ref) (*event.MailboxRecord, error) {
+	b := &event.MailboxRecord{}
+	found, err := event.Load(r, event.MailboxKey(ref), b)
+	if err != nil {
+		return nil, err
+	}
+	if !found || b.Deleted {
+		return nil, storage.Errorf(storage.ErrNotFound, "mailbox does not exist")
+	}
+	return b, nil
+}
+
+// mailboxID finds a mailbox by its canonical name.
+func mailboxID(r reader, a storage.AccountID, name string) (storage.MailboxID, bool, error) {
+	v, found, err := r.Get(event.NameKey(a, name))
+	if err != nil || !found {
+		return 0, false, err
+	}
+	if len(v) != 8 {
+		return 0, false, storage.Errorf(storage.ErrCorrupt, "read name %q: %d bytes", name, len(v))
+	}
+	return storage.MailboxID(be.Uint64(v)), true, nil
+}
+
+func mailboxByName(r reader, a storage.AccountID, name string) (*event.MailboxRecord, error) {
+	canonical, err := storage.CanonicalMailboxName(name)
+	if err != nil {
+		return nil, err
+	}
+	id, found, err := mailboxID(r, a, canonical)
+	if err != nil {
+		return nil, err
+	}
+	if !found {
+		return nil, storage.Errorf(storage.ErrNotFound, "mailbox %q does not exist", canonical)
+	}
+	return loadMailbox(r, storage.Ref{Account: a, Mailbox: id})
+}
+
+func mailboxChange(b *event.MailboxRecord) *event.Change {
+	return &event.Change{Record: &event.Change_Mailbox{Mailbox: b}}
+}
+
+func accountChange(a *event.AccountRecord) *event.Change {
+	return &event.Change{Record: &event.Change_Account{Account: a}}
+}
+
+func messageChange(r *event.MessageRecord) *event.Change {
+	return &event.Change{Record: &event.Change_Message{Message: r}}
+}

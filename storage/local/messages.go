@@ -1,0 +1,377 @@
+package local
+
+import (
+	"context"
+	"errors"
+	"slices"
+
+	"mailnode/storage"
+	"mailnode/storage/blob"
+	"mailnode/storage/event"
+)
+
+// Scan implements storage.Messages.
+func (m *Master) Scan(ctx context.Context, r storage.Ref, lo, hi storage.UID, fn func(storage.Message) error) error {
+	return m.view(ctx, func(v *view) error {
+		a, err := loadAccount(v, r.Account)
+		if err != nil {
+			return err
+		}
+		if _, err := loadMailbox(v, r); err != nil {
+			return err
+		}
+		floor := m.shownFloor(a)
+		rec := &event.MessageRecord{}
+		return each(v, event.MessagesIn(r, lo, hi), func(_, value []byte) error {
+			if err := unmarshal(value, rec); err != nil {
+				return err
+			}
+			return fn(rec.Message(floor))
+		})
+	})
+}
+
+func loadMessage(r reader, ref storage.Ref, uid storage.UID) (*event.MessageRecord, error) {
+	rec := &event.MessageRecord{}
+	found, err := event.Load(r, event.MessageKey(ref, uid), rec)
+	if err != nil {
+		return nil, err
+	}
+	if !found {
+		return nil, storage.Errorf(storage.ErrNotFound, "message with UID %d does not exist", uid)
+	}
+	return rec, nil
+}
+
+// Summary implements storage.Messages.
+func (m *Master) Summary(ctx context.Context, r storage.Ref, uid storage.UID) ([]byte, error) {
+	var out []byte
+	err := m.view(ctx, func(v *view) error {
+		b, found, err := v.Get(event.SummaryKey(r, uid))
+		if err == nil && !found {
+			err = storage.Errorf(storage.ErrNotFound, "message with UID %d does not exist", uid)
+		}
+		out = b
+		return err
+	})
+	return out, err
+}
+
+// OpenBody implements storage.Messages.
+func (m *Master) OpenBody(ctx context.Context, r storage.Ref, uid storage.UID) (storage.BodyReader, error) {
+	var rec *event.MessageRecord
+	var loc blob.Location
+	err := m.view(ctx, func(v *view) error {
+		var err error
+		if rec, err = loadMessage(v, r, uid); err != nil {
+			return err
+		}
+		if loc, err = m.s.locate(v, rec.Body()); errors.Is(err, storage.ErrNotFound) {
+			return m.s.damaged(err) // a record without its body is damage
+		}
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	b, err := m.s.packs.Open(rec.Body(), loc)
+	if err != nil {
+		return nil, m.s.damaged(err)
+	}
+	return b, nil
+}
+
+// inChunks cuts uids as law of DESIGN §4 asks: no closure touches more than
+// MaxTxnRecords records.
+func inChunks(uids []storage.UID, fn func([]storage.UID) error) error {
+	uids = slices.Clone(uids)
+	slices.Sort(uids)
+	uids = slices.Compact(uids)
+	for c := range slices.Chunk(uids, storage.MaxTxnRecords) {
+		if err := fn(c); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// existing loads those of uids that are there.
+func existing(r reader, ref storage.Ref, uids []storage.UID) ([]*event.MessageRecord, error) {
+	out := make([]*event.MessageRecord, 0, len(uids))
+	for _, u := range uids {
+		rec, err := loadMessage(r, ref, u)
+		if errors.Is(err, storage.ErrNotFound) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, rec)
+	}
+	return out, nil
+}
+
+// in loads the account and mailbox that a change is about.
+func in(r reader, ref storage.Ref) (*event.AccountRecord, *event.MailboxRecord, error) {
+	a, err := loadAccount(r, ref.Account)
+	if err != nil {
+		return nil, nil, err
+	}
+	b, err := loadMailbox(r, ref)
+	return a, b, err
+}
+
+// SetFlags implements storage.Messages. Flags are the one change that does not
+// wait for a replica (law 1).
+func (m *Master) SetFlags(ctx context.Context, r storage.Ref, uids []storage.UID, c storage.FlagChange) ([]storage.Message, error) {
+	var out []storage.Message
+	err := inChunks(uids, func(uids []storage.UID) error {
+		var part []storage.Message
+		_, err := m.change(ctx, func(t *txn) error {
+			part = nil
+			a, _, err := in(t, r)
+			if err != nil {
+				return err
+			}
+			recs, err := existing(t, r, uids)
+			if err != nil {
+				return err
+			}
+			var changes []*event.Change
+			for _, rec := range recs {
+				after := rec.FlagSet().Apply(c)
+				if len(after.Keywords) > storage.MaxKeywordsPerMessage {
+					return storage.Errorf(storage.ErrLimit, "set flags: a message has at most %d keywords", storage.MaxKeywordsPerMessage)
+				}
+				if !after.Equal(rec.FlagSet()) {
+					rec.SystemFlags, rec.Keywords, rec.Modseq = uint32(after.System), after.Keywords, m.modSeq(t, a)
+					changes = append(changes, messageChange(rec))
+				}
+				part = append(part, rec.Message(m.shownFloor(a)))
+			}
+			if len(changes) == 0 {
+				return nil
+			}
+			return m.emit(t, changes...)
+		})
+		out = append(out, part...)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+// Expunge implements storage.Messages.
+func (m *Master) Expunge(ctx context.Context, r storage.Ref, uids []storage.UID) ([]storage.UID, error) {
+	if uids == nil {
+		if err := m.Scan(ctx, r, 1, ^storage.UID(0), func(msg storage.Message) error {
+			if msg.Flags.Has(storage.Deleted) {
+				uids = append(uids, msg.UID)
+			}
+			return nil
+		}); err != nil {
+			return nil, err
+		}
+	}
+	var out []storage.UID
+	err := inChunks(uids, func(uids []storage.UID) error {
+		return m.acknowledged(ctx, func(t *txn) error {
+			a, _, err := in(t, r)
+			if err != nil {
+				return err
+			}
+			recs, err := existing(t, r, uids)
+			if err != nil {
+				return err
+			}
+			var changes []*event.Change
+			for _, rec := range recs {
+				if rec.FlagSet().Has(storage.Deleted) {
+					changes = append(changes, m.expunged(t, a, rec))
+					out = append(out, storage.UID(rec.Uid))
+				}
+			}
+			if len(changes) == 0 {
+				return nil
+			}
+			return m.emit(t, changes...)
+		})
+	})
+	return out, err
+}
+
+func (m *Master) expunged(t *txn, a *event.AccountRecord, rec *event.MessageRecord) *event.Change {
+	gone := m.record(rec)
+	gone.Modseq = m.modSeq(t, a)
+	return &event.Change{Record: &event.Change_Expunged{Expunged: &event.ExpungedRecord{Message: gone, SlotClockMs: m.slotClock(t)}}}
+}
+
+// record copies a message record, without the summary.
+func (m *Master) record(r *event.MessageRecord) *event.MessageRecord {
+	return &event.MessageRecord{Account: r.Account, Mailbox: r.Mailbox, Uid: r.Uid, Modseq: r.Modseq, SystemFlags: r.SystemFlags,
+		Keywords: r.Keywords, InternalDateUnix: r.InternalDateUnix, Size: r.Size, Guid: r.Guid, BodyId: r.BodyId, SavedUnix: r.SavedUnix}
+}
+
+// withSummaries loads messages as they are copied: with their summaries.
+func withSummaries(r reader, ref storage.Ref, uids []storage.UID) ([]*event.MessageRecord, int64, error) {
+	recs, err := existing(r, ref, uids)
+	if err != nil {
+		return nil, 0, err
+	}
+	var size int64
+	for _, rec := range recs {
+		if rec.Summary, _, err = r.Get(event.SummaryKey(ref, storage.UID(rec.Uid))); err != nil {
+			return nil, 0, err
+		}
+		size += rec.Size
+	}
+	return recs, size, nil
+}
+
+// Copy implements storage.Messages: one event, prepared outside the queue, so
+// that it copies all messages or none (RFC 3501, section 6.4.7).
+func (m *Master) Copy(ctx context.Context, r storage.Ref, uids []storage.UID, to string) (storage.Copied, error) {
+	var out storage.Copied
+	if len(uids) > storage.MaxCopyMessages {
+		return out, storage.Errorf(storage.ErrLimit, "copy %d messages: at most %d at a time", len(uids), storage.MaxCopyMessages)
+	}
+	uids = slices.Clone(uids)
+	slices.Sort(uids)
+	var recs []*event.MessageRecord
+	var size int64
+	err := m.view(ctx, func(v *view) error {
+		if _, _, err := in(v, r); err != nil {
+			return err
+		}
+		if _, err := mailboxByName(v, r.Account, to); err != nil {
+			return err
+		}
+		var err error
+		recs, size, err = withSummaries(v, r, slices.Compact(uids))
+		return err
+	})
+	if err != nil || len(recs) == 0 {
+		return out, err
+	}
+	err = m.acknowledged(ctx, func(t *txn) error {
+		changes, copied, err := m.copyInto(t, r.Account, recs, size, to)
+		if err != nil {
+			return err
+		}
+		out = copied
+		return m.emit(t, changes...)
+	})
+	return out, err
+}
+
+// copyInto makes the changes that put recs into the mailbox named to.
+func (m *Master) copyInto(t *txn, id storage.AccountID, recs []*event.MessageRecord, size int64, to string) ([]*event.Change, storage.Copied, error) {
+	a, err := loadAccount(t, id)
+	if err != nil {
+		return nil, storage.Copied{}, err
+	}
+	b, err := mailboxByName(t, id, to)
+	if err != nil {
+		return nil, storage.Copied{}, err
+	}
+	if err := checkQuota(t, a, size); err != nil {
+		return nil, storage.Copied{}, err
+	}
+	first, changes, err := m.takeUIDs(t, a, b, len(recs))
+	if err != nil {
+		return nil, storage.Copied{}, err
+	}
+	out := storage.Copied{UIDValidity: storage.UIDValidity(b.Uidvalidity)}
+	for i, rec := range recs {
+		uid := first + storage.UID(i)
+		changes = append(changes, messageChange(m.born(t, rec, a, b, uid)))
+		out.From, out.To = append(out.From, storage.UID(rec.Uid)), append(out.To, uid)
+	}
+	return changes, out, nil
+}
+
+// Move implements storage.Messages (RFC 6851).
+func (m *Master) Move(ctx context.Context, r storage.Ref, uids []storage.UID, to string) (storage.Copied, error) {
+	var out storage.Copied
+	err := inChunks(uids, func(uids []storage.UID) error {
+		return m.acknowledged(ctx, func(t *txn) error {
+			a, _, err := in(t, r)
+			if err != nil {
+				return err
+			}
+			recs, _, err := withSummaries(t, r, uids)
+			if err != nil || len(recs) == 0 {
+				return err
+			}
+			changes, copied, err := m.copyInto(t, r.Account, recs, 0, to)
+			if err != nil {
+				return err
+			}
+			for _, rec := range recs {
+				changes = append(changes, m.expunged(t, a, rec))
+			}
+			if err := m.emit(t, changes...); err != nil {
+				return err
+			}
+			out.UIDValidity = copied.UIDValidity
+			out.From, out.To = append(out.From, copied.From...), append(out.To, copied.To...)
+			return nil
+		})
+	})
+	return out, err
+}
+
+// Changes implements storage.Changes.
+func (m *Master) Changes(ctx context.Context, r storage.Ref, since storage.ModSeq) (storage.ChangeSet, error) {
+	var out storage.ChangeSet
+	err := m.view(ctx, func(v *view) error {
+		a, b, err := in(v, r)
+		if err != nil {
+			return err
+		}
+		floor := m.shownFloor(a)
+		box, err := m.showMailbox(v, a, b)
+		if err != nil {
+			return err
+		}
+		out.Head = box.HighestModSeq
+		if out.Head == since {
+			return nil
+		}
+		if err := each(v, event.ChangedSince(r, since), func(key, _ []byte) error {
+			uid := event.UIDOf(key)
+			rec, err := loadMessage(v, r, uid)
+			switch {
+			case errors.Is(err, storage.ErrNotFound):
+				out.Expunged = append(out.Expunged, uid)
+			case err != nil:
+				return err
+			case since >= floor:
+				out.Changed = append(out.Changed, rec.Message(floor))
+			}
+			return nil
+		}); err != nil {
+			return err
+		}
+		if since >= floor {
+			return nil
+		}
+		// Every message shows at least the floor, so all have changed (law 3).
+		return each(v, event.MessagesIn(r, 1, ^storage.UID(0)), func(_, value []byte) error {
+			rec := &event.MessageRecord{}
+			if err := unmarshal(value, rec); err != nil {
+				return err
+			}
+			out.Changed = append(out.Changed, rec.Message(floor))
+			return nil
+		})
+	})
+	slices.Sort(out.Expunged)
+	slices.SortFunc(out.Changed, func(x, y storage.Message) int { return int(int64(x.UID) - int64(y.UID)) })
+	return out, err
+}
+
+// Watch implements storage.Changes.
+func (m *Master) Watch(r storage.Ref) (<-chan struct{}, func()) { return m.s.watch.add(r) }

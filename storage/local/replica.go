@@ -1,0 +1,151 @@
+package local
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	"github.com/cockroachdb/pebble/v2"
+
+	"mailnode/storage"
+	"mailnode/storage/event"
+	"mailnode/storage/slot"
+)
+
+// ApplyEvents applies events of the master in their order and returns when they
+// are durable here. applied counts those that are; err is why the next one is
+// not, and that event has left no trace: storage.ErrNotFound when one of its
+// bodies is not here, storage.ErrDiverged when it does not follow the head.
+func (s *Slot) ApplyEvents(ctx context.Context, evs []*event.Event) (applied int, err error) {
+	var refused error
+	err = s.do(ctx, func(t *txn) error {
+		for _, ev := range evs {
+			if refused = t.applyReplica(ev); refused != nil {
+				return nil
+			}
+			applied++
+		}
+		return nil
+	})
+	if err != nil {
+		return 0, err
+	}
+	return applied, refused
+}
+
+// applyReplica applies one event; what panics in it is that event's fault alone
+// (FAULTS row 28).
+func (t *txn) applyReplica(ev *event.Event) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = storage.Errorf(storage.ErrInvalid, "apply event %s: panic: %v", slot.Position(ev.Position), p)
+		}
+	}()
+	if ev.Position == uint64(t.head) {
+		return nil // applied before: its acknowledgement was lost
+	}
+	return t.apply(ev)
+}
+
+// MissingBodies gives those bodies of an event that are not here.
+func (s *Slot) MissingBodies(ev *event.Event) ([]slot.BodyRef, error) {
+	var out []slot.BodyRef
+	for _, ref := range ev.Bodies() {
+		have, err := s.HasBody(ref)
+		if err != nil {
+			return nil, err
+		}
+		if !have {
+			out = append(out, ref)
+		}
+	}
+	return out, nil
+}
+
+// Quarantine keeps an event that could not be applied, with the reason, as two
+// files in quarantine/. Nothing there is ever deleted by a program.
+func (s *Slot) Quarantine(ev *event.Event, reason error) error {
+	fs := s.o.FS
+	base := fs.PathJoin(s.o.Dir, "quarantine", fmt.Sprintf("event-%d-%d", slot.Position(ev.Position).Epoch(), slot.Position(ev.Position).N()))
+	for suffix, content := range map[string][]byte{".event": event.Encode(ev), ".reason": []byte(reason.Error() + "\n")} {
+		f, err := fs.Create(base+suffix, "mailnode-quarantine")
+		if err != nil {
+			return fmt.Errorf("quarantine event %s: %w", slot.Position(ev.Position), err)
+		}
+		_, err = f.Write(content)
+		if err == nil {
+			err = f.Sync()
+		}
+		if cerr := f.Close(); err == nil {
+			err = cerr
+		}
+		if err != nil {
+			return fmt.Errorf("quarantine event %s: %w", slot.Position(ev.Position), err)
+		}
+	}
+	return syncDir(fs, fs.PathJoin(s.o.Dir, "quarantine"))
+}
+
+// Quarantined lists the names of what lies in quarantine/.
+func (s *Slot) Quarantined() ([]string, error) {
+	names, err := s.o.FS.List(s.o.FS.PathJoin(s.o.Dir, "quarantine"))
+	if err != nil {
+		return nil, fmt.Errorf("list quarantine of %s: %w", s.o.Slot, err)
+	}
+	out := names[:0]
+	for _, n := range names {
+		if !strings.HasSuffix(n, ".reason") {
+			out = append(out, n)
+		}
+	}
+	return out, nil
+}
+
+// SetAside keeps the whole index as it is now, under a name of its own in
+// quarantine/, before a diverged copy takes the master's state. The packs that
+// it points into are kept because nothing here deletes packs.
+func (s *Slot) SetAside(ctx context.Context) (name string, err error) {
+	h, err := s.Head()
+	if err != nil {
+		return "", err
+	}
+	fs := s.o.FS
+	name = fmt.Sprintf("diverged-%d-%d", h.Position.Epoch(), h.Position.N())
+	path := fs.PathJoin(s.o.Dir, "quarantine", name)
+	if names, err := fs.List(path); err == nil && len(names) > 0 {
+		return name, nil // set aside before a crash; nothing was written since
+	}
+	tmp := path + ".new"
+	if err := fs.RemoveAll(tmp); err != nil {
+		return "", fmt.Errorf("set aside %s: %w", s.o.Slot, err)
+	}
+	if err := s.db.Checkpoint(tmp, pebble.WithFlushedWAL()); err != nil {
+		return "", fmt.Errorf("set aside %s: %w", s.o.Slot, err)
+	}
+	if err := fs.Rename(tmp, path); err != nil {
+		return "", fmt.Errorf("set aside %s: %w", s.o.Slot, err)
+	}
+	return name, syncDir(fs, fs.PathJoin(s.o.Dir, "quarantine"))
+}
+
+// Building says whether a state transfer is under way or was cut off.
+func (s *Slot) Building() bool { return s.building.Load() }
+
+// TrimJournal forgets events at or below p, but keeps JournalEventsMax.
+func (s *Slot) TrimJournal(ctx context.Context, p slot.Position) error {
+	return s.do(ctx, func(t *txn) error {
+		start, err := journalStart(t)
+		if err != nil || p <= start {
+			return err
+		}
+		return t.trimJournal(start, min(p, t.head))
+	})
+}
+
+func (t *txn) trimJournal(start, upTo slot.Position) error {
+	sp := event.Span{Lower: event.JournalKey(start + 1), Upper: event.JournalKey(upTo + 1)}
+	if err := t.b.DeleteRange(sp.Lower, sp.Upper, nil); err != nil {
+		return err
+	}
+	return t.b.Set(localKey(keyJournalStart), be.AppendUint64(nil, uint64(upTo)), nil)
+}

@@ -1,0 +1,260 @@
+package local
+
+import (
+	"context"
+
+	"mailnode/storage"
+	"mailnode/storage/event"
+	"mailnode/storage/slot"
+)
+
+// Record is one record of a slot's state, as the index has it.
+type Record struct{ Key, Value []byte }
+
+// State is a copy's whole state at one durable position, for another copy. It
+// must be closed.
+type State struct {
+	v    *view
+	Head Head
+}
+
+// OpenState takes the durable state.
+func (s *Slot) OpenState() (*State, error) {
+	if s.building.Load() {
+		return nil, storage.Errorf(storage.ErrUnavailable, "read state of %s: this copy is being built", s.o.Slot)
+	}
+	v := s.acquire()
+	if v == nil {
+		return nil, storage.Errorf(storage.ErrUnavailable, "slot %s is closed", s.o.Slot)
+	}
+	st := &State{v: v}
+	var err error
+	if st.Head.Position, st.Head.ClockMs, err = v.head(); err == nil {
+		var rec *event.SlotRecord
+		if rec, err = v.slotRecord(); err == nil {
+			st.Head.Lineage, st.Head.Unclean = rec.SlotLineage(), slot.UncleanCount(rec.Unclean)
+		}
+	}
+	if err != nil {
+		v.release()
+		return nil, err
+	}
+	return st, nil
+}
+
+// Each calls fn for every record of the state in key order. fn must not keep
+// the slices.
+func (st *State) Each(fn func(r Record) error) error {
+	for _, p := range event.StatePrefixes() {
+		if err := each(st.v, event.SpanOf([]byte{p}), func(k, v []byte) error { return fn(Record{k, v}) }); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Get reads one record of the state.
+func (st *State) Get(key []byte) ([]byte, bool, error) { return st.v.Get(key) }
+
+// EachIn is Each for one span of keys.
+func (st *State) EachIn(sp event.Span, fn func(r Record) error) error {
+	return each(st.v, sp, func(k, v []byte) error { return fn(Record{k, v}) })
+}
+
+// Close gives the state back.
+func (st *State) Close() { st.v.release() }
+
+// BeginImport makes the copy a building one and empties its state. It stays
+// building, over crashes, until FinishImport. Bodies stay: those that the new
+// state needs are not fetched again.
+func (s *Slot) BeginImport(ctx context.Context) error {
+	err := s.do(ctx, func(t *txn) error {
+		t.alone, t.reload = true, true
+		if err := t.b.Set(localKey(keyBuilding), []byte{1}, nil); err != nil {
+			return err
+		}
+		for _, p := range append(event.StatePrefixes(), event.PrefixJournal) {
+			sp := event.SpanOf([]byte{p})
+			if err := t.b.DeleteRange(sp.Lower, sp.Upper, nil); err != nil {
+				return err
+			}
+		}
+		return t.b.Delete(localKey(keyJournalStart), nil)
+	})
+	if err == nil {
+		s.building.Store(true)
+	}
+	return err
+}
+
+// ImportRecords writes records of the state; those of the slot itself (its
+// head and lineage) are given to FinishImport.
+func (s *Slot) ImportRecords(ctx context.Context, recs []Record) error {
+	return s.do(ctx, func(t *txn) error {
+		if !s.building.Load() {
+			return storage.Errorf(storage.ErrInvalid, "import into %s: BeginImport first", s.o.Slot)
+		}
+		for _, r := range recs {
+			if err := t.b.Set(r.Key, r.Value, nil); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// NeededBodies calls fn for bodies that the state names and the packs lack.
+// live is false for the body of an expunged message, which may be gone everywhere.
+func (s *Slot) NeededBodies(fn func(ref slot.BodyRef, live bool) error) error {
+	return s.read(func(v *view) error {
+		check := func(m *event.MessageRecord, live bool) error {
+			ref := m.Body()
+			have, err := s.HasBody(ref)
+			if err != nil || have {
+				return err
+			}
+			return fn(ref, live)
+		}
+		if err := each(v, event.SpanOf([]byte{event.PrefixMessage}), func(_, value []byte) error {
+			m := &event.MessageRecord{}
+			if err := unmarshal(value, m); err != nil {
+				return err
+			}
+			return check(m, true)
+		}); err != nil {
+			return err
+		}
+		return each(v, event.SpanOf([]byte{event.PrefixExpunged}), func(_, value []byte) error {
+			x := &event.ExpungedRecord{}
+			if err := unmarshal(value, x); err != nil {
+				return err
+			}
+			return check(x.Message, false)
+		})
+	})
+}
+
+// KeepBodies makes staged bodies durable without an event that names them.
+func (s *Slot) KeepBodies(ctx context.Context, refs []slot.BodyRef) error {
+	return s.do(ctx, func(t *txn) error {
+		for _, ref := range refs {
+			loc, ok := s.stagedAt(ref)
+			if !ok {
+				continue
+			}
+			if err := t.b.Set(event.BodyKey(ref), encodeLocation(loc), nil); err != nil {
+				return err
+			}
+			t.placed = append(t.placed, ref)
+			t.bodies = true
+		}
+		return nil
+	})
+}
+
+// FinishImport ends the transfer: slotRecords are the records that begin with
+// event.PrefixSlot, which say where the state stands. The digests of all
+// mailboxes must fit what arrived (law 8); else the copy stays building.
+func (s *Slot) FinishImport(ctx context.Context, slotRecords []Record) error {
+	if err := s.read(VerifyDigests); err != nil {
+		return err
+	}
+	err := s.do(ctx, func(t *txn) error {
+		t.alone, t.reload = true, true
+		for _, r := range slotRecords {
+			if err := t.b.Set(r.Key, r.Value, nil); err != nil {
+				return err
+			}
+		}
+		var h event.HeadRecord
+		if found, err := event.Load(t, event.HeadKey(), &h); err != nil || !found {
+			return storage.Errorf(storage.ErrCorrupt, "import into %s: the state has no head (%v)", s.o.Slot, err)
+		}
+		if err := t.b.Set(localKey(keyJournalStart), be.AppendUint64(nil, h.Position), nil); err != nil {
+			return err
+		}
+		t.head, t.clock = slot.Position(h.Position), h.SlotClockMs
+		return t.b.Delete(localKey(keyBuilding), nil)
+	})
+	if err == nil {
+		s.building.Store(false)
+	}
+	return err
+}
+
+// VerifyDigests recomputes every mailbox's digest from its messages.
+func VerifyDigests(v *view) error {
+	return each(v, event.SpanOf([]byte{event.PrefixStats}), func(key, value []byte) error {
+		st := &event.MailboxStats{}
+		if err := unmarshal(value, st); err != nil {
+			return err
+		}
+		ref := event.RefOf(key)
+		var d event.Digest
+		if err := each(v, event.MessagesIn(ref, 0, ^storage.UID(0)), func(_, value []byte) error {
+			m := &event.MessageRecord{}
+			if err := unmarshal(value, m); err != nil {
+				return err
+			}
+			d = d.Add(event.DigestMessage(m))
+			return nil
+		}); err != nil {
+			return err
+		}
+		if want := event.ParseDigest(st.Digest); d != want {
+			return storage.Errorf(storage.ErrCorrupt, "mailbox %016x of account %016x: its messages have digest %s, it says %s",
+				uint64(ref.Mailbox), uint64(ref.Account), d, want)
+		}
+		return nil
+	})
+}
+
+// Digest sums the hashes of all live records of the slot (law 8). Two viable
+// copies at the same position of one lineage have the same.
+func (s *Slot) Digest() (slot.Position, event.Digest, error) {
+	var at slot.Position
+	var sum event.Digest
+	err := s.read(func(v *view) (err error) {
+		if at, _, err = v.head(); err != nil {
+			return err
+		}
+		sum, err = digestOf(v)
+		return err
+	})
+	return at, sum, err
+}
+
+func digestOf(v *view) (sum event.Digest, err error) {
+	add := func(prefix byte, digest func(key, value []byte) (event.Digest, error)) {
+		if err == nil {
+			err = each(v, event.SpanOf([]byte{prefix}), func(k, value []byte) error {
+				d, err := digest(k, value)
+				sum = sum.Add(d)
+				return err
+			})
+		}
+	}
+	add(event.PrefixAccount, func(_, value []byte) (event.Digest, error) {
+		r := &event.AccountRecord{}
+		err := unmarshal(value, r)
+		return event.DigestAccount(r), err
+	})
+	add(event.PrefixAddress, func(_, value []byte) (event.Digest, error) {
+		r := &event.AddressRecord{}
+		err := unmarshal(value, r)
+		return event.DigestAddress(r), err
+	})
+	add(event.PrefixSubscription, func(k, _ []byte) (event.Digest, error) {
+		return event.DigestSubscription(be.Uint64(k[1:]), string(k[9:])), nil
+	})
+	add(event.PrefixMailbox, func(_, value []byte) (event.Digest, error) {
+		r := &event.MailboxRecord{}
+		if err := unmarshal(value, r); err != nil || r.Deleted {
+			return event.Digest{}, err
+		}
+		st := &event.MailboxStats{}
+		_, err := event.Load(v, event.StatsKey(r.Ref()), st)
+		return event.DigestMailbox(r).Add(event.ParseDigest(st.Digest)), err
+	})
+	return sum, err
+}

@@ -1,0 +1,142 @@
+package local
+
+import (
+	"sync/atomic"
+
+	"github.com/cockroachdb/pebble/v2"
+
+	"mailnode/storage"
+	"mailnode/storage/event"
+	"mailnode/storage/slot"
+)
+
+// view is the durable state: a snapshot taken after a sync, before the next
+// group is committed. It is counted, because readers outlive its replacement.
+type view struct {
+	snap *pebble.Snapshot
+	refs atomic.Int64
+}
+
+// swapView makes what is committed now the durable state. Only the committer
+// calls it, right after a sync.
+func (s *Slot) swapView() {
+	v := &view{snap: s.db.NewSnapshot()}
+	v.refs.Store(1)
+	if old := s.durable.Swap(v); old != nil {
+		old.release()
+	}
+}
+
+// acquire takes the durable state; the caller releases it. Nil after Close.
+func (s *Slot) acquire() *view {
+	for {
+		v := s.durable.Load()
+		if v == nil {
+			return nil
+		}
+		if n := v.refs.Load(); n > 0 && v.refs.CompareAndSwap(n, n+1) {
+			return v
+		}
+	}
+}
+
+// read runs fn on the durable state.
+func (s *Slot) read(fn func(v *view) error) error {
+	v := s.acquire()
+	if v == nil {
+		return storage.Errorf(storage.ErrUnavailable, "slot %s is closed", s.o.Slot)
+	}
+	defer v.release()
+	return fn(v)
+}
+
+func (v *view) release() {
+	if v.refs.Add(-1) == 0 {
+		v.snap.Close()
+	}
+}
+
+// Get implements the reading half of event.Records.
+func (v *view) Get(key []byte) ([]byte, bool, error) { return pebbleGet(v.snap, key) }
+
+func (v *view) iter(sp event.Span) (*pebble.Iterator, error) { return newIter(v.snap, sp) }
+
+func newIter(r pebble.Reader, sp event.Span) (*pebble.Iterator, error) {
+	it, err := r.NewIter(&pebble.IterOptions{LowerBound: sp.Lower, UpperBound: sp.Upper})
+	if err != nil {
+		return nil, readError(err)
+	}
+	return it, nil
+}
+
+// reader is what views and transactions have in common.
+type reader interface {
+	Get(key []byte) ([]byte, bool, error)
+	iter(sp event.Span) (*pebble.Iterator, error)
+}
+
+// each calls fn for the records of a span, in key order, until its first error.
+func each(r reader, sp event.Span, fn func(key, value []byte) error) error {
+	it, err := r.iter(sp)
+	if err != nil {
+		return err
+	}
+	for ok := it.First(); ok; ok = it.Next() {
+		v, err := it.ValueAndErr()
+		if err == nil {
+			err = fn(it.Key(), v)
+		} else {
+			err = readError(err)
+		}
+		if err != nil {
+			it.Close()
+			return err
+		}
+	}
+	if err := it.Error(); err != nil {
+		it.Close()
+		return readError(err)
+	}
+	return it.Close()
+}
+
+func (v *view) head() (slot.Position, uint64, error) {
+	var h event.HeadRecord
+	_, err := event.Load(v, event.HeadKey(), &h)
+	return slot.Position(h.Position), h.SlotClockMs, err
+}
+
+func (v *view) slotRecord() (*event.SlotRecord, error) {
+	r := &event.SlotRecord{}
+	_, err := event.Load(v, event.SlotKey(), r)
+	return r, err
+}
+
+// Head is a copy's place in its slot's history.
+type Head struct {
+	Position  slot.Position
+	Lineage   slot.Lineage
+	Unclean   slot.UncleanCount
+	ClockMs   uint64        // slot clock, milliseconds
+	Building  bool          // Position counts for nothing
+	KeptAfter slot.Position // the journal holds every event after this one
+}
+
+// Head gives the durable head.
+func (s *Slot) Head() (Head, error) {
+	h := Head{Building: s.building.Load()}
+	err := s.read(func(v *view) error {
+		var err error
+		if h.Position, h.ClockMs, err = v.head(); err != nil {
+			return err
+		}
+		rec, err := v.slotRecord()
+		if err != nil {
+			return err
+		}
+		h.Lineage, h.Unclean = rec.SlotLineage(), slot.UncleanCount(rec.Unclean)
+		h.KeptAfter, err = journalStart(v)
+		return err
+	})
+	return h, err
+}

@@ -1,0 +1,113 @@
+package storage
+
+import (
+	"crypto/sha256"
+	"fmt"
+	"hash"
+	"io"
+	"sync/atomic"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+
+	"mailnode/storage/slot"
+)
+
+// spoolMemoryBytes is how much of a message is kept in memory; a larger one
+// goes to a file.
+const spoolMemoryBytes = 512 << 10
+
+// SpoolDir makes Spools. The files it makes are never needed after a restart:
+// whoever opens the folder empties it.
+type SpoolDir struct {
+	FS   vfs.FS
+	Dir  string // exists
+	next atomic.Uint64
+}
+
+// New starts an empty Spool. Nothing is written to disk until it is large.
+func (d *SpoolDir) New() *Spool { return &Spool{dir: d, sum: sha256.New()} }
+
+// Spool takes a message of unknown size from the network: write it, then use
+// it as a Body. It must be closed. It is not for concurrent use while written.
+type Spool struct {
+	dir  *SpoolDir
+	sum  hash.Hash
+	size int64
+	mem  []byte
+	file vfs.File
+	path string
+}
+
+var _ Body = (*Spool)(nil)
+
+// Write adds bytes. An error is the disk's.
+func (s *Spool) Write(p []byte) (int, error) {
+	if s.file == nil && s.size+int64(len(p)) > spoolMemoryBytes {
+		if err := s.toFile(); err != nil {
+			return 0, err
+		}
+	}
+	if s.file != nil {
+		if n, err := s.file.Write(p); err != nil {
+			return n, fmt.Errorf("write spool %q: %w", s.path, err)
+		}
+	} else {
+		s.mem = append(s.mem, p...)
+	}
+	s.sum.Write(p)
+	s.size += int64(len(p))
+	return len(p), nil
+}
+
+func (s *Spool) toFile() error {
+	path := s.dir.FS.PathJoin(s.dir.Dir, fmt.Sprintf("spool-%d", s.dir.next.Add(1)))
+	f, err := s.dir.FS.Create(path, "mailnode-spool")
+	if err != nil {
+		return fmt.Errorf("create spool %q: %w", path, err)
+	}
+	s.file, s.path = f, path
+	if _, err := f.Write(s.mem); err != nil {
+		return fmt.Errorf("write spool %q: %w", path, err)
+	}
+	s.mem = nil
+	return nil
+}
+
+// Size gives the bytes written so far.
+func (s *Spool) Size() int64 { return s.size }
+
+// GUID hashes what has been written so far.
+func (s *Spool) GUID() slot.GUID {
+	var g slot.GUID
+	s.sum.Sum(g[:0])
+	return g
+}
+
+// ReadAt implements io.ReaderAt.
+func (s *Spool) ReadAt(p []byte, off int64) (int, error) {
+	if s.file != nil {
+		return s.file.ReadAt(p, off)
+	}
+	if off >= int64(len(s.mem)) {
+		return 0, io.EOF
+	}
+	n := copy(p, s.mem[off:])
+	if n < len(p) {
+		return n, io.EOF
+	}
+	return n, nil
+}
+
+// Close frees the memory and removes the file.
+func (s *Spool) Close() error {
+	s.mem = nil
+	if s.file == nil {
+		return nil
+	}
+	s.file.Close()
+	s.file = nil
+	if err := s.dir.FS.Remove(s.path); err != nil {
+		return fmt.Errorf("remove spool %q: %w", s.path, err)
+	}
+	return nil
+}
