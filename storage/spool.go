@@ -36,25 +36,31 @@ type Spool struct {
 	mem  []byte
 	file vfs.File
 	path string
+	// scratch is what is handed to vfs, whose Write may change its argument.
+	scratch []byte
 }
 
 var _ Body = (*Spool)(nil)
 
 // Write adds bytes. An error is the disk's.
 func (s *Spool) Write(p []byte) (int, error) {
+	s.sum.Write(p)
 	if s.file == nil && s.size+int64(len(p)) > spoolMemoryBytes {
 		if err := s.toFile(); err != nil {
 			return 0, err
 		}
 	}
-	if s.file != nil {
-		if n, err := s.file.Write(p); err != nil {
-			return n, fmt.Errorf("write spool %q: %w", s.path, err)
-		}
-	} else {
+	if s.file == nil {
 		s.mem = append(s.mem, p...)
+	} else {
+		for rest := p; len(rest) > 0; {
+			n := copy(s.scratch, rest)
+			if _, err := s.file.Write(s.scratch[:n]); err != nil {
+				return 0, fmt.Errorf("write spool %q: %w", s.path, err)
+			}
+			rest = rest[n:]
+		}
 	}
-	s.sum.Write(p)
 	s.size += int64(len(p))
 	return len(p), nil
 }
@@ -69,7 +75,7 @@ func (s *Spool) toFile() error {
 	if _, err := f.Write(s.mem); err != nil {
 		return fmt.Errorf("write spool %q: %w", path, err)
 	}
-	s.mem = nil
+	s.mem, s.scratch = nil, make([]byte, 64<<10)
 	return nil
 }
 
@@ -100,7 +106,7 @@ func (s *Spool) ReadAt(p []byte, off int64) (int, error) {
 
 // Close frees the memory and removes the file.
 func (s *Spool) Close() error {
-	s.mem = nil
+	s.mem, s.scratch = nil, nil
 	if s.file == nil {
 		return nil
 	}

@@ -11,6 +11,19 @@ import (
 	"mailnode/storage/slot"
 )
 
+// Head is a copy's place in its slot's history.
+type Head struct {
+	Position  slot.Position
+	Lineage   slot.Lineage
+	Unclean   slot.UncleanCount
+	ClockMs   uint64        // slot clock, milliseconds
+	Building  bool          // Position counts for nothing
+	KeptAfter slot.Position // the journal holds every event after this one
+}
+
+// Record is one record of a slot's state, as the index has it.
+type Record struct{ Key, Value []byte }
+
 // Load reads a record; found says whether there was one.
 func Load(r interface {
 	Get(key []byte) ([]byte, bool, error)

@@ -27,7 +27,7 @@ func options(t *testing.T, fs vfs.FS) Options {
 	r := NewResources(8 << 20)
 	t.Cleanup(r.Close)
 	return Options{FS: fs, Dir: "/slots/s007", Cluster: "test", Slot: 7, Logger: slog.New(slog.NewTextHandler(io.Discard, nil)),
-		Clock: SystemClock(), Resources: r, Passwords: NewPasswords(2)}
+		Clock: storage.SystemClock(), Resources: r, Passwords: NewPasswords(2)}
 }
 
 func openSlot(t *testing.T, o Options) *Slot {

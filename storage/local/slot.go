@@ -30,19 +30,6 @@ import (
 	"mailnode/storage/slot"
 )
 
-// Clock is how time comes in. Mono never jumps and decides; Wall is shown and
-// stored, and decides nothing (law 11).
-type Clock struct {
-	Mono func() time.Duration
-	Wall func() time.Time
-}
-
-// SystemClock reads the machine's clocks.
-func SystemClock() Clock {
-	start := time.Now()
-	return Clock{Mono: func() time.Duration { return time.Since(start) }, Wall: time.Now}
-}
-
 // Options opens a copy.
 type Options struct {
 	FS        vfs.FS
@@ -50,7 +37,7 @@ type Options struct {
 	Cluster   string
 	Slot      slot.ID
 	Logger    *slog.Logger
-	Clock     Clock
+	Clock     storage.Clock
 	Resources *Resources // shared by all copies of a node
 	Passwords *Passwords // shared by all copies of a node
 	// OnDamage is told of damage found while serving: what, and how it was met.

@@ -141,7 +141,7 @@ func randomID() uint64 {
 type spaceGuard struct {
 	fs    vfs.FS
 	dir   string
-	clock Clock
+	clock storage.Clock
 	state chan spaceState // capacity 1: holds the state, and is its lock
 }
 
@@ -156,7 +156,7 @@ const (
 	spaceCheckEvery   = time.Second
 )
 
-func (g *spaceGuard) init(fs vfs.FS, dir string, c Clock) {
+func (g *spaceGuard) init(fs vfs.FS, dir string, c storage.Clock) {
 	g.fs, g.dir, g.clock, g.state = fs, dir, c, make(chan spaceState, 1)
 	g.state <- spaceState{}
 }

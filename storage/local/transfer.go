@@ -8,61 +8,21 @@ import (
 	"mailnode/storage/slot"
 )
 
-// Record is one record of a slot's state, as the index has it.
-type Record struct{ Key, Value []byte }
-
-// State is a copy's whole state at one durable position, for another copy. It
-// must be closed.
-type State struct {
-	v    *view
-	Head Head
-}
-
-// OpenState takes the durable state.
-func (s *Slot) OpenState() (*State, error) {
+// ReadState calls fn for every record of the durable state, in key order.
+// fn must not keep the slices.
+func (s *Slot) ReadState(fn func(r event.Record) error) error {
 	if s.building.Load() {
-		return nil, storage.Errorf(storage.ErrUnavailable, "read state of %s: this copy is being built", s.o.Slot)
+		return storage.Errorf(storage.ErrUnavailable, "read state of %s: this copy is being built", s.o.Slot)
 	}
-	v := s.acquire()
-	if v == nil {
-		return nil, storage.Errorf(storage.ErrUnavailable, "slot %s is closed", s.o.Slot)
-	}
-	st := &State{v: v}
-	var err error
-	if st.Head.Position, st.Head.ClockMs, err = v.head(); err == nil {
-		var rec *event.SlotRecord
-		if rec, err = v.slotRecord(); err == nil {
-			st.Head.Lineage, st.Head.Unclean = rec.SlotLineage(), slot.UncleanCount(rec.Unclean)
+	return s.read(func(v *view) error {
+		for _, p := range event.StatePrefixes() {
+			if err := each(v, event.SpanOf([]byte{p}), func(k, val []byte) error { return fn(event.Record{Key: k, Value: val}) }); err != nil {
+				return err
+			}
 		}
-	}
-	if err != nil {
-		v.release()
-		return nil, err
-	}
-	return st, nil
+		return nil
+	})
 }
-
-// Each calls fn for every record of the state in key order. fn must not keep
-// the slices.
-func (st *State) Each(fn func(r Record) error) error {
-	for _, p := range event.StatePrefixes() {
-		if err := each(st.v, event.SpanOf([]byte{p}), func(k, v []byte) error { return fn(Record{k, v}) }); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// Get reads one record of the state.
-func (st *State) Get(key []byte) ([]byte, bool, error) { return st.v.Get(key) }
-
-// EachIn is Each for one span of keys.
-func (st *State) EachIn(sp event.Span, fn func(r Record) error) error {
-	return each(st.v, sp, func(k, v []byte) error { return fn(Record{k, v}) })
-}
-
-// Close gives the state back.
-func (st *State) Close() { st.v.release() }
 
 // BeginImport makes the copy a building one and empties its state. It stays
 // building, over crashes, until FinishImport. Bodies stay: those that the new
@@ -89,7 +49,7 @@ func (s *Slot) BeginImport(ctx context.Context) error {
 
 // ImportRecords writes records of the state; those of the slot itself (its
 // head and lineage) are given to FinishImport.
-func (s *Slot) ImportRecords(ctx context.Context, recs []Record) error {
+func (s *Slot) ImportRecords(ctx context.Context, recs []event.Record) error {
 	return s.do(ctx, func(t *txn) error {
 		if !s.building.Load() {
 			return storage.Errorf(storage.ErrInvalid, "import into %s: BeginImport first", s.o.Slot)
@@ -155,7 +115,7 @@ func (s *Slot) KeepBodies(ctx context.Context, refs []slot.BodyRef) error {
 // FinishImport ends the transfer: slotRecords are the records that begin with
 // event.PrefixSlot, which say where the state stands. The digests of all
 // mailboxes must fit what arrived (law 8); else the copy stays building.
-func (s *Slot) FinishImport(ctx context.Context, slotRecords []Record) error {
+func (s *Slot) FinishImport(ctx context.Context, slotRecords []event.Record) error {
 	if err := s.read(VerifyDigests); err != nil {
 		return err
 	}

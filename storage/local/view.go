@@ -112,19 +112,9 @@ func (v *view) slotRecord() (*event.SlotRecord, error) {
 	return r, err
 }
 
-// Head is a copy's place in its slot's history.
-type Head struct {
-	Position  slot.Position
-	Lineage   slot.Lineage
-	Unclean   slot.UncleanCount
-	ClockMs   uint64        // slot clock, milliseconds
-	Building  bool          // Position counts for nothing
-	KeptAfter slot.Position // the journal holds every event after this one
-}
-
 // Head gives the durable head.
-func (s *Slot) Head() (Head, error) {
-	h := Head{Building: s.building.Load()}
+func (s *Slot) Head() (event.Head, error) {
+	h := event.Head{Building: s.building.Load()}
 	err := s.read(func(v *view) error {
 		var err error
 		if h.Position, h.ClockMs, err = v.head(); err != nil {

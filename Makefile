@@ -1,0 +1,48 @@
+# Bare `make` prints the targets. CI runs only these.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+
+GO        ?= go
+VERSION   := $(shell git describe --tags --always --dirty 2>/dev/null || echo unreleased)
+LDFLAGS   := -s -w -X mailnode/node/cli.version=$(VERSION)
+FUZZTIME  ?= 20s
+
+help: ## print this
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+build: ## bin/mailnode: one static binary
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/mailnode .
+
+demo: build ## three nodes on loopback, users, mail; ARGS="..." goes to the command
+	bin/mailnode demo $(ARGS)
+
+# -race needs C; what production runs is built without it, so the store is tested that way too.
+test: ## vet, all tests under the race detector, the store without C
+	$(GO) vet ./...
+	$(GO) test -race -timeout 10m ./...
+	CGO_ENABLED=0 $(GO) test -timeout 5m ./storage/...
+
+lint: ## gofmt, vet, and the style tests (lint_test.go)
+	@unformatted=$$(gofmt -l .); if [ -n "$$unformatted" ]; then echo "not gofmt'ed:"; echo "$$unformatted"; exit 1; fi
+	$(GO) vet ./...
+	$(GO) test -count=1 -run '^(TestLint|TestStyle)' .
+
+fuzz: ## each fuzz target for FUZZTIME (20s)
+	@set -e; for f in $$(grep -rl --include='*_test.go' '^func Fuzz' .); do \
+	  for target in $$(sed -n 's/^func \(Fuzz[A-Za-z0-9_]*\)(.*/\1/p' $$f); do \
+	    echo "$(GO) test -fuzz $$target ./$$(dirname $$f)"; \
+	    $(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) ./$$(dirname $$f); \
+	  done; \
+	done
+
+proto: ## generate *.pb.go anew (needs protoc, protoc-gen-go, protoc-gen-go-grpc)
+	@set -e; for f in $$(find . -name '*.proto' -not -path './.git/*'); do echo "protoc $$f"; \
+	  (cd "$$(dirname $$f)" && protoc --go_out=. --go_opt=paths=source_relative \
+	    --go-grpc_out=. --go-grpc_opt=paths=source_relative "$$(basename $$f)"); \
+	done
+
+clean: ## remove what build and demo made
+	rm -rf bin demo
+	$(GO) clean -testcache
+
+.PHONY: help build demo test lint fuzz proto clean

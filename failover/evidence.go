@@ -1,0 +1,165 @@
+package failover
+
+import (
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"mailnode/raftfsm/cluster"
+	"mailnode/storage/slot"
+)
+
+// pauseAfter is the gap between two ticks after which this process was stopped:
+// what it did not hear meanwhile says nothing about the others (DESIGN section 6).
+const pauseAfter = 2 * time.Second
+
+// Evidence is what one node knows about the others. Every node keeps it, so that
+// a new leader does not start from zero. Safe for concurrent use; now is always
+// this process's monotonic clock.
+type Evidence struct {
+	self slot.NodeName
+
+	mu       sync.Mutex // guards what follows
+	floor    time.Duration
+	ticked   time.Duration
+	ticking  bool
+	nodes    map[slot.NodeName]*heardNode
+	rejected map[string]time.Duration
+}
+
+// heardNode is what one node said last. Its maps are replaced, never written to:
+// views share them.
+type heardNode struct {
+	boot, earlier string // this process of the node, and the one before
+	seq           uint64
+	at            time.Duration
+	lastWords     string
+	copies        map[slot.ID]CopyView
+	heard         map[slot.NodeName]time.Duration // when it heard others, on our clock
+}
+
+// NewEvidence starts with nothing: a node that is never heard counts as silent
+// from now on.
+func NewEvidence(self slot.NodeName, now time.Duration) *Evidence {
+	return &Evidence{self: self, floor: now, nodes: map[slot.NodeName]*heardNode{}, rejected: map[string]time.Duration{}}
+}
+
+// Hear takes in a report, also the node's own. Reports that were overtaken by a
+// later one are dropped.
+func (e *Evidence) Hear(now time.Duration, r Report) {
+	if r.Node == "" {
+		return
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	n := e.nodes[r.Node]
+	switch {
+	case n == nil:
+		n = &heardNode{boot: r.Boot}
+		e.nodes[r.Node] = n
+	case r.Boot == n.boot && r.Seq <= n.seq, r.Boot != n.boot && r.Boot == n.earlier:
+		return
+	case r.Boot != n.boot:
+		n.earlier, n.boot = n.boot, r.Boot
+	}
+	n.seq, n.at, n.lastWords = r.Seq, max(now, n.at), r.LastWords
+	copies := make(map[slot.ID]CopyView, len(r.Slots))
+	for _, c := range r.Slots {
+		was, known := n.copies[c.Slot]
+		v := CopyView{CopyReport: c, StillSince: now, FailedSince: now}
+		if known && was.Position == c.Position {
+			v.StillSince = was.StillSince
+		}
+		if known && was.Failed != "" {
+			v.FailedSince = was.FailedSince
+		}
+		copies[c.Slot] = v
+	}
+	n.copies = copies
+	n.heard = make(map[slot.NodeName]time.Duration, len(r.Heard))
+	for _, h := range r.Heard {
+		ago := time.Duration(min(max(h.AgoMs, 0), int64(time.Hour/time.Millisecond))) * time.Millisecond
+		n.heard[h.Node] = now - ago
+	}
+}
+
+// Heard is what goes into this node's own reports: whom it hears itself.
+func (e *Evidence) Heard(now time.Duration) []Heard {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	var out []Heard
+	for _, name := range slices.Sorted(maps.Keys(e.nodes)) {
+		if name != e.self {
+			out = append(out, Heard{Node: name, AgoMs: (now - e.nodes[name].at).Milliseconds()})
+		}
+	}
+	return out
+}
+
+// Tick is called by this process's own ticker, at least once a second. It
+// notices by itself when it was paused, and says so.
+func (e *Evidence) Tick(now time.Duration) (paused bool) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	paused = e.missed(now)
+	if paused {
+		e.floor = now
+	}
+	e.ticked, e.ticking = now, true
+	return paused
+}
+
+// Paused says that this process was stopped until now: all silence counts from here.
+func (e *Evidence) Paused(now time.Duration) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.floor, e.ticked = now, now
+}
+
+func (e *Evidence) missed(now time.Duration) bool { return e.ticking && now-e.ticked >= pauseAfter }
+
+// Observe remembers when each rejection was first seen, so that Decide does not
+// open again what an operator has just rejected. It is called on every node, with
+// each new state, before Snapshot.
+func (e *Evidence) Observe(now time.Duration, st *cluster.State) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	seen := map[string]time.Duration{}
+	for _, p := range st.Proposals {
+		if p.State != cluster.Rejected {
+			continue
+		}
+		seen[p.ID] = now
+		if at, ok := e.rejected[p.ID]; ok {
+			seen[p.ID] = at
+		}
+	}
+	e.rejected = seen
+}
+
+// Snapshot gives what is known now. Whoever shows it to people sets View.Wall.
+func (e *Evidence) Snapshot(now time.Duration) View {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	v := View{Self: e.self, Now: now, Floor: e.floor, Nodes: make(map[slot.NodeName]NodeView, len(e.nodes)), Rejected: e.rejected}
+	if e.missed(now) { // whoever woke up first asks before the ticker has ticked
+		v.Floor = now
+	}
+	for name, n := range e.nodes {
+		nv := v.Nodes[name]
+		nv.Known, nv.HeardAt, nv.LastWords, nv.Copies = true, n.at, n.lastWords, n.copies
+		v.Nodes[name] = nv
+		for other, at := range n.heard {
+			if other == name || other == e.self {
+				continue
+			}
+			ov := v.Nodes[other]
+			if ov.RelayedBy == "" || at > ov.RelayedAt || at == ov.RelayedAt && name < ov.RelayedBy {
+				ov.RelayedBy, ov.RelayedAt = name, at
+			}
+			v.Nodes[other] = ov
+		}
+	}
+	return v
+}

@@ -1,0 +1,66 @@
+// Package failover turns evidence into proposals, proposals into plans that a
+// person can read, and a person's confirmation into changes of master, slot by
+// slot (DESIGN section 6). A machine decides nothing about ownership: Decide only
+// writes down what a leader noticed, Confirm is the one way from there to a
+// ConfirmSlot command (law 4).
+//
+// Time comes in as a monotonic duration since some fixed moment of this process;
+// wall-clock values are shown and never compared (law 11). The small interfaces
+// below are implemented by package node.
+package failover
+
+import (
+	"context"
+
+	"mailnode/raftfsm/cluster"
+	"mailnode/storage/slot"
+)
+
+// Exit codes of the failover verbs (DESIGN section 8).
+const (
+	ExitDone    = 0
+	ExitFailed  = 1 // a confirmed slot does not serve, or an outcome stayed unknown
+	ExitUsage   = 2 // several proposals and none named, or no such one
+	ExitNothing = 3 // no open proposal
+	ExitRefused = 4 // refused for safety, or done in part
+)
+
+// Asker asks a node for the present state of its copies, past everything that
+// was reported earlier: positions, lineages and viability must be read after the
+// call began, and be what is durable there. A node that does not answer is an
+// error; a copy that it does not have is left out of the answer.
+type Asker interface {
+	Ask(ctx context.Context, node slot.NodeName, ids []slot.ID) ([]CopyAnswer, error)
+}
+
+// CopyAnswer is the present state of one copy, and the users that it knows.
+type CopyAnswer struct {
+	CopyReport
+	UsersKnown bool     `json:"users_known"`
+	Users      int      `json:"users"`
+	UserNames  []string `json:"user_names,omitempty"` // the first few
+}
+
+// Ownership is Raft's state as this node has applied it, and the way to the
+// leader wherever it is. Propose's errors: a refusal of package cluster (also
+// wrapped) means that nothing was done; every other error leaves the outcome
+// unknown, and the command is repeated: it names the epoch that it ends.
+type Ownership interface {
+	State() *cluster.State
+	Propose(ctx context.Context, c cluster.Command) (cluster.Result, error)
+}
+
+// Serving says whether a node serves clients for a slot under an epoch, or a
+// later one, at this moment.
+type Serving interface {
+	Serving(ctx context.Context, node slot.NodeName, id slot.ID, epoch slot.Epoch) (bool, error)
+}
+
+// HandOver answers every request to move a slot whose master lives, such as
+// `failover propose --node n1`. The answer is a refusal in this release.
+func HandOver() Outcome {
+	return Outcome{ExitCode: ExitRefused, Text: "hand-over: a change of master while the master lives comes\n" +
+		"in a later release; nothing was done\n" +
+		"a silent node is proposed without being asked:\n" +
+		"  mailnode failover list\n"}
+}

@@ -1,0 +1,260 @@
+package failover
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"mailnode/raftfsm/cluster"
+	"mailnode/storage/slot"
+)
+
+// Plan is a proposal as an operator reads it: what would happen to each slot,
+// and what is not known. Its JSON is one entry of `failover list --json`; fields
+// are only ever added.
+type Plan struct {
+	Proposal  string                `json:"id"`
+	Node      slot.NodeName         `json:"node"`
+	State     cluster.ProposalState `json:"state"`
+	SinceS    int64                 `json:"since_s"` // how long the cause has lasted, as far as this node heard
+	Slots     []PlanSlot            `json:"slots"`
+	Reason    string                `json:"reason,omitempty"`
+	LastWords string                `json:"last_words,omitempty"`
+	CutOff    string                `json:"cut_off,omitempty"` // what becomes of the mail of a node that only seems dead
+	OpenedBy  string                `json:"opened_by,omitempty"`
+	ClosedBy  string                `json:"closed_by,omitempty"`
+	Closed    string                `json:"closed,omitempty"`     // why it was closed
+	SinceWall string                `json:"since_wall,omitempty"` // shown only (law 11)
+}
+
+// PlanSlot is the plan for one slot. What is at risk counts what the old master
+// had beyond the target, by the last heartbeat that anyone kept.
+type PlanSlot struct {
+	Slot           slot.ID       `json:"slot"`
+	From           slot.NodeName `json:"from"`
+	To             slot.NodeName `json:"to"` // "" when no viable copy answers
+	Safe           bool          `json:"safe"`
+	LagS           float64       `json:"lag_s"` // of the target, on the slot clock
+	EventsAtRisk   uint64        `json:"events_at_risk"`
+	Users          int           `json:"users"`
+	Epoch          slot.Epoch    `json:"epoch"` // the epoch that the change ends
+	Done           bool          `json:"done,omitempty"`
+	Why            string        `json:"why,omitempty"`     // not safe: what is not known or would be lost
+	Accept         string        `json:"accept,omitempty"`  // the command that accepts the loss
+	Serves         bool          `json:"serves,omitempty"`  // the old master serves the slot: nothing to do
+	MessagesAtRisk uint64        `json:"messages_at_risk"`  // see EventsAtRisk
+	BytesAtRisk    uint64        `json:"bytes_at_risk"`     // see EventsAtRisk
+	RiskKnown      bool          `json:"risk_known"`        // false: nobody kept a heartbeat of this epoch
+	SinceS         int64         `json:"since_s"`           // how long the slot has been without its master
+	UsersKnown     bool          `json:"users_known"`       // false: no living node knows the names
+	UserNames      []string      `json:"user_names"`        // the first few
+	OtherCopies    []string      `json:"other_copies"`      // viable ones that remain beside the target
+	Position       slot.Position `json:"position"`          // last event of the target
+	NotChosen      []string      `json:"not_chosen"`        // other copies, and why they were not chosen
+	InProposal     slot.NodeName `json:"proposed,omitempty"` // the target that the proposal recorded, when it differs
+}
+
+// MakePlan asks every living copy of the proposal's slots that are not done, and
+// says for each what a confirmation would do. Closed proposals are shown as they
+// ended, without asking. The error is cluster.ErrNotFound for an unknown ID.
+func MakePlan(ctx context.Context, st *cluster.State, v View, suspectAfter time.Duration, id string, asker Asker) (Plan, error) {
+	p, ok := st.Proposal(id)
+	if !ok {
+		return Plan{}, cluster.ErrNotFound{Kind: "proposal", Name: id}
+	}
+	plan := Plan{Proposal: p.ID, Node: p.Node, State: p.State, Reason: p.Reason, OpenedBy: p.OpenedBy,
+		ClosedBy: p.ClosedBy, Closed: p.Closed, SinceWall: p.SinceWall, Slots: []PlanSlot{}}
+	if p.Node == "" {
+		plan.Node = slot.NodeName(subject(p))
+	}
+	pl := planner{st: st, v: v, suspectAfter: suspectAfter, proposal: p.ID}
+	if p.State == cluster.Open {
+		pl.answers = askAll(ctx, asker, pl.questions(p), v, suspectAfter)
+		plan.LastWords, plan.CutOff = pl.lastWords(p), pl.cutOff(p)
+	}
+	for _, ps := range p.Slots {
+		if p.State != cluster.Open || ps.Done {
+			plan.Slots = append(plan.Slots, PlanSlot{Slot: ps.Slot, From: ps.From, To: ps.To, Epoch: ps.Epoch, Done: ps.Done,
+				UserNames: []string{}, OtherCopies: []string{}, NotChosen: []string{}})
+			continue
+		}
+		one := pl.slot(ps)
+		plan.SinceS = max(plan.SinceS, one.SinceS)
+		plan.Slots = append(plan.Slots, one)
+	}
+	return plan, nil
+}
+
+// Safe counts the slots that a confirmation changes at once, Left those that are
+// not done.
+func (p Plan) Safe() (safe, left int) {
+	for _, s := range p.Slots {
+		if s.Safe {
+			safe++
+		}
+		if !s.Done {
+			left++
+		}
+	}
+	return safe, left
+}
+
+// planner makes the plan of each slot from one state, one view and one round of answers.
+type planner struct {
+	st           *cluster.State
+	v            View
+	suspectAfter time.Duration
+	proposal     string
+	answers      answers
+}
+
+// slot plans one slot that is not done.
+func (pl planner) slot(ps cluster.ProposedSlot) PlanSlot {
+	out := PlanSlot{Slot: ps.Slot, From: ps.From, Epoch: ps.Epoch, UserNames: []string{}, OtherCopies: []string{}, NotChosen: []string{}}
+	sl, ok := pl.st.Slot(ps.Slot)
+	if !ok || sl.Epoch != ps.Epoch || sl.Master != ps.From {
+		out.Why = fmt.Sprintf("%s has epoch %d and master %s now, the proposal is for epoch %d", ps.Slot, sl.Epoch, sl.Master, ps.Epoch)
+		return out
+	}
+	out.SinceS = pl.since(sl)
+	asked := pl.asked(sl)
+	doubts := pl.doubts(sl, asked)
+	to := asked.choose(sl, ps.To, len(doubts) == 0)
+	if to != nil {
+		out.To, out.Position = to.Node, to.Position
+		out.LagS = float64(to.LagMs/100) / 10
+		pl.risk(&out, sl, *to)
+	}
+	if out.To != ps.To {
+		out.InProposal = ps.To
+	}
+	asked.describe(&out)
+	switch {
+	case pl.v.serves(sl, pl.suspectAfter):
+		out.Serves = true
+		out.Why = fmt.Sprintf("%s answers again: nothing to do", sl.Master)
+	case to == nil && len(sl.Replicas) == 0:
+		out.Why = fmt.Sprintf("no other copy exists; bring %s back, or restore a backup", sl.Master)
+	case to == nil:
+		out.Why = "no viable copy answers: " + strings.Join(out.NotChosen, ", ")
+	case len(doubts) > 0:
+		out.Why = strings.Join(doubts, "; ")
+		out.Accept = fmt.Sprintf("mailnode failover confirm %s --slot %s --accept-loss", pl.proposal, sl.ID)
+	default:
+		out.Safe = true
+	}
+	return out
+}
+
+// doubts lists what stands against a change. None: the slot is recorded as
+// protected, so at least one in-sync replica holds every acknowledged event, and
+// all of them were asked just now; the highest of them holds it all (law 1).
+func (pl planner) doubts(sl cluster.Slot, asked copies) []string {
+	if !sl.Protected {
+		since := fmt.Sprintf("no replica is recorded as in sync since epoch %d began", sl.Epoch)
+		if sl.UnprotectedSince != 0 {
+			since = fmt.Sprintf("unprotected since %s", sl.UnprotectedSince)
+		}
+		return []string{fmt.Sprintf("%s: %s may hold acknowledged mail that no other copy has", since, sl.Master)}
+	}
+	var out []string
+	for _, n := range sl.InSync {
+		c, ok := asked[n]
+		switch {
+		case !ok || c.err != nil:
+			out = append(out, fmt.Sprintf("%s may hold more and does not answer", n))
+		case c.missing:
+			out = append(out, fmt.Sprintf("%s was in sync and has no copy now", n))
+		case c.fault() != "":
+			out = append(out, fmt.Sprintf("%s was in sync and may hold more, but %s", n, c.fault()))
+		case c.Lineage != sl.Epoch:
+			out = append(out, fmt.Sprintf("%s was in sync, yet its last epoch is %d, not %d", n, c.Lineage, sl.Epoch))
+		}
+	}
+	return out
+}
+
+// risk counts what the old master is known to have had beyond the target.
+func (pl planner) risk(out *PlanSlot, sl cluster.Slot, to copyState) {
+	var head slot.Position
+	var count Counters
+	note := func(c CopyReport) {
+		p, n := c.Head, c.HeadCount
+		if c.Role == RoleMaster {
+			p, n = c.Position, c.Counters
+		}
+		if c.Epoch == sl.Epoch && p > head {
+			head, count = p, n
+		}
+	}
+	for _, n := range append([]slot.NodeName{sl.Master}, sl.Replicas...) {
+		if c, ok := pl.v.copyOf(n, sl.ID); ok {
+			note(c.CopyReport)
+		}
+		if a, ok := pl.answers[n]; ok {
+			if c, ok := a.copies[sl.ID]; ok {
+				note(c.CopyReport)
+			}
+		}
+	}
+	out.RiskKnown = head != 0
+	if to.Lineage > head.Epoch() || to.Lineage == head.Epoch() && to.Position >= head {
+		return
+	}
+	var have Counters
+	if to.Epoch == sl.Epoch {
+		have = to.Counters
+	}
+	out.EventsAtRisk = beyond(count.Events, have.Events)
+	out.MessagesAtRisk = beyond(count.Messages, have.Messages)
+	out.BytesAtRisk = beyond(count.Bytes, have.Bytes)
+}
+
+func beyond(a, b uint64) uint64 {
+	if a < b {
+		return 0
+	}
+	return a - b
+}
+
+// since is how long a slot has been without its master, in seconds.
+func (pl planner) since(sl cluster.Slot) int64 {
+	d := pl.v.Silence(sl.Master)
+	if c, ok := pl.v.copyOf(sl.Master, sl.ID); ok && c.Failed != "" {
+		d = max(d, pl.v.Now-c.FailedSince)
+	}
+	return int64(d / time.Second)
+}
+
+func (pl planner) lastWords(p cluster.Proposal) string {
+	nv := pl.v.Nodes[p.Node]
+	if p.Node == "" || nv.LastWords == "" || pl.v.presence(p.Node, pl.suspectAfter) == alive {
+		return ""
+	}
+	ago := age(pl.v.Now - nv.HeardAt)
+	if nv.LastWords == CleanStop {
+		return fmt.Sprintf("%s was stopped cleanly %s ago", p.Node, ago)
+	}
+	return fmt.Sprintf("%s said %s ago: %s", p.Node, ago, nv.LastWords)
+}
+
+// cutOff is said for every silent node: silence is no proof of death.
+func (pl planner) cutOff(p cluster.Proposal) string {
+	var silentNodes []slot.NodeName
+	for _, ps := range p.Slots {
+		if !ps.Done && !slices.Contains(silentNodes, ps.From) && pl.v.presence(ps.From, pl.suspectAfter) != alive {
+			silentNodes = append(silentNodes, ps.From)
+		}
+	}
+	var out []string
+	for _, n := range silentNodes {
+		since := "it was last heard"
+		if t, ok := pl.v.wallAt(pl.v.Silence(n)); ok {
+			since = t.Format("15:04:05")
+		}
+		out = append(out, fmt.Sprintf("if %s is alive but cut off, what it takes since %s is set aside when it returns", n, since))
+	}
+	return strings.Join(out, "; ")
+}

@@ -1,0 +1,78 @@
+package failover
+
+import "mailnode/storage/slot"
+
+// CleanStop is what a node says last when it is stopped on purpose.
+const CleanStop = "clean stop"
+
+// Report is what a node tells every other node each second.
+type Report struct {
+	Node      slot.NodeName `json:"node"`
+	Boot      string        `json:"boot"` // random, one per process start
+	Seq       uint64        `json:"seq"`  // +1 per report of one boot
+	Slots     []CopyReport  `json:"slots,omitempty"`
+	Heard     []Heard       `json:"heard,omitempty"`      // Evidence.Heard of the sender
+	LastWords string        `json:"last_words,omitempty"` // CleanStop, or what its disks say; "" while all is well
+}
+
+// Heard says how long ago the sender of a report was reached by another node. A
+// node that somebody hears is cut off from the leader, not dead.
+type Heard struct {
+	Node  slot.NodeName `json:"node"`
+	AgoMs int64         `json:"ago_ms"`
+}
+
+// Role is what a node does for a slot.
+type Role string
+
+// The roles of a copy.
+const (
+	RoleNone    Role = "none"
+	RoleMaster  Role = "master"
+	RoleReplica Role = "replica"
+)
+
+// Counters are totals since the epoch began, as one copy counted them.
+type Counters struct {
+	Events   uint64 `json:"events"`
+	Messages uint64 `json:"messages"`
+	Bytes    uint64 `json:"bytes"`
+}
+
+// CopyReport is the state of one copy, as its node sees it.
+type CopyReport struct {
+	Slot        slot.ID       `json:"slot"`
+	Role        Role          `json:"role"`
+	Serving     bool          `json:"serving,omitempty"` // clients are served under Epoch now
+	Waiting     string        `json:"waiting,omitempty"` // a master that does not serve: what it waits for
+	Epoch       slot.Epoch    `json:"epoch"`             // the epoch that the node works under
+	Position    slot.Position `json:"position"`          // last durable event
+	Lineage     slot.Epoch    `json:"lineage"`           // newest epoch of the copy's lineage
+	Viable      bool          `json:"viable,omitempty"`
+	Building    bool          `json:"building,omitempty"`
+	Diverged    bool          `json:"diverged,omitempty"`
+	Quarantined bool          `json:"quarantined,omitempty"` // it has a dirty mailbox
+	InSync      bool          `json:"in_sync,omitempty"`
+	Failed      string        `json:"failed,omitempty"` // the store is poisoned or hangs: why
+	LagMs       int64         `json:"lag_ms,omitempty"` // on the slot clock
+	Counters                  // of this copy
+	Head        slot.Position `json:"head,omitempty"` // the master's, by its last heartbeat
+	HeadCount   Counters      `json:"head_count"`     // the master's, by the same heartbeat
+}
+
+// fault says why a copy must not be chosen, "" when it is viable.
+func (c CopyReport) fault() string {
+	switch {
+	case c.Failed != "":
+		return "has a failed store"
+	case c.Diverged:
+		return "has diverged"
+	case c.Building:
+		return "is building"
+	case c.Quarantined:
+		return "has quarantined events"
+	case !c.Viable:
+		return "is not viable"
+	}
+	return ""
+}

@@ -1,0 +1,123 @@
+package failover
+
+import (
+	"time"
+
+	"mailnode/raftfsm/cluster"
+	"mailnode/storage/slot"
+)
+
+// View is the evidence at one moment. It is a plain value; its maps are not
+// written to.
+type View struct {
+	Self     slot.NodeName
+	Now      time.Duration // monotonic
+	Floor    time.Duration // silence counts from here: our start, or the end of our last pause
+	Nodes    map[slot.NodeName]NodeView
+	Rejected map[string]time.Duration // proposal: when its rejection was first seen here
+	Wall     time.Time                // the wall clock at Now, shown only (law 11); zero is not shown
+}
+
+// NodeView is what is known about one node.
+type NodeView struct {
+	Known     bool          // it reported to this process
+	HeardAt   time.Duration // when it last did
+	RelayedBy slot.NodeName // another node that heard it, "" when none said so
+	RelayedAt time.Duration // when that was, on our clock
+	LastWords string
+	Copies    map[slot.ID]CopyView // by its last report
+}
+
+// CopyView is a copy's last report, with what only a listener knows.
+type CopyView struct {
+	CopyReport
+	StillSince  time.Duration // when its position last changed
+	FailedSince time.Duration // while Failed is set: when that was first heard
+}
+
+// presence is what can be said about a node's life.
+type presence int
+
+const (
+	unknown presence = iota // not heard, and not for long enough to say more
+	alive
+	silent
+)
+
+// presence says whether a node lives. Right after our own start or pause the
+// answer is unknown, which neither opens nor withdraws anything.
+func (v View) presence(n slot.NodeName, suspectAfter time.Duration) presence {
+	if n == v.Self {
+		return alive
+	}
+	nv := v.Nodes[n]
+	if nv.Known && v.Now-nv.HeardAt < suspectAfter || nv.RelayedBy != "" && v.Now-nv.RelayedAt < suspectAfter {
+		return alive
+	}
+	if v.Silence(n) >= suspectAfter {
+		return silent
+	}
+	return unknown
+}
+
+// Silence says for how long nobody has heard a node, counted from Floor at the
+// earliest.
+func (v View) Silence(n slot.NodeName) time.Duration {
+	if n == v.Self {
+		return 0
+	}
+	return max(0, v.Now-v.lastHeard(n))
+}
+
+// lastHeard is when silence began to count.
+func (v View) lastHeard(n slot.NodeName) time.Duration { return max(v.Floor, v.word(n)) }
+
+// word is when a node was really heard last; our start or pause when it never was.
+func (v View) word(n slot.NodeName) time.Duration {
+	nv := v.Nodes[n]
+	switch {
+	case nv.Known && nv.RelayedBy != "":
+		return max(nv.HeardAt, nv.RelayedAt)
+	case nv.Known:
+		return nv.HeardAt
+	case nv.RelayedBy != "":
+		return nv.RelayedAt
+	}
+	return v.Floor
+}
+
+// reports says whether a node's copies are known first-hand and fresh.
+func (v View) reports(n slot.NodeName, suspectAfter time.Duration) bool {
+	nv := v.Nodes[n]
+	return nv.Known && (n == v.Self || v.Now-nv.HeardAt < suspectAfter)
+}
+
+// copyOf gives the last report about a copy, however old.
+func (v View) copyOf(n slot.NodeName, id slot.ID) (CopyView, bool) {
+	c, ok := v.Nodes[n].Copies[id]
+	return c, ok
+}
+
+// serves says whether a slot's master lives and serves it under its epoch. A
+// node that reports, but waits for its epoch, lives and does not serve.
+func (v View) serves(sl cluster.Slot, suspectAfter time.Duration) bool {
+	c, ok := v.copyOf(sl.Master, sl.ID)
+	return ok && v.presence(sl.Master, suspectAfter) == alive && c.Serving && c.Failed == "" && c.Epoch == sl.Epoch
+}
+
+// failed says why a living master's store does not work, "" when it does.
+func (v View) failed(sl cluster.Slot, suspectAfter time.Duration) string {
+	c, ok := v.copyOf(sl.Master, sl.ID)
+	if !ok || !v.reports(sl.Master, suspectAfter) {
+		return ""
+	}
+	return c.Failed
+}
+
+// wallAt gives the wall time of a moment in the past, for showing.
+func (v View) wallAt(ago time.Duration) (time.Time, bool) {
+	if v.Wall.IsZero() {
+		return time.Time{}, false
+	}
+	return v.Wall.Add(-ago), true
+}

@@ -1,0 +1,230 @@
+package failover
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"mailnode/raftfsm/cluster"
+	"mailnode/storage/slot"
+)
+
+// Watcher stands as OpenedBy in the proposals that Decide made; it updates and
+// withdraws no others.
+const Watcher = "watcher"
+
+// wallFormat is how wall times are stored in what is only shown.
+const wallFormat = "2006-01-02T15:04:05Z07:00"
+
+// Decide is what a leader does about what it noticed: open proposals for the
+// slots of silent masters and of failed stores, refresh targets and evidence of
+// open ones, withdraw those whose cause went away. It is pure: the same state
+// and view give the same commands, and once they are applied, none. It never
+// changes a master (law 4). A node-wide proposal (Proposal.Node is set) is about
+// a silent node; one without Node is about failed stores on a living one.
+func Decide(st *cluster.State, v View, suspectAfter time.Duration) []cluster.Command {
+	w := &watch{st: st, v: v, suspectAfter: suspectAfter, freed: map[string]bool{}}
+	w.countLoad()
+	var out []cluster.Command
+	for _, p := range st.OpenProposals() {
+		if p.OpenedBy != Watcher {
+			continue
+		}
+		if why := w.gone(p); why != "" {
+			w.freed[p.ID] = true
+			out = append(out, cluster.WithdrawProposal{Proposal: p.ID, Why: short(why)})
+		} else if c, changed := w.update(p); changed {
+			out = append(out, c)
+		}
+	}
+	return append(out, w.open()...)
+}
+
+type watch struct {
+	st           *cluster.State
+	v            View
+	suspectAfter time.Duration
+	freed        map[string]bool       // proposals withdrawn in this round
+	load         map[slot.NodeName]int // slots that a node has, or is to get
+}
+
+// countLoad counts what each node would serve if all open proposals came true.
+func (w *watch) countLoad() {
+	w.load = map[slot.NodeName]int{}
+	for _, sl := range w.st.Slots {
+		w.load[sl.Master]++
+	}
+	for _, p := range w.st.OpenProposals() {
+		for _, ps := range p.Slots {
+			if !ps.Done {
+				w.load[ps.To]++
+			}
+		}
+	}
+}
+
+// gone says why a proposal's cause is no longer there, "" while it is.
+func (w *watch) gone(p cluster.Proposal) string {
+	serving := 0
+	for _, ps := range p.Slots {
+		sl, ok := w.st.Slot(ps.Slot)
+		switch {
+		case ps.Done:
+			serving++
+		case !ok || sl.Epoch != ps.Epoch || sl.Master != ps.From:
+			return fmt.Sprintf("%s has changed since", ps.Slot)
+		case w.v.serves(sl, w.suspectAfter):
+			serving++
+		}
+	}
+	switch {
+	case p.Node != "" && w.v.presence(p.Node, w.suspectAfter) == alive:
+		return fmt.Sprintf("%s answers again", p.Node)
+	case p.Node == "" && serving == len(p.Slots):
+		return fmt.Sprintf("%s serves again", subject(p))
+	}
+	return ""
+}
+
+// update refreshes what has changed of a proposal's evidence. Positions alone
+// are no change: of a master that is only cut off they move all the time, and a
+// plan asks for them afresh.
+func (w *watch) update(p cluster.Proposal) (cluster.UpdateProposal, bool) {
+	c := cluster.UpdateProposal{Proposal: p.ID}
+	var slots []cluster.Slot
+	for _, ps := range p.Slots {
+		sl, ok := w.st.Slot(ps.Slot)
+		if ps.Done || !ok {
+			continue
+		}
+		slots = append(slots, sl)
+		s := w.survey(sl)
+		if s.unknown {
+			continue // not heard yet, after our start or pause: what stands is better
+		}
+		w.load[ps.To]--
+		now := w.proposed(sl, s, w.target(s, ps.To))
+		w.load[now.To]++
+		if now.To != ps.To || now.Note != ps.Note || !slices.Equal(now.Others, ps.Others) {
+			c.Slots = append(c.Slots, now)
+		}
+	}
+	reason := w.reason(p.Node, slots)
+	if reason != "" && reason != p.Reason {
+		c.Reason = reason
+	}
+	return c, len(c.Slots) > 0 || c.Reason != ""
+}
+
+// open makes the new proposals: one per silent node, one per living node with
+// failed stores.
+func (w *watch) open() []cluster.Command {
+	quiet, failed := map[slot.NodeName][]cluster.Slot{}, map[slot.NodeName][]cluster.Slot{}
+	for _, sl := range w.st.Slots {
+		if sl.Master == "" || sl.Epoch >= slot.MaxEpoch || w.proposedAlready(sl.ID) {
+			continue
+		}
+		switch {
+		case w.v.presence(sl.Master, w.suspectAfter) == silent:
+			if !w.wasRejected(sl, w.v.word(sl.Master)) {
+				quiet[sl.Master] = append(quiet[sl.Master], sl)
+			}
+		case w.v.failed(sl, w.suspectAfter) != "":
+			c, _ := w.v.copyOf(sl.Master, sl.ID)
+			if !w.wasRejected(sl, c.FailedSince) {
+				failed[sl.Master] = append(failed[sl.Master], sl)
+			}
+		}
+	}
+	var out []cluster.Command
+	for _, n := range slices.Sorted(maps.Keys(quiet)) {
+		out = append(out, w.openFor(n, n, quiet[n], w.v.Silence(n)))
+	}
+	for _, n := range slices.Sorted(maps.Keys(failed)) {
+		var age time.Duration
+		for _, sl := range failed[n] {
+			c, _ := w.v.copyOf(n, sl.ID)
+			age = max(age, w.v.Now-c.FailedSince)
+		}
+		out = append(out, w.openFor("", n, failed[n], age))
+	}
+	return out
+}
+
+func (w *watch) openFor(about, master slot.NodeName, slots []cluster.Slot, age time.Duration) cluster.Command {
+	c := cluster.OpenProposal{Node: about, By: Watcher, Reason: w.reason(about, slots)}
+	if t, ok := w.v.wallAt(age); ok {
+		c.SinceWall = t.Format(wallFormat)
+	}
+	w.load[master] -= len(slots)
+	for _, sl := range slots {
+		s := w.survey(sl)
+		ps := w.proposed(sl, s, w.target(s, ""))
+		w.load[ps.To]++
+		c.Slots = append(c.Slots, ps)
+	}
+	return c
+}
+
+// proposedAlready says whether a slot stays in an open proposal after this round.
+func (w *watch) proposedAlready(id slot.ID) bool {
+	p, ok := w.st.OpenProposalOf(id)
+	return ok && !w.freed[p.ID]
+}
+
+// wasRejected says whether an operator rejected the last proposal for the slot's
+// epoch after the cause began: then it is not proposed again until the cause
+// went away and came back.
+func (w *watch) wasRejected(sl cluster.Slot, since time.Duration) bool {
+	for _, p := range slices.Backward(w.st.Proposals) {
+		if !slices.ContainsFunc(p.Slots, func(ps cluster.ProposedSlot) bool { return ps.Slot == sl.ID && ps.Epoch == sl.Epoch }) {
+			continue
+		}
+		if p.State != cluster.Rejected {
+			return false
+		}
+		at, seen := w.v.Rejected[p.ID]
+		return !seen || at >= since // not seen yet: it is newer than this view
+	}
+	return false
+}
+
+// reason is the text over a proposal. It holds no ages: a text that changes each
+// second would be a Raft write each second.
+func (w *watch) reason(about slot.NodeName, slots []cluster.Slot) string {
+	if about != "" {
+		if words := w.v.Nodes[about].LastWords; words != "" {
+			return short(fmt.Sprintf("%s is silent, its last words: %s", about, words))
+		}
+		return short(fmt.Sprintf("%s is silent", about))
+	}
+	first, count := "", 0
+	for _, sl := range slots {
+		if why := w.v.failed(sl, w.suspectAfter); why != "" {
+			if count++; count == 1 {
+				first = fmt.Sprintf("store of %s failed on %s: %s", sl.ID, sl.Master, why)
+			}
+		}
+	}
+	if count > 1 {
+		first = fmt.Sprintf("%d stores failed; the first: %s", count, first)
+	}
+	return short(first)
+}
+
+// subject names the node or nodes that a proposal takes slots from.
+func subject(p cluster.Proposal) string {
+	if p.Node != "" {
+		return string(p.Node)
+	}
+	var from []string
+	for _, ps := range p.Slots {
+		if !slices.Contains(from, string(ps.From)) {
+			from = append(from, string(ps.From))
+		}
+	}
+	slices.Sort(from)
+	return strings.Join(from, ", ")
+}

@@ -1,0 +1,304 @@
+package imapd
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+
+	"mailnode/imapd/wire"
+	"mailnode/storage"
+	"mailnode/storage/mime"
+)
+
+// fetchBatch is how many messages with bodies are marked \Seen at once.
+const fetchBatch = 32
+
+// headerBytesMax is how much of a header is filtered for HEADER.FIELDS when the
+// summary does not have it.
+const headerBytesMax = 1 << 20
+
+// fetch is FETCH and UID FETCH (RFC 3501, section 6.4.5).
+func (c *session) fetch(cmd *command) (reply, error) {
+	cmd.SP()
+	set := cmd.Set()
+	cmd.SP()
+	plan := parseFetchItems(cmd)
+	cmd.End()
+	if err := cmd.Err(); err != nil {
+		return reply{}, err
+	}
+	plan.uid = plan.uid || cmd.isUID() // section 6.4.8
+	spans, err := c.view.spans(set, cmd.isUID())
+	if err != nil {
+		return reply{}, err
+	}
+	f := fetching{session: c, plan: plan}
+	var found int
+	if plan.needsBody() || plan.marks() {
+		found, err = c.eachMessage(spans, f.collect, f.writeBatch)
+	} else {
+		found, err = c.eachMessage(spans, f.visit, c.w.FlushIfFull)
+	}
+	if err == nil {
+		err = f.failed
+	}
+	if err != nil {
+		return reply{}, err
+	}
+	return okVanished(cmd.verb+" completed", f.vanished || found < count(spans))
+}
+
+// fetching is one FETCH under way.
+type fetching struct {
+	*session
+	plan     *fetchPlan
+	batch    []fetched
+	vanished bool  // a message was gone when its body was opened
+	failed   error // the first body that could not be had; the others are served
+	started  bool  // an item of the present response is written
+}
+
+// item begins an item of the present response.
+func (f *fetching) item(name string) *wire.Writer {
+	if f.started {
+		f.w.Byte(' ')
+	}
+	f.started = true
+	return f.w.Str(name)
+}
+
+type fetched struct {
+	index  int
+	m      storage.Message
+	marked bool // \Seen was set by this FETCH
+}
+
+// visit answers for a message whose body is not needed.
+func (f *fetching) visit(i int, m *storage.Message) (enough bool, err error) {
+	err = f.writeMessage(&fetched{index: i, m: *m})
+	return f.w.Full(), err
+}
+
+func (f *fetching) collect(i int, m *storage.Message) (enough bool, err error) {
+	m.Flags.Keywords = slices.Clone(m.Flags.Keywords)
+	f.batch = append(f.batch, fetched{index: i, m: *m})
+	return len(f.batch) == fetchBatch, nil
+}
+
+func (f *fetching) writeBatch() error {
+	if err := f.markBatch(); err != nil {
+		return err
+	}
+	for i := range f.batch {
+		if err := f.writeMessage(&f.batch[i]); err != nil {
+			return err
+		}
+		if err := f.w.FlushIfFull(); err != nil {
+			return err
+		}
+	}
+	f.batch = f.batch[:0]
+	return nil
+}
+
+// markBatch sets \Seen. Mail can be read also when a flag cannot be stored.
+func (f *fetching) markBatch() error {
+	if f.view.readOnly || !f.plan.marks() {
+		return nil
+	}
+	var unseen []storage.UID
+	for i := range f.batch {
+		if !f.batch[i].m.Flags.Has(storage.Seen) {
+			unseen = append(unseen, f.batch[i].m.UID)
+		}
+	}
+	if len(unseen) == 0 {
+		return nil
+	}
+	ms, err := f.store.SetFlags(f.ctx, f.view.ref, unseen, storage.FlagChange{Op: storage.FlagsAdd, Flags: storage.Flags{System: storage.Seen}})
+	if errors.Is(err, storage.ErrNotMaster) {
+		return err
+	}
+	if err != nil {
+		f.log().Warn("mark messages seen", "err", err)
+		return nil
+	}
+	f.view.noteOwn(ms)
+	for _, m := range ms {
+		for i := range f.batch {
+			if f.batch[i].m.UID == m.UID {
+				f.batch[i].m.Flags, f.batch[i].marked = m.Flags, true
+			}
+		}
+	}
+	return nil
+}
+
+// writeMessage writes one FETCH response, or none when the message cannot be
+// had. Everything that can fail is done before the first byte is written.
+func (f *fetching) writeMessage(m *fetched) error {
+	var summary mime.Summary
+	if f.plan.needsSummary() {
+		raw, err := f.store.Summary(f.ctx, f.view.ref, m.m.UID)
+		if err == nil {
+			if summary, err = mime.ParseSummary(raw); err != nil {
+				err = storage.Errorf(storage.ErrCorrupt, "read summary of UID %d: %w", m.m.UID, err)
+			}
+		}
+		if err != nil {
+			return f.cannot(err)
+		}
+	}
+	src := sectionSource{fetching: f, uid: m.m.UID, summary: &summary}
+	defer src.close()
+	parts := make([]resolved, len(f.plan.sections))
+	for i := range parts {
+		var err error
+		if parts[i], err = src.resolve(&f.plan.sections[i]); err != nil {
+			return f.cannot(err)
+		}
+	}
+	f.writeRecord(m, &summary)
+	for i := range parts {
+		if err := f.writeSection(f.plan.sections[i].label, &parts[i], src.body); err != nil {
+			return err
+		}
+	}
+	f.w.Str(")").CRLF()
+	return nil
+}
+
+// cannot decides about a message that cannot be answered: the next ones may be.
+func (f *fetching) cannot(err error) error {
+	switch {
+	case errors.Is(err, storage.ErrNotFound):
+		f.vanished = true
+		return nil
+	case errors.Is(err, storage.ErrUnavailable), errors.Is(err, storage.ErrCorrupt):
+		if f.failed == nil {
+			f.failed = err
+		}
+		return nil
+	}
+	return err
+}
+
+// writeRecord writes the items that need no body, and what opens the response.
+func (f *fetching) writeRecord(m *fetched, summary *mime.Summary) {
+	w, p := f.w, f.plan
+	w.Str("* ").Uint(uint64(m.index + 1)).Str(" FETCH (")
+	f.started = false
+	if p.uid {
+		f.item("UID ").Uint(uint64(m.m.UID))
+	}
+	if p.flags || m.marked {
+		f.item("FLAGS ")
+		f.writeFlags(m.m.Flags)
+	}
+	if p.internalDate {
+		f.item("INTERNALDATE ").Append(func(dst []byte) []byte {
+			return m.m.InternalDate.AppendFormat(dst, `"02-Jan-2006 15:04:05 -0700"`)
+		})
+	}
+	if p.size {
+		f.item("RFC822.SIZE ").Uint(uint64(m.m.Size))
+	}
+	if p.envelope {
+		f.item("ENVELOPE ").Raw(summary.Envelope)
+	}
+	if p.body {
+		f.item("BODY ").Append(summary.AppendBody)
+	}
+	if p.structure {
+		f.item("BODYSTRUCTURE ").Raw(summary.BodyStructure)
+	}
+}
+
+// resolved is where a section's bytes are: in memory, or in the body.
+type resolved struct {
+	text   []byte
+	off, n int64 // of the body, when text is nil
+	none   bool  // the message has no such section
+}
+
+func (f *fetching) writeSection(label string, r *resolved, body storage.BodyReader) error {
+	f.item(label).Byte(' ')
+	switch {
+	case r.none:
+		f.w.Str("NIL")
+	case r.text != nil:
+		f.w.LiteralSize(int64(len(r.text))).Raw(r.text)
+	default:
+		f.w.LiteralSize(r.n)
+		if r.n > 0 {
+			return f.w.CopyAt(body, r.off, r.n)
+		}
+	}
+	return nil
+}
+
+// sectionSource opens a message's body when first needed.
+type sectionSource struct {
+	*fetching
+	uid     storage.UID
+	summary *mime.Summary
+	body    storage.BodyReader
+}
+
+func (s *sectionSource) close() {
+	if s.body != nil {
+		s.body.Close()
+	}
+}
+
+func (s *sectionSource) open() error {
+	if s.body != nil {
+		return nil
+	}
+	b, err := s.store.OpenBody(s.ctx, s.view.ref, s.uid)
+	if err != nil {
+		return err
+	}
+	s.body = b
+	if b.Size() != s.summary.Size() {
+		return storage.Errorf(storage.ErrCorrupt, "open body of UID %d: %d bytes, its summary says %d", s.uid, b.Size(), s.summary.Size())
+	}
+	return nil
+}
+
+func (s *sectionSource) resolve(want *section) (resolved, error) {
+	off, n, found := s.summary.Locate(want.Part, want.kind)
+	if !found {
+		return resolved{none: true}, nil
+	}
+	if want.fields == nil {
+		if want.Partial != nil {
+			skip := min(want.Partial.Offset, n)
+			off, n = off+skip, min(n-skip, want.Partial.Size)
+		}
+		return resolved{off: off, n: n}, s.open()
+	}
+	var text []byte
+	covered := false
+	if len(want.Part) == 0 && !want.not {
+		text, covered = s.summary.HeaderFields(want.fields)
+	}
+	if !covered {
+		if err := s.open(); err != nil {
+			return resolved{}, err
+		}
+		header := make([]byte, min(n, headerBytesMax))
+		if got, err := s.body.ReadAt(header, off); got < len(header) {
+			return resolved{}, fmt.Errorf("read header of UID %d: %w", s.uid, err)
+		}
+		text = mime.FilterHeader(header, want.fields, want.not)
+	}
+	if want.Partial != nil {
+		skip := min(want.Partial.Offset, int64(len(text)))
+		text = text[skip:min(int64(len(text)), skip+want.Partial.Size)]
+	}
+	if text == nil {
+		text = []byte{}
+	}
+	return resolved{text: text}, nil
+}

@@ -1,0 +1,124 @@
+package imapd
+
+import (
+	"encoding/base64"
+	"errors"
+	"strings"
+	"time"
+
+	"mailnode/storage"
+)
+
+// login is LOGIN (RFC 3501, section 6.2.3).
+func (c *session) login(cmd *command) (reply, error) {
+	cmd.SP()
+	user := cmd.AString()
+	cmd.SP()
+	password := cmd.AString()
+	cmd.End()
+	if err := cmd.Err(); err != nil {
+		return reply{}, err
+	}
+	return c.logIn(cmd, user, password)
+}
+
+// authenticate is AUTHENTICATE PLAIN (RFC 3501, section 6.2.2; RFC 4616), with or
+// without an initial response (RFC 4959).
+func (c *session) authenticate(cmd *command) (reply, error) {
+	cmd.SP()
+	mechanism := cmd.Keyword()
+	initial, given := "", false
+	if cmd.Try(' ') {
+		initial, given = cmd.Base64(), true
+	}
+	cmd.End()
+	if err := cmd.Err(); err != nil {
+		return reply{}, err
+	}
+	if mechanism != "PLAIN" {
+		return reply{}, no("CANNOT", "this mechanism is not offered")
+	}
+	if !given {
+		c.w.Str("+ ").CRLF()
+		if err := c.w.Flush(); err != nil {
+			return reply{}, err
+		}
+		line, err := c.r.ReadLine(nil, commandBytesBefore)
+		if err != nil {
+			return reply{}, c.tooLong(nil, err)
+		}
+		initial = strings.TrimSuffix(string(line), "\r\n")
+	}
+	if initial == "*" {
+		return reply{"BAD", "", "AUTHENTICATE cancelled"}, nil
+	}
+	if initial == "=" { // RFC 4959, section 3: an empty initial response
+		initial = ""
+	}
+	raw, err := base64.StdEncoding.DecodeString(initial)
+	if err != nil {
+		return reply{"BAD", "", "want base64"}, nil
+	}
+	authzid, rest, ok1 := strings.Cut(string(raw), "\x00")
+	user, password, ok2 := strings.Cut(rest, "\x00")
+	if !ok1 || !ok2 || strings.IndexByte(password, 0) >= 0 {
+		return reply{"BAD", "", "want authorisation identity, user and password"}, nil
+	}
+	if authzid != "" && authzid != user {
+		return reply{}, no("AUTHORIZATIONFAILED", "logging in as another user is not possible")
+	}
+	return c.logIn(cmd, user, password)
+}
+
+// logIn finds the user's store, here or on another node.
+func (c *session) logIn(cmd *command, user, password string) (reply, error) {
+	err := storage.Errorf(storage.ErrAuth, "log in %q: empty user name or password, or too long", user)
+	if user != "" && password != "" && len(password) <= storage.MaxPasswordBytes {
+		var store storage.Store
+		var account storage.AccountID
+		store, account, err = c.srv.cfg.Login.Login(c.ctx, user, password)
+		if err == nil {
+			err = c.admit(store, account, user)
+		}
+		var elsewhere *Elsewhere
+		if errors.As(err, &elsewhere) {
+			err = c.passOn(cmd, elsewhere, user, password)
+			if errors.Is(err, errLogout) {
+				return reply{}, err
+			}
+		}
+	}
+	if err != nil {
+		return c.loginFailed(cmd, user, err)
+	}
+	return reply{"OK", "CAPABILITY " + c.capabilities(), cmd.verb + " completed"}, nil
+}
+
+// admit makes the session a user's.
+func (c *session) admit(store storage.Store, account storage.AccountID, name string) error {
+	if err := c.srv.attach(c, store, account); err != nil {
+		return err
+	}
+	c.name = name
+	c.srv.cfg.Metrics.Login(true)
+	c.log().Info("imap login")
+	return nil
+}
+
+// loginFailed answers. A refused password costs time, more each time, and in the
+// end the connection; our own trouble costs nothing (DESIGN §7).
+func (c *session) loginFailed(cmd *command, user string, err error) (reply, error) {
+	if !errors.Is(err, storage.ErrAuth) {
+		return reply{}, err
+	}
+	c.srv.cfg.Metrics.Login(false)
+	c.failed++
+	c.log().Info("imap login refused", "tried", user, "failed", c.failed, "err", err)
+	c.pause(time.Duration(c.failed) * c.srv.cfg.Timeouts.BadLogin)
+	if c.failed < c.srv.cfg.Limits.LoginsMax {
+		return reply{}, err
+	}
+	r, _ := replyTo(err)
+	c.writeTagged(cmd.tag, &r)
+	return reply{}, &byeError{"", "too many failed logins"}
+}

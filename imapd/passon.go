@@ -1,0 +1,146 @@
+package imapd
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"net"
+	"time"
+
+	"mailnode/storage"
+)
+
+// Passing a connection on (DESIGN §7). The front node sends one line of JSON
+// with what the client said; the user's master logs the user in once more and
+// answers with one line of JSON. After ok the connection is the client's: the
+// master writes the tagged OK, the front node only carries bytes.
+
+// passVersion is the version of both lines.
+const passVersion = 1
+
+// passLineMax bounds both lines, in bytes.
+const passLineMax = 32 << 10
+
+type passRequest struct {
+	V          int    `json:"v"`
+	User       []byte `json:"user"` // bytes: a client may send any
+	Password   []byte `json:"password"`
+	ClientAddr string `json:"client_addr"`
+	TLS        bool   `json:"tls"`
+	Tag        string `json:"tag"`
+	Verb       string `json:"verb"` // LOGIN or AUTHENTICATE
+}
+
+type passAnswer struct {
+	V    int    `json:"v"`
+	OK   bool   `json:"ok"`
+	Kind string `json:"kind,omitempty"` // of the error: peerKinds
+	Text string `json:"text,omitempty"`
+}
+
+// passOn hands the client over to its master and carries its bytes until one
+// side closes: then the error is errLogout. Any other error is for the client.
+func (c *session) passOn(cmd *command, to *Elsewhere, user, password string) error {
+	ctx, cancel := context.WithTimeout(c.ctx, c.srv.cfg.Timeouts.Peer)
+	defer cancel()
+	peer, err := to.Dial(ctx)
+	if err != nil {
+		c.log().Warn("pass imap connection on", "node", to.Node, "err", err)
+		return storage.Errorf(storage.ErrUnavailable, "pass connection on to node %q: %w", to.Node, err)
+	}
+	defer peer.Close()
+	peer.SetDeadline(time.Now().Add(c.srv.cfg.Timeouts.Peer))
+	line, err := json.Marshal(passRequest{V: passVersion, User: []byte(user), Password: []byte(password),
+		ClientAddr: c.ip, TLS: c.tls, Tag: cmd.tag, Verb: cmd.verb})
+	if err != nil {
+		return fmt.Errorf("encode pass request: %w", err)
+	}
+	if _, err := peer.Write(append(line, '\n')); err != nil {
+		return storage.Errorf(storage.ErrUnavailable, "pass connection on to node %q: %w", to.Node, err)
+	}
+	answer, rest, err := readAnswer(peer)
+	if err != nil {
+		c.log().Warn("pass imap connection on", "node", to.Node, "err", err)
+		return storage.Errorf(storage.ErrUnavailable, "pass connection on to node %q: %w", to.Node, err)
+	}
+	if !answer.OK {
+		return peerError(answer.Kind, answer.Text)
+	}
+	peer.SetDeadline(time.Time{})
+	c.srv.cfg.Metrics.Login(true)
+	c.log().Info("imap login passed on", "node", to.Node, "tried", user)
+	c.splice(peer, rest)
+	return errLogout
+}
+
+// readAnswer reads the peer's line and gives what came behind it.
+func readAnswer(peer net.Conn) (passAnswer, []byte, error) {
+	var answer passAnswer
+	buf := make([]byte, 0, 4<<10)
+	for {
+		if len(buf) == cap(buf) {
+			return answer, nil, fmt.Errorf("read answer: longer than %d bytes", cap(buf))
+		}
+		n, err := peer.Read(buf[len(buf):cap(buf)])
+		buf = buf[:len(buf)+n]
+		if i := bytes.IndexByte(buf, '\n'); i >= 0 {
+			if err := json.Unmarshal(buf[:i], &answer); err != nil {
+				return answer, nil, fmt.Errorf("read answer: %w", err)
+			}
+			return answer, buf[i+1:], nil
+		}
+		if err != nil {
+			return answer, nil, fmt.Errorf("read answer: %w", err)
+		}
+	}
+}
+
+// servePeer is the master's side.
+func (c *session) servePeer() error {
+	c.net.absolute = time.Now().Add(c.srv.cfg.Timeouts.Peer)
+	line, err := c.r.ReadLine(nil, passLineMax)
+	if err != nil {
+		return fmt.Errorf("read pass request: %w", err)
+	}
+	var req passRequest
+	if err := json.Unmarshal(line, &req); err != nil {
+		return fmt.Errorf("read pass request: %w", err)
+	}
+	c.ip, c.tls = req.ClientAddr, req.TLS
+	err = c.logInPeer(&req)
+	answer := passAnswer{V: passVersion, OK: err == nil}
+	if err != nil {
+		answer.Kind, answer.Text = peerKind(err), err.Error()
+	}
+	line, jsonErr := json.Marshal(answer)
+	if jsonErr != nil {
+		return fmt.Errorf("encode pass answer: %w", jsonErr)
+	}
+	c.w.Raw(line).Byte('\n')
+	if err != nil {
+		c.w.Flush()
+		return err
+	}
+	c.writeTagged(req.Tag, &reply{"OK", "CAPABILITY " + c.capabilities(), req.Verb + " completed"})
+	if err := c.w.Flush(); err != nil {
+		return err
+	}
+	return c.loop()
+}
+
+// logInPeer never passes on: the front node has asked the user's home, and two
+// nodes that each take the other for the master must not play ball.
+func (c *session) logInPeer(req *passRequest) error {
+	if req.V != passVersion {
+		return storage.Errorf(storage.ErrUnavailable, "read pass request: version %d, want %d", req.V, passVersion)
+	}
+	if c.refuse != "" {
+		return storage.Errorf(storage.ErrUnavailable, "take connection over: %s", c.refuse)
+	}
+	store, account, err := c.srv.cfg.Login.Login(c.ctx, string(req.User), string(req.Password))
+	if err != nil {
+		return err
+	}
+	return c.admit(store, account, string(req.User))
+}

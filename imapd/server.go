@@ -1,0 +1,293 @@
+package imapd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"runtime/debug"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"mailnode/imapd/wire"
+	"mailnode/storage"
+)
+
+const (
+	readBufferBytes   = 4 << 10
+	frameBufferBytes  = 1 << 10
+	spliceBufferBytes = 16 << 10 // a whole TLS record
+	acceptBackoffMin  = 5 * time.Millisecond
+	acceptBackoffMax  = time.Second
+)
+
+// ListenerOptions says how a listener's connections begin.
+type ListenerOptions struct {
+	ImplicitTLS bool // TLS from the first byte (RFC 8314, section 3.2)
+	PlainLogin  bool // LOGIN without TLS is allowed: loopback only
+}
+
+// Server serves IMAP on any number of listeners.
+type Server struct {
+	cfg    Config
+	ctx    context.Context // ended when Shutdown gives up waiting
+	cancel context.CancelFunc
+
+	readPool, framePool, writePool, splicePool *wire.Buffers
+
+	down   atomic.Bool
+	serial atomic.Uint64
+	wg     sync.WaitGroup // sessions and store watchers
+
+	mu        sync.Mutex // guards what follows
+	listeners map[net.Listener]struct{}
+	sessions  map[*session]struct{}
+	perIP     map[string]int
+	perUser   map[userKey]int
+	stores    map[storage.Store]*storeWatch
+}
+
+type userKey struct {
+	store   storage.Store
+	account storage.AccountID
+}
+
+// storeWatch is one store's sessions, and what ends the goroutine that waits
+// for its Done.
+type storeWatch struct {
+	sessions map[*session]struct{}
+	stop     chan struct{}
+}
+
+// New makes a Server.
+func New(cfg Config) *Server {
+	cfg.setDefaults()
+	s := &Server{
+		cfg:        cfg,
+		readPool:   wire.NewBuffers(readBufferBytes),
+		framePool:  wire.NewBuffers(frameBufferBytes),
+		writePool:  wire.NewBuffers(wire.WriterBufferBytes),
+		splicePool: wire.NewBuffers(spliceBufferBytes),
+		listeners:  map[net.Listener]struct{}{},
+		sessions:   map[*session]struct{}{},
+		perIP:      map[string]int{},
+		perUser:    map[userKey]int{},
+		stores:     map[storage.Store]*storeWatch{},
+	}
+	s.ctx, s.cancel = context.WithCancel(context.Background())
+	return s
+}
+
+// Serve accepts connections until the listener fails or Shutdown, which gives
+// ErrShutdown. It closes ln.
+func (s *Server) Serve(ln net.Listener, o ListenerOptions) error {
+	defer ln.Close()
+	if o.ImplicitTLS && s.cfg.TLS == nil {
+		return fmt.Errorf("serve imap on %q: implicit TLS without a certificate", ln.Addr())
+	}
+	s.mu.Lock()
+	if s.down.Load() {
+		s.mu.Unlock()
+		return ErrShutdown
+	}
+	s.listeners[ln] = struct{}{}
+	s.mu.Unlock()
+	defer func() {
+		s.mu.Lock()
+		delete(s.listeners, ln)
+		s.mu.Unlock()
+	}()
+	backoff := acceptBackoffMin
+	for {
+		nc, err := ln.Accept()
+		switch {
+		case s.down.Load():
+			if err == nil {
+				nc.Close()
+			}
+			return ErrShutdown
+		case errors.Is(err, net.ErrClosed):
+			return fmt.Errorf("accept imap connection: %w", err)
+		case err != nil: // out of descriptors passes; a dead listener is closed
+			s.cfg.Logger.Warn("accept imap connection", "err", err)
+			select {
+			case <-time.After(backoff):
+			case <-s.ctx.Done():
+				return ErrShutdown
+			}
+			backoff = min(2*backoff, acceptBackoffMax)
+		default:
+			backoff = acceptBackoffMin
+			s.start(nc, o)
+		}
+	}
+}
+
+func (s *Server) start(nc net.Conn, o ListenerOptions) {
+	c := newSession(s, nc, clientIP(nc.RemoteAddr()))
+	c.implicitTLS, c.plainLogin = o.ImplicitTLS, o.PlainLogin
+	why, ok := s.register(c)
+	if !ok && why == "" {
+		nc.Close()
+		return
+	}
+	c.refuse = why
+	go c.run(c.serveClient)
+}
+
+// ServePeer serves a connection that another node passed on (passon.go), and
+// returns when it is over.
+func (s *Server) ServePeer(nc net.Conn) {
+	c := newSession(s, nc, "")
+	why, ok := s.register(c)
+	if !ok && why == "" {
+		nc.Close()
+		return
+	}
+	c.refuse = why
+	c.run(c.servePeer)
+}
+
+// register counts a session in. Not ok: the server is down, or so far over its
+// limits that not even a goodbye is affordable; else why says what to refuse with.
+func (s *Server) register(c *session) (why string, ok bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.down.Load() || len(s.sessions) >= s.cfg.Limits.ConnectionsMax+s.cfg.Limits.ConnectionsMax/10+10 {
+		return "", false
+	}
+	if len(s.sessions) >= s.cfg.Limits.ConnectionsMax {
+		why = "too many connections"
+	}
+	if c.ip != "" {
+		if s.perIP[c.ip] >= s.cfg.Limits.PerIPMax {
+			why = "too many connections from your address"
+		}
+		s.perIP[c.ip]++
+	}
+	s.sessions[c] = struct{}{}
+	s.wg.Add(1)
+	s.cfg.Metrics.Connection(1)
+	return why, true
+}
+
+func (s *Server) unregister(c *session) {
+	s.mu.Lock()
+	delete(s.sessions, c)
+	if c.ip != "" {
+		if s.perIP[c.ip]--; s.perIP[c.ip] <= 0 {
+			delete(s.perIP, c.ip)
+		}
+	}
+	if c.store != nil {
+		s.detachLocked(c)
+	}
+	s.mu.Unlock()
+	s.cfg.Metrics.Connection(-1)
+	s.wg.Done()
+}
+
+// attach counts a session in as one of its user's, and sees to it that the end
+// of its store ends it.
+func (s *Server) attach(c *session, store storage.Store, account storage.AccountID) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	key := userKey{store, account}
+	if s.perUser[key] >= s.cfg.Limits.PerUserMax {
+		return storage.Errorf(storage.ErrLimit, "log in: too many connections of this user")
+	}
+	s.perUser[key]++
+	c.store, c.account = store, account
+	w := s.stores[store]
+	if w == nil {
+		w = &storeWatch{sessions: map[*session]struct{}{}, stop: make(chan struct{})}
+		s.stores[store] = w
+		s.wg.Add(1)
+		go s.watchStore(store, w)
+	}
+	w.sessions[c] = struct{}{}
+	return nil
+}
+
+func (s *Server) detachLocked(c *session) {
+	key := userKey{c.store, c.account}
+	if s.perUser[key]--; s.perUser[key] <= 0 {
+		delete(s.perUser, key)
+	}
+	w := s.stores[c.store]
+	delete(w.sessions, c)
+	if len(w.sessions) == 0 {
+		delete(s.stores, c.store)
+		close(w.stop)
+	}
+}
+
+// watchStore waits once per store for what every session of it must hear.
+func (s *Server) watchStore(store storage.Store, w *storeWatch) {
+	defer s.wg.Done()
+	select {
+	case <-w.stop:
+		return
+	case <-store.Done():
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for c := range w.sessions {
+		c.kick()
+	}
+}
+
+// Shutdown stops accepting, says BYE to sessions between responses, and waits
+// for them; when ctx ends first it closes what is left.
+func (s *Server) Shutdown(ctx context.Context) error {
+	s.mu.Lock()
+	s.down.Store(true)
+	for ln := range s.listeners {
+		ln.Close()
+	}
+	for c := range s.sessions {
+		c.kick()
+	}
+	s.mu.Unlock()
+	done := make(chan struct{})
+	go func() {
+		s.wg.Wait()
+		close(done)
+	}()
+	defer s.cancel()
+	select {
+	case <-done:
+		return nil
+	case <-ctx.Done():
+	}
+	s.cancel()
+	s.mu.Lock()
+	for c := range s.sessions {
+		c.conn.Close()
+	}
+	s.mu.Unlock()
+	<-done
+	return fmt.Errorf("shut imap down: %w", ctx.Err())
+}
+
+// run is a session's goroutine. A panic ends this session only (law 9).
+func (c *session) run(serve func() error) {
+	defer c.srv.unregister(c)
+	defer c.close()
+	defer func() {
+		if p := recover(); p != nil {
+			c.log().Error("imap session panicked", "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
+		}
+	}()
+	if err := serve(); err != nil {
+		c.log().Debug("imap session ended", "err", err)
+	}
+}
+
+func clientIP(a net.Addr) string {
+	if t, ok := a.(*net.TCPAddr); ok {
+		return t.IP.String()
+	}
+	return ""
+}

@@ -1,0 +1,71 @@
+package imapd
+
+import (
+	"io"
+	"net"
+	"time"
+)
+
+// spliceIdleBytes is what each direction of an idle spliced connection holds.
+const spliceIdleBytes = 512
+
+// splice carries bytes both ways until either side closes; then it closes both.
+// first came from the peer already. It writes nothing of its own, also not when
+// it ends: the client could be in the middle of a literal (DESIGN §7).
+func (c *session) splice(peer net.Conn, first []byte) {
+	client := c.net.nc
+	client.SetReadDeadline(time.Time{})
+	if c.kicked.Load() { // looked at after the deadline, as netConn.Read does
+		return
+	}
+	pending := c.r.TakeBuffered() // what the client pipelined behind its login
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		c.carry(client, peer, first)
+		client.Close()
+		c.conn.Close()
+		peer.Close()
+	}()
+	c.carry(peer, client, pending)
+	peer.Close()
+	c.conn.Close()
+	<-done
+}
+
+// carry copies src to dst until an error. Between two reads it holds a few bytes
+// only; a full read brings a larger buffer, a partly filled one gives it back.
+func (c *session) carry(dst, src net.Conn, first []byte) {
+	if len(first) > 0 && c.writeTo(dst, first) != nil {
+		return
+	}
+	small := make([]byte, spliceIdleBytes)
+	buf := small
+	for {
+		n, err := src.Read(buf)
+		if n > 0 && c.writeTo(dst, buf[:n]) != nil {
+			err = io.ErrClosedPipe
+		}
+		switch full := n == len(buf); {
+		case err != nil && len(buf) > len(small):
+			c.srv.splicePool.Put(buf)
+		case full && len(buf) == len(small):
+			buf = c.srv.splicePool.Get()
+			buf = buf[:cap(buf)]
+		case !full && len(buf) > len(small):
+			c.srv.splicePool.Put(buf)
+			buf = small
+		}
+		if err != nil {
+			return
+		}
+	}
+}
+
+func (c *session) writeTo(dst net.Conn, p []byte) error {
+	if err := dst.SetWriteDeadline(time.Now().Add(c.srv.cfg.Timeouts.Write)); err != nil {
+		return err
+	}
+	_, err := dst.Write(p)
+	return err
+}

@@ -1,0 +1,82 @@
+package imapd
+
+import (
+	"slices"
+
+	"mailnode/storage"
+)
+
+// storeFlags is STORE and UID STORE (RFC 3501, section 6.4.6).
+func (c *session) storeFlags(cmd *command) (reply, error) {
+	cmd.SP()
+	set := cmd.Set()
+	cmd.SP()
+	change := storage.FlagChange{Op: storage.FlagsReplace}
+	switch {
+	case cmd.Try('+'):
+		change.Op = storage.FlagsAdd
+	case cmd.Try('-'):
+		change.Op = storage.FlagsRemove
+	}
+	silent := cmd.TryWord("FLAGS.SILENT")
+	if !silent && !cmd.TryWord("FLAGS") {
+		cmd.Fail("FLAGS or FLAGS.SILENT")
+	}
+	cmd.SP()
+	names := parseStoreFlags(cmd)
+	cmd.End()
+	if err := cmd.Err(); err != nil {
+		return reply{}, err
+	}
+	var err error
+	if change.Flags, err = storage.ParseFlags(names); err != nil {
+		return reply{}, err
+	}
+	spans, err := c.view.spans(set, cmd.isUID())
+	if err != nil {
+		return reply{}, err
+	}
+	// What others changed before comes first: with .SILENT the client would
+	// never hear of it (section 6.4.6).
+	if bye := c.tellChanges(false); bye != nil {
+		return reply{}, bye
+	}
+	return c.applyFlags(cmd, c.view.list(spans), change, silent)
+}
+
+// parseStoreFlags parses a list, with or without its parentheses (section 9:
+// store-att-flags).
+func parseStoreFlags(cmd *command) []string {
+	if cmd.Peek() == '(' {
+		return cmd.FlagList()
+	}
+	flags := []string{cmd.Flag()}
+	for cmd.Try(' ') {
+		flags = append(flags, cmd.Flag())
+	}
+	return flags
+}
+
+// applyFlags works in pieces, so that a session's answer to a large STORE begins
+// early and is never held whole.
+func (c *session) applyFlags(cmd *command, uids []storage.UID, change storage.FlagChange, silent bool) (reply, error) {
+	vanished := false
+	for piece := range slices.Chunk(uids, storage.MaxTxnRecords) {
+		ms, err := c.store.SetFlags(c.ctx, c.view.ref, piece, change)
+		if err != nil {
+			return reply{}, err
+		}
+		vanished = vanished || len(ms) < len(piece)
+		c.view.noteOwn(ms)
+		if silent {
+			continue
+		}
+		for i := range ms {
+			c.tellFlags(&ms[i])
+			if err := c.w.FlushIfFull(); err != nil {
+				return reply{}, err
+			}
+		}
+	}
+	return okVanished(cmd.verb+" completed", vanished)
+}

@@ -1,0 +1,198 @@
+package imapd
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+
+	"mailnode/storage"
+)
+
+// clientModel is what a client believes of its mailbox: it follows untagged
+// responses to the letter.
+type clientModel struct {
+	uids  []string // by sequence number; "" until learned
+	flags map[string]string
+}
+
+func (m *clientModel) apply(t *rapid.T, lines []string) {
+	for _, line := range lines {
+		var n int
+		var what string
+		if _, err := fmt.Sscanf(line, "* %d %s", &n, &what); err != nil {
+			continue
+		}
+		switch what {
+		case "EXISTS":
+			if n < len(m.uids) {
+				t.Fatalf("EXISTS went down from %d to %d", len(m.uids), n)
+			}
+			for len(m.uids) < n {
+				m.uids = append(m.uids, "")
+			}
+		case "EXPUNGE":
+			if n < 1 || n > len(m.uids) {
+				t.Fatalf("%s with %d messages", line, len(m.uids))
+			}
+			m.uids = slices.Delete(m.uids, n-1, n)
+		case "FETCH":
+			_, rest, _ := strings.Cut(line, "(UID ")
+			uid, rest, _ := strings.Cut(rest, " ")
+			if n < 1 || n > len(m.uids) || m.uids[n-1] != "" && m.uids[n-1] != uid {
+				t.Fatalf("%s, but the client knows %v", line, m.uids)
+			}
+			m.uids[n-1] = uid
+			m.flags[uid] = rest
+		}
+	}
+}
+
+// TestViewModel: two sessions change one mailbox at random; each client, by what
+// it was told alone, always knows which message has which number.
+func TestViewModel(t *testing.T) {
+	b := newBench(t, func(c *Config) { c.Limits.PerUserMax = 100_000 })
+	round := 0
+	rapid.Check(t, func(rt *rapid.T) {
+		round++
+		box := fmt.Sprintf("box%d", round)
+		if _, err := b.store.CreateMailbox(context.Background(), b.users["alice"].ID, box, ""); err != nil {
+			rt.Fatal(err)
+		}
+		clients := []*wireClient{b.login("alice"), b.login("alice")}
+		models := make([]*clientModel, len(clients))
+		do := func(i int, text string) {
+			lines := clients[i].cmd(text)
+			models[i].apply(rt, lines)
+			verb := strings.Fields(text)[1]
+			if slices.ContainsFunc(lines, func(l string) bool { return strings.HasSuffix(l, " EXPUNGE") }) &&
+				(verb == "FETCH" || verb == "STORE" || verb == "SEARCH") {
+				rt.Fatalf("EXPUNGE while %s runs: %q", verb, lines)
+			}
+		}
+		for i := range clients {
+			models[i] = &clientModel{flags: map[string]string{}}
+			do(i, "s SELECT "+box)
+		}
+		for range rapid.IntRange(5, 40).Draw(rt, "steps") {
+			i := rapid.IntRange(0, 1).Draw(rt, "session")
+			n := rapid.IntRange(1, max(len(models[i].uids), 1)).Draw(rt, "n")
+			switch op := rapid.IntRange(0, 7).Draw(rt, "op"); {
+			case op < 2 || len(models[i].uids) == 0:
+				do(i, "a APPEND "+box+" {6+}\r\nS: x\r\n")
+			case op == 2:
+				do(i, fmt.Sprintf(`a STORE %d +FLAGS (\Deleted)`, n))
+			case op == 3:
+				do(i, "a EXPUNGE")
+			case op == 4:
+				do(i, fmt.Sprintf(`a STORE %d:* FLAGS.SILENT ($k%d)`, n, n))
+			case op == 5:
+				do(i, fmt.Sprintf("a FETCH %d (UID FLAGS)", n))
+			case op == 6:
+				do(i, fmt.Sprintf("a MOVE %d %s", n, box))
+			case op == 7:
+				do(i, "a NOOP")
+			}
+		}
+		for i := range clients {
+			do(i, "n NOOP")
+			do(i, "f UID FETCH 1:* (UID FLAGS)")
+		}
+		// The store shows a session's own flags at once, others' when durable: both
+		// end the same after a change that waits for the disk.
+		if len(models[0].uids) != len(models[1].uids) || !slices.Equal(models[0].uids, models[1].uids) {
+			rt.Fatalf("clients differ: %v and %v", models[0].uids, models[1].uids)
+		}
+		for _, c := range clients {
+			c.cmd("q LOGOUT")
+			c.conn.Close()
+		}
+	})
+}
+
+// TestTwoSessionsIdle: IDLE tells deliveries, flags and expunges as they happen.
+func TestTwoSessionsIdle(t *testing.T) {
+	b := newBench(t, nil)
+	b.deliverMany("alice", 2)
+	idler, other := b.login("alice"), b.login("alice")
+	idler.ok("a SELECT INBOX")
+	other.ok("a SELECT INBOX")
+	idler.send("i IDLE\r\n")
+	idler.until("+ ")
+	began := time.Now()
+	b.deliver("alice", "Subject: new\r\n\r\nx")
+	idler.until("* 3 EXISTS")
+	if took := time.Since(began); took > time.Second {
+		t.Errorf("EXISTS came after %v", took)
+	}
+	other.ok(`b STORE 1 +FLAGS (\Deleted)`)
+	idler.until(`* 1 FETCH (UID 1 FLAGS (\Deleted))`)
+	other.ok("c EXPUNGE")
+	idler.until("* 1 EXPUNGE")
+	idler.send("DONE\r\n")
+	idler.until("i OK")
+	// The next command of the session is served as ever.
+	idler.want("n NOOP", "OK")
+	idler.send("j IDLE\r\n")
+	idler.until("+ ")
+	idler.send("nonsense\r\n")
+	idler.until("j BAD")
+}
+
+// TestSelectedMailboxDeleted: the other session's mailbox is gone.
+func TestSelectedMailboxDeleted(t *testing.T) {
+	b := newBench(t, nil)
+	one, two, idler := b.login("alice"), b.login("alice"), b.login("alice")
+	one.ok("a CREATE box")
+	two.ok("a SELECT box")
+	idler.ok("a SELECT box")
+	idler.send("i IDLE\r\n")
+	idler.until("+ ")
+	one.ok("b DELETE box")
+	two.send("c NOOP\r\n")
+	two.wantBye("selected mailbox was deleted")
+	idler.wantBye("selected mailbox was deleted")
+}
+
+// TestOwnFlagsAreSeen: what a session stored, it reads, however late the disk is.
+func TestOwnFlagsAreSeen(t *testing.T) {
+	b := newBench(t, nil)
+	b.deliverMany("alice", 1)
+	c := b.login("alice")
+	c.ok("a SELECT INBOX")
+	for i := range 50 {
+		c.ok(fmt.Sprintf("b STORE 1 FLAGS.SILENT ($k%d)", i))
+		if got, want := c.ok("c FETCH 1 FLAGS")[0], fmt.Sprintf("* 1 FETCH (FLAGS ($k%d))", i); got != want {
+			t.Fatalf("after STORE: %s, want %s", got, want)
+		}
+		if got := c.ok(fmt.Sprintf("d SEARCH KEYWORD $k%d", i)); got[0] != "* SEARCH 1" {
+			t.Fatalf("after STORE: %v", got)
+		}
+	}
+}
+
+func TestViewSpans(t *testing.T) {
+	v := &view{uids: []storage.UID{3, 4, 5, 9, 12}}
+	for _, tt := range []struct {
+		in   string
+		uid  bool
+		want string
+	}{
+		{"1:2", false, "[{0 2}]"}, {"2,4:*", false, "[{1 2} {3 5}]"}, {"*", false, "[{4 5}]"}, {"6", false, "error"}, {"6:*", false, "[{4 5}]"},
+		{"1:4", true, "[{0 2}]"}, {"100:*", true, "[{4 5}]"}, {"6:8", true, "[]"}, {"4:9,12", true, "[{1 5}]"}, {"1:2", true, "[]"},
+	} {
+		d := newTestDecoder(tt.in)
+		spans, err := v.spans(d.Set(), tt.uid)
+		got := fmt.Sprint(spans)
+		if err != nil {
+			got = "error"
+		}
+		if got != tt.want {
+			t.Errorf("spans(%s, uid %v) = %s, want %s", tt.in, tt.uid, got, tt.want)
+		}
+	}
+}

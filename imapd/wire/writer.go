@@ -1,0 +1,208 @@
+package wire
+
+import (
+	"fmt"
+	"io"
+	"strconv"
+)
+
+// FlushBytes is how much a Writer gathers before it should be flushed.
+const FlushBytes = 32 << 10
+
+// WriterBufferBytes is the size of buffer that a Writer wants from its pool: a
+// response that crosses FlushBytes still fits.
+const WriterBufferBytes = FlushBytes + 4<<10
+
+// maxQuotedBytes is the longest string that is sent quoted.
+const maxQuotedBytes = 1000
+
+// Writer gathers responses. Nothing is sent before Flush, FlushIfFull or a body
+// that is copied through; then the first error sticks. Between commands it
+// holds no buffer.
+type Writer struct {
+	dst  io.Writer
+	pool *Buffers
+	buf  []byte
+	err  error
+}
+
+// NewWriter makes a Writer whose buffers come from pool.
+func NewWriter(dst io.Writer, pool *Buffers) *Writer { return &Writer{dst: dst, pool: pool} }
+
+// Reset sends to dst from now on. The Writer must have been flushed.
+func (w *Writer) Reset(dst io.Writer) { w.dst = dst }
+
+func (w *Writer) room() {
+	if w.buf == nil {
+		w.buf = w.pool.Get()
+	}
+}
+
+// Str adds s as it is.
+func (w *Writer) Str(s string) *Writer {
+	w.room()
+	w.buf = append(w.buf, s...)
+	return w
+}
+
+// Raw adds b as it is.
+func (w *Writer) Raw(b []byte) *Writer {
+	w.room()
+	w.buf = append(w.buf, b...)
+	return w
+}
+
+// Byte adds one byte.
+func (w *Writer) Byte(c byte) *Writer {
+	w.room()
+	w.buf = append(w.buf, c)
+	return w
+}
+
+// Uint adds a number.
+func (w *Writer) Uint(n uint64) *Writer {
+	w.room()
+	w.buf = strconv.AppendUint(w.buf, n, 10)
+	return w
+}
+
+// CRLF ends a line.
+func (w *Writer) CRLF() *Writer { return w.Str("\r\n") }
+
+// Append lets fn append to the buffer.
+func (w *Writer) Append(fn func(dst []byte) []byte) *Writer {
+	w.room()
+	w.buf = fn(w.buf)
+	return w
+}
+
+// String adds s as a quoted string, or as a literal where it must be one.
+func (w *Writer) String(s string) *Writer {
+	if !quotable(s) {
+		return w.LiteralSize(int64(len(s))).Str(s)
+	}
+	w.Byte('"')
+	for i := range len(s) {
+		if s[i] == '"' || s[i] == '\\' {
+			w.buf = append(w.buf, '\\')
+		}
+		w.buf = append(w.buf, s[i])
+	}
+	return w.Byte('"')
+}
+
+// quotable says whether s may be quoted: 7-bit, no NUL, CR or LF.
+func quotable(s string) bool {
+	if len(s) > maxQuotedBytes {
+		return false
+	}
+	for i := range len(s) {
+		if c := s[i]; c == 0 || c == '\r' || c == '\n' || c >= 0x80 {
+			return false
+		}
+	}
+	return true
+}
+
+// AString adds s as an atom where it can be one. NIL in any case is quoted:
+// old parsers take it for no value.
+func (w *Writer) AString(s string) *Writer {
+	if s == "" || len(s) == 3 && s[0]|0x20 == 'n' && s[1]|0x20 == 'i' && s[2]|0x20 == 'l' {
+		return w.String(s)
+	}
+	for i := range len(s) {
+		if !IsAtomChar(s[i]) {
+			return w.String(s)
+		}
+	}
+	return w.Str(s)
+}
+
+// Mailbox adds a UTF-8 mailbox name in modified UTF-7.
+func (w *Writer) Mailbox(name string) *Writer { return w.AString(EncodeUTF7(name)) }
+
+// LiteralSize announces a literal of n bytes, which must follow.
+func (w *Writer) LiteralSize(n int64) *Writer {
+	return w.Byte('{').Uint(uint64(n)).Str("}\r\n")
+}
+
+// Words adds a parenthesised list of words as they are.
+func (w *Writer) Words(words []string) *Writer {
+	w.Byte('(')
+	for i, s := range words {
+		if i > 0 {
+			w.Byte(' ')
+		}
+		w.Str(s)
+	}
+	return w.Byte(')')
+}
+
+// Full says whether it is time to flush.
+func (w *Writer) Full() bool { return len(w.buf) >= FlushBytes }
+
+// FlushIfFull sends what was gathered when it is much.
+func (w *Writer) FlushIfFull() error {
+	if !w.Full() {
+		return w.err
+	}
+	return w.send()
+}
+
+func (w *Writer) send() error {
+	if w.err == nil && len(w.buf) > 0 {
+		_, w.err = w.dst.Write(w.buf)
+	}
+	w.buf = w.buf[:0]
+	return w.err
+}
+
+// Flush sends all and gives the buffer back.
+func (w *Writer) Flush() error {
+	err := w.send()
+	if w.buf != nil {
+		w.pool.Put(w.buf)
+		w.buf = nil
+	}
+	return err
+}
+
+// CopyAt adds n bytes of src from off, sending whenever the buffer is full. On
+// an error of src the promised bytes cannot be sent: the error sticks, and the
+// connection must be closed.
+func (w *Writer) CopyAt(src io.ReaderAt, off, n int64) error {
+	w.room()
+	for n > 0 && w.err == nil {
+		if w.Full() {
+			w.send()
+			continue
+		}
+		take := min(n, int64(FlushBytes-len(w.buf)))
+		start := len(w.buf)
+		w.grow(int(take))
+		got, err := src.ReadAt(w.buf[start:], off)
+		if int64(got) < take {
+			if err == nil || err == io.EOF {
+				err = io.ErrUnexpectedEOF
+			}
+			w.buf = w.buf[:start]
+			w.err = fmt.Errorf("read body at %d: %w", off, err)
+			return w.err
+		}
+		off += take
+		n -= take
+	}
+	return w.err
+}
+
+func (w *Writer) grow(n int) {
+	if cap(w.buf)-len(w.buf) < n {
+		next := make([]byte, len(w.buf), len(w.buf)+n)
+		copy(next, w.buf)
+		w.buf = next
+	}
+	w.buf = w.buf[:len(w.buf)+n]
+}
+
+// Err gives the first error.
+func (w *Writer) Err() error { return w.err }

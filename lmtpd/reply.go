@@ -1,0 +1,50 @@
+package lmtpd
+
+import (
+	"errors"
+	"syscall"
+
+	"github.com/emersion/go-smtp"
+
+	"mailnode/storage"
+)
+
+// reply is the one place where an error becomes an LMTP reply (RFC 3463 codes).
+// What is not known to be the sender's or the recipient's trouble is ours, and
+// ours is always temporary: what a 5xx bounces is gone (law 7).
+func reply(err error) *smtp.SMTPError {
+	switch {
+	case err == nil:
+		return &smtp.SMTPError{Code: 250, EnhancedCode: smtp.EnhancedCode{2, 1, 5}, Message: "delivered"}
+	case errors.Is(err, storage.ErrNotMaster), errors.Is(err, storage.ErrUnavailable):
+		// Before ErrNotFound: an error of both kinds means that we don't know.
+		return &smtp.SMTPError{Code: 451, EnhancedCode: smtp.EnhancedCode{4, 3, 0}, Message: "mailbox not available now, try again later"}
+	case errors.Is(err, storage.ErrDiskFull), errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
+		return &smtp.SMTPError{Code: 452, EnhancedCode: smtp.EnhancedCode{4, 3, 1}, Message: "disk full, try again later"}
+	case errors.Is(err, storage.ErrOverQuota):
+		return &smtp.SMTPError{Code: 452, EnhancedCode: smtp.EnhancedCode{4, 2, 2}, Message: "mailbox over quota"}
+	case errors.Is(err, storage.ErrNotFound):
+		return &smtp.SMTPError{Code: 550, EnhancedCode: smtp.EnhancedCode{5, 1, 1}, Message: "no such user"}
+	case errors.Is(err, storage.ErrTooBig):
+		return &smtp.SMTPError{Code: 552, EnhancedCode: smtp.EnhancedCode{5, 3, 4}, Message: "message too big"}
+	default:
+		return &smtp.SMTPError{Code: 451, EnhancedCode: smtp.EnhancedCode{4, 3, 0}, Message: "internal trouble, try again later"}
+	}
+}
+
+// ourTrouble says whether an operator may want to know.
+func ourTrouble(r *smtp.SMTPError) bool {
+	return r.Code/100 == 4 && r.EnhancedCode[1] == 3
+}
+
+func badRecipient() error {
+	return &smtp.SMTPError{Code: 553, EnhancedCode: smtp.EnhancedCode{5, 1, 3}, Message: "recipient address not valid"}
+}
+
+func badSender() error {
+	return &smtp.SMTPError{Code: 553, EnhancedCode: smtp.EnhancedCode{5, 1, 7}, Message: "sender address not valid"}
+}
+
+func nestedMail() error {
+	return &smtp.SMTPError{Code: 503, EnhancedCode: smtp.EnhancedCode{5, 5, 1}, Message: "a mail transaction is open already"}
+}

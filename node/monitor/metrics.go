@@ -1,0 +1,168 @@
+package monitor
+
+import (
+	"net/http"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"mailnode/storage/slot"
+)
+
+// Result is how a delivery ended, for its recipient.
+type Result string
+
+// The results of a delivery.
+const (
+	Delivered Result = "delivered"
+	Deferred  Result = "deferred" // 4xx: the MTA tries again
+	Rejected  Result = "rejected" // 5xx
+)
+
+// SlotState is a copy on this node, as Sources reports it.
+type SlotState struct {
+	Slot   slot.ID
+	Role   string  // "master" or "replica"
+	State  string  // "serving", "waiting", "following", "building", "failed", …
+	LagSec float64 // of the best replica of a master, of this copy otherwise; on the slot clock
+}
+
+// Sources are asked at each scrape; a nil one leaves its metrics out. They must
+// not block.
+type Sources struct {
+	Slots           func() []SlotState
+	RaftState       func() string // "Leader", "Follower", "Candidate", "Shutdown"
+	IMAPConnections func() int
+	Conditions      *Conditions
+}
+
+// Metrics counts what a node does. No label names a user: what one person does
+// is nobody's graph, and labels must stay few. Safe for concurrent use.
+type Metrics struct {
+	registry   *prometheus.Registry
+	deliveries *prometheus.CounterVec
+	delivery   prometheus.Histogram
+	fsync      prometheus.Histogram
+	commands   *prometheus.CounterVec
+	logins     *prometheus.CounterVec
+}
+
+// NewMetrics gives the metrics of a node, with the Go runtime's and the process's.
+func NewMetrics(sources Sources, version string) *Metrics {
+	m := &Metrics{
+		registry: prometheus.NewRegistry(),
+		deliveries: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "mailnode_deliveries_total",
+			Help: "LMTP deliveries by result, one per recipient."}, []string{"result"}),
+		delivery: prometheus.NewHistogram(prometheus.HistogramOpts{Name: "mailnode_delivery_seconds",
+			Help: "From the end of a message to the answer, one per transaction.", Buckets: prometheus.ExponentialBuckets(0.0005, 2, 15)}),
+		fsync: prometheus.NewHistogram(prometheus.HistogramOpts{Name: "mailnode_fsync_seconds",
+			Help: "Group commits: one fdatasync each.", Buckets: prometheus.ExponentialBuckets(0.0001, 2, 15)}),
+		commands: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "mailnode_imap_commands_total",
+			Help: "IMAP commands by name and final response."}, []string{"command", "response"}),
+		logins: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "mailnode_imap_logins_total",
+			Help: "IMAP logins by result."}, []string{"result"}),
+	}
+	build := prometheus.NewGauge(prometheus.GaugeOpts{Name: "mailnode_build_info", Help: "1; the label is the release.",
+		ConstLabels: prometheus.Labels{"version": version}})
+	build.Set(1)
+	for _, r := range []Result{Delivered, Deferred, Rejected} {
+		m.deliveries.WithLabelValues(string(r)) // a counter that is there from the start can be alerted on
+	}
+	for _, ok := range []bool{true, false} {
+		m.logins.WithLabelValues(loginResult(ok))
+	}
+	m.registry.MustRegister(m.deliveries, m.delivery, m.fsync, m.commands, m.logins, build, &scraper{sources: sources},
+		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	return m
+}
+
+// Handler serves the metrics.
+func (m *Metrics) Handler() http.Handler {
+	return promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{})
+}
+
+// Delivery counts the answer for one recipient.
+func (m *Metrics) Delivery(r Result) { m.deliveries.WithLabelValues(string(r)).Inc() }
+
+// DeliveryTook notes how long one transaction took.
+func (m *Metrics) DeliveryTook(d time.Duration) { m.delivery.Observe(d.Seconds()) }
+
+// FsyncTook notes how long one group commit's fdatasync took.
+func (m *Metrics) FsyncTook(d time.Duration) { m.fsync.Observe(d.Seconds()) }
+
+// Command counts an IMAP command. name must come from a closed list, not from
+// the wire: labels are for ever.
+func (m *Metrics) Command(name, response string) { m.commands.WithLabelValues(name, response).Inc() }
+
+// Login counts an IMAP login.
+func (m *Metrics) Login(ok bool) { m.logins.WithLabelValues(loginResult(ok)).Inc() }
+
+func loginResult(ok bool) string {
+	if ok {
+		return "ok"
+	}
+	return "refused"
+}
+
+// scraper asks Sources at each scrape, so that what is gone leaves no stale line.
+type scraper struct{ sources Sources }
+
+var _ prometheus.Collector = (*scraper)(nil)
+
+func lagDesc() *prometheus.Desc {
+	return prometheus.NewDesc("mailnode_replica_lag_seconds", "Age of the oldest event that is not yet durable on a replica, by slot.", []string{"slot", "role"}, nil)
+}
+
+func slotsDesc() *prometheus.Desc {
+	return prometheus.NewDesc("mailnode_slots", "Copies on this node by role and state.", []string{"role", "state"}, nil)
+}
+
+func raftDesc() *prometheus.Desc {
+	return prometheus.NewDesc("mailnode_raft_state", "1 for the state that Raft is in on this node.", []string{"state"}, nil)
+}
+
+func connectionsDesc() *prometheus.Desc {
+	return prometheus.NewDesc("mailnode_imap_connections", "Open IMAP connections, those passed on included.", nil, nil)
+}
+
+func conditionsDesc() *prometheus.Desc {
+	return prometheus.NewDesc("mailnode_condition", "1 for each health condition that holds (docs/CONDITIONS.md).", []string{"name", "severity", "about"}, nil)
+}
+
+// Describe is for prometheus.Collector.
+func (s *scraper) Describe(out chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{lagDesc(), slotsDesc(), raftDesc(), connectionsDesc(), conditionsDesc()} {
+		out <- d
+	}
+}
+
+// Collect is for prometheus.Collector.
+func (s *scraper) Collect(out chan<- prometheus.Metric) {
+	gauge := func(d *prometheus.Desc, v float64, labels ...string) {
+		out <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
+	}
+	if s.sources.Slots != nil {
+		type group struct{ role, state string }
+		groups := make(map[group]int)
+		for _, st := range s.sources.Slots() {
+			groups[group{st.Role, st.State}]++
+			gauge(lagDesc(), st.LagSec, st.Slot.String(), st.Role)
+		}
+		for g, n := range groups {
+			gauge(slotsDesc(), float64(n), g.role, g.state)
+		}
+	}
+	if s.sources.RaftState != nil {
+		gauge(raftDesc(), 1, s.sources.RaftState())
+	}
+	if s.sources.IMAPConnections != nil {
+		gauge(connectionsDesc(), float64(s.sources.IMAPConnections()))
+	}
+	if s.sources.Conditions != nil {
+		for _, c := range s.sources.Conditions.List() {
+			gauge(conditionsDesc(), 1, string(c.Name), string(c.Severity), c.About)
+		}
+	}
+}

@@ -1,0 +1,132 @@
+// Package monitor is what a node says about its own health: the closed list of
+// conditions, those that hold at this moment, and the metrics for Prometheus.
+//
+// A condition is level-triggered: whoever watches something calls Set for as
+// long as it is so and Clear when it no longer is; the same call twice changes
+// nothing. Its age is measured with a monotonic clock (law 11).
+package monitor
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+)
+
+// Severity says who should look, and when.
+type Severity string
+
+// The severities.
+const (
+	Page Severity = "page" // wake somebody
+	Warn Severity = "warn" // look at it today
+	Info Severity = "info" // a standing fact that one should know
+)
+
+// rank orders severities, the gravest first.
+func (s Severity) rank() int {
+	switch s {
+	case Page:
+		return 0
+	case Warn:
+		return 1
+	}
+	return 2
+}
+
+// Condition is something that is so at this moment.
+type Condition struct {
+	Name     Name     `json:"name"`
+	Severity Severity `json:"severity"`
+	About    string   `json:"about"`   // node, slot or file; "" concerns the node itself
+	SinceS   int64    `json:"since_s"` // seconds for which it has been so, monotonic
+	Text     string   `json:"text"`    // ends with the next command to type
+}
+
+// Conditions holds what is so on this node. Safe for concurrent use.
+type Conditions struct {
+	age func() time.Duration // monotonic time since some fixed moment
+
+	mu  sync.Mutex // guards now
+	now map[key]standing
+}
+
+type key struct {
+	name  Name
+	about string
+}
+
+type standing struct {
+	since time.Duration
+	text  string
+}
+
+// NewConditions gives an empty registry on the process's monotonic clock.
+func NewConditions() *Conditions {
+	start := time.Now()
+	return &Conditions{age: func() time.Duration { return time.Since(start) }, now: make(map[key]standing)}
+}
+
+// Set says that a condition holds. detail is put in front of the table's text
+// ("" for none); a later Set of the same name and about replaces the detail and
+// keeps the age. A name that is not in the table panics: the list is closed.
+// It says whether the condition is new, which is when it should be logged.
+func (c *Conditions) Set(name Name, about, detail string) bool {
+	kind, ok := Lookup(name)
+	if !ok {
+		panic(fmt.Sprintf("set condition %q about %q: it is not in the table", name, about))
+	}
+	text := kind.Text(about)
+	if detail != "" {
+		text = detail + "; " + text
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	k := key{name, about}
+	before, known := c.now[k]
+	if !known {
+		before.since = c.age()
+	}
+	c.now[k] = standing{since: before.since, text: text}
+	return !known
+}
+
+// Clear says that a condition no longer holds, and whether it did.
+func (c *Conditions) Clear(name Name, about string) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	k := key{name, about}
+	_, known := c.now[k]
+	delete(c.now, k)
+	return known
+}
+
+// Put is Set or Clear, for watchers that have a verdict at hand.
+func (c *Conditions) Put(holds bool, name Name, about, detail string) bool {
+	if holds {
+		return c.Set(name, about, detail)
+	}
+	return c.Clear(name, about)
+}
+
+// List gives what holds, the gravest first, then by name and subject.
+func (c *Conditions) List() []Condition {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	now := c.age()
+	list := make([]Condition, 0, len(c.now))
+	for k, s := range c.now {
+		kind, _ := Lookup(k.name)
+		list = append(list, Condition{Name: k.name, Severity: kind.Severity, About: k.about, SinceS: int64((now - s.since) / time.Second), Text: s.text})
+	}
+	Sort(list)
+	return list
+}
+
+// Sort brings conditions, for instance of several nodes, into the order of List.
+func Sort(list []Condition) {
+	slices.SortFunc(list, func(a, b Condition) int {
+		return cmp.Or(cmp.Compare(a.Severity.rank(), b.Severity.rank()), cmp.Compare(a.Name, b.Name), cmp.Compare(a.About, b.About))
+	})
+}

@@ -1,0 +1,134 @@
+package monitor
+
+import (
+	"slices"
+	"strings"
+)
+
+// Name names a condition. The list below is closed; docs/CONDITIONS.md is made
+// from it.
+type Name string
+
+// The names of all conditions.
+const (
+	NodeSilent         Name = "node-silent"
+	SlotUnprotected    Name = "slot-unprotected"
+	SlotNoReplicas     Name = "slot-no-replicas"
+	ReplicaLagPage     Name = "replica-lag-page"
+	SlotNoMaster       Name = "slot-no-master"
+	SlotRefused        Name = "slot-refused"
+	SlotFailed         Name = "slot-failed"
+	RaftStoreFailed    Name = "raft-store-failed"
+	RaftNoQuorum       Name = "raft-no-quorum"
+	RaftLogCorrupt     Name = "raft-log-corrupt"
+	DiskFull           Name = "disk-full"
+	CopyDiverged       Name = "copy-diverged"
+	CopyBuilding       Name = "copy-building"
+	CopyDigestDiffers  Name = "copy-digest-differs"
+	EventQuarantined   Name = "event-quarantined"
+	MessageMissing     Name = "message-missing"
+	OpenLoss           Name = "open-loss"
+	ProposalOpen       Name = "proposal-open"
+	HandoverStuck      Name = "handover-stuck"
+	GenerationBehind   Name = "generation-behind"
+	TLSSelfSigned      Name = "tls-self-signed"
+	TLSNotLoaded       Name = "tls-not-loaded"
+	SettingsDiffer     Name = "settings-differ"
+	VersionsDiffer     Name = "versions-differ"
+	ClockDiffers       Name = "clock-differs"
+	PagerNotConfigured Name = "pager-not-configured"
+)
+
+// Kind is a row of the table.
+type Kind struct {
+	Name     Name
+	Severity Severity
+	Subject  string // what About names: "node", "slot", "path" or "" for the node itself
+	Means    string // one sentence for the page
+	Next     string // the next command, with {} for the subject
+}
+
+// Text is what an operator reads when the condition holds for a subject.
+func (k Kind) Text(about string) string {
+	return strings.TrimSuffix(k.Means, ".") + ": " + strings.ReplaceAll(k.Next, "{}", about)
+}
+
+// Lookup finds a row.
+func Lookup(name Name) (Kind, bool) {
+	all := Table()
+	i := slices.IndexFunc(all, func(k Kind) bool { return k.Name == name })
+	if i < 0 {
+		return Kind{}, false
+	}
+	return all[i], true
+}
+
+// Table gives all conditions that there are, in the order of the page.
+func Table() []Kind {
+	return slices.Concat(ownershipKinds(), diskKinds(), copyKinds(), settingKinds())
+}
+
+func ownershipKinds() []Kind {
+	return []Kind{
+		{NodeSilent, Page, "node", "No node has heard from it for suspect_after.", "mailnode failover list"},
+		{ProposalOpen, Page, "proposal", "A failover is proposed and waits for a person.", "mailnode failover show {}"},
+		{SlotNoMaster, Page, "slot", "Nobody serves this slot, its users cannot log in and their mail waits in the MTA.", "mailnode slot show {}"},
+		{HandoverStuck, Page, "slot", "A hand-over is neither done nor taken back, the slot stays sealed.", "mailnode slot show {}"},
+		{OpenLoss, Page, "slot", "It was promoted without all acknowledged mail, and the old copy is neither rescued nor dismissed.", "mailnode slot show {}"},
+		{RaftNoQuorum, Page, "", "Less than half of the voters answer: mail flows, but no failover can be confirmed.", "mailnode cluster members"},
+		{GenerationBehind, Page, "", "The cluster was recovered without this node, which belongs to its past.", "mailnode cluster members"},
+	}
+}
+
+func diskKinds() []Kind {
+	return []Kind{
+		{SlotRefused, Page, "slot", "Its files are damaged, of a newer release, or of another cluster or slot, and were not opened.", "mailnode slot show {}"},
+		{SlotFailed, Page, "slot", "A write or fsync failed, the store is stopped until it is reopened and verified.", "mailnode slot show {}"},
+		{DiskFull, Page, "path", "The file system has almost no room, deliveries are put off.", "df -h {}"},
+		{RaftStoreFailed, Page, "", "Raft's files cannot be written: this node serves its mail and takes no part in decisions.", "mailnode status"},
+		{RaftLogCorrupt, Page, "", "A record of Raft's log does not match its checksum, Raft is stopped on this node, mail is not.", "mailnode status"},
+	}
+}
+
+func copyKinds() []Kind {
+	return []Kind{
+		{ReplicaLagPage, Page, "slot", "The slot has no replica less than five minutes behind.", "mailnode slot show {}"},
+		{SlotUnprotected, Page, "slot", "No replica acknowledges: what is accepted now is on one disk only.", "mailnode slot show {}"},
+		{SlotNoReplicas, Info, "slot", "The slot is configured without replicas, its mail is on one disk only.", "mailnode slot show {}"},
+		{CopyDiverged, Warn, "slot", "A copy has events that the master never had; they are set aside and rescued.", "mailnode slot show {}"},
+		{CopyBuilding, Info, "slot", "A copy is being filled or refilled and counts for nothing until it is done.", "mailnode slot show {}"},
+		{CopyDigestDiffers, Page, "slot", "Two copies at the same position hold different mail; the replica is healed from the master.", "mailnode slot show {}"},
+		{EventQuarantined, Warn, "slot", "A replica set aside events that it could not apply, and heals what they touch.", "mailnode slot show {}"},
+		{MessageMissing, Warn, "slot", "Bodies of messages are damaged and no copy has them whole.", "mailnode slot show {}"},
+	}
+}
+
+func settingKinds() []Kind {
+	return []Kind{
+		{TLSSelfSigned, Warn, "", "Clients are shown a certificate that this node made itself.", "mailnode config example | grep -A1 tls_"},
+		{TLSNotLoaded, Warn, "", "The certificate files cannot be read, the old ones stay in use.", "mailnode config check FILE"},
+		{SettingsDiffer, Warn, "node", "It runs with other settings than this node where all should agree.", "mailnode status --json"},
+		{VersionsDiffer, Info, "node", "It runs another release; neighbouring releases work together, for the time of an upgrade.", "mailnode cluster members"},
+		{ClockDiffers, Warn, "node", "Its wall clock differs by more than a minute; only dates that people see are wrong.", "chronyc tracking"},
+		{PagerNotConfigured, Info, "", "Pages are shown here and in the metrics only: this release sends none.", "mailnode status"},
+	}
+}
+
+// page is docs/CONDITIONS.md.
+func page() string {
+	var b strings.Builder
+	b.WriteString("# Health conditions\n\n" +
+		"What `mailnode status` can say, all of it. A condition is shown for as long as it holds, with its age on a\n" +
+		"monotonic clock. **page**: wake somebody; **warn**: look at it today; **info**: a standing fact. This page is\n" +
+		"made from `node/monitor/table.go` (`go test ./node/monitor -rewrite`).\n\n" +
+		"| name | severity | about | what it means | next command |\n| --- | --- | --- | --- | --- |\n")
+	for _, k := range Table() {
+		subject := k.Subject
+		if subject == "" {
+			subject = "this node"
+		}
+		next := strings.ReplaceAll(strings.ReplaceAll(k.Next, "{}", strings.ToUpper(k.Subject)), "|", `\|`)
+		b.WriteString("| `" + string(k.Name) + "` | " + string(k.Severity) + " | " + subject + " | " + k.Means + " | `" + next + "` |\n")
+	}
+	return b.String()
+}

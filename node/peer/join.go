@@ -1,0 +1,210 @@
+package peer
+
+import (
+	"context"
+	"crypto/ed25519"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"time"
+
+	"mailnode/storage/slot"
+)
+
+// Bounds of what is exchanged when a node joins.
+const (
+	joinRequestMax = 16 << 10 // bytes
+	joinAnswerMax  = 64 << 10 // bytes
+	addressMax     = 270      // a DNS name and a port
+	zoneMax        = 63
+	roleMax        = 31
+	membersMax     = 256
+	// joinRequestTimeout is for the request alone, joinDecisionTimeout for the
+	// cluster's decision, which takes a Raft commit.
+	joinRequestTimeout  = 10 * time.Second
+	joinDecisionTimeout = 30 * time.Second
+)
+
+// JoinRequest says who wants to join. TokenID and SecretHash are filled in by
+// this package; the rest is the joiner's.
+type JoinRequest struct {
+	TokenID    string
+	SecretHash [32]byte // SHA-256 of the secret that the joiner showed
+	Name       slot.NodeName
+	Address    string // host:port that other nodes will dial
+	Zone       string
+	Standby    bool
+	Role       string // as raftfsm/cluster names roles; this package passes it on
+}
+
+func (r JoinRequest) check() error {
+	if err := CheckName(r.Name); err != nil {
+		return err
+	}
+	if _, _, err := net.SplitHostPort(r.Address); err != nil || len(r.Address) > addressMax {
+		return fmt.Errorf("address %q of node %q: want host:port", shorten(r.Address, 80), r.Name)
+	}
+	if len(r.Zone) > zoneMax || len(r.Role) > roleMax {
+		return fmt.Errorf("zone or role of node %q is too long", r.Name)
+	}
+	return nil
+}
+
+// Member is a node that a joiner can talk to.
+type Member struct {
+	Name    slot.NodeName `json:"name"`
+	Address string        `json:"address"`
+}
+
+// JoinAccepted is what the cluster tells a node that may join.
+type JoinAccepted struct {
+	Members []Member `json:"members,omitempty"` // at most 256
+}
+
+// joinWire is a JoinRequest as it travels.
+type joinWire struct {
+	TokenID string        `json:"token"`
+	Secret  []byte        `json:"secret"`
+	Name    slot.NodeName `json:"name"`
+	Address string        `json:"address"`
+	Zone    string        `json:"zone,omitempty"`
+	Standby bool          `json:"standby,omitempty"`
+	Role    string        `json:"role,omitempty"`
+	CSR     []byte        `json:"csr"` // DER
+}
+
+// joinAnswer is the reply. It carries the CA's key: members trust each other
+// equally, so that any of them can issue tokens when the others are gone.
+type joinAnswer struct {
+	Refusal    string          `json:"refusal,omitempty"`
+	AskAnother bool            `json:"ask_another,omitempty"`
+	Cluster    string          `json:"cluster,omitempty"`
+	Generation slot.Generation `json:"generation,omitempty"`
+	CA         []byte          `json:"ca,omitempty"`     // PEM
+	CAKey      []byte          `json:"ca_key,omitempty"` // PEM
+	Cert       []byte          `json:"cert,omitempty"`   // PEM
+	Accepted   JoinAccepted    `json:"accepted"`
+}
+
+// ErrAskAnother, wrapped by an authorizer, means that this member cannot decide
+// now and that the token is not used up: the joiner asks the next seed.
+var ErrAskAnother = errors.New("ask another member")
+
+// Join makes this node a member: it makes a key, shows the token to a seed and
+// writes what it gets to dir/cluster. The key never leaves the machine. A seed
+// that cannot be reached, or says ErrAskAnother, is passed over. After a crash
+// or an error there is either a whole identity or none; a token whose request
+// was sent may be used up all the same.
+func Join(ctx context.Context, token, dir string, r JoinRequest, o Options) (*Identity, JoinAccepted, error) {
+	none := JoinAccepted{}
+	t, err := ParseToken(token)
+	if err != nil {
+		return nil, none, err
+	}
+	if err := r.check(); err != nil {
+		return nil, none, fmt.Errorf("join cluster %q: %w", t.Cluster, err)
+	}
+	if t.Name != "" && t.Name != r.Name {
+		return nil, none, fmt.Errorf("join cluster %q: the token is for node %q, this node is %q", t.Cluster, t.Name, r.Name)
+	}
+	// Asked before the token is shown, so that it is not used up in vain.
+	if _, err := os.Lstat(filepath.Join(dir, clusterFolder)); err == nil {
+		return nil, none, fmt.Errorf("join cluster %q: %w", t.Cluster, ErrHasCluster)
+	}
+	id := &Identity{cluster: t.Cluster, name: r.Name}
+	public, key, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		return nil, none, fmt.Errorf("make key of node %q: %w", r.Name, err)
+	}
+	id.key = key
+	answer, err := askSeeds(ctx, t, r, key, o.withDefaults())
+	if err != nil {
+		return nil, none, fmt.Errorf("join cluster %q: %w", t.Cluster, err)
+	}
+	if err := id.adopt(answer, t, public); err != nil {
+		return nil, none, fmt.Errorf("join cluster %q: %w", t.Cluster, err)
+	}
+	if err := id.create(dir); err != nil {
+		return nil, none, err
+	}
+	return id, answer.Accepted, nil
+}
+
+// askSeeds tries one seed after another until one has decided.
+func askSeeds(ctx context.Context, t Token, r JoinRequest, key ed25519.PrivateKey, o Options) (joinAnswer, error) {
+	csr, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{DNSNames: []string{string(r.Name)}}, key)
+	if err != nil {
+		return joinAnswer{}, fmt.Errorf("make certificate request: %w", err)
+	}
+	wire := joinWire{TokenID: t.ID, Secret: t.Secret, Name: r.Name, Address: r.Address, Zone: r.Zone, Standby: r.Standby, Role: r.Role, CSR: csr}
+	var passed []error
+	for _, seed := range t.Seeds {
+		answer, decided, err := askSeed(ctx, seed, t, wire, o)
+		if err == nil {
+			return answer, nil
+		}
+		err = fmt.Errorf("ask %q: %w", seed, err)
+		if decided || ctx.Err() != nil {
+			return joinAnswer{}, err
+		}
+		passed = append(passed, err)
+	}
+	return joinAnswer{}, errors.Join(passed...)
+}
+
+// askSeed asks one member. decided says that another one need not be asked:
+// the cluster refused, or the token may have been used up.
+func askSeed(ctx context.Context, seed string, t Token, wire joinWire, o Options) (answer joinAnswer, decided bool, err error) {
+	c, err := o.secure(ctx, seed, &tls.Config{
+		MinVersion:         tls.VersionTLS13,
+		NextProtos:         []string{ProtoJoin},
+		InsecureSkipVerify: true, // in favour of the pin; dates do not count (law 11)
+		VerifyConnection: func(cs tls.ConnectionState) error {
+			return pinned(cs.PeerCertificates, t.Cluster, t.CA)
+		},
+	})
+	if err != nil {
+		return joinAnswer{}, false, err
+	}
+	defer c.Close()
+	stop := context.AfterFunc(ctx, func() { c.NetConn().Close() })
+	defer stop()
+	if err := c.SetDeadline(time.Now().Add(joinRequestTimeout + joinDecisionTimeout)); err != nil {
+		return joinAnswer{}, false, err
+	}
+	if err := writeFrame(c, magicJoin(), wire, joinRequestMax); err != nil {
+		return joinAnswer{}, false, err // half a request uses nothing up
+	}
+	if err := readFrame(c, magicAnswer(), &answer, joinAnswerMax); err != nil {
+		return joinAnswer{}, true, fmt.Errorf("%w; the token may be used up: look at `mailnode cluster members` there, then make a new one with `mailnode cluster token`", err)
+	}
+	if answer.Refusal != "" {
+		return joinAnswer{}, !answer.AskAnother, errors.New("the cluster refuses: " + shorten(answer.Refusal, refusalMaxLen))
+	}
+	return answer, true, nil
+}
+
+// adopt fills the identity from an answer after checking that all of it fits
+// the token and the key made here.
+func (id *Identity) adopt(answer joinAnswer, t Token, public ed25519.PublicKey) error {
+	var err error
+	if id.ca.cert, err = decodeCert(answer.CA); err != nil {
+		return fmt.Errorf("read CA certificate: %w", err)
+	}
+	if id.ca.key, err = decodeKey(answer.CAKey); err != nil {
+		return fmt.Errorf("read CA key: %w", err)
+	}
+	if id.cert, err = decodeCert(answer.Cert); err != nil {
+		return fmt.Errorf("read certificate: %w", err)
+	}
+	if answer.Cluster != t.Cluster || fingerprint(id.ca.cert) != t.CA || !public.Equal(id.cert.PublicKey) {
+		return fmt.Errorf("%w: the answer does not fit the token", ErrStranger)
+	}
+	id.generation = answer.Generation
+	return id.verify()
+}

@@ -1,0 +1,170 @@
+package cluster
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+
+	"mailnode/storage/slot"
+)
+
+func TestDecodeErrors(t *testing.T) {
+	good := Encode(RemoveMember{"n1"})
+	for i := range good {
+		bad := bytes.Clone(good)
+		bad[i] ^= 0x40
+		if _, err := Decode(bad); !errors.Is(err, ErrCorrupt) {
+			t.Errorf("byte %d flipped: %v", i, err)
+		}
+	}
+	for name, body := range map[string]string{
+		"unknown command": `{"k":"teleport","c":{}}`,
+		"unknown field":   `{"k":"remove-member","c":{"name":"n1","gently":true}}`,
+		"no JSON":         `hello`,
+		"two values":      `{"k":"remove-member","c":{"name":"n1"}} {}`,
+	} {
+		if _, err := Decode(seal(commandVersion, []byte(body))); !errors.Is(err, ErrNewer) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if _, err := Decode(seal(commandVersion+1, good[frameHead:])); !errors.Is(err, ErrNewer) {
+		t.Errorf("newer version: %v", err)
+	}
+	if _, err := DecodeSnapshot(good); !errors.Is(err, ErrNewer) {
+		t.Errorf("a command is no snapshot: %v", err)
+	}
+}
+
+// full is a cluster at the limits: 100 nodes, 1,000 slots, each slot in an open
+// or closed proposal, full history and tokens, texts of the greatest length.
+func full(t *testing.T) *State {
+	t.Helper()
+	s, index := New(), uint64(0)
+	do := func(c Command) Result {
+		index++
+		res, err := s.Apply(index, c)
+		if err != nil {
+			t.Fatalf("%+v: %v", c, err)
+		}
+		return res
+	}
+	long := strings.Repeat("why it had to be ", 20)
+	members := zoned(100, 4)
+	for i := range members {
+		members[i].Addr = fmt.Sprintf("mail-node-%03d.example.com:2400", i)
+	}
+	do(Init{ClusterID: "0123456789abcdef0123456789abcdef", SlotCount: 1000, DefaultReplicas: 2, First: members[0]})
+	for _, m := range members[1:] {
+		do(AddMember{m})
+		do(AddToken{Token{ID: "token-" + string(m.Name), Hash: tokenHash, Node: m.Name}})
+	}
+	for _, a := range Place(s.Members, s.Slots, 2) {
+		do(AssignSlot{Slot: a.Slot, Epoch: a.Epoch, Master: a.Master, Replicas: a.Replicas})
+	}
+	propose := func(first, last slot.ID) string {
+		c := OpenProposal{Reason: long, By: "n001", SinceWall: "2026-11-20T03:31:07Z"}
+		for id := first; id < last; id++ {
+			sl, _ := s.Slot(id)
+			c.Slots = append(c.Slots, ProposedSlot{Slot: id, Epoch: sl.Epoch, From: sl.Master, To: sl.Replicas[0],
+				Position: slot.At(sl.Epoch, 123456789), Note: long, Others: sl.Replicas[1:]})
+		}
+		return do(c).Proposal
+	}
+	for first := slot.ID(0); first < 1000; first += 20 {
+		p := propose(first, first+20)
+		for id := first; id < first+20; id++ {
+			ps, _ := s.Slot(id)
+			do(ConfirmSlot{Proposal: p, Slot: id, Epoch: ps.Epoch, To: ps.Replicas[0], Unclean: true, AcceptLoss: true,
+				By: "an operator", Why: long, WallTime: "2026-11-20T03:31:07Z"})
+		}
+	}
+	for id := range slot.ID(1000) {
+		sl, _ := s.Slot(id)
+		do(SetProtected{Slot: id, Epoch: sl.Epoch, InSync: sl.Replicas})
+	}
+	for first := slot.ID(0); first < 1000; first += 20 {
+		propose(first, first+20)
+	}
+	return s
+}
+
+func TestLaw10SnapshotSmall(t *testing.T) {
+	s := full(t)
+	if len(s.History) != MaxHistory || len(s.Proposals) < 2*MaxClosed || len(s.Members) != 100 {
+		t.Fatalf("%d changes, %d proposals, %d members: not full", len(s.History), len(s.Proposals), len(s.Members))
+	}
+	b := EncodeSnapshot(s)
+	t.Logf("%d bytes", len(b))
+	if len(b) > 1<<20 {
+		t.Errorf("%d bytes, law 10 allows %d", len(b), 1<<20)
+	}
+	back, err := DecodeSnapshot(b)
+	if err != nil || !bytes.Equal(b, EncodeSnapshot(back)) {
+		t.Errorf("round trip: %v", err)
+	}
+}
+
+func TestClosedProposalsAreForgotten(t *testing.T) {
+	s, index := sample(t), uint64(20)
+	apply(t, s, index, RejectProposal{Proposal: "p1", By: "eve"})
+	for range 2 * MaxClosed {
+		index++
+		p := apply(t, s, index, OpenProposal{Slots: []ProposedSlot{{Slot: 0, Epoch: 1, From: "n1", To: "n2"}}}).Proposal
+		apply(t, s, index, RejectProposal{Proposal: p, By: "eve"})
+	}
+	if len(s.Proposals) != MaxClosed || s.Proposals[MaxClosed-1].ID != "p101" {
+		t.Errorf("%d proposals kept, the last is %s", len(s.Proposals), s.Proposals[len(s.Proposals)-1].ID)
+	}
+}
+
+func BenchmarkCloneFull(b *testing.B) {
+	s := full(&testing.T{})
+	for b.Loop() {
+		_ = s.Clone()
+	}
+}
+
+func FuzzDecode(f *testing.F) {
+	f.Add(Encode(RemoveMember{"n1"})[frameHead:])
+	f.Add(Encode(ConfirmSlot{Proposal: "p1", Slot: 7, Epoch: 1, To: "n2"})[frameHead:])
+	f.Add(Encode(OpenProposal{Slots: []ProposedSlot{{Slot: 1, Epoch: 1, From: "n2", To: "n1"}}})[frameHead:])
+	f.Fuzz(func(t *testing.T, body []byte) {
+		_, _ = Decode(body)
+		c, err := Decode(seal(commandVersion, body)) // past the sum, into the parser
+		if err != nil {
+			return
+		}
+		again, err := Decode(Encode(c))
+		if err != nil || !bytes.Equal(Encode(again), Encode(c)) {
+			t.Fatalf("round trip of %+v: %v", c, err)
+		}
+		s := sample(t)
+		before := EncodeSnapshot(s)
+		if _, err := s.Apply(99, c); err != nil && !bytes.Equal(before, EncodeSnapshot(s)) {
+			t.Fatalf("%+v was refused and changed the state", c)
+		}
+		if _, err := DecodeSnapshot(EncodeSnapshot(s)); err != nil {
+			t.Fatalf("after %+v: %v", c, err)
+		}
+	})
+}
+
+func FuzzDecodeSnapshot(f *testing.F) {
+	f.Add(EncodeSnapshot(New())[frameHead:])
+	f.Add([]byte(`{"format":1,"slot_count":1,"slots":[{"s":"s000","e":1,"m":"n1"}]}`))
+	f.Fuzz(func(t *testing.T, body []byte) {
+		_, _ = DecodeSnapshot(body)
+		s, err := DecodeSnapshot(seal(snapshotVersion, body))
+		if err != nil {
+			return
+		}
+		b := EncodeSnapshot(s)
+		back, err := DecodeSnapshot(b)
+		if err != nil || !bytes.Equal(b, EncodeSnapshot(back)) {
+			t.Fatalf("round trip: %v", err)
+		}
+		_, _ = s.Apply(1, RaiseGeneration{Generation: s.Generation})
+	})
+}

@@ -1,0 +1,202 @@
+package cluster
+
+import (
+	"strings"
+	"unicode"
+	"unicode/utf8"
+
+	"mailnode/storage/slot"
+)
+
+// Command is one change of the state. The set is closed: see kinds in codec.go.
+type Command interface {
+	// kind is the command's name on disk; it never changes.
+	kind() string
+	// apply checks everything first and then changes s, or returns a refusal.
+	apply(s *State, index uint64) (Result, error)
+}
+
+// Result is what a command that was not refused did.
+type Result struct {
+	Index    uint64     // Raft index of the command
+	Proposal string     // OpenProposal: the ID it was given
+	Epoch    slot.Epoch // slot commands: the slot's epoch afterwards
+}
+
+// Init makes the cluster. DefaultReplicas counts copies beside the master.
+type Init struct {
+	ClusterID       string `json:"cluster"`
+	SlotCount       int    `json:"slots"`
+	DefaultReplicas int    `json:"replicas"`
+	First           Member `json:"first"`
+}
+
+// AddMember adds a node or witness.
+type AddMember struct {
+	Member Member `json:"member"`
+}
+
+// UpdateMember changes what is given; an empty or nil field stays as it is.
+type UpdateMember struct {
+	Name     slot.NodeName `json:"name"`
+	ServerID string        `json:"id,omitempty"`
+	Addr     string        `json:"addr,omitempty"`
+	Role     Role          `json:"role,omitempty"`
+	Zone     *string       `json:"zone,omitempty"`
+	Standby  *bool         `json:"standby,omitempty"`
+}
+
+// RemoveMember removes a member that holds no copy of any slot.
+type RemoveMember struct {
+	Name slot.NodeName `json:"name"`
+}
+
+// AssignSlot gives a slot its first master. A slot that has one never gets
+// another this way (law 4). It starts unprotected.
+type AssignSlot struct {
+	Slot     slot.ID         `json:"slot"`
+	Epoch    slot.Epoch      `json:"epoch"`
+	Master   slot.NodeName   `json:"master"`
+	Replicas []slot.NodeName `json:"replicas,omitempty"`
+	By       string          `json:"by,omitempty"`
+	WallTime string          `json:"wall,omitempty"`
+}
+
+// AddReplica lists one more replica, which then fills its copy.
+type AddReplica struct {
+	Slot  slot.ID       `json:"slot"`
+	Epoch slot.Epoch    `json:"epoch"`
+	Node  slot.NodeName `json:"node"`
+}
+
+// DropReplica takes a replica off the list. Without Force it is refused for the
+// only in-sync replica, and for an old master that may hold mail to be rescued.
+type DropReplica struct {
+	Slot  slot.ID       `json:"slot"`
+	Epoch slot.Epoch    `json:"epoch"`
+	Node  slot.NodeName `json:"node"`
+	Force bool          `json:"force,omitempty"`
+}
+
+// SetUnprotected records that the master goes on alone since a position (law 1).
+// Said twice in one epoch, the earlier position stands.
+type SetUnprotected struct {
+	Slot  slot.ID       `json:"slot"`
+	Epoch slot.Epoch    `json:"epoch"`
+	Since slot.Position `json:"since"`
+}
+
+// SetProtected records that acknowledgements wait for a replica again (law 1).
+type SetProtected struct {
+	Slot   slot.ID         `json:"slot"`
+	Epoch  slot.Epoch      `json:"epoch"`
+	InSync []slot.NodeName `json:"in_sync"`
+}
+
+// SetInSync changes the set of in-sync replicas of a protected slot.
+type SetInSync struct {
+	Slot   slot.ID         `json:"slot"`
+	Epoch  slot.Epoch      `json:"epoch"`
+	InSync []slot.NodeName `json:"in_sync"`
+}
+
+// OpenProposal records a wish to change masters. State and Done of what it
+// carries are ignored, the ID is given out by Apply.
+type OpenProposal struct {
+	Node      slot.NodeName  `json:"node,omitempty"`
+	Reason    string         `json:"reason,omitempty"`
+	By        string         `json:"by,omitempty"`
+	SinceWall string         `json:"wall,omitempty"`
+	Slots     []ProposedSlot `json:"slots"`
+}
+
+// UpdateProposal refreshes target and evidence of slots that are not done. Slots
+// that it does not name stay as they are; none are added.
+type UpdateProposal struct {
+	Proposal string         `json:"proposal"`
+	Reason   string         `json:"reason,omitempty"` // "" keeps it
+	Slots    []ProposedSlot `json:"slots"`
+}
+
+// WithdrawProposal closes a proposal whose cause went away.
+type WithdrawProposal struct {
+	Proposal string `json:"proposal"`
+	Why      string `json:"why,omitempty"`
+}
+
+// RejectProposal closes a proposal that an operator does not want.
+type RejectProposal struct {
+	Proposal string `json:"proposal"`
+	By       string `json:"by,omitempty"`
+	Why      string `json:"why,omitempty"`
+}
+
+// ConfirmSlot changes the master of one slot of an open proposal: the one
+// command that can (law 4). AcceptLoss marks the slot with an open loss.
+type ConfirmSlot struct {
+	Proposal   string        `json:"proposal"`
+	Slot       slot.ID       `json:"slot"`
+	Epoch      slot.Epoch    `json:"epoch"`
+	To         slot.NodeName `json:"to"`
+	Unclean    bool          `json:"unclean,omitempty"`
+	AcceptLoss bool          `json:"accept_loss,omitempty"`
+	By         string        `json:"by,omitempty"`
+	Why        string        `json:"why,omitempty"`
+	WallTime   string        `json:"wall,omitempty"`
+}
+
+// ResolveLoss closes a slot's open loss: rescued, or dismissed by a person. With
+// Node it closes that old master's part only.
+type ResolveLoss struct {
+	Slot     slot.ID       `json:"slot"`
+	Epoch    slot.Epoch    `json:"epoch"`
+	Node     slot.NodeName `json:"node,omitempty"`
+	By       string        `json:"by,omitempty"`
+	Why      string        `json:"why,omitempty"`
+	WallTime string        `json:"wall,omitempty"`
+}
+
+// AddToken stores a join token; it replaces an earlier one for the same node.
+type AddToken struct {
+	Token Token `json:"token"`
+}
+
+// UseToken consumes a join token, if the hash is the token's.
+type UseToken struct {
+	ID   string `json:"id"`
+	Hash string `json:"hash"`
+}
+
+// DropToken revokes a join token.
+type DropToken struct {
+	ID string `json:"id"`
+}
+
+// RaiseGeneration is what cluster recovery does to the state: every slot's epoch
+// and unclean count rise by 16, so that no number that the lost majority may
+// have given out comes again. It changes no master. Open proposals are superseded.
+type RaiseGeneration struct {
+	Generation slot.Generation `json:"generation"` // the one expected before
+	By         string          `json:"by,omitempty"`
+	Why        string          `json:"why,omitempty"`
+	WallTime   string          `json:"wall,omitempty"`
+}
+
+// shown prepares a text that only people read: short (law 10), valid UTF-8, and
+// without control characters, since it is printed on terminals.
+func shown(s string) string {
+	s = strings.Map(func(r rune) rune {
+		if unicode.IsControl(r) || r == '\u2028' || r == '\u2029' {
+			return ' '
+		}
+		return r
+	}, strings.ToValidUTF8(s, "?"))
+	if len(s) <= maxText {
+		return s
+	}
+	end := maxText - len("…")
+	for !utf8.RuneStart(s[end]) {
+		end--
+	}
+	return s[:end] + "…"
+}

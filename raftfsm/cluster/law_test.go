@@ -1,0 +1,204 @@
+package cluster
+
+import (
+	"bytes"
+	"fmt"
+	"testing"
+
+	"pgregory.net/rapid"
+
+	"mailnode/storage/slot"
+)
+
+// random draws commands that are mostly near the truth: every refusal and every
+// success must be reachable.
+type random struct {
+	t *rapid.T
+	s *State
+}
+
+func (r random) node() slot.NodeName {
+	return rapid.SampledFrom(names("n1", "n2", "n3", "n4", "w1", "n9")).Draw(r.t, "node")
+}
+
+func (r random) nodes() []slot.NodeName {
+	return rapid.SliceOfN(rapid.Custom(func(t *rapid.T) slot.NodeName { return random{t, r.s}.node() }), 0, 3).Draw(r.t, "nodes")
+}
+
+func (r random) slot() (slot.ID, slot.Epoch) {
+	id := slot.ID(rapid.IntRange(0, 4).Draw(r.t, "slot"))
+	sl, _ := r.s.Slot(id)
+	if rapid.IntRange(0, 7).Draw(r.t, "stale") == 0 {
+		return id, sl.Epoch + slot.Epoch(rapid.IntRange(-1, 1).Draw(r.t, "off"))
+	}
+	return id, sl.Epoch
+}
+
+func (r random) proposal() string {
+	return fmt.Sprintf("p%d", max(1, int(r.s.NextProposal)-rapid.IntRange(0, 3).Draw(r.t, "back")))
+}
+
+func (r random) proposed() []ProposedSlot {
+	var ps []ProposedSlot
+	for range rapid.IntRange(0, 3).Draw(r.t, "count") {
+		id, e := r.slot()
+		sl, _ := r.s.Slot(id)
+		p := ProposedSlot{Slot: id, Epoch: e, From: sl.Master, Note: "note"}
+		if len(sl.Replicas) > 0 {
+			p.To = rapid.SampledFrom(sl.Replicas).Draw(r.t, "to")
+		}
+		ps = append(ps, p)
+	}
+	return ps
+}
+
+func (r random) confirm() Command {
+	c := ConfirmSlot{Proposal: r.proposal(), To: r.node(), Unclean: rapid.Bool().Draw(r.t, "unclean"), AcceptLoss: rapid.Bool().Draw(r.t, "loss")}
+	c.Slot, c.Epoch = r.slot()
+	if p, ok := r.s.Proposal(c.Proposal); ok && rapid.IntRange(0, 3).Draw(r.t, "near") > 0 {
+		ps := rapid.SampledFrom(p.Slots).Draw(r.t, "proposed")
+		c.Slot, c.Epoch, c.To = ps.Slot, ps.Epoch, ps.To
+	}
+	return c
+}
+
+func (r random) command() Command {
+	id, e := r.slot()
+	switch rapid.IntRange(0, 22).Draw(r.t, "kind") {
+	case 0:
+		return AddMember{member(string(r.node()), Voter)}
+	case 1:
+		return UpdateMember{Name: r.node(), Role: rapid.SampledFrom([]Role{"", Voter, Witness}).Draw(r.t, "role")}
+	case 2:
+		return RemoveMember{r.node()}
+	case 3, 4, 5:
+		return AssignSlot{Slot: id, Epoch: e, Master: r.node(), Replicas: r.nodes()}
+	case 6, 7:
+		return AddReplica{Slot: id, Epoch: e, Node: r.node()}
+	case 8:
+		return DropReplica{Slot: id, Epoch: e, Node: r.node(), Force: rapid.Bool().Draw(r.t, "force")}
+	case 9:
+		return SetUnprotected{Slot: id, Epoch: e, Since: slot.At(e, uint64(rapid.IntRange(0, 9).Draw(r.t, "n")))}
+	case 10:
+		return SetProtected{Slot: id, Epoch: e, InSync: r.nodes()}
+	case 11:
+		return SetInSync{Slot: id, Epoch: e, InSync: r.nodes()}
+	case 12, 13, 18:
+		return OpenProposal{Slots: r.proposed()}
+	case 14:
+		return UpdateProposal{Proposal: r.proposal(), Slots: r.proposed()}
+	case 15, 19:
+		return WithdrawProposal{Proposal: r.proposal()}
+	case 16:
+		return ResolveLoss{Slot: id, Epoch: e}
+	case 17:
+		if rapid.IntRange(0, 3).Draw(r.t, "raise") == 0 {
+			return RaiseGeneration{Generation: r.s.Generation}
+		}
+		return RejectProposal{Proposal: r.proposal(), By: "eve"}
+	}
+	return r.confirm()
+}
+
+// TestLaw04OnlyConfirmChangesMaster: whatever commands come in whatever order, a
+// slot's master changes only by a confirm of an open proposal for its epoch; an
+// epoch has one master for ever; epochs and unclean counts never go down. The
+// same log gives the same bytes, also through a snapshot at every step.
+func TestLaw04OnlyConfirmChangesMaster(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		a, b := New(), New()
+		owner := map[string]slot.NodeName{} // slot/epoch -> the only master it ever had
+		step := func(index uint64, c Command) {
+			before := a.Clone()
+			_, errA := a.Apply(index, c)
+			decoded, err := Decode(Encode(c))
+			if err != nil {
+				t.Fatalf("decode %+v: %v", c, err)
+			}
+			_, errB := b.Apply(index, decoded)
+			if fmt.Sprint(errA) != fmt.Sprint(errB) {
+				t.Fatalf("%+v: %v on one replica, %v on the other", c, errA, errB)
+			}
+			bytesA := EncodeSnapshot(a)
+			if !bytes.Equal(bytesA, EncodeSnapshot(b)) {
+				t.Fatalf("%+v: replicas differ", c)
+			}
+			if errA != nil && !bytes.Equal(bytesA, EncodeSnapshot(before)) {
+				t.Fatalf("%+v: refused (%v), yet the state changed", c, errA)
+			}
+			if b, err = DecodeSnapshot(bytesA); err != nil || !bytes.Equal(bytesA, EncodeSnapshot(b)) {
+				t.Fatalf("%+v: snapshot round trip: %v", c, err)
+			}
+			checkStep(t, before, a, c, owner)
+		}
+		step(1, Init{ClusterID: "c", SlotCount: 4, DefaultReplicas: 1, First: member("n1", Voter)})
+		for i, n := range []string{"n2", "n3", "n4"} {
+			step(uint64(2+i), AddMember{member(n, Voter)})
+		}
+		step(5, AddMember{member("w1", Witness)})
+		step(6, AssignSlot{Slot: 0, Master: "n1", Replicas: names("n2", "n3")})
+		step(7, AssignSlot{Slot: 1, Master: "n2", Replicas: names("n1")})
+		steps := rapid.IntRange(1, 80).Draw(t, "steps")
+		for i := range steps {
+			step(uint64(8+i), random{t, a}.command())
+		}
+	})
+}
+
+func checkStep(t *rapid.T, before, after *State, c Command, owner map[string]slot.NodeName) {
+	for i, now := range after.Slots {
+		var was Slot
+		if i < len(before.Slots) {
+			was = before.Slots[i]
+		}
+		if now.Epoch < was.Epoch || now.Unclean < was.Unclean {
+			t.Fatalf("%+v: slot %s went from %d/%d to %d/%d", c, now.ID, was.Epoch, was.Unclean, now.Epoch, now.Unclean)
+		}
+		if was.Master != "" && now.Master != was.Master {
+			checkConfirm(t, before, was, now, c)
+		}
+		if now.Master != "" {
+			key := fmt.Sprintf("%s/%d", now.ID, now.Epoch)
+			if o, ok := owner[key]; ok && o != now.Master {
+				t.Fatalf("%+v: epoch %s had master %s and has %s", c, key, o, now.Master)
+			}
+			owner[key] = now.Master
+		}
+		for _, n := range now.InSync {
+			if !now.Protected || n == now.Master || !now.Holds(n) {
+				t.Fatalf("%+v: in-sync set of %+v", c, now)
+			}
+		}
+		if now.Protected && len(now.InSync) == 0 {
+			t.Fatalf("%+v: protected by nobody: %+v", c, now)
+		}
+		for _, n := range append(names(now.Master), now.Replicas...) {
+			if m, ok := after.Member(n); n != "" && (!ok || m.Role == Witness) {
+				t.Fatalf("%+v: slot %s has a copy on %s, which is no mail node", c, now.ID, n)
+			}
+		}
+	}
+	inOpen := map[slot.ID]string{}
+	for _, p := range after.OpenProposals() {
+		for _, ps := range p.Slots {
+			if o, ok := inOpen[ps.Slot]; ok && !ps.Done {
+				t.Fatalf("%+v: slot %s is in %s and %s", c, ps.Slot, o, p.ID)
+			}
+			if !ps.Done {
+				inOpen[ps.Slot] = p.ID
+			}
+		}
+	}
+}
+
+func checkConfirm(t *rapid.T, before *State, was, now Slot, c Command) {
+	cs, ok := c.(ConfirmSlot)
+	if !ok {
+		t.Fatalf("%+v changed the master of %s from %s to %s", c, was.ID, was.Master, now.Master)
+	}
+	p, known := before.Proposal(cs.Proposal)
+	open, inOne := before.OpenProposalOf(was.ID)
+	if !known || p.State != Open || !inOne || open.ID != p.ID || cs.Slot != was.ID || cs.Epoch != was.Epoch || now.Epoch != was.Epoch+1 || now.Master != cs.To {
+		t.Fatalf("%+v changed %+v to %+v while %+v", cs, was, now, p)
+	}
+}

@@ -1,0 +1,240 @@
+package cluster
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"mailnode/storage/slot"
+)
+
+func (c Init) apply(s *State, index uint64) (Result, error) {
+	switch {
+	case s.ClusterID != "":
+		return Result{}, ErrExists{Kind: "cluster", Name: s.ClusterID}
+	case !validName(c.ClusterID, 2*maxName):
+		return Result{}, ErrInvalid{"cluster ID", fmt.Sprintf("%q is not a name", shown(c.ClusterID))}
+	case c.SlotCount < 1 || c.SlotCount > slot.MaxSlots:
+		return Result{}, ErrInvalid{"slot count", fmt.Sprintf("%d is not between 1 and %d", c.SlotCount, slot.MaxSlots)}
+	case c.DefaultReplicas < 0 || c.DefaultReplicas > MaxReplicas:
+		return Result{}, ErrInvalid{"replicas", fmt.Sprintf("%d is not between 0 and %d", c.DefaultReplicas, MaxReplicas)}
+	}
+	m := c.First
+	m.Zone = shown(m.Zone)
+	if err := m.check(); err != nil {
+		return Result{}, err
+	}
+	s.ClusterID, s.SlotCount, s.DefaultReplicas = c.ClusterID, c.SlotCount, c.DefaultReplicas
+	s.Members = []Member{m}
+	s.Slots = make([]Slot, c.SlotCount)
+	for i := range s.Slots {
+		s.Slots[i] = Slot{ID: slot.ID(i), Version: index}
+	}
+	return Result{}, nil
+}
+
+func (c AddMember) apply(s *State, _ uint64) (Result, error) {
+	m := c.Member
+	m.Zone = shown(m.Zone)
+	if err := m.check(); err != nil {
+		return Result{}, err
+	}
+	at, exists := s.memberAt(m.Name)
+	if exists {
+		return Result{}, ErrExists{Kind: "member", Name: string(m.Name)}
+	}
+	if other, ok := s.MemberByServerID(m.ServerID); ok {
+		return Result{}, ErrExists{Kind: "member", Name: string(m.Name),
+			Why: fmt.Sprintf("its Raft ID %q is that of %s", m.ServerID, other.Name)}
+	}
+	if len(s.Members) >= MaxMembers {
+		return Result{}, ErrInvalid{"member " + string(m.Name), fmt.Sprintf("the cluster has %d members, the most it may have", MaxMembers)}
+	}
+	s.Members = slices.Insert(slices.Clone(s.Members), at, m)
+	return Result{}, nil
+}
+
+func (c UpdateMember) apply(s *State, _ uint64) (Result, error) {
+	at, ok := s.memberAt(c.Name)
+	if !ok {
+		return Result{}, unknownMember(c.Name)
+	}
+	m := s.Members[at]
+	if c.ServerID != "" {
+		m.ServerID = c.ServerID
+	}
+	if c.Addr != "" {
+		m.Addr = c.Addr
+	}
+	if c.Role != "" {
+		m.Role = c.Role
+	}
+	if c.Zone != nil {
+		m.Zone = shown(*c.Zone)
+	}
+	if c.Standby != nil {
+		m.Standby = *c.Standby
+	}
+	if err := m.check(); err != nil {
+		return Result{}, err
+	}
+	if other, ok := s.MemberByServerID(m.ServerID); ok && other.Name != m.Name {
+		return Result{}, ErrExists{Kind: "member", Name: string(m.Name),
+			Why: fmt.Sprintf("its Raft ID %q is that of %s", m.ServerID, other.Name)}
+	}
+	if held, ok := s.copyOn(c.Name); ok && m.Role == Witness {
+		return Result{}, ErrInvalid{"member " + string(c.Name), fmt.Sprintf("it holds slot %s, a witness holds no mail", held.ID)}
+	}
+	s.Members[at] = m
+	return Result{}, nil
+}
+
+func (c RemoveMember) apply(s *State, _ uint64) (Result, error) {
+	at, ok := s.memberAt(c.Name)
+	if !ok {
+		return Result{}, unknownMember(c.Name)
+	}
+	if held, ok := s.copyOn(c.Name); ok {
+		what := "a replica of"
+		if held.Master == c.Name {
+			what = "the master of"
+		}
+		return Result{}, ErrInvalid{"member " + string(c.Name),
+			fmt.Sprintf("it is %s slot %s; move its slots away first: mailnode slot list", what, held.ID)}
+	}
+	if len(s.Members) == 1 {
+		return Result{}, ErrInvalid{"member " + string(c.Name), "it is the last member"}
+	}
+	s.Members = slices.Delete(slices.Clone(s.Members), at, at+1)
+	return Result{}, nil
+}
+
+func (c AddToken) apply(s *State, _ uint64) (Result, error) {
+	t := c.Token
+	if !validName(t.ID, maxName) || !validName(string(t.Node), maxName) {
+		return Result{}, ErrInvalid{"token " + shown(t.ID), "its ID or its node is not a name"}
+	}
+	if len(t.Hash) != 64 || strings.Trim(t.Hash, "0123456789abcdef") != "" {
+		return Result{}, ErrInvalid{"token " + t.ID, "its hash is not a SHA-256 in lower-case hex"}
+	}
+	if slices.ContainsFunc(s.Tokens, func(o Token) bool { return o.ID == t.ID }) {
+		return Result{}, ErrExists{Kind: "token", Name: t.ID}
+	}
+	kept := slices.DeleteFunc(slices.Clone(s.Tokens), func(o Token) bool { return o.Node == t.Node })
+	if len(kept) >= MaxTokens {
+		return Result{}, ErrInvalid{"token " + t.ID, fmt.Sprintf("%d tokens wait to be used, the most there may be; revoke some", MaxTokens)}
+	}
+	s.Tokens = append(kept, t)
+	slices.SortFunc(s.Tokens, func(a, b Token) int { return strings.Compare(a.ID, b.ID) })
+	return Result{}, nil
+}
+
+func (c UseToken) apply(s *State, _ uint64) (Result, error) {
+	i := slices.IndexFunc(s.Tokens, func(t Token) bool { return t.ID == c.ID })
+	if i < 0 {
+		return Result{}, ErrNotFound{"token", shown(c.ID)}
+	}
+	if s.Tokens[i].Hash != c.Hash {
+		return Result{}, ErrInvalid{"token " + c.ID, "the secret is not the right one"}
+	}
+	s.Tokens = slices.Delete(slices.Clone(s.Tokens), i, i+1)
+	return Result{}, nil
+}
+
+func (c DropToken) apply(s *State, _ uint64) (Result, error) {
+	i := slices.IndexFunc(s.Tokens, func(t Token) bool { return t.ID == c.ID })
+	if i < 0 {
+		return Result{}, ErrNotFound{"token", shown(c.ID)}
+	}
+	s.Tokens = slices.Delete(slices.Clone(s.Tokens), i, i+1)
+	return Result{}, nil
+}
+
+func (c RaiseGeneration) apply(s *State, index uint64) (Result, error) {
+	if c.Generation != s.Generation {
+		return Result{}, ErrStale{"generation of the cluster", uint64(c.Generation), uint64(s.Generation)}
+	}
+	for _, sl := range s.Slots {
+		if sl.Epoch+recoveryStep > slot.MaxEpoch {
+			return Result{}, ErrInvalid{"slot " + sl.ID.String(), "its epochs are used up"}
+		}
+	}
+	s.Generation++
+	for i := range s.Slots {
+		sl := &s.Slots[i]
+		sl.Epoch += recoveryStep
+		sl.Unclean += recoveryStep
+		// What the lost majority recorded last is not known here: the master may
+		// have gone on alone. It reports afresh in the new epoch.
+		sl.unprotect()
+		sl.HandOver = nil
+		sl.Version = index
+	}
+	why := fmt.Sprintf("the cluster was recovered: generation %d", s.Generation)
+	for i := range s.Proposals {
+		if s.Proposals[i].State == Open {
+			s.Proposals[i] = s.Proposals[i].closed(Superseded, shown(c.By), why)
+		}
+	}
+	s.trimProposals()
+	s.record(Change{Kind: ChangeGeneration, By: shown(c.By), Why: shown(c.Why), WallTime: shown(c.WallTime), Unclean: true})
+	return Result{}, nil
+}
+
+// copyOn gives the first slot of which a node holds a copy.
+func (s *State) copyOn(n slot.NodeName) (Slot, bool) {
+	for _, sl := range s.Slots {
+		if sl.Holds(n) {
+			return sl, true
+		}
+	}
+	return Slot{}, false
+}
+
+// mailNode refuses names that are no members, and witnesses.
+func (s *State) mailNode(n slot.NodeName) error {
+	m, ok := s.Member(n)
+	if !ok {
+		return unknownMember(n)
+	}
+	if m.Role == Witness {
+		return ErrInvalid{"member " + string(n), "it is a witness and holds no mail"}
+	}
+	return nil
+}
+
+func (m Member) check() error {
+	what := "member " + shown(string(m.Name))
+	switch {
+	case !validName(string(m.Name), maxName):
+		return ErrInvalid{what, fmt.Sprintf("a node name has 1 to %d letters, digits, '-', '_' or '.'", maxName)}
+	case !validName(m.ServerID, 2*maxName):
+		return ErrInvalid{what, fmt.Sprintf("Raft ID %q is not a name", shown(m.ServerID))}
+	case !validAddr(m.Addr):
+		return ErrInvalid{what, fmt.Sprintf("peer address %q is not host:port", shown(m.Addr))}
+	case m.Role != Voter && m.Role != Nonvoter && m.Role != Witness:
+		return ErrInvalid{what, fmt.Sprintf("role %q is none of voter, nonvoter, witness", shown(string(m.Role)))}
+	}
+	return nil
+}
+
+func unknownMember(n slot.NodeName) error { return ErrNotFound{"member", shown(string(n))} }
+
+// validName keeps names safe in certificates, file names and on terminals.
+func validName(s string, longest int) bool {
+	if s == "" || len(s) > longest || strings.ContainsAny(s[:1], "-_.") {
+		return false
+	}
+	return !strings.ContainsFunc(s, func(r rune) bool {
+		return (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9') && r != '-' && r != '_' && r != '.'
+	})
+}
+
+// validAddr checks the form only; net is not for this package.
+func validAddr(s string) bool {
+	i := strings.LastIndexByte(s, ':')
+	if i <= 0 || i == len(s)-1 || len(s) > 2*maxName+maxName || strings.Trim(s[i+1:], "0123456789") != "" {
+		return false
+	}
+	return !strings.ContainsFunc(s, func(r rune) bool { return r <= ' ' || r > '~' || r == '"' || r == '\\' })
+}

@@ -1,0 +1,146 @@
+package raftfsm
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"runtime"
+	"sync"
+	"sync/atomic"
+
+	"github.com/hashicorp/raft"
+
+	"mailnode/raftfsm/cluster"
+)
+
+// fsm applies committed commands to the state and publishes it.
+type fsm struct {
+	latch      *latch
+	onSnapshot func(error) // the outcome of writing a snapshot
+
+	work    *cluster.State // what Raft has applied; never changed in place. Used by Raft's FSM goroutine only
+	current atomic.Pointer[published]
+	mu      sync.Mutex // one publisher at a time
+}
+
+// published is what readers see. Nothing in it changes, but that changed is
+// closed when it is replaced.
+type published struct {
+	state   *cluster.State
+	changed chan struct{}
+}
+
+// response is what Apply hands to the proposer.
+type response struct {
+	result cluster.Result
+	err    error
+}
+
+var _ raft.BatchingFSM = (*fsm)(nil)
+
+// newFSM begins with the state known from the last run, nil when there is none.
+// Readers see it until Raft has replayed its log up to there: what was committed
+// once stays true, so that no reader is ever set back.
+func newFSM(l *latch, known *cluster.State, onSnapshot func(error)) *fsm {
+	f := &fsm{latch: l, onSnapshot: onSnapshot, work: cluster.New()}
+	if known == nil {
+		known = f.work
+	}
+	f.current.Store(&published{state: known, changed: make(chan struct{})})
+	return f
+}
+
+// publish replaces the state, unless readers have seen a newer one; nil keeps it
+// and only wakes them.
+func (f *fsm) publish(s *cluster.State) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	old := f.current.Load()
+	if s == nil || s.Index < old.state.Index {
+		s = old.state
+	}
+	f.current.Store(&published{state: s, changed: make(chan struct{})})
+	close(old.changed)
+}
+
+// Apply executes one entry.
+func (f *fsm) Apply(l *raft.Log) any { return f.ApplyBatch([]*raft.Log{l})[0] }
+
+// ApplyBatch executes entries in order and publishes once. An entry that cannot
+// be read stops Raft on this node: to skip it would make this node's state
+// differ from the others'.
+func (f *fsm) ApplyBatch(logs []*raft.Log) []any {
+	if f.latch.err() != nil {
+		runtime.Goexit()
+	}
+	state, changed := f.work.Clone(), false
+	out := make([]any, len(logs))
+	for i, l := range logs {
+		if l.Type != raft.LogCommand {
+			continue
+		}
+		c, err := cluster.Decode(l.Data)
+		if err != nil {
+			if changed {
+				f.publish(state)
+			}
+			condition := ConditionLogCorrupt
+			if errors.Is(err, cluster.ErrNewer) {
+				condition = ConditionLogNewer
+			}
+			f.latch.fail(condition, fmt.Errorf("apply raft log entry %d: %w", l.Index, err))
+		}
+		res, err := state.Apply(l.Index, c)
+		changed = changed || err == nil
+		out[i] = response{res, err}
+	}
+	if changed {
+		f.work = state
+		f.publish(state)
+	}
+	return out
+}
+
+// Snapshot is cheap: no state is ever changed in place.
+func (f *fsm) Snapshot() (raft.FSMSnapshot, error) {
+	return &snapshot{state: f.work, done: f.onSnapshot}, nil
+}
+
+// Restore replaces the state. A snapshot that cannot be read is refused and
+// leaves the state as it is; Raft then asks again, or does not start.
+func (f *fsm) Restore(r io.ReadCloser) error {
+	b, err := io.ReadAll(r)
+	if err != nil {
+		return fmt.Errorf("read snapshot: %w", err)
+	}
+	s, err := cluster.DecodeSnapshot(b)
+	if err != nil {
+		return err
+	}
+	f.work = s
+	f.publish(s)
+	return nil
+}
+
+type snapshot struct {
+	state *cluster.State
+	done  func(error)
+}
+
+// Persist writes the snapshot. The log is trimmed only after it is on disk, so a
+// failure loses nothing and is only reported.
+func (s *snapshot) Persist(sink raft.SnapshotSink) error {
+	_, err := sink.Write(cluster.EncodeSnapshot(s.state))
+	if err == nil {
+		err = sink.Close()
+	}
+	if err != nil {
+		_ = sink.Cancel() // the first error is the one that counts
+		err = fmt.Errorf("write snapshot %q: %w", sink.ID(), err)
+	}
+	s.done(err)
+	return err
+}
+
+// Release has nothing to free.
+func (s *snapshot) Release() {}

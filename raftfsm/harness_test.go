@@ -1,0 +1,198 @@
+package raftfsm
+
+import (
+	"context"
+	"errors"
+	"net"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/raft"
+
+	"mailnode/raftfsm/cluster"
+	"mailnode/storage/slot"
+)
+
+type tcpStream struct{ net.Listener }
+
+func (tcpStream) Dial(addr string, timeout time.Duration) (net.Conn, error) {
+	return net.DialTimeout("tcp", addr, timeout)
+}
+
+// disk is a backend that can be told to fail or to hang.
+type disk struct {
+	backend
+	mu   sync.Mutex
+	err  error
+	hang chan struct{}
+}
+
+func (d *disk) set(err error, hang chan struct{}) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.err, d.hang = err, hang
+}
+
+func (d *disk) write(f func() error) error {
+	d.mu.Lock()
+	err, hang := d.err, d.hang
+	d.mu.Unlock()
+	if hang != nil {
+		<-hang
+	}
+	if err != nil {
+		return err
+	}
+	return f()
+}
+
+func (d *disk) StoreLogs(l []*raft.Log) error {
+	return d.write(func() error { return d.backend.StoreLogs(l) })
+}
+func (d *disk) Set(k, v []byte) error { return d.write(func() error { return d.backend.Set(k, v) }) }
+
+// server is one node under test, with what it raised.
+type server struct {
+	*Node
+	cfg        Config
+	disk       *disk
+	conditions chan string
+}
+
+func config(t *testing.T, name string, s StreamLayer) Config {
+	return Config{Dir: t.TempDir(), Name: slot.NodeName(name), Transport: s,
+		HeartbeatTimeout: 150 * time.Millisecond, LeaseTimeout: 100 * time.Millisecond}
+}
+
+func listen(t *testing.T, addr string) StreamLayer {
+	t.Helper()
+	l, err := net.Listen("tcp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return tcpStream{l}
+}
+
+func start(t *testing.T, cfg Config) *server {
+	t.Helper()
+	s := &server{disk: &disk{}, conditions: make(chan string, 16)}
+	cfg.wrap = func(b backend) backend { s.disk.backend = b; return s.disk }
+	cfg.OnCondition = func(name string, err error) {
+		if err != nil {
+			s.conditions <- name
+		}
+	}
+	n, err := Open(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Node, s.cfg = n, cfg
+	t.Cleanup(func() { s.end(t) })
+	return s
+}
+
+func (s *server) end(t *testing.T) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	if err := s.Shutdown(ctx); err != nil {
+		t.Errorf("shut down %s: %v", s.cfg.Name, err)
+	}
+}
+
+// until polls; Raft's timers are real in these tests.
+func until(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	tick := time.NewTicker(2 * time.Millisecond)
+	defer tick.Stop()
+	limit := time.NewTimer(10 * time.Second)
+	defer limit.Stop()
+	for !ok() {
+		select {
+		case <-tick.C:
+		case <-limit.C:
+			t.Fatalf("waited 10 s for: %s", what)
+		}
+	}
+}
+
+func (s *server) want(t *testing.T, condition string) {
+	t.Helper()
+	limit := time.NewTimer(10 * time.Second)
+	defer limit.Stop()
+	select {
+	case got := <-s.conditions:
+		if got != condition {
+			t.Fatalf("condition %q, want %q", got, condition)
+		}
+	case <-limit.C:
+		t.Fatalf("waited 10 s for condition %q", condition)
+	}
+}
+
+func first(t *testing.T, cfg Config) *server {
+	t.Helper()
+	s := start(t, cfg)
+	if err := s.Bootstrap(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	until(t, "first leader", s.IsLeader)
+	s.must(t, cluster.Init{ClusterID: "c", SlotCount: 8, DefaultReplicas: 1, First: s.member()})
+	return s
+}
+
+func (s *server) member() cluster.Member {
+	return cluster.Member{Name: s.cfg.Name, ServerID: s.ServerID(), Addr: s.Node.cfg.Addr, Role: cluster.Voter}
+}
+
+func (s *server) must(t *testing.T, c cluster.Command) cluster.Result {
+	t.Helper()
+	res, err := s.Propose(t.Context(), c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return res
+}
+
+// trio forms a cluster of three voters over loopback.
+func trio(t *testing.T) []*server {
+	t.Helper()
+	all := []*server{first(t, config(t, "n1", listen(t, "127.0.0.1:0")))}
+	for _, name := range []string{"n2", "n3"} {
+		s := start(t, config(t, name, listen(t, "127.0.0.1:0")))
+		all[0].must(t, cluster.AddMember{Member: s.member()})
+		if err := all[0].AddVoter(t.Context(), s.ServerID(), s.Node.cfg.Addr); err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, s)
+	}
+	return all
+}
+
+// leaderOf waits for a leader that can commit, and gives it and the others.
+func leaderOf(t *testing.T, all []*server) (leader *server, others []*server) {
+	t.Helper()
+	until(t, "a leader", func() bool {
+		for i, s := range all {
+			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+			ok := s.IsLeader() && s.VerifyLeader(ctx) == nil && s.Barrier(ctx) == nil
+			cancel()
+			if ok {
+				leader = s
+				others = append(append([]*server(nil), all[:i]...), all[i+1:]...)
+				return true
+			}
+		}
+		return false
+	})
+	return leader, others
+}
+
+func asHalted(t *testing.T, err error, condition string) {
+	t.Helper()
+	var h *ErrHalted
+	if !errors.As(err, &h) || h.Condition != condition {
+		t.Errorf("got %v, want a node halted by %s", err, condition)
+	}
+}

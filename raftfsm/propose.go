@@ -1,0 +1,194 @@
+package raftfsm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/hashicorp/raft"
+
+	"mailnode/raftfsm/cluster"
+	"mailnode/storage/slot"
+)
+
+// ErrUnknownOutcome says that a command may or may not be committed, now or
+// later. The caller reads the state again; every command names the epoch that it
+// expects, so repeating one is safe.
+var ErrUnknownOutcome = errors.New("the outcome is not known, look at the state again")
+
+// ErrNotLeader says who is the leader, as far as this node knows.
+type ErrNotLeader struct {
+	Leader slot.NodeName // "" when there is none
+	Addr   string
+}
+
+func (e ErrNotLeader) Error() string {
+	if e.Leader == "" {
+		return "this node is not the raft leader, and knows of none"
+	}
+	return fmt.Sprintf("this node is not the raft leader, %s is", e.Leader)
+}
+
+// enqueueTimeout bounds the wait for Raft's main loop; it is shorter when ctx ends.
+const enqueueTimeout = 5 * time.Second
+
+// Propose commits one command and waits until this node, the leader, has applied
+// it. Errors: a refusal of package cluster, ErrNotLeader (nothing was done),
+// ErrUnknownOutcome, *ErrHalted.
+func (n *Node) Propose(ctx context.Context, c cluster.Command) (cluster.Result, error) {
+	var f raft.ApplyFuture
+	frame := cluster.Encode(c)
+	err := n.await(ctx, func(timeout time.Duration) raft.Future {
+		f = n.raft.Apply(frame, timeout)
+		return f
+	})
+	if err != nil {
+		return cluster.Result{}, fmt.Errorf("propose %T: %w", c, err)
+	}
+	r, ok := f.Response().(response)
+	if !ok { // the goroutine that applied it was ended by the latch
+		return cluster.Result{}, fmt.Errorf("propose %T: %w", c, ErrUnknownOutcome)
+	}
+	return r.result, r.err
+}
+
+// VerifyLeader asks a majority whether this node still leads.
+func (n *Node) VerifyLeader(ctx context.Context) error {
+	err := n.await(ctx, func(time.Duration) raft.Future { return n.raft.VerifyLeader() })
+	if err != nil {
+		return fmt.Errorf("verify raft leadership: %w", err)
+	}
+	return nil
+}
+
+// Barrier waits until everything that was committed before is applied here. A
+// new leader calls it before it trusts State.
+func (n *Node) Barrier(ctx context.Context) error {
+	err := n.await(ctx, func(timeout time.Duration) raft.Future { return n.raft.Barrier(timeout) })
+	if err != nil {
+		return fmt.Errorf("wait for raft barrier: %w", err)
+	}
+	return nil
+}
+
+// TransferLeadership hands leadership to another voter, before a stop.
+func (n *Node) TransferLeadership(ctx context.Context) error {
+	err := n.await(ctx, func(time.Duration) raft.Future { return n.raft.LeadershipTransfer() })
+	if err != nil {
+		return fmt.Errorf("transfer raft leadership: %w", err)
+	}
+	return nil
+}
+
+// await starts an operation and waits for it, for ctx and for the latch. start
+// runs in a goroutine: Raft's channels may block while its main loop does.
+func (n *Node) await(ctx context.Context, start func(enqueue time.Duration) raft.Future) error {
+	if err := n.latch.err(); err != nil {
+		return err
+	}
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	timeout := enqueueTimeout
+	if deadline, ok := ctx.Deadline(); ok {
+		timeout = max(min(timeout, time.Until(deadline)), time.Millisecond)
+	}
+	done := make(chan error, 1)
+	go func() { done <- start(timeout).Error() }()
+	select {
+	case err := <-done:
+		return n.outcome(err)
+	case <-ctx.Done():
+		return fmt.Errorf("%w (%w)", ErrUnknownOutcome, ctx.Err())
+	case <-n.latch.halted:
+		return fmt.Errorf("%w (%w)", ErrUnknownOutcome, n.latch.err())
+	}
+}
+
+// outcome sorts Raft's errors into those that mean that nothing was done and
+// those that leave it open.
+func (n *Node) outcome(err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, raft.ErrNotLeader), errors.Is(err, raft.ErrLeadershipTransferInProgress):
+		leader, _, addr := n.Leader()
+		if n.IsLeader() { // it became one just now
+			leader, addr = "", ""
+		}
+		return ErrNotLeader{Leader: leader, Addr: addr}
+	case errors.Is(err, raft.ErrLeadershipLost), errors.Is(err, raft.ErrEnqueueTimeout),
+		errors.Is(err, raft.ErrRaftShutdown), errors.Is(err, raft.ErrAbortedByRestore):
+		return fmt.Errorf("%w (%w)", ErrUnknownOutcome, err)
+	}
+	return err
+}
+
+// Err gives the fault that stopped Raft on this node, an *ErrHalted, or nil.
+func (n *Node) Err() error { return n.latch.err() }
+
+// ServerID gives this node's name in Raft.
+func (n *Node) ServerID() string { return string(n.id) }
+
+// IsLeader says whether this node leads, as far as it knows: another may have
+// been elected within the last lease. See VerifyLeader.
+func (n *Node) IsLeader() bool { return n.latch.err() == nil && n.raft.State() == raft.Leader }
+
+// Leader gives the leader that this node follows or is; empty when it knows none.
+func (n *Node) Leader() (name slot.NodeName, serverID, addr string) {
+	if n.latch.err() != nil {
+		return "", "", ""
+	}
+	a, id := n.raft.LeaderWithID()
+	if id == "" {
+		return "", "", ""
+	}
+	if m, ok := n.State().MemberByServerID(string(id)); ok {
+		return m.Name, string(id), m.Addr
+	}
+	return nameOf(id), string(id), string(a)
+}
+
+// nameOf takes the node name out of a server ID made by newServerID.
+func nameOf(id raft.ServerID) slot.NodeName {
+	if i := strings.LastIndexByte(string(id), '-'); i > 0 {
+		return slot.NodeName(id[:i])
+	}
+	return slot.NodeName(id)
+}
+
+// LastContact gives the time since this node last heard from a leader, by the
+// monotonic clock; 0 on the leader, false when it never did.
+func (n *Node) LastContact() (time.Duration, bool) {
+	if n.IsLeader() {
+		return 0, true
+	}
+	last := n.raft.LastContact()
+	if last.IsZero() {
+		return 0, false
+	}
+	return time.Since(last), true
+}
+
+// Quorum says whether this node knows a leader that has a quorum. A leader that
+// loses it steps down after its lease, so a follower that heard from one within
+// two heartbeat timeouts may believe it.
+func (n *Node) Quorum() bool {
+	if n.latch.err() != nil {
+		return false
+	}
+	if n.raft.State() == raft.Leader {
+		// A main loop that waits for its disk does not look at its lease.
+		return !n.latch.slow.Load()
+	}
+	if _, id := n.raft.LeaderWithID(); id == "" {
+		return false
+	}
+	age, heard := n.LastContact()
+	return heard && age < 2*n.cfg.HeartbeatTimeout
+}
+
+// AppliedIndex gives the Raft index of the last entry handed to the state.
+func (n *Node) AppliedIndex() uint64 { return n.raft.AppliedIndex() }

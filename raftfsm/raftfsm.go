@@ -1,0 +1,300 @@
+// Package raftfsm binds the pure state machine of raftfsm/cluster to
+// hashicorp/raft: it proposes commands, applies what was committed, takes and
+// restores snapshots, and keeps Raft's trouble with its disk away from mail
+// (law 9). A Node never decides anything about ownership.
+//
+// What can go wrong on Raft's disk is terminal for Raft in this process, and for
+// nothing else: see latch. A Node that is halted answers State with what it
+// applied last and refuses to propose, like one that has no quorum.
+package raftfsm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/raft"
+
+	"mailnode/raftfsm/cluster"
+	"mailnode/storage/slot"
+)
+
+// Config describes a Node. Dir, Name and Transport are required.
+type Config struct {
+	Dir       string        // holds raft.db, snapshots and the server ID; belongs to one Node
+	Name      slot.NodeName // this node's name in the cluster
+	ServerID  string        // its name in Raft; "" takes the one in Dir, or makes one
+	Addr      string        // peer address told to others, host:port; "" is that of Transport
+	Transport StreamLayer   // closed by the Node
+	Logger    *slog.Logger  // nil discards
+
+	HeartbeatTimeout  time.Duration // 1 s; a follower without contact for so long stands for election
+	ElectionTimeout   time.Duration // 1 s
+	LeaseTimeout      time.Duration // 500 ms; a leader without a quorum for so long steps down
+	StallLimit        time.Duration // 10 s; a store operation that takes longer halts Raft
+	SnapshotInterval  time.Duration // 2 min between looks at whether one is due
+	SnapshotThreshold uint64        // 1,024 log entries make one due
+	TrailingLogs      uint64        // 4,096 log entries stay for followers that are a little behind
+
+	// OnCondition is told when a condition begins, and with a nil error when it
+	// ends. It is called from Raft's goroutines and must return at once.
+	OnCondition func(name string, err error)
+
+	wrap func(backend) backend // lets tests break the disk
+}
+
+// Node is one server of the Raft cluster.
+type Node struct {
+	cfg   Config
+	id    raft.ServerID
+	log   *slog.Logger
+	latch *latch
+	fsm   *fsm
+	gate  *gate
+	trans *transport
+	back  backend
+
+	stop    chan struct{} // ends our own goroutines
+	kept    chan struct{} // closed when the state was kept for the next start
+	mu      sync.Mutex    // guards what follows
+	raft    *raft.Raft    // nil while Open runs
+	stopped raft.Future   // of the first raft.Shutdown; later ones do not wait
+}
+
+// Open starts Raft from what Dir holds; it never bootstraps. An error means that
+// this node cannot take part in Raft: mail on healthy disks need not care.
+func Open(cfg Config) (*Node, error) {
+	cfg = cfg.withDefaults()
+	if cfg.Dir == "" || cfg.Name == "" || cfg.Transport == nil {
+		return nil, errors.New("open raft: Dir, Name and Transport are required")
+	}
+	id, back, err := openDir(cfg)
+	if err != nil {
+		return nil, err
+	}
+	n := &Node{cfg: cfg, id: id, log: cfg.Logger.With("server", string(id)), back: back, stop: make(chan struct{}), kept: make(chan struct{})}
+	n.latch = newLatch(n.halt)
+	known, err := readKnown(cfg.Dir)
+	if err != nil {
+		n.log.Warn("cluster state of the last run not readable", "cause", err)
+	}
+	n.fsm = newFSM(n.latch, known, n.snapshotDone)
+	n.gate = newGate(cfg.Transport, cfg.Addr, max(3*cfg.HeartbeatTimeout, time.Second))
+	n.trans = newTransport(n.gate, newHclog(n.log).Named("transport"), 10*cfg.HeartbeatTimeout, n.addrOf)
+	go n.latch.watch(cfg.StallLimit, n.stop)
+	r, err := n.start()
+	if err != nil {
+		close(n.stop)
+		n.gate.close()
+		_ = n.trans.Close()
+		go back.Close() // in a goroutine: it waits for a write that hangs
+		return nil, fmt.Errorf("open raft in %q: %w", cfg.Dir, err)
+	}
+	n.mu.Lock()
+	n.raft = r
+	n.mu.Unlock()
+	if n.latch.err() != nil {
+		n.stopRaft()
+	}
+	go n.observe(r)
+	go n.keepKnown()
+	return n, nil
+}
+
+// start runs raft.NewRaft in a goroutine of its own: the latch ends the
+// goroutine that meets a fault, and a write may hang.
+func (n *Node) start() (*raft.Raft, error) {
+	logger := newHclog(n.log)
+	snaps, err := raft.NewFileSnapshotStoreWithLogger(n.cfg.Dir, 2, logger.Named("snapshot"))
+	if err != nil {
+		return nil, err
+	}
+	s := &store{back: n.back, latch: n.latch}
+	conf := n.cfg.raftConfig(n.id)
+	conf.Logger = logger
+	var r *raft.Raft
+	err = n.latch.run(func() (err error) {
+		r, err = raft.NewRaft(conf, n.fsm, s, s, snaps, n.trans)
+		return err
+	})
+	return r, err
+}
+
+// run executes f, which the latch may end, in a goroutine.
+func (l *latch) run(f func() error) error {
+	done := make(chan error, 1)
+	go func() {
+		defer close(done)
+		defer func() {
+			if r := recover(); r != nil {
+				done <- fmt.Errorf("%v", r)
+			}
+		}()
+		done <- f()
+	}()
+	select {
+	case err, returned := <-done:
+		if returned {
+			return err
+		}
+	case <-l.halted:
+	}
+	return l.err()
+}
+
+func (c Config) withDefaults() Config {
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	if c.OnCondition == nil {
+		c.OnCondition = func(string, error) {}
+	}
+	if c.Addr == "" && c.Transport != nil {
+		c.Addr = c.Transport.Addr().String()
+	}
+	c.HeartbeatTimeout = orElse(c.HeartbeatTimeout, time.Second)
+	c.ElectionTimeout = orElse(c.ElectionTimeout, c.HeartbeatTimeout)
+	c.LeaseTimeout = orElse(c.LeaseTimeout, c.HeartbeatTimeout/2)
+	c.StallLimit = orElse(c.StallLimit, 10*time.Second)
+	c.SnapshotInterval = orElse(c.SnapshotInterval, 2*time.Minute)
+	c.SnapshotThreshold = orElse(c.SnapshotThreshold, 1024)
+	c.TrailingLogs = orElse(c.TrailingLogs, 4096)
+	return c
+}
+
+func orElse[T comparable](v, fallback T) T {
+	var zero T
+	if v == zero {
+		return fallback
+	}
+	return v
+}
+
+func (c Config) raftConfig(id raft.ServerID) *raft.Config {
+	conf := raft.DefaultConfig()
+	conf.LocalID = id
+	conf.HeartbeatTimeout = c.HeartbeatTimeout
+	conf.ElectionTimeout = c.ElectionTimeout
+	conf.LeaderLeaseTimeout = c.LeaseTimeout
+	conf.SnapshotInterval = c.SnapshotInterval
+	conf.SnapshotThreshold = c.SnapshotThreshold
+	conf.TrailingLogs = c.TrailingLogs
+	conf.ShutdownOnRemove = true
+	conf.NoLegacyTelemetry = true
+	return conf
+}
+
+// halt is the latch's hook: it makes this node silent, so that the others elect
+// a leader whose disk works, and tells the operator.
+func (n *Node) halt(fault *ErrHalted) {
+	n.gate.close()
+	n.stopRaft()
+	_ = n.trans.Close() // its listener only; there is nothing to be done about an error
+	select {
+	case <-n.stop: // what fails while the files are being closed is no news
+		return
+	default:
+	}
+	n.log.Error("raft stopped on this node", "condition", fault.Condition, "cause", fault.Cause)
+	n.cfg.OnCondition(fault.Condition, fault.Cause)
+	n.fsm.publish(nil)
+}
+
+// stopRaft tells Raft to end, without waiting; nil before it was started.
+func (n *Node) stopRaft() raft.Future {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.raft != nil && n.stopped == nil {
+		n.stopped = n.raft.Shutdown()
+	}
+	return n.stopped
+}
+
+func (n *Node) snapshotDone(err error) {
+	if err != nil {
+		n.log.Warn("raft snapshot not written", "cause", err)
+	}
+	n.cfg.OnCondition(ConditionSnapshotFailed, err)
+}
+
+// observe drains LeaderCh, and notices that the cluster removed this server.
+func (n *Node) observe(r *raft.Raft) {
+	tick := time.NewTicker(n.cfg.HeartbeatTimeout)
+	defer tick.Stop()
+	for {
+		select {
+		case <-n.stop:
+			return
+		case <-n.latch.halted:
+			return
+		case leading := <-r.LeaderCh():
+			if leading {
+				n.trans.forget()
+			}
+			n.log.Info("raft leadership changed", "leading", leading)
+			n.fsm.publish(nil)
+		case <-tick.C:
+			if r.State() == raft.Shutdown && n.unasked() {
+				n.latch.trip(ConditionRemoved, errors.New("the cluster removed this server"))
+				return
+			}
+		}
+	}
+}
+
+// unasked says whether Raft ended without being told to by stopRaft.
+func (n *Node) unasked() bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.stopped == nil
+}
+
+// Shutdown ends Raft and closes its files. It waits until ctx ends for a disk or
+// a peer that hangs; what then still runs does so without consequence.
+func (n *Node) Shutdown(ctx context.Context) error {
+	n.mu.Lock()
+	select {
+	case <-n.stop:
+		n.mu.Unlock()
+		return nil
+	default:
+		close(n.stop)
+	}
+	n.mu.Unlock()
+	ended := n.stopRaft()
+	n.gate.close()
+	done := make(chan error, 1)
+	go func() {
+		err := ended.Error()
+		<-n.kept
+		done <- errors.Join(err, n.trans.Close(), n.back.Close())
+	}()
+	select {
+	case err := <-done:
+		if err != nil && !errors.Is(err, os.ErrClosed) {
+			return fmt.Errorf("shut down raft %q: %w", n.id, err)
+		}
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("shut down raft %q: %w", n.id, ctx.Err())
+	}
+}
+
+// addrOf gives a server's address as the cluster's state has it.
+func (n *Node) addrOf(id raft.ServerID) (string, bool) {
+	m, ok := n.State().MemberByServerID(string(id))
+	return m.Addr, ok
+}
+
+// State gives the state applied last, in this run or the one before: it never
+// goes back, and without a quorum it may be old. It never changes; nobody may
+// change it.
+func (n *Node) State() *cluster.State { return n.fsm.current.Load().state }
+
+// Changed gives a channel that closes at the next applied change, change of this
+// node's leadership, or halt. Take it first, then read State, then wait.
+func (n *Node) Changed() <-chan struct{} { return n.fsm.current.Load().changed }

@@ -1,0 +1,190 @@
+package raftfsm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"mailnode/raftfsm/cluster"
+	"mailnode/storage/slot"
+)
+
+func TestFormKillLeaderRestart(t *testing.T) {
+	all := trio(t)
+	leader, others := leaderOf(t, all)
+	leader.must(t, cluster.AssignSlot{Slot: 3, Master: "n2", Replicas: []slot.NodeName{"n1"}})
+	var notLeader ErrNotLeader
+	until(t, "followers know the leader", func() bool { name, _, _ := others[0].Leader(); return name == leader.cfg.Name })
+	if _, err := others[0].Propose(t.Context(), cluster.DropToken{ID: "x"}); !errors.As(err, &notLeader) || notLeader.Leader != leader.cfg.Name {
+		t.Errorf("propose on a follower: %v", err)
+	}
+	var refused cluster.ErrExists
+	if _, err := leader.Propose(t.Context(), cluster.AssignSlot{Slot: 3, Epoch: 1, Master: "n3"}); !errors.As(err, &refused) {
+		t.Errorf("a refusal: %v", err)
+	}
+	servers, err := leader.Servers()
+	if err != nil || len(servers) != 3 {
+		t.Fatalf("servers %+v, %v", servers, err)
+	}
+	for _, s := range servers {
+		if !s.Voter || s.Silent < 0 || s.Match == 0 || s.Addr == "" {
+			t.Errorf("server %+v", s)
+		}
+	}
+	until(t, "the follower has a quorum", others[0].Quorum)
+
+	leader.end(t)
+	next, _ := leaderOf(t, others)
+	if sl, _ := next.State().Slot(3); sl.Master != "n2" || sl.Epoch != 1 {
+		t.Errorf("the new leader knows %+v", sl)
+	}
+	next.must(t, cluster.SetUnprotected{Slot: 3, Epoch: 1, Since: 9})
+
+	cfg := leader.cfg
+	cfg.Transport = listen(t, leader.Node.cfg.Addr)
+	back := start(t, cfg)
+	if back.ServerID() != leader.ServerID() {
+		t.Errorf("server ID %q became %q", leader.ServerID(), back.ServerID())
+	}
+	until(t, "the restarted node catches up", func() bool {
+		changed := back.Changed()
+		if sl, _ := back.State().Slot(3); sl.UnprotectedSince == 9 {
+			return true
+		}
+		<-changed
+		return false
+	})
+	if age, ok := back.LastContact(); !ok || age > time.Minute {
+		t.Errorf("last contact %s, %v", age, ok)
+	}
+}
+
+// TestUnreachableVoter: a server that does not answer gets no vote, so that it
+// takes no quorum away.
+func TestUnreachableVoter(t *testing.T) {
+	n1 := first(t, config(t, "n1", listen(t, "127.0.0.1:0")))
+	ctx, cancel := context.WithTimeout(t.Context(), 400*time.Millisecond)
+	defer cancel()
+	err := n1.AddVoter(ctx, "n2-dead", "127.0.0.1:1")
+	if !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "never answered") {
+		t.Errorf("got %v", err)
+	}
+	n1.must(t, cluster.AssignSlot{Slot: 0, Master: "n1"})
+	if err := n1.RemoveServer(t.Context(), "n2-dead"); err != nil {
+		t.Error(err)
+	}
+	if servers, err := n1.Servers(); err != nil || len(servers) != 1 {
+		t.Errorf("servers %+v, %v", servers, err)
+	}
+}
+
+func TestSnapshotForLateJoiner(t *testing.T) {
+	cfg := config(t, "n1", listen(t, "127.0.0.1:0"))
+	cfg.SnapshotThreshold, cfg.TrailingLogs, cfg.SnapshotInterval = 16, 4, 20*time.Millisecond
+	n1 := first(t, cfg)
+	n1.must(t, cluster.AssignSlot{Slot: 0, Master: "n1"})
+	for i := range 60 {
+		n1.must(t, cluster.SetUnprotected{Slot: 0, Epoch: 1, Since: slot.Position(1000 - i)})
+	}
+	until(t, "the log is trimmed", func() bool { i, err := n1.disk.FirstIndex(); return err == nil && i > 40 })
+
+	n2 := start(t, config(t, "n2", listen(t, "127.0.0.1:0")))
+	if err := n1.AddVoter(t.Context(), n2.ServerID(), n2.Node.cfg.Addr); err != nil {
+		t.Fatal(err)
+	}
+	n1.must(t, cluster.AddMember{Member: n2.member()})
+	until(t, "same state", func() bool {
+		return string(cluster.EncodeSnapshot(n1.State())) == string(cluster.EncodeSnapshot(n2.State()))
+	})
+	if i, err := n2.disk.FirstIndex(); err != nil || i <= 40 {
+		t.Errorf("the joiner's log begins at %d, %v: it did not come by snapshot", i, err)
+	}
+
+	n2.end(t)
+	n1.end(t)
+	cfg.Transport = listen(t, n1.Node.cfg.Addr)
+	again := start(t, cfg)
+	until(t, "restored from disk", func() bool {
+		sl, _ := again.State().Slot(0)
+		return sl.UnprotectedSince == 941 && len(again.State().Members) == 2
+	})
+	if again.Quorum() {
+		t.Error("one of two voters believes it has a quorum")
+	}
+}
+
+func TestRemovedServerHalts(t *testing.T) {
+	all := trio(t)
+	leader, others := leaderOf(t, all)
+	if err := leader.RemoveServer(t.Context(), leader.ServerID()); err != nil {
+		t.Fatal(err)
+	}
+	leader.want(t, ConditionRemoved)
+	next, _ := leaderOf(t, others)
+	next.must(t, cluster.RemoveMember{Name: leader.cfg.Name})
+}
+
+func TestRecover(t *testing.T) {
+	all := trio(t)
+	leader, _ := leaderOf(t, all)
+	leader.must(t, cluster.AssignSlot{Slot: 0, Master: "n1"})
+	for _, s := range all {
+		s.end(t)
+	}
+	cfg := leader.cfg
+	cfg.Transport = listen(t, leader.Node.cfg.Addr)
+	state, err := Recover(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if sl, _ := state.Slot(0); sl.Master != "n1" {
+		t.Errorf("recovered %+v", sl)
+	}
+	alone := start(t, cfg)
+	until(t, "the survivor leads", alone.IsLeader)
+	alone.must(t, cluster.RaiseGeneration{By: "eve", Why: "test"})
+	if sl, _ := alone.State().Slot(0); sl.Epoch != 17 || sl.Master != "n1" {
+		t.Errorf("after recovery %+v", sl)
+	}
+}
+
+func TestOpenRefuses(t *testing.T) {
+	cfg := config(t, "n1", listen(t, "127.0.0.1:0"))
+	n1 := first(t, cfg)
+	if !strings.HasPrefix(n1.ServerID(), "n1-") || len(n1.ServerID()) != len("n1-")+8 {
+		t.Errorf("server ID %q", n1.ServerID())
+	}
+	if err := n1.Bootstrap(t.Context()); err == nil {
+		t.Error("bootstrapped twice")
+	}
+	n1.end(t)
+	cfg.Transport = listen(t, "127.0.0.1:0")
+	cfg.ServerID = "other"
+	if _, err := Open(cfg); err == nil || !strings.Contains(err.Error(), n1.ServerID()) {
+		t.Errorf("another server's directory: %v", err)
+	}
+	cfg.ServerID = ""
+	if err := os.Remove(filepath.Join(cfg.Dir, logName)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Open(cfg); err == nil || !strings.Contains(err.Error(), "gone") {
+		t.Errorf("a lost log: %v", err)
+	}
+	if _, err := Recover(cfg); err == nil {
+		t.Error("recovered from nothing")
+	}
+	if _, err := Open(Config{}); err == nil {
+		t.Error("opened nothing")
+	}
+	_ = cfg.Transport.Close()
+}
+
+func ExampleErrNotLeader() {
+	fmt.Println(ErrNotLeader{Leader: "n2"})
+	// Output: this node is not the raft leader, n2 is
+}

@@ -1,0 +1,220 @@
+package raftfsm
+
+import (
+	"errors"
+	"io"
+	"net"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	"github.com/hashicorp/raft"
+)
+
+// StreamLayer carries Raft's connections; the node package supplies mTLS. Accept
+// must not wait for a handshake: one peer that hangs would keep out the others.
+type StreamLayer interface {
+	net.Listener
+	Dial(addr string, timeout time.Duration) (net.Conn, error)
+}
+
+var errGateClosed = errors.New("raft is stopped on this node")
+
+// gate is the door between Raft and its peers. It shuts when the latch trips: a
+// leader whose disk hangs would otherwise keep its followers with heartbeats,
+// which never touch the log, and the cluster would have a leader that commits
+// nothing (hashicorp/raft issue 503).
+type gate struct {
+	StreamLayer
+	advertised  string
+	dialTimeout time.Duration // Raft waits for its dials when it shuts down
+
+	mu    sync.Mutex // guards what follows
+	shut  bool
+	conns map[*gatedConn]struct{}
+}
+
+type gatedConn struct {
+	net.Conn
+	gate *gate
+}
+
+type advertisedAddr string
+
+func (a advertisedAddr) Network() string { return "tcp" }
+func (a advertisedAddr) String() string  { return string(a) }
+
+var _ raft.StreamLayer = (*raftStream)(nil)
+
+// raftStream gives the gate the types that Raft wants.
+type raftStream struct{ *gate }
+
+// Dial connects to a peer.
+func (s raftStream) Dial(addr raft.ServerAddress, timeout time.Duration) (net.Conn, error) {
+	return s.dial(string(addr), timeout)
+}
+
+func newGate(s StreamLayer, advertised string, dialTimeout time.Duration) *gate {
+	return &gate{StreamLayer: s, advertised: advertised, dialTimeout: dialTimeout, conns: map[*gatedConn]struct{}{}}
+}
+
+// Addr is what Raft tells others about this node: never the address it listens
+// on, which may be a wildcard.
+func (g *gate) Addr() net.Addr { return advertisedAddr(g.advertised) }
+
+// Accept waits for a peer.
+func (g *gate) Accept() (net.Conn, error) {
+	c, err := g.StreamLayer.Accept()
+	if err != nil {
+		return nil, err
+	}
+	return g.admit(c)
+}
+
+func (g *gate) dial(addr string, timeout time.Duration) (net.Conn, error) {
+	g.mu.Lock()
+	shut := g.shut
+	g.mu.Unlock()
+	if shut {
+		return nil, errGateClosed
+	}
+	c, err := g.StreamLayer.Dial(addr, min(timeout, g.dialTimeout))
+	if err != nil {
+		return nil, err
+	}
+	return g.admit(c)
+}
+
+func (g *gate) admit(c net.Conn) (net.Conn, error) {
+	gc := &gatedConn{Conn: c, gate: g}
+	g.mu.Lock()
+	shut := g.shut
+	if !shut {
+		g.conns[gc] = struct{}{}
+	}
+	g.mu.Unlock()
+	if shut {
+		_ = c.Close()
+		return nil, errGateClosed
+	}
+	return gc, nil
+}
+
+// Close closes one connection.
+func (c *gatedConn) Close() error {
+	c.gate.mu.Lock()
+	delete(c.gate.conns, c)
+	c.gate.mu.Unlock()
+	return c.Conn.Close()
+}
+
+// close shuts the gate and every connection, for good.
+func (g *gate) close() {
+	g.mu.Lock()
+	g.shut = true
+	open := make([]*gatedConn, 0, len(g.conns))
+	for c := range g.conns {
+		open = append(open, c)
+	}
+	g.mu.Unlock()
+	for _, c := range open {
+		_ = c.Close()
+	}
+}
+
+// transport is Raft's network transport, with two additions: addresses come from
+// the cluster's state, so that a node may move without leaving Raft; and what
+// followers acknowledge is remembered, which Raft itself keeps to itself.
+type transport struct {
+	*raft.NetworkTransport
+	addrOf func(raft.ServerID) (string, bool)
+
+	mu    sync.Mutex // guards what follows
+	peers map[raft.ServerID]peerContact
+}
+
+// peerContact is what a leader knows of a peer.
+type peerContact struct {
+	match uint64    // the last log entry that the peer is known to hold
+	last  time.Time // of its last answer; used for differences only (law 11)
+}
+
+var (
+	_ raft.Transport   = (*transport)(nil)
+	_ raft.WithPreVote = (*transport)(nil)
+	_ raft.WithClose   = (*transport)(nil)
+)
+
+func newTransport(g *gate, logger hclog.Logger, timeout time.Duration, addrOf func(raft.ServerID) (string, bool)) *transport {
+	return &transport{
+		NetworkTransport: raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
+			Stream: raftStream{g}, Logger: logger, MaxPool: 3, Timeout: timeout,
+			MaxRPCsInFlight: 1, // no pipelining: see AppendEntries
+		}),
+		addrOf: addrOf,
+		peers:  map[raft.ServerID]peerContact{},
+	}
+}
+
+func (t *transport) target(id raft.ServerID, fallback raft.ServerAddress) raft.ServerAddress {
+	if addr, ok := t.addrOf(id); ok {
+		return raft.ServerAddress(addr)
+	}
+	return fallback
+}
+
+// AppendEntries sends entries or a heartbeat. Pipelining is off, so that every
+// answer comes by here.
+func (t *transport) AppendEntries(id raft.ServerID, to raft.ServerAddress, req *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
+	err := t.NetworkTransport.AppendEntries(id, t.target(id, to), req, resp)
+	if err != nil {
+		return err
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	p := t.peers[id]
+	p.last = time.Now()
+	// A heartbeat carries neither a previous entry nor entries and proves nothing.
+	if n := len(req.Entries); resp.Success && n > 0 {
+		p.match = req.Entries[n-1].Index
+	} else if resp.Success && req.PrevLogEntry > 0 {
+		p.match = req.PrevLogEntry
+	}
+	t.peers[id] = p
+	return nil
+}
+
+// RequestVote asks a peer for its vote.
+func (t *transport) RequestVote(id raft.ServerID, to raft.ServerAddress, req *raft.RequestVoteRequest, resp *raft.RequestVoteResponse) error {
+	return t.NetworkTransport.RequestVote(id, t.target(id, to), req, resp)
+}
+
+// RequestPreVote asks a peer whether it would vote.
+func (t *transport) RequestPreVote(id raft.ServerID, to raft.ServerAddress, req *raft.RequestPreVoteRequest, resp *raft.RequestPreVoteResponse) error {
+	return t.NetworkTransport.RequestPreVote(id, t.target(id, to), req, resp)
+}
+
+// InstallSnapshot sends a snapshot to a peer that is too far behind.
+func (t *transport) InstallSnapshot(id raft.ServerID, to raft.ServerAddress, req *raft.InstallSnapshotRequest, resp *raft.InstallSnapshotResponse, body io.Reader) error {
+	return t.NetworkTransport.InstallSnapshot(id, t.target(id, to), req, resp, body)
+}
+
+// TimeoutNow tells a peer to take over leadership.
+func (t *transport) TimeoutNow(id raft.ServerID, to raft.ServerAddress, req *raft.TimeoutNowRequest, resp *raft.TimeoutNowResponse) error {
+	return t.NetworkTransport.TimeoutNow(id, t.target(id, to), req, resp)
+}
+
+// contact gives what is known of a peer.
+func (t *transport) contact(id raft.ServerID) peerContact {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.peers[id]
+}
+
+// forget drops what was learnt in an earlier leadership: a peer's log may have
+// been cut since.
+func (t *transport) forget() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	clear(t.peers)
+}

@@ -1,0 +1,232 @@
+package repl
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"mailnode/storage"
+	"mailnode/storage/event"
+	"mailnode/storage/slot"
+)
+
+// Bodies implements ReplicationServer: it sends what is asked for and, when the
+// first message says so, what arrives.
+func (s *Server) Bodies(stream Replication_BodiesServer) error {
+	first, err := stream.Recv()
+	if err != nil {
+		return err
+	}
+	c, ok := s.Copies.Copy(slot.ID(first.Slot))
+	if !ok {
+		return status.Errorf(codes.FailedPrecondition, "bodies of %s: no copy is open here", slot.ID(first.Slot))
+	}
+	var arrivals <-chan slot.BodyRef
+	if first.Push {
+		var stop func()
+		arrivals, stop = c.Arrivals()
+		defer stop()
+	}
+	wants := make(chan slot.BodyRef)
+	ctx, cancel := context.WithCancelCause(stream.Context())
+	defer cancel(nil)
+	go func() {
+		for {
+			w, err := stream.Recv()
+			if err == nil {
+				var g slot.GUID
+				if g, err = slot.GUIDFromBytes(w.Guid); err == nil {
+					select {
+					case wants <- slot.BodyRef{GUID: g, ID: slot.BodyID(w.BodyId)}:
+						continue
+					case <-ctx.Done():
+						return
+					}
+				}
+			}
+			cancel(err)
+			return
+		}
+	}()
+	for {
+		// What is asked for goes first: an event waits for it.
+		var ref slot.BodyRef
+		select {
+		case ref = <-wants:
+		default:
+			select {
+			case ref = <-wants:
+			case ref = <-arrivals:
+			case <-ctx.Done():
+				if err := context.Cause(ctx); !errors.Is(err, io.EOF) {
+					return err
+				}
+				return nil
+			}
+		}
+		if err := sendBody(stream, c, ref); err != nil {
+			return err
+		}
+	}
+}
+
+func sendBody(stream Replication_BodiesServer, c Copy, ref slot.BodyRef) error {
+	body, note, err := c.Body(ref)
+	if errors.Is(err, storage.ErrNotFound) || errors.Is(err, storage.ErrCorrupt) {
+		return stream.Send(&BodyFrame{Guid: ref.GUID[:], BodyId: uint64(ref.ID), Gone: true, Last: true})
+	}
+	if err != nil {
+		return toStatus(err)
+	}
+	defer body.Close()
+	size := body.Size()
+	for off := int64(0); ; {
+		f := &BodyFrame{Guid: ref.GUID[:], BodyId: uint64(ref.ID), Data: make([]byte, min(bodyFrameBytes, size-off))}
+		if off == 0 {
+			f.Note, f.Size = note, size
+		}
+		if n, err := body.ReadAt(f.Data, off); n < len(f.Data) {
+			return status.Errorf(codes.DataLoss, "read body %s: %v", ref, err)
+		}
+		off += int64(len(f.Data))
+		f.Crc32C, f.Last = event.Checksum(f.Data), off == size
+		if err := stream.Send(f); err != nil {
+			return err
+		}
+		if f.Last {
+			return nil
+		}
+	}
+}
+
+// bodyStream is a replica's end of a Bodies stream.
+type bodyStream struct {
+	slot   Copy
+	spool  *storage.SpoolDir
+	stream Replication_BodiesClient
+	count  func(bytes int)
+
+	mu    sync.Mutex    // guards all below
+	news  chan struct{} // closed and replaced when a body came, is gone, or the stream ended
+	asked map[slot.BodyRef]bool
+	gone  map[slot.BodyRef]bool
+	err   error
+}
+
+// openBodies opens the stream; run must be called.
+func openBodies(ctx context.Context, c ReplicationClient, s Copy, spool *storage.SpoolDir, push bool, count func(int)) (*bodyStream, error) {
+	stream, err := c.Bodies(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("open bodies of %s: %w", s.ID(), err)
+	}
+	if err := stream.Send(&BodyWant{Slot: uint32(s.ID()), Push: push}); err != nil {
+		return nil, fmt.Errorf("open bodies of %s: %w", s.ID(), err)
+	}
+	return &bodyStream{slot: s, spool: spool, stream: stream, count: count, news: make(chan struct{}),
+		asked: map[slot.BodyRef]bool{}, gone: map[slot.BodyRef]bool{}}, nil
+}
+
+// run takes bodies until the stream ends.
+func (b *bodyStream) run() error {
+	err := b.take()
+	b.mu.Lock()
+	b.err = err
+	b.mu.Unlock()
+	b.tell(slot.BodyRef{}, false)
+	return err
+}
+
+func (b *bodyStream) take() error {
+	for {
+		f, err := b.stream.Recv()
+		if err != nil {
+			return err
+		}
+		g, err := slot.GUIDFromBytes(f.Guid)
+		if err != nil {
+			return err
+		}
+		ref := slot.BodyRef{GUID: g, ID: slot.BodyID(f.BodyId)}
+		if f.Gone {
+			b.tell(ref, true)
+			continue
+		}
+		if err := b.takeBody(ref, f); err != nil {
+			return err
+		}
+		b.tell(ref, false)
+	}
+}
+
+// takeBody takes one body, proves it against its GUID, and stages it (law 6).
+func (b *bodyStream) takeBody(ref slot.BodyRef, f *BodyFrame) error {
+	sp := b.spool.New()
+	defer sp.Close()
+	note, size := f.Note, f.Size
+	for {
+		if event.Checksum(f.Data) != f.Crc32C || f.BodyId != uint64(ref.ID) {
+			return storage.Errorf(storage.ErrCorrupt, "receive body %s: a frame's checksum does not match", ref)
+		}
+		if _, err := sp.Write(f.Data); err != nil {
+			return err
+		}
+		b.count(len(f.Data))
+		if f.Last {
+			break
+		}
+		var err error
+		if f, err = b.stream.Recv(); err != nil {
+			return err
+		}
+	}
+	if sp.Size() != size || sp.GUID() != ref.GUID {
+		return storage.Errorf(storage.ErrCorrupt, "receive body %s: %d bytes with GUID %s, want %d", ref, sp.Size(), sp.GUID(), size)
+	}
+	if have, err := b.slot.HasBody(ref); err != nil || have {
+		return err
+	}
+	return b.slot.StageBody(ref, note, sp, size)
+}
+
+func (b *bodyStream) tell(ref slot.BodyRef, gone bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	delete(b.asked, ref)
+	if gone {
+		b.gone[ref] = true
+	}
+	close(b.news)
+	b.news = make(chan struct{})
+}
+
+// want asks for a body, once.
+func (b *bodyStream) want(ref slot.BodyRef) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.asked[ref] || b.err != nil {
+		return b.err
+	}
+	b.asked[ref] = true
+	return b.stream.Send(&BodyWant{Guid: ref.GUID[:], BodyId: uint64(ref.ID)})
+}
+
+// isGone says, once, that the other end does not have a body.
+func (b *bodyStream) isGone(ref slot.BodyRef) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	g := b.gone[ref]
+	delete(b.gone, ref)
+	return g
+}
+
+// wait gives a channel that is closed at the next news.
+func (b *bodyStream) wait() (<-chan struct{}, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.news, b.err
+}

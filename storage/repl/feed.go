@@ -1,0 +1,264 @@
+package repl
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"mailnode/storage"
+	"mailnode/storage/event"
+	"mailnode/storage/slot"
+)
+
+// Copies is how a Server finds what this node has.
+type Copies interface {
+	// Copy gives this node's copy of a slot, if it has one open.
+	Copy(s slot.ID) (Copy, bool)
+	// Feed gives the feed of a slot that this node is master of, else nil.
+	Feed(s slot.ID) *Feed
+	// PeerName gives the proved name of the node at the other end of a call.
+	PeerName(ctx context.Context) (slot.NodeName, bool)
+}
+
+// Server answers the replication calls of other nodes.
+type Server struct {
+	UnimplementedReplicationServer
+	Copies Copies
+}
+
+var _ ReplicationServer = (*Server)(nil)
+
+const heartbeatEvery = time.Second
+
+// Follow implements ReplicationServer.
+func (s *Server) Follow(stream Replication_FollowServer) error {
+	first, err := stream.Recv()
+	if err != nil {
+		return err
+	}
+	h := first.Hello
+	if h == nil {
+		return status.Error(codes.InvalidArgument, "follow: the first message must be a hello")
+	}
+	if name, ok := s.Copies.PeerName(stream.Context()); ok && string(name) != h.Node {
+		return status.Errorf(codes.PermissionDenied, "follow: the certificate is %q's, the hello %q's", name, h.Node)
+	}
+	f := s.Copies.Feed(slot.ID(h.Slot))
+	if f == nil {
+		return status.Errorf(codes.FailedPrecondition, "follow %s: this node is not its master", slot.ID(h.Slot))
+	}
+	if higher := max(slot.Epoch(h.Epoch), lineage(h.Lineage).Last()); higher > f.o.Epoch {
+		f.fenced(higher)
+		return status.Errorf(codes.FailedPrecondition, "follow %s: epoch %d is over", slot.ID(h.Slot), f.o.Epoch)
+	}
+	return f.serve(stream, h)
+}
+
+// serve runs one replica's stream.
+func (f *Feed) serve(stream Replication_FollowServer, h *Hello) error {
+	name := slot.NodeName(h.Node)
+	head, err := f.o.Slot.Head()
+	if err != nil {
+		return toStatus(err)
+	}
+	at := slot.Position(h.Position)
+	diverged := lineage(h.Lineage).Diverged(at, head.Lineage, head.Position)
+	transfer := h.Building || diverged
+	if !transfer {
+		_, _, err := f.o.Slot.JournalAfter(at, 1)
+		if transfer = errors.Is(err, storage.ErrNotFound); err != nil && !transfer {
+			return toStatus(err)
+		}
+	}
+	if err := stream.Send(&FollowDown{Epoch: uint32(f.o.Epoch), Welcome: &Welcome{Head: uint64(head.Position), Lineage: branches(head.Lineage), Transfer: transfer}}); err != nil {
+		return err
+	}
+	if transfer {
+		return nil // the replica fetches the state and comes back
+	}
+	f.connect(name, at, true)
+	defer f.disconnect(name)
+	ctx, cancel := context.WithCancelCause(stream.Context())
+	defer cancel(nil)
+	go func() {
+		for {
+			m, err := stream.Recv()
+			if err != nil {
+				cancel(err)
+				return
+			}
+			if m.Ack != nil {
+				f.onAck(name, m.Ack)
+			}
+		}
+	}()
+	return f.send(ctx, stream, name, at)
+}
+
+// send sends events after a position as they become durable here, and a
+// heartbeat each second.
+func (f *Feed) send(ctx context.Context, stream Replication_FollowServer, name slot.NodeName, at slot.Position) error {
+	beat := time.NewTicker(heartbeatEvery)
+	defer beat.Stop()
+	if err := f.sendHeartbeat(stream, name); err != nil {
+		return err
+	}
+	for {
+		moved := f.o.Slot.HeadMoved()
+		f.mu.Lock()
+		gone := f.moved
+		closed := f.closed
+		f.mu.Unlock()
+		if closed != nil {
+			return toStatus(closed)
+		}
+		events, last, err := f.o.Slot.JournalAfter(at, frameBytesMax/2)
+		if err != nil {
+			return toStatus(err)
+		}
+		if len(events) > 0 {
+			if err := f.sendEvents(stream, events); err != nil {
+				return err
+			}
+			at = last
+			continue
+		}
+		select {
+		case <-moved:
+		case <-beat.C:
+			if err := f.sendHeartbeat(stream, name); err != nil {
+				return err
+			}
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-f.ended(gone):
+		}
+	}
+}
+
+// ended gives a channel that is ready when the feed is closed; nil (never) while
+// it is not, since moved also tells of acknowledgements.
+func (f *Feed) ended(moved chan struct{}) <-chan struct{} {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.closed != nil {
+		return moved
+	}
+	return nil
+}
+
+func (f *Feed) sendHeartbeat(stream Replication_FollowServer, name slot.NodeName) error {
+	head, err := f.o.Slot.Head()
+	if err != nil {
+		return toStatus(err)
+	}
+	b := &Heartbeat{Head: uint64(head.Position), SlotClockMs: head.ClockMs}
+	f.mu.Lock()
+	if r := f.replicas[name]; r != nil {
+		b.LagMs = uint64(f.lag(r) / time.Millisecond)
+	}
+	for _, n := range f.inSync {
+		b.Counted = b.Counted || n == name
+	}
+	f.mu.Unlock()
+	return stream.Send(&FollowDown{Epoch: uint32(f.o.Epoch), Heartbeat: b})
+}
+
+func (f *Feed) sendEvents(stream Replication_FollowServer, events [][]byte) error {
+	var group [][]byte
+	for _, e := range events {
+		if len(e) <= frameBytesMax/2 {
+			group = append(group, e)
+			continue
+		}
+		if err := f.sendGroup(stream, group); err != nil {
+			return err
+		}
+		group = nil
+		for len(e) > 0 {
+			piece := e[:min(len(e), frameBytesMax)]
+			e = e[len(piece):]
+			part := &EventPart{Data: piece, Crc32C: event.Checksum(piece), Last: len(e) == 0}
+			if err := stream.Send(&FollowDown{Epoch: uint32(f.o.Epoch), Part: part}); err != nil {
+				return err
+			}
+		}
+	}
+	return f.sendGroup(stream, group)
+}
+
+func (f *Feed) sendGroup(stream Replication_FollowServer, group [][]byte) error {
+	if len(group) == 0 {
+		return nil
+	}
+	return stream.Send(&FollowDown{Epoch: uint32(f.o.Epoch), Events: group})
+}
+
+// State implements ReplicationServer.
+func (s *Server) State(req *StateRequest, stream Replication_StateServer) error {
+	f := s.Copies.Feed(slot.ID(req.Slot))
+	if f == nil {
+		return status.Errorf(codes.FailedPrecondition, "state of %s: this node is not its master", slot.ID(req.Slot))
+	}
+	frame := &StateFrame{Epoch: req.Epoch}
+	size := 0
+	flush := func(last bool) error {
+		frame.Crc32C, frame.Last, frame.Epoch = stateChecksum(frame.Records), last, uint32(f.o.Epoch)
+		err := stream.Send(frame)
+		frame, size = &StateFrame{}, 0
+		return err
+	}
+	if err := f.o.Slot.ReadState(func(r event.Record) error {
+		if size+len(r.Key)+len(r.Value) > frameBytesMax && len(frame.Records) > 0 {
+			if err := flush(false); err != nil {
+				return err
+			}
+		}
+		frame.Records = append(frame.Records, &StateRecord{Key: append([]byte(nil), r.Key...), Value: append([]byte(nil), r.Value...)})
+		size += len(r.Key) + len(r.Value)
+		return nil
+	}); err != nil {
+		return toStatus(err)
+	}
+	return flush(true)
+}
+
+func stateChecksum(recs []*StateRecord) uint32 {
+	var b []byte
+	for _, r := range recs {
+		b = append(append(b, r.Key...), r.Value...)
+	}
+	return event.Checksum(b)
+}
+
+// Journal implements ReplicationServer.
+func (s *Server) Journal(_ context.Context, req *JournalRequest) (*JournalReply, error) {
+	c, ok := s.Copies.Copy(slot.ID(req.Slot))
+	if !ok {
+		return nil, status.Errorf(codes.FailedPrecondition, "journal of %s: no copy is open here", slot.ID(req.Slot))
+	}
+	events, _, err := c.JournalAfter(slot.Position(req.After), frameBytesMax)
+	if errors.Is(err, storage.ErrNotFound) {
+		return &JournalReply{Gone: true}, nil
+	}
+	if err != nil {
+		return nil, toStatus(err)
+	}
+	return &JournalReply{Events: events}, nil
+}
+
+func toStatus(err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, storage.ErrNotMaster):
+		return status.Error(codes.FailedPrecondition, err.Error())
+	case errors.Is(err, storage.ErrCorrupt):
+		return status.Error(codes.DataLoss, err.Error())
+	default:
+		return status.Error(codes.Unavailable, err.Error())
+	}
+}

@@ -1,0 +1,410 @@
+package repl
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"mailnode/storage"
+	"mailnode/storage/event"
+	"mailnode/storage/slot"
+)
+
+// FollowerOptions makes a Follower.
+type FollowerOptions struct {
+	Slot   Copy
+	Node   slot.NodeName // this node
+	Master slot.NodeName
+	Epoch  slot.Epoch // as Raft says
+	Client ReplicationClient
+	Spool  *storage.SpoolDir
+	Clock  storage.Clock
+	Logger *slog.Logger
+	// OnFenced is told when the master says a lower epoch than this node knows,
+	// or refuses because of a higher one; the caller reads Raft again.
+	OnFenced func()
+	// OnSetAside is told the name under which a diverged state was set aside.
+	OnSetAside func(name string)
+}
+
+// Follower keeps one copy up to date with its master.
+type Follower struct {
+	o   FollowerOptions
+	log *slog.Logger
+
+	mu    sync.Mutex // guards all below
+	state FollowerState
+	bytes uint64 // received since the stream began
+	poked chan struct{}
+}
+
+// FollowerState tells how a replica stands.
+type FollowerState struct {
+	Connected bool
+	Viable    bool
+	Problem   string        // why not viable, or why not connected
+	Head      slot.Position // the master's, as last heard
+	HeadClock uint64        // its slot clock, ms
+	HeardAt   time.Duration // Clock.Mono of the last heartbeat or event
+	Counted   bool          // recorded as in-sync, as the master said
+	LagMs     uint64        // as the master last said
+}
+
+const (
+	backOffMin  = 200 * time.Millisecond
+	backOffMax  = 10 * time.Second
+	poisonPause = 5 * time.Second // before the state is fetched for an event that could not be applied
+	silentAfter = 5 * time.Second // without a heartbeat the stream is opened anew
+	applyMax    = 256             // events in one commit
+	ackEvery    = 500 * time.Millisecond
+	bodyGrace   = 300 * time.Millisecond // a pushed body may still be on its way
+)
+
+// NewFollower makes a Follower; Run does its work.
+func NewFollower(o FollowerOptions) *Follower {
+	return &Follower{o: o, log: o.Logger.With("slot", o.Slot.ID(), "master", o.Master), poked: make(chan struct{}, 1)}
+}
+
+// State tells how the replica stands.
+func (f *Follower) State() FollowerState {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.state
+}
+
+func (f *Follower) set(fn func(s *FollowerState)) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	fn(&f.state)
+}
+
+// Run follows until ctx ends, over any number of connections.
+func (f *Follower) Run(ctx context.Context) {
+	pause := backOffMin
+	for ctx.Err() == nil {
+		began := f.o.Clock.Mono()
+		err := f.follow(ctx)
+		f.set(func(s *FollowerState) {
+			s.Connected = false
+			if err != nil {
+				s.Problem = err.Error()
+			}
+		})
+		if ctx.Err() != nil {
+			return
+		}
+		if status.Code(err) == codes.FailedPrecondition && f.o.OnFenced != nil {
+			f.o.OnFenced()
+		}
+		if err == nil || f.o.Clock.Mono()-began > time.Minute {
+			pause = backOffMin
+		}
+		f.log.Debug("following ended", "err", err)
+		select {
+		case <-ctx.Done():
+		case <-time.After(pause):
+		}
+		if err != nil {
+			pause = min(pause*2, backOffMax)
+		}
+	}
+}
+
+// errTransfer says that the next connection must begin with a state transfer.
+var errTransfer = errors.New("the whole state is needed")
+
+// follow is one connection; nil means that a transfer has ended well.
+func (f *Follower) follow(whole context.Context) error {
+	ctx, cancel := context.WithCancelCause(whole) // ends with the stream
+	defer cancel(nil)
+	head, err := f.o.Slot.Head()
+	if err != nil {
+		return err
+	}
+	stream, err := f.o.Client.Follow(ctx)
+	if err != nil {
+		return err
+	}
+	hello := &Hello{Slot: uint32(f.o.Slot.ID()), Epoch: uint32(f.o.Epoch), Node: string(f.o.Node), Position: uint64(head.Position),
+		Lineage: branches(head.Lineage), Building: head.Building}
+	if err := stream.Send(&FollowUp{Hello: hello}); err != nil && err != io.EOF {
+		return err
+	}
+	first, err := stream.Recv()
+	if err != nil {
+		return err
+	}
+	w := first.Welcome
+	if w == nil {
+		return status.Error(codes.Internal, "follow: the first message was no welcome")
+	}
+	if slot.Epoch(first.Epoch) < f.o.Epoch {
+		return status.Errorf(codes.FailedPrecondition, "follow %s: %s is at epoch %d, this node knows %d", f.o.Slot.ID(), f.o.Master, first.Epoch, f.o.Epoch)
+	}
+	if w.Transfer {
+		if head.Lineage.Diverged(head.Position, lineage(w.Lineage), slot.Position(w.Head)) && !head.Building {
+			if err := f.setAside(ctx, head, w); err != nil {
+				return err
+			}
+		}
+		return f.transfer(ctx)
+	}
+	err = f.stream(ctx, cancel, stream, head.Position)
+	if errors.Is(err, errTransfer) {
+		select {
+		case <-whole.Done():
+			return whole.Err()
+		case <-time.After(poisonPause):
+		}
+		return f.transfer(whole)
+	}
+	return err
+}
+
+func (f *Follower) setAside(ctx context.Context, head event.Head, w *Welcome) error {
+	name, err := f.o.Slot.SetAside(ctx)
+	if err != nil {
+		return err
+	}
+	shared := head.Lineage.Shared(head.Position, lineage(w.Lineage), slot.Position(w.Head))
+	f.log.Warn("this copy had diverged: its state is set aside", "name", name, "head", head.Position, "shared", shared, "master_head", slot.Position(w.Head))
+	if f.o.OnSetAside != nil {
+		f.o.OnSetAside(name)
+	}
+	return nil
+}
+
+// stream applies events as they come.
+func (f *Follower) stream(ctx context.Context, cancel context.CancelCauseFunc, stream Replication_FollowClient, at slot.Position) error {
+	f.mu.Lock()
+	f.bytes = 0
+	f.state = FollowerState{Connected: true, Viable: true, Head: at, HeardAt: f.o.Clock.Mono()}
+	f.mu.Unlock()
+	bodies, err := openBodies(ctx, f.o.Client, f.o.Slot, f.o.Spool, true, f.received)
+	if err != nil {
+		return err
+	}
+	var running sync.WaitGroup
+	defer running.Wait()
+	defer cancel(nil)
+	running.Go(func() { cancel(fmt.Errorf("bodies: %w", bodies.run())) })
+	events := make(chan *event.Event, applyMax)
+	running.Go(func() { cancel(f.receive(ctx, stream, events)) })
+	running.Go(func() { f.watchSilence(ctx, cancel) })
+	err = f.applyLoop(ctx, stream, bodies, events, at)
+	if err == nil || errors.Is(err, context.Canceled) {
+		err = context.Cause(ctx)
+	}
+	return err
+}
+
+func (f *Follower) received(n int) {
+	f.mu.Lock()
+	f.bytes += uint64(n)
+	f.mu.Unlock()
+	select {
+	case f.poked <- struct{}{}:
+	default:
+	}
+}
+
+// watchSilence ends a connection whose master says nothing, not even heartbeats.
+func (f *Follower) watchSilence(ctx context.Context, cancel context.CancelCauseFunc) {
+	t := time.NewTicker(time.Second)
+	defer t.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-t.C:
+			if f.o.Clock.Mono()-f.State().HeardAt > silentAfter {
+				cancel(fmt.Errorf("no heartbeat from %s for %s", f.o.Master, silentAfter))
+				return
+			}
+		}
+	}
+}
+
+// receive checks what comes and hands events to applyLoop.
+func (f *Follower) receive(ctx context.Context, stream Replication_FollowClient, events chan<- *event.Event) error {
+	var partial []byte
+	for {
+		m, err := stream.Recv()
+		if err != nil {
+			return err
+		}
+		if slot.Epoch(m.Epoch) < f.o.Epoch {
+			return status.Errorf(codes.FailedPrecondition, "follow %s: a message of epoch %d, this node knows %d", f.o.Slot.ID(), m.Epoch, f.o.Epoch)
+		}
+		f.set(func(s *FollowerState) {
+			s.HeardAt = f.o.Clock.Mono()
+			if b := m.Heartbeat; b != nil {
+				s.Head, s.HeadClock, s.Counted, s.LagMs = slot.Position(b.Head), b.SlotClockMs, b.Counted, b.LagMs
+			}
+		})
+		raws := m.Events
+		if p := m.Part; p != nil {
+			if event.Checksum(p.Data) != p.Crc32C {
+				return storage.Errorf(storage.ErrCorrupt, "receive event: a part's checksum does not match")
+			}
+			if partial = append(partial, p.Data...); p.Last {
+				raws, partial = append(raws, partial), nil
+			}
+		}
+		for _, raw := range raws {
+			f.received(len(raw))
+			ev, err := event.Decode(raw)
+			if err != nil {
+				return err
+			}
+			select {
+			case events <- ev:
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		}
+	}
+}
+
+// applyLoop applies groups of events and acknowledges them.
+func (f *Follower) applyLoop(ctx context.Context, stream Replication_FollowClient, bodies *bodyStream, events <-chan *event.Event, at slot.Position) error {
+	tick := time.NewTicker(ackEvery)
+	defer tick.Stop()
+	ack := func(viable bool, problem string) error {
+		f.mu.Lock()
+		n := f.bytes
+		f.state.Viable, f.state.Problem = viable, problem
+		f.mu.Unlock()
+		return stream.Send(&FollowUp{Ack: &Ack{Position: uint64(at), BytesReceived: n, Viable: viable, Problem: problem}})
+	}
+	for {
+		if err := ack(true, ""); err != nil {
+			return err
+		}
+		var group []*event.Event
+		select {
+		case ev := <-events:
+			group = append(group, ev)
+		case <-tick.C:
+			continue
+		case <-f.o.Slot.Failed():
+			return f.o.Slot.Failure()
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		for more := true; more && len(group) < applyMax; {
+			select {
+			case ev := <-events:
+				group = append(group, ev)
+			default:
+				more = false
+			}
+		}
+		for len(group) > 0 {
+			n, err := f.applySome(ctx, bodies, group, func() error { return ack(true, "") })
+			if n > 0 {
+				at = slot.Position(group[n-1].Position)
+				group = group[n:]
+			}
+			if err != nil && refusesEvent(err) {
+				if qerr := f.poison(group[0], err, ack); qerr != nil {
+					return qerr
+				}
+				return errTransfer
+			}
+			if err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// refusesEvent says whether the error is the event's own fault, rather than the
+// disk's, the connection's or this node's.
+func refusesEvent(err error) bool {
+	return !errors.Is(err, storage.ErrUnavailable) && !errors.Is(err, storage.ErrDiskFull) &&
+		!errors.Is(err, context.Canceled) && !errors.Is(err, context.DeadlineExceeded) && status.Code(err) == codes.Unknown
+}
+
+// poison sets an event aside that cannot be applied (law 5). Until the state has
+// been fetched this copy does not count (law 1).
+func (f *Follower) poison(ev *event.Event, why error, ack func(bool, string) error) error {
+	f.log.Error("an event could not be applied: it is in quarantine, the state will be fetched", "position", slot.Position(ev.Position), "err", why)
+	if err := f.o.Slot.Quarantine(ev, why); err != nil {
+		return err
+	}
+	return ack(false, fmt.Sprintf("event %s in quarantine: %v", slot.Position(ev.Position), why))
+}
+
+// applySome waits for bodies and applies what it can of the group in one commit.
+func (f *Follower) applySome(ctx context.Context, bodies *bodyStream, group []*event.Event, ack func() error) (int, error) {
+	for i, ev := range group {
+		missing, err := f.o.Slot.MissingBodies(ev)
+		if err != nil {
+			return 0, err
+		}
+		if len(missing) == 0 {
+			continue
+		}
+		if i > 0 { // what is complete is made durable first
+			return f.o.Slot.ApplyEvents(ctx, group[:i])
+		}
+		if err := f.awaitBodies(ctx, bodies, missing, ack); err != nil {
+			return 0, err
+		}
+	}
+	return f.o.Slot.ApplyEvents(ctx, group)
+}
+
+// awaitBodies waits for bodies; those that were not pushed are asked for. While
+// it waits, acknowledgements go on telling the master that bytes move.
+func (f *Follower) awaitBodies(ctx context.Context, bodies *bodyStream, missing []slot.BodyRef, ack func() error) error {
+	grace := time.NewTimer(bodyGrace)
+	defer grace.Stop()
+	tick := time.NewTicker(ackEvery)
+	defer tick.Stop()
+	for {
+		news, err := bodies.wait()
+		if err != nil {
+			return err
+		}
+		left := missing[:0]
+		for _, ref := range missing {
+			have, err := f.o.Slot.HasBody(ref)
+			if err != nil {
+				return err
+			}
+			if !have {
+				left = append(left, ref)
+			}
+			if !have && bodies.isGone(ref) {
+				return storage.Errorf(storage.ErrUnavailable, "body %s: the master does not have it", ref)
+			}
+		}
+		if missing = left; len(missing) == 0 {
+			return nil
+		}
+		select {
+		case <-news:
+		case <-grace.C:
+			for _, ref := range missing {
+				if err := bodies.want(ref); err != nil {
+					return err
+				}
+			}
+		case <-tick.C:
+			if err := ack(); err != nil {
+				return err
+			}
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}

@@ -1,0 +1,429 @@
+package repl
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2"
+	"github.com/cockroachdb/pebble/v2/vfs"
+	"go.uber.org/goleak"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/test/bufconn"
+
+	"mailnode/storage"
+	"mailnode/storage/event"
+	"mailnode/storage/local"
+	"mailnode/storage/slot"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// side is one node with a copy of slot s003.
+type side struct {
+	t     *testing.T
+	name  slot.NodeName
+	fs    *vfs.MemFS
+	o     local.Options
+	copy  *local.Slot
+	spool *storage.SpoolDir
+
+	mu     sync.Mutex
+	feed   *Feed
+	master *local.Master
+	stop   func()
+
+	lis    *bufconn.Listener
+	server *grpc.Server
+	conn   *grpc.ClientConn
+}
+
+// record stands for Raft: it remembers what was recorded.
+type record struct {
+	mu        sync.Mutex
+	log       []string
+	protected bool
+	refuse    bool
+}
+
+func (r *record) add(protected bool, format string, args ...any) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.refuse {
+		return fmt.Errorf("no quorum")
+	}
+	r.protected = protected
+	r.log = append(r.log, fmt.Sprintf(format, args...))
+	return nil
+}
+
+func (r *record) SetUnprotected(_ context.Context, s slot.ID, _ slot.Epoch, since slot.Position) error {
+	return r.add(false, "%s unprotected", s)
+}
+
+func (r *record) SetProtected(_ context.Context, s slot.ID, _ slot.Epoch, in []slot.NodeName) error {
+	return r.add(true, "%s protected by %v", s, in)
+}
+
+func (r *record) SetInSync(_ context.Context, s slot.ID, _ slot.Epoch, in []slot.NodeName) error {
+	return r.add(true, "%s in sync %v", s, in)
+}
+
+func (r *record) RecordedProtected(slot.ID, slot.Epoch) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.protected
+}
+
+func (s *side) Copy(slot.ID) (Copy, bool) { return s.copy, true }
+
+func (s *side) Feed(slot.ID) *Feed {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.feed
+}
+
+func (s *side) PeerName(context.Context) (slot.NodeName, bool) { return "", false }
+
+func newSide(t *testing.T, name slot.NodeName) *side {
+	t.Helper()
+	r := local.NewResources(8 << 20)
+	t.Cleanup(r.Close)
+	s := &side{t: t, name: name, fs: vfs.NewMem(), spool: &storage.SpoolDir{FS: vfs.NewMem(), Dir: "/"}}
+	s.o = local.Options{FS: s.fs, Dir: "/slots/s003", Cluster: "test", Slot: 3, Logger: slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug})),
+		Clock: storage.SystemClock(), Resources: r, Passwords: local.NewPasswords(2)}
+	var err error
+	if s.copy, err = local.Open(s.o); err != nil {
+		t.Fatal(err)
+	}
+	s.lis = bufconn.Listen(1 << 20)
+	s.server = grpc.NewServer()
+	RegisterReplicationServer(s.server, &Server{Copies: s})
+	go s.server.Serve(s.lis)
+	s.conn, err = grpc.NewClient("passthrough:///test", grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithContextDialer(func(context.Context, string) (net.Conn, error) { return s.lis.Dial() }))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		s.endRole()
+		s.conn.Close()
+		s.server.Stop()
+		s.copy.Close()
+	})
+	return s
+}
+
+func (s *side) endRole() {
+	if s.stop != nil {
+		s.stop()
+		s.stop = nil
+	}
+}
+
+func (s *side) lead(e slot.Epoch, x slot.UncleanCount, rec Recorder, ackTimeout time.Duration) {
+	s.t.Helper()
+	s.endRole()
+	f := NewFeed(FeedOptions{Slot: s.copy, Epoch: e, WaitForReplica: true, AckTimeout: ackTimeout, ProtectAfter: 50 * time.Millisecond,
+		Recorder: rec, Clock: s.o.Clock, Logger: s.o.Logger, OnFenced: func(slot.Epoch) {}})
+	m, err := s.copy.Serve(context.Background(), e, x, f)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	s.mu.Lock()
+	s.feed, s.master = f, m
+	s.mu.Unlock()
+	ctx, cancel := context.WithCancel(context.Background())
+	var wg sync.WaitGroup
+	wg.Go(func() { f.Run(ctx) })
+	s.stop = func() {
+		m.Stop()
+		f.Close()
+		cancel()
+		wg.Wait()
+		s.mu.Lock()
+		s.feed, s.master = nil, nil
+		s.mu.Unlock()
+	}
+}
+
+func (s *side) follow(master *side, e slot.Epoch) *Follower {
+	s.endRole()
+	f := NewFollower(FollowerOptions{Slot: s.copy, Node: s.name, Master: master.name, Epoch: e, Client: NewReplicationClient(master.conn),
+		Spool: s.spool, Clock: s.o.Clock, Logger: s.o.Logger})
+	ctx, cancel := context.WithCancel(context.Background())
+	var wg sync.WaitGroup
+	wg.Go(func() { f.Run(ctx) })
+	s.stop = func() { cancel(); wg.Wait() }
+	return f
+}
+
+// damage writes a wrong record behind the store's back.
+func (s *side) damage(key, value []byte) {
+	s.t.Helper()
+	s.copy.Close()
+	db, err := pebble.Open("/slots/s003/index", &pebble.Options{FS: s.fs, FormatMajorVersion: pebble.FormatWALSyncChunks, Logger: quiet{}})
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	if err := db.Set(key, value, pebble.Sync); err != nil {
+		s.t.Fatal(err)
+	}
+	if err := db.Close(); err != nil {
+		s.t.Fatal(err)
+	}
+	if s.copy, err = local.Open(s.o); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+type quiet struct{}
+
+func (quiet) Infof(string, ...any)      {}
+func (quiet) Errorf(string, ...any)     {}
+func (quiet) Fatalf(f string, a ...any) { panic(fmt.Sprintf(f, a...)) }
+
+func eventually(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	deadline := time.Now().Add(20 * time.Second)
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for !ok() {
+		if time.Now().After(deadline) {
+			t.Fatalf("not within 20 s: %s", what)
+		}
+		<-tick.C
+	}
+}
+
+func sameState(t *testing.T, a, b *side) {
+	t.Helper()
+	eventually(t, "both copies at one position", func() bool {
+		ha, err1 := a.copy.Head()
+		hb, err2 := b.copy.Head()
+		return err1 == nil && err2 == nil && ha.Position == hb.Position && !hb.Building && slices.Equal(ha.Lineage, hb.Lineage)
+	})
+	_, da, err := a.copy.Digest()
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, db, err := b.copy.Digest()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if da != db {
+		t.Fatalf("digests differ at the same position: %s and %s (law 8)", da, db)
+	}
+}
+
+func text(i, size int) string {
+	return fmt.Sprintf("Subject: %d\r\n\r\n%s\r\n", i, strings.Repeat("x", size))
+}
+
+func (s *side) deliver(a storage.Account, body string) error {
+	sp := s.spool.New()
+	io.WriteString(sp, body)
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	return s.master.Deliver(ctx, storage.Delivery{Body: sp, Recipients: []storage.Recipient{{Account: a.ID}}})[0]
+}
+
+func (s *side) account(addr slot.Address) storage.Account {
+	s.t.Helper()
+	a, err := s.master.CreateAccount(context.Background(), addr, "pw", 0)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return a
+}
+
+func (s *side) bodies(a storage.Account) map[string]int {
+	s.t.Helper()
+	ctx := context.Background()
+	box, err := s.master.Mailbox(ctx, a.ID, "INBOX")
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	ref := storage.Ref{Account: a.ID, Mailbox: box.ID}
+	out := map[string]int{}
+	if err := s.master.Scan(ctx, ref, 1, ^storage.UID(0), func(m storage.Message) error {
+		r, err := s.master.OpenBody(ctx, ref, m.UID)
+		if err != nil {
+			return err
+		}
+		b := make([]byte, r.Size())
+		if _, err := r.ReadAt(b, 0); err != nil && err != io.EOF {
+			return err
+		}
+		out[string(b)]++
+		return nil
+	}); err != nil {
+		s.t.Fatal(err)
+	}
+	return out
+}
+
+// While protected, an acknowledged delivery is applied on the replica at the
+// moment of the acknowledgement; when the replica has gone, the slot is recorded
+// as unprotected before anything else is acknowledged.
+func TestLaw01AcknowledgedIsOnTheReplica(t *testing.T) {
+	n1, n2 := newSide(t, "n1"), newSide(t, "n2")
+	rec := &record{}
+	n1.lead(1, 0, rec, 300*time.Millisecond)
+	a := n1.account("u1@example.test")
+	n2.follow(n1, 1)
+	eventually(t, "protected", func() bool { return rec.RecordedProtected(3, 1) && n1.feed.isProtected() })
+	for i := range 30 {
+		if err := n1.deliver(a, text(i, 10000*i)); err != nil {
+			t.Fatal(err)
+		}
+		h1, _ := n1.copy.Head()
+		h2, err := n2.copy.Head()
+		if err != nil || h2.Position < h1.Position {
+			t.Fatalf("acknowledged at %s, the replica has %s (%v)", h1.Position, h2.Position, err)
+		}
+	}
+	sameState(t, n1, n2)
+	n2.endRole()
+	if err := n1.deliver(a, text(31, 10)); err != nil {
+		t.Fatal(err)
+	}
+	if rec.RecordedProtected(3, 1) {
+		t.Fatalf("acknowledged alone without a record: %v", rec.log)
+	}
+	n2.follow(n1, 1)
+	eventually(t, "protected again", func() bool { return rec.RecordedProtected(3, 1) })
+	sameState(t, n1, n2)
+}
+
+// Without a quorum the master goes on alone all the same.
+func TestLaw01GoesOnWithoutQuorum(t *testing.T) {
+	n1, n2 := newSide(t, "n1"), newSide(t, "n2")
+	rec := &record{}
+	n1.lead(1, 0, rec, 200*time.Millisecond)
+	a := n1.account("u1@example.test")
+	n2.follow(n1, 1)
+	eventually(t, "protected", func() bool { return n1.feed.isProtected() })
+	rec.mu.Lock()
+	rec.refuse = true
+	rec.mu.Unlock()
+	n2.endRole()
+	if err := n1.deliver(a, text(1, 10)); err != nil {
+		t.Fatal(err)
+	}
+	rec.mu.Lock()
+	rec.refuse = false
+	rec.mu.Unlock()
+	eventually(t, "the record is made up for", func() bool { return !rec.RecordedProtected(3, 1) })
+}
+
+// A new replica, and one that is further behind than the journal, gets the state
+// and every body.
+func TestTransferOfAWholeState(t *testing.T) {
+	n1, n2 := newSide(t, "n1"), newSide(t, "n2")
+	n1.lead(1, 0, &record{}, time.Second)
+	a := n1.account("u1@example.test")
+	for i := range 300 {
+		if err := n1.deliver(a, text(i, 100)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	h, _ := n1.copy.Head()
+	if err := n1.copy.TrimJournal(context.Background(), h.Position); err != nil {
+		t.Fatal(err)
+	}
+	if err := n1.deliver(a, text(300, 3<<20)); err != nil {
+		t.Fatal(err)
+	}
+	n2.follow(n1, 1)
+	sameState(t, n1, n2)
+	want := n1.bodies(a)
+	n1.endRole()
+	n2.lead(2, 1, &record{}, time.Second)
+	if got := n2.bodies(a); len(got) != 301 || fmt.Sprint(got) != fmt.Sprint(want) {
+		t.Fatalf("the replica has %d messages, the master had %d", len(got), len(want))
+	}
+}
+
+// An old master that comes back with events that nobody else has sets its state
+// aside and becomes an ordinary replica; no UID names two messages.
+func TestLaw02Law07DivergedCopyIsSetAside(t *testing.T) {
+	n1, n2 := newSide(t, "n1"), newSide(t, "n2")
+	n1.lead(1, 0, &record{}, 100*time.Millisecond)
+	a := n1.account("u1@example.test")
+	n2.follow(n1, 1)
+	if err := n1.deliver(a, text(1, 10)); err != nil {
+		t.Fatal(err)
+	}
+	sameState(t, n1, n2)
+	n2.endRole()
+	if err := n1.deliver(a, text(2, 10)); err != nil { // only n1 has it
+		t.Fatal(err)
+	}
+	n1.endRole()
+	n2.lead(2, 1, &record{}, time.Second)
+	box, err := n2.master.Mailbox(context.Background(), a.ID, "INBOX")
+	if err != nil || box.UIDNext != 1+1<<22 {
+		t.Fatalf("UIDNEXT of the unclean epoch is %d (%v): UID 2 was given out already", box.UIDNext, err)
+	}
+	if err := n2.deliver(a, text(3, 10)); err != nil {
+		t.Fatal(err)
+	}
+	n1.follow(n2, 2)
+	sameState(t, n2, n1)
+	names, err := n1.copy.Quarantined()
+	if err != nil || len(names) != 1 {
+		t.Fatalf("quarantine holds %v, %v", names, err)
+	}
+	if name := names[0]; !strings.HasPrefix(name, "diverged-1-") {
+		t.Fatalf("set aside as %q", name)
+	}
+}
+
+// An event that cannot be applied is set aside; the copy is filled anew and the
+// stream goes on.
+func TestLaw05PoisonEventDoesNotStopReplication(t *testing.T) {
+	n1, n2 := newSide(t, "n1"), newSide(t, "n2")
+	n1.lead(1, 0, &record{}, 100*time.Millisecond)
+	a := n1.account("u1@example.test")
+	n2.follow(n1, 1)
+	sameState(t, n1, n2)
+	n2.endRole()
+	// Damage what the replica derived: the next event's digests will not fit.
+	box, err := n1.master.Mailbox(context.Background(), a.ID, "INBOX")
+	if err != nil {
+		t.Fatal(err)
+	}
+	n2.damage(event.StatsKey(storage.Ref{Account: a.ID, Mailbox: box.ID}), event.Marshal(&event.MailboxStats{Digest: event.Digest{Hi: 1}.Bytes()}))
+	f := n2.follow(n1, 1)
+	if err := n1.deliver(a, text(1, 10)); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the event is in quarantine", func() bool {
+		names, _ := n2.copy.Quarantined()
+		return len(names) == 1 && strings.HasPrefix(names[0], "event-1-")
+	})
+	sameState(t, n1, n2)
+	if err := n1.deliver(a, text(2, 10)); err != nil {
+		t.Fatal(err)
+	}
+	sameState(t, n1, n2)
+	eventually(t, "viable again", func() bool { return f.State().Viable })
+}
+
+// A replica that knows a higher epoch stops the master at once.
+func TestLaw04HigherEpochFencesTheMaster(t *testing.T) {
+	n1, n2 := newSide(t, "n1"), newSide(t, "n2")
+	n1.lead(1, 0, &record{}, time.Second)
+	a := n1.account("u1@example.test")
+	n2.follow(n1, 2)
+	eventually(t, "fenced", func() bool { return n1.deliver(a, "x\r\n") != nil })
+}

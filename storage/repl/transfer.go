@@ -1,0 +1,185 @@
+package repl
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"mailnode/storage"
+	"mailnode/storage/event"
+	"mailnode/storage/slot"
+)
+
+// wantedMax is how many bodies a transfer has under way.
+const wantedMax = 64
+
+// transfer replaces this copy's state by the master's: records from a snapshot,
+// then the bodies that are not here. It is *building* until that has ended, and
+// starts again after a crash.
+func (f *Follower) transfer(ctx context.Context) error {
+	began := f.o.Clock.Mono()
+	f.set(func(s *FollowerState) {
+		*s = FollowerState{Connected: true, Problem: "the whole state is being fetched"}
+	})
+	s := f.o.Slot
+	if err := s.BeginImport(ctx); err != nil {
+		return err
+	}
+	stream, err := f.o.Client.State(ctx, &StateRequest{Slot: uint32(s.ID()), Epoch: uint32(f.o.Epoch)})
+	if err != nil {
+		return err
+	}
+	var own []event.Record // the slot's own records: written last, they say where the state stands
+	records := 0
+	for last := false; !last; {
+		fr, err := stream.Recv()
+		if err == io.EOF {
+			return fmt.Errorf("state of %s: %w", s.ID(), io.ErrUnexpectedEOF)
+		}
+		if err != nil {
+			return err
+		}
+		if slot.Epoch(fr.Epoch) < f.o.Epoch || stateChecksum(fr.Records) != fr.Crc32C {
+			return storage.Errorf(storage.ErrCorrupt, "state of %s: a frame of epoch %d with a wrong checksum or an old epoch", s.ID(), fr.Epoch)
+		}
+		recs := make([]event.Record, 0, len(fr.Records))
+		for _, r := range fr.Records {
+			switch {
+			case len(r.Key) == 0 || !isState(r.Key[0]):
+				return storage.Errorf(storage.ErrCorrupt, "state of %s: a record that is no state", s.ID())
+			case r.Key[0] == event.PrefixSlot:
+				own = append(own, event.Record{Key: r.Key, Value: r.Value})
+			default:
+				recs = append(recs, event.Record{Key: r.Key, Value: r.Value})
+			}
+		}
+		records += len(recs)
+		if err := s.ImportRecords(ctx, recs); err != nil {
+			return err
+		}
+		last = fr.Last
+	}
+	bodies, err := f.fetchBodies(ctx)
+	if err != nil {
+		return err
+	}
+	if err := s.FinishImport(ctx, own); err != nil {
+		return err
+	}
+	f.log.Info("state fetched", "records", records, "bodies", bodies, "took", (f.o.Clock.Mono() - began).Round(time.Millisecond))
+	return nil
+}
+
+func isState(prefix byte) bool {
+	for _, p := range event.StatePrefixes() {
+		if p == prefix {
+			return true
+		}
+	}
+	return false
+}
+
+// fetchBodies asks for every body that the new state names and the packs lack.
+func (f *Follower) fetchBodies(ctx context.Context) (int, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	b, err := openBodies(ctx, f.o.Client, f.o.Slot, f.o.Spool, false, f.received)
+	if err != nil {
+		return 0, err
+	}
+	ended := make(chan struct{})
+	go func() { defer close(ended); b.run() }()
+	defer func() { cancel(); <-ended }()
+	fetch := bodyFetch{f: f, b: b, ctx: ctx}
+	if err := f.o.Slot.NeededBodies(func(ref slot.BodyRef, live bool) error { return fetch.add(ref, live) }); err != nil {
+		return 0, err
+	}
+	return fetch.count, fetch.settle()
+}
+
+// bodyFetch asks for bodies in batches, each kept durably before the next.
+type bodyFetch struct {
+	f     *Follower
+	b     *bodyStream
+	ctx   context.Context
+	batch []wantedBody
+	count int
+}
+
+type wantedBody struct {
+	ref  slot.BodyRef
+	live bool
+}
+
+func (x *bodyFetch) add(ref slot.BodyRef, live bool) error {
+	x.batch = append(x.batch, wantedBody{ref, live})
+	if err := x.b.want(ref); err != nil {
+		return err
+	}
+	if len(x.batch) < wantedMax {
+		return nil
+	}
+	return x.settle()
+}
+
+// settle waits for the batch. A live message's body that the master does not
+// have fails the transfer: the copy must not count as viable without it.
+func (x *bodyFetch) settle() error {
+	var here []slot.BodyRef
+	for _, w := range x.batch {
+		err := x.f.awaitBodies(x.ctx, x.b, []slot.BodyRef{w.ref}, func() error { return nil })
+		if errors.Is(err, storage.ErrUnavailable) && !w.live {
+			continue // an expunged message may have lost its body everywhere
+		}
+		if err != nil {
+			return err
+		}
+		here = append(here, w.ref)
+	}
+	x.batch = x.batch[:0]
+	x.count += len(here)
+	return x.f.o.Slot.KeepBodies(x.ctx, here)
+}
+
+// CatchUp brings a copy that nobody serves up to date with another copy of the
+// same lineage which is ahead: before a promotion, and before a master that was
+// stopped serves again. It gives the position reached.
+func CatchUp(ctx context.Context, s Copy, c ReplicationClient, spool *storage.SpoolDir) (slot.Position, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	b, err := openBodies(ctx, c, s, spool, false, func(int) {})
+	if err != nil {
+		return 0, err
+	}
+	ended := make(chan struct{})
+	go func() { defer close(ended); b.run() }()
+	defer func() { cancel(); <-ended }()
+	f := &Follower{o: FollowerOptions{Slot: s}}
+	for {
+		head, err := s.Head()
+		if err != nil {
+			return 0, err
+		}
+		r, err := c.Journal(ctx, &JournalRequest{Slot: uint32(s.ID()), After: uint64(head.Position)})
+		if err != nil {
+			return head.Position, err
+		}
+		if r.Gone {
+			return head.Position, storage.Errorf(storage.ErrDiverged, "catch up %s after %s: the other copy has no events from there on", s.ID(), head.Position)
+		}
+		if len(r.Events) == 0 {
+			return head.Position, nil
+		}
+		for _, raw := range r.Events {
+			ev, err := event.Decode(raw)
+			if err != nil {
+				return head.Position, err
+			}
+			if _, err := f.applySome(ctx, b, []*event.Event{ev}, func() error { return nil }); err != nil {
+				return head.Position, err
+			}
+		}
+	}
+}
