@@ -22,7 +22,6 @@ const (
 // maxNames is how many users a plan names.
 const maxNames = 5
 
-
 // answer is what one node said about all the copies it was asked for.
 type answer struct {
 	err    error

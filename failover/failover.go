@@ -28,7 +28,8 @@ const (
 // Asker asks a node for the present state of its copies, past everything that
 // was reported earlier: positions, lineages and viability must be read after the
 // call began, and be what is durable there. A node that does not answer is an
-// error; a copy that it does not have is left out of the answer.
+// error; a copy that it does not have is left out of the answer. Ask returns when
+// ctx ends.
 type Asker interface {
 	Ask(ctx context.Context, node slot.NodeName, ids []slot.ID) ([]CopyAnswer, error)
 }

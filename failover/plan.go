@@ -41,18 +41,18 @@ type PlanSlot struct {
 	Users          int           `json:"users"`
 	Epoch          slot.Epoch    `json:"epoch"` // the epoch that the change ends
 	Done           bool          `json:"done,omitempty"`
-	Why            string        `json:"why,omitempty"`     // not safe: what is not known or would be lost
-	Accept         string        `json:"accept,omitempty"`  // the command that accepts the loss
-	Serves         bool          `json:"serves,omitempty"`  // the old master serves the slot: nothing to do
-	MessagesAtRisk uint64        `json:"messages_at_risk"`  // see EventsAtRisk
-	BytesAtRisk    uint64        `json:"bytes_at_risk"`     // see EventsAtRisk
-	RiskKnown      bool          `json:"risk_known"`        // false: nobody kept a heartbeat of this epoch
-	SinceS         int64         `json:"since_s"`           // how long the slot has been without its master
-	UsersKnown     bool          `json:"users_known"`       // false: no living node knows the names
-	UserNames      []string      `json:"user_names"`        // the first few
-	OtherCopies    []string      `json:"other_copies"`      // viable ones that remain beside the target
-	Position       slot.Position `json:"position"`          // last event of the target
-	NotChosen      []string      `json:"not_chosen"`        // other copies, and why they were not chosen
+	Why            string        `json:"why,omitempty"`      // not safe: what is not known or would be lost
+	Accept         string        `json:"accept,omitempty"`   // the command that accepts the loss
+	Serves         bool          `json:"serves,omitempty"`   // the old master serves the slot: nothing to do
+	MessagesAtRisk uint64        `json:"messages_at_risk"`   // see EventsAtRisk
+	BytesAtRisk    uint64        `json:"bytes_at_risk"`      // see EventsAtRisk
+	RiskKnown      bool          `json:"risk_known"`         // false: nobody kept a heartbeat of this epoch
+	SinceS         int64         `json:"since_s"`            // how long the slot has been without its master
+	UsersKnown     bool          `json:"users_known"`        // false: no living node knows the names
+	UserNames      []string      `json:"user_names"`         // the first few
+	OtherCopies    []string      `json:"other_copies"`       // viable ones that remain beside the target
+	Position       slot.Position `json:"position"`           // last event of the target
+	NotChosen      []string      `json:"not_chosen"`         // other copies, and why they were not chosen
 	InProposal     slot.NodeName `json:"proposed,omitempty"` // the target that the proposal recorded, when it differs
 }
 

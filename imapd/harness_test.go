@@ -30,7 +30,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // bench is a store on a file system in memory, and a server over it.
 type bench struct {
-	t      *testing.T
+	t      testing.TB
 	store  *local.Master
 	spool  *storage.SpoolDir
 	srv    *Server
@@ -45,7 +45,7 @@ type bench struct {
 // fixedWall makes UIDVALIDITY and dates come out the same each time.
 func fixedWall() time.Time { return time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC) }
 
-func newBench(t *testing.T, adjust func(*Config)) *bench {
+func newBench(t testing.TB, adjust func(*Config)) *bench {
 	t.Helper()
 	b := &bench{t: t, users: map[string]storage.Account{}}
 	fs := vfs.NewMem()
@@ -53,7 +53,7 @@ func newBench(t *testing.T, adjust func(*Config)) *bench {
 	quiet := slog.New(slog.DiscardHandler)
 	res := local.NewResources(8 << 20)
 	t.Cleanup(res.Close)
-	clock := local.SystemClock()
+	clock := storage.SystemClock()
 	clock.Wall = fixedWall
 	sl, err := local.Open(local.Options{FS: fs, Dir: "/s007", Cluster: "test", Slot: 7, Logger: quiet, Clock: clock,
 		Resources: res, Passwords: local.NewPasswords(2)})
@@ -146,7 +146,7 @@ func (b *bench) deliverMany(user string, n int) {
 	}
 }
 
-func testTLS(t *testing.T) *tls.Config {
+func testTLS(t testing.TB) *tls.Config {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -162,12 +162,12 @@ func testTLS(t *testing.T) *tls.Config {
 
 // wireClient speaks raw IMAP.
 type wireClient struct {
-	t    *testing.T
+	t    testing.TB
 	conn net.Conn
 	r    *bufio.Reader
 }
 
-func dial(t *testing.T, addr string) *wireClient {
+func dial(t testing.TB, addr string) *wireClient {
 	t.Helper()
 	conn, err := net.Dial("tcp", addr)
 	if err != nil {
@@ -176,7 +176,7 @@ func dial(t *testing.T, addr string) *wireClient {
 	return newWireClient(t, conn)
 }
 
-func newWireClient(t *testing.T, conn net.Conn) *wireClient {
+func newWireClient(t testing.TB, conn net.Conn) *wireClient {
 	t.Cleanup(func() { conn.Close() })
 	conn.SetDeadline(time.Now().Add(10 * time.Second))
 	return &wireClient{t: t, conn: conn, r: bufio.NewReader(conn)}

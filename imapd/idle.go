@@ -15,6 +15,7 @@ func (c *session) idle(cmd *command) (reply, error) {
 	if cmd.End(); cmd.Err() != nil {
 		return reply{}, cmd.Err()
 	}
+	c.dropText(cmd)
 	c.w.Str("+ idling").CRLF()
 	c.net.read, c.net.absolute = c.srv.cfg.Timeouts.Idle, time.Time{}
 	type input struct {

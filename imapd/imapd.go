@@ -4,20 +4,20 @@
 //
 //	RFC 3501  all commands and responses; \Recent is never set (see view.go)
 //	RFC 2177  IDLE                          idle.go
-//	RFC 2342  NAMESPACE, one personal one   session.go
-//	RFC 2971  ID                            session.go
+//	RFC 2342  NAMESPACE, one personal one   namespace.go
+//	RFC 2971  ID                            id.go
 //	RFC 3348  CHILDREN                      list.go
 //	RFC 3691  UNSELECT                      select.go
 //	RFC 4315  UIDPLUS                       append.go copy.go expunge.go
 //	RFC 4731  ESEARCH                       search.go
 //	RFC 4959  SASL-IR                       login.go
-//	RFC 5161  ENABLE (nothing to enable)    session.go
+//	RFC 5161  ENABLE (nothing to enable)    enable.go
 //	RFC 5258  LIST-EXTENDED                 list.go
 //	RFC 5530  response codes                reply.go
 //	RFC 5819  LIST-STATUS                   list.go
-//	RFC 6154  SPECIAL-USE, CREATE-SPECIAL-USE
+//	RFC 6154  SPECIAL-USE, CREATE-SPECIAL-USE   list.go create.go
 //	RFC 6851  MOVE                          copy.go
-//	RFC 7888  LITERAL+                      conn.go
+//	RFC 7888  LITERAL+                      readcommand.go
 //	RFC 7889  APPENDLIMIT                   append.go
 //	RFC 8438  STATUS=SIZE                   status.go
 //

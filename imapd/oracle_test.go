@@ -17,7 +17,7 @@ func oracleOptions() *imapclient.Options {
 	return &imapclient.Options{TLSConfig: &tls.Config{InsecureSkipVerify: true}}
 }
 
-func oracleStartTLS(t *testing.T, addr string) *imapclient.Client {
+func oracleStartTLS(t testing.TB, addr string) *imapclient.Client {
 	t.Helper()
 	c, err := imapclient.DialStartTLS(addr, oracleOptions())
 	if err != nil {

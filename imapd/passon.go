@@ -68,8 +68,8 @@ func (c *session) passOn(cmd *command, to *Elsewhere, user, password string) err
 		return peerError(answer.Kind, answer.Text)
 	}
 	peer.SetDeadline(time.Time{})
-	c.srv.cfg.Metrics.Login(true)
 	c.log().Info("imap login passed on", "node", to.Node, "tried", user)
+	c.dropText(cmd)
 	c.splice(peer, rest)
 	return errLogout
 }

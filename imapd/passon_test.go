@@ -16,7 +16,9 @@ import (
 )
 
 // elsewhere sends everybody to another node.
-type elsewhere struct{ dial func(ctx context.Context) (net.Conn, error) }
+type elsewhere struct {
+	dial func(ctx context.Context) (net.Conn, error)
+}
 
 func (e elsewhere) Login(context.Context, string, string) (storage.Store, storage.AccountID, error) {
 	return nil, 0, &Elsewhere{Dial: e.dial, Node: "n2"}

@@ -85,6 +85,12 @@ func (c *session) readCommand() (*command, error) {
 	return cmd, nil
 }
 
+// dropText gives a parsed command's buffer back early: before a long wait.
+func (c *session) dropText(cmd *command) {
+	c.srv.framePool.Put(cmd.text)
+	cmd.text, cmd.Decoder = nil, nil
+}
+
 // newArguments gives a Decoder that stands behind the verb.
 func newArguments(cmd *command) *wire.Decoder {
 	d := wire.NewDecoder(cmd.text)

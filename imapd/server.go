@@ -165,6 +165,7 @@ func (s *Server) register(c *session) (why string, ok bool) {
 			why = "too many connections from your address"
 		}
 		s.perIP[c.ip]++
+		c.counted = c.ip
 	}
 	s.sessions[c] = struct{}{}
 	s.wg.Add(1)
@@ -175,9 +176,9 @@ func (s *Server) register(c *session) (why string, ok bool) {
 func (s *Server) unregister(c *session) {
 	s.mu.Lock()
 	delete(s.sessions, c)
-	if c.ip != "" {
-		if s.perIP[c.ip]--; s.perIP[c.ip] <= 0 {
-			delete(s.perIP, c.ip)
+	if c.counted != "" {
+		if s.perIP[c.counted]--; s.perIP[c.counted] <= 0 {
+			delete(s.perIP, c.counted)
 		}
 	}
 	if c.store != nil {
@@ -207,6 +208,11 @@ func (s *Server) attach(c *session, store storage.Store, account storage.Account
 		go s.watchStore(store, w)
 	}
 	w.sessions[c] = struct{}{}
+	select {
+	case <-store.Done(): // watchStore may have been and gone
+		c.kick()
+	default:
+	}
 	return nil
 }
 

@@ -104,7 +104,10 @@ func TestFailedLogins(t *testing.T) {
 }
 
 func TestTimeouts(t *testing.T) {
-	b := newBench(t, func(c *Config) { c.Timeouts.PreLogin = 100 * time.Millisecond; c.Timeouts.Idle = 200 * time.Millisecond })
+	b := newBench(t, func(c *Config) {
+		c.Timeouts.PreLogin = 100 * time.Millisecond
+		c.Timeouts.Idle = 200 * time.Millisecond
+	})
 	c := dial(t, b.plain)
 	c.line()
 	c.send("a LOG") // slow before login
@@ -239,7 +242,7 @@ Host %s
 Port %s
 User alice@example.test
 Pass secret
-TLSType None
+SSLType None
 AuthMechs LOGIN
 
 MaildirStore near
@@ -280,7 +283,7 @@ SyncState *
 		t.Fatal(err)
 	}
 	for _, sub := range []string{"cur", "new", "tmp"} {
-		os.MkdirAll(dir+"/Grün/"+sub, 0o700)
+		os.MkdirAll(dir+"/Work/"+sub, 0o700)
 	}
 	run()
 	run()

@@ -49,6 +49,7 @@ type session struct {
 type entry struct {
 	id          uint64
 	ip          string // the client's address, "" when unknown
+	counted     string // the address under which it counts in Server.perIP
 	tls         bool   // the client's connection is encrypted
 	implicitTLS bool
 	plainLogin  bool

@@ -65,7 +65,15 @@ func (a *applier) head() error {
 		return storage.Errorf(storage.ErrCorrupt, "apply event %s: it follows %s, which is not before it",
 			slot.Position(a.ev.Position), slot.Position(a.ev.Previous))
 	}
-	Store(a.r, HeadKey(), &HeadRecord{Position: a.ev.Position, SlotClockMs: a.ev.SlotClockMs})
+	again := h.Position == a.ev.Position
+	h.Position, h.SlotClockMs = a.ev.Position, a.ev.SlotClockMs
+	for _, c := range a.ev.Changes {
+		if m := c.GetMessage(); m != nil && len(m.Summary) > 0 && !again {
+			h.Births++
+			h.BirthBytes += uint64(m.Size)
+		}
+	}
+	Store(a.r, HeadKey(), &h)
 	return nil
 }
 

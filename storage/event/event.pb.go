@@ -1230,9 +1230,13 @@ func (x *AccountStats) GetBytes() int64 {
 }
 
 type HeadRecord struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Position      uint64                 `protobuf:"fixed64,1,opt,name=position,proto3" json:"position,omitempty"`
-	SlotClockMs   uint64                 `protobuf:"varint,2,opt,name=slot_clock_ms,json=slotClockMs,proto3" json:"slot_clock_ms,omitempty"`
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	Position    uint64                 `protobuf:"fixed64,1,opt,name=position,proto3" json:"position,omitempty"`
+	SlotClockMs uint64                 `protobuf:"varint,2,opt,name=slot_clock_ms,json=slotClockMs,proto3" json:"slot_clock_ms,omitempty"`
+	// Totals over the slot's history, the same on all copies at one position:
+	// the difference of two copies' totals says what one lacks.
+	Births        uint64 `protobuf:"varint,3,opt,name=births,proto3" json:"births,omitempty"` // messages that came in
+	BirthBytes    uint64 `protobuf:"varint,4,opt,name=birth_bytes,json=birthBytes,proto3" json:"birth_bytes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1277,6 +1281,20 @@ func (x *HeadRecord) GetPosition() uint64 {
 func (x *HeadRecord) GetSlotClockMs() uint64 {
 	if x != nil {
 		return x.SlotClockMs
+	}
+	return 0
+}
+
+func (x *HeadRecord) GetBirths() uint64 {
+	if x != nil {
+		return x.Births
+	}
+	return 0
+}
+
+func (x *HeadRecord) GetBirthBytes() uint64 {
+	if x != nil {
+		return x.BirthBytes
 	}
 	return 0
 }
@@ -1391,11 +1409,14 @@ const file_event_proto_rawDesc = "" +
 	"\x0ehighest_modseq\x18\x05 \x01(\x06R\rhighestModseq\x12\x16\n" +
 	"\x06digest\x18\x06 \x01(\fR\x06digest\"$\n" +
 	"\fAccountStats\x12\x14\n" +
-	"\x05bytes\x18\x01 \x01(\x03R\x05bytes\"L\n" +
+	"\x05bytes\x18\x01 \x01(\x03R\x05bytes\"\x85\x01\n" +
 	"\n" +
 	"HeadRecord\x12\x1a\n" +
 	"\bposition\x18\x01 \x01(\x06R\bposition\x12\"\n" +
-	"\rslot_clock_ms\x18\x02 \x01(\x04R\vslotClockMsB\x18Z\x16mailnode/storage/eventb\x06proto3"
+	"\rslot_clock_ms\x18\x02 \x01(\x04R\vslotClockMs\x12\x16\n" +
+	"\x06births\x18\x03 \x01(\x04R\x06births\x12\x1f\n" +
+	"\vbirth_bytes\x18\x04 \x01(\x04R\n" +
+	"birthBytesB\x18Z\x16mailnode/storage/eventb\x06proto3"
 
 var (
 	file_event_proto_rawDescOnce sync.Once

@@ -17,6 +17,8 @@ type Head struct {
 	Lineage   slot.Lineage
 	Unclean   slot.UncleanCount
 	ClockMs   uint64        // slot clock, milliseconds
+	Births    uint64        // messages that came in, over the slot's history
+	Bytes     uint64        // and their bytes
 	Building  bool          // Position counts for nothing
 	KeptAfter slot.Position // the journal holds every event after this one
 }

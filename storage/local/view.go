@@ -116,10 +116,11 @@ func (v *view) slotRecord() (*event.SlotRecord, error) {
 func (s *Slot) Head() (event.Head, error) {
 	h := event.Head{Building: s.building.Load()}
 	err := s.read(func(v *view) error {
-		var err error
-		if h.Position, h.ClockMs, err = v.head(); err != nil {
+		var at event.HeadRecord
+		if _, err := event.Load(v, event.HeadKey(), &at); err != nil {
 			return err
 		}
+		h.Position, h.ClockMs, h.Births, h.Bytes = slot.Position(at.Position), at.SlotClockMs, at.Births, at.BirthBytes
 		rec, err := v.slotRecord()
 		if err != nil {
 			return err
@@ -129,4 +130,23 @@ func (s *Slot) Head() (event.Head, error) {
 		return err
 	})
 	return h, err
+}
+
+// Users counts the accounts that this copy knows, and names the first few, also
+// while it is a replica.
+func (s *Slot) Users(namesMax int) (count int, names []string, err error) {
+	err = s.read(func(v *view) error {
+		return each(v, event.SpanOf([]byte{event.PrefixAccount}), func(_, value []byte) error {
+			a := &event.AccountRecord{}
+			if err := unmarshal(value, a); err != nil || a.Deleted {
+				return err
+			}
+			count++
+			if len(names) < namesMax {
+				names = append(names, a.Address)
+			}
+			return nil
+		})
+	})
+	return count, names, err
 }

@@ -155,7 +155,7 @@ func (f *Feed) sendHeartbeat(stream Replication_FollowServer, name slot.NodeName
 	if err != nil {
 		return toStatus(err)
 	}
-	b := &Heartbeat{Head: uint64(head.Position), SlotClockMs: head.ClockMs}
+	b := &Heartbeat{Head: uint64(head.Position), SlotClockMs: head.ClockMs, Births: head.Births, BirthBytes: head.Bytes}
 	f.mu.Lock()
 	if r := f.replicas[name]; r != nil {
 		b.LagMs = uint64(f.lag(r) / time.Millisecond)

@@ -47,14 +47,15 @@ type Follower struct {
 
 // FollowerState tells how a replica stands.
 type FollowerState struct {
-	Connected bool
-	Viable    bool
-	Problem   string        // why not viable, or why not connected
-	Head      slot.Position // the master's, as last heard
-	HeadClock uint64        // its slot clock, ms
-	HeardAt   time.Duration // Clock.Mono of the last heartbeat or event
-	Counted   bool          // recorded as in-sync, as the master said
-	LagMs     uint64        // as the master last said
+	Connected             bool
+	Viable                bool
+	Problem               string        // why not viable, or why not connected
+	Head                  slot.Position // the master's, as last heard
+	HeadClock             uint64        // its slot clock, ms
+	HeadBirths, HeadBytes uint64        // its totals (event.Head)
+	HeardAt               time.Duration // Clock.Mono of the last heartbeat or event
+	Counted               bool          // recorded as in-sync, as the master said
+	LagMs                 uint64        // as the master last said
 }
 
 const (
@@ -247,6 +248,7 @@ func (f *Follower) receive(ctx context.Context, stream Replication_FollowClient,
 			s.HeardAt = f.o.Clock.Mono()
 			if b := m.Heartbeat; b != nil {
 				s.Head, s.HeadClock, s.Counted, s.LagMs = slot.Position(b.Head), b.SlotClockMs, b.Counted, b.LagMs
+				s.HeadBirths, s.HeadBytes = b.Births, b.BirthBytes
 			}
 		})
 		raws := m.Events

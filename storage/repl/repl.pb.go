@@ -501,6 +501,8 @@ type Heartbeat struct {
 	SlotClockMs   uint64                 `protobuf:"varint,2,opt,name=slot_clock_ms,json=slotClockMs,proto3" json:"slot_clock_ms,omitempty"`
 	Counted       bool                   `protobuf:"varint,3,opt,name=counted,proto3" json:"counted,omitempty"`          // the replica is recorded as in-sync
 	LagMs         uint64                 `protobuf:"varint,4,opt,name=lag_ms,json=lagMs,proto3" json:"lag_ms,omitempty"` // of this replica, as the master sees it
+	Births        uint64                 `protobuf:"varint,5,opt,name=births,proto3" json:"births,omitempty"`            // totals at head: see the HeadRecord of events
+	BirthBytes    uint64                 `protobuf:"varint,6,opt,name=birth_bytes,json=birthBytes,proto3" json:"birth_bytes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -559,6 +561,20 @@ func (x *Heartbeat) GetCounted() bool {
 func (x *Heartbeat) GetLagMs() uint64 {
 	if x != nil {
 		return x.LagMs
+	}
+	return 0
+}
+
+func (x *Heartbeat) GetBirths() uint64 {
+	if x != nil {
+		return x.Births
+	}
+	return 0
+}
+
+func (x *Heartbeat) GetBirthBytes() uint64 {
+	if x != nil {
+		return x.BirthBytes
 	}
 	return 0
 }
@@ -1047,12 +1063,15 @@ const file_repl_proto_rawDesc = "" +
 	"\x04head\x18\x01 \x01(\x06R\x04head\x122\n" +
 	"\alineage\x18\x02 \x03(\v2\x18.mailnode.repl.v1.BranchR\alineage\x12\x1a\n" +
 	"\btransfer\x18\x03 \x01(\bR\btransfer\x12\x1a\n" +
-	"\bfeatures\x18\x04 \x03(\tR\bfeatures\"t\n" +
+	"\bfeatures\x18\x04 \x03(\tR\bfeatures\"\xad\x01\n" +
 	"\tHeartbeat\x12\x12\n" +
 	"\x04head\x18\x01 \x01(\x06R\x04head\x12\"\n" +
 	"\rslot_clock_ms\x18\x02 \x01(\x04R\vslotClockMs\x12\x18\n" +
 	"\acounted\x18\x03 \x01(\bR\acounted\x12\x15\n" +
-	"\x06lag_ms\x18\x04 \x01(\x04R\x05lagMs\"_\n" +
+	"\x06lag_ms\x18\x04 \x01(\x04R\x05lagMs\x12\x16\n" +
+	"\x06births\x18\x05 \x01(\x04R\x06births\x12\x1f\n" +
+	"\vbirth_bytes\x18\x06 \x01(\x04R\n" +
+	"birthBytes\"_\n" +
 	"\bBodyWant\x12\x12\n" +
 	"\x04slot\x18\x01 \x01(\rR\x04slot\x12\x12\n" +
 	"\x04push\x18\x02 \x01(\bR\x04push\x12\x12\n" +

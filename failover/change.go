@@ -1,0 +1,100 @@
+package failover
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"mailnode/raftfsm/cluster"
+)
+
+// repeatAfter is how long a command with an unknown outcome may take to show up
+// in the state before it is proposed again.
+const repeatAfter = 300 * time.Millisecond
+
+// result says how one slot's change ended.
+type result int
+
+const (
+	undecided result = iota // nobody can say
+	changed
+	declined
+)
+
+// change changes the master of one slot. A command whose outcome is unknown is
+// looked up and repeated: it names the epoch that it ends, so it works once.
+func change(ctx context.Context, own Ownership, c cluster.ConfirmSlot) (SlotOutcome, result) {
+	ctx, cancel := context.WithTimeout(ctx, changeWait)
+	defer cancel()
+	for {
+		_, err := own.Propose(ctx, c)
+		if err == nil {
+			return SlotOutcome{Slot: c.Slot, To: c.To, Epoch: c.Epoch + 1}, changed
+		}
+		wait := repeatAfter
+		if superseded(err) {
+			wait = changeWait // it is decided; this node only has not applied it yet
+		} else if refusal(err) {
+			return SlotOutcome{Slot: c.Slot, Why: err.Error()}, declined
+		}
+		if so, kind := await(ctx, own, c, wait); kind != undecided {
+			return so, kind
+		}
+		if ctx.Err() != nil {
+			return SlotOutcome{Slot: c.Slot, To: c.To, Why: fmt.Sprintf("the outcome is not known: %v", err)}, undecided
+		}
+	}
+}
+
+// await looks at the state until the slot has left the epoch that the command
+// ends, or its proposal was closed without it.
+func await(ctx context.Context, own Ownership, c cluster.ConfirmSlot, wait time.Duration) (SlotOutcome, result) {
+	ctx, cancel := context.WithTimeout(ctx, wait)
+	defer cancel()
+	poll := time.NewTicker(pollEvery)
+	defer poll.Stop()
+	for {
+		if so, kind := settled(own.State(), c); kind != undecided {
+			return so, kind
+		}
+		select {
+		case <-ctx.Done():
+			return SlotOutcome{}, undecided
+		case <-poll.C:
+		}
+	}
+}
+
+// settled reads from the state what became of a command. When another operator
+// gave the slot to the same node, what this one wanted is done.
+func settled(st *cluster.State, c cluster.ConfirmSlot) (SlotOutcome, result) {
+	sl, ok := st.Slot(c.Slot)
+	p, known := st.Proposal(c.Proposal)
+	switch {
+	case ok && sl.Epoch == c.Epoch+1 && sl.Master == c.To:
+		return SlotOutcome{Slot: c.Slot, To: c.To, Epoch: sl.Epoch}, changed
+	case ok && sl.Epoch > c.Epoch:
+		return SlotOutcome{Slot: c.Slot, To: sl.Master, Epoch: sl.Epoch,
+			Why: fmt.Sprintf("it went to %s meanwhile, with epoch %d", sl.Master, sl.Epoch)}, declined
+	case known && p.State != cluster.Open:
+		return SlotOutcome{Slot: c.Slot, Why: cluster.ErrClosed{Proposal: p.ID, State: p.State, Why: p.Closed}.Error()}, declined
+	}
+	return SlotOutcome{}, undecided
+}
+
+// superseded says whether an error means that somebody else's change came first.
+func superseded(err error) bool {
+	var stale cluster.ErrStale
+	var closed cluster.ErrClosed
+	return errors.As(err, &stale) || errors.As(err, &closed)
+}
+
+// refusal says whether the state machine refused: nothing was done, and
+// repeating would not help.
+func refusal(err error) bool {
+	var invalid cluster.ErrInvalid
+	var missing cluster.ErrNotFound
+	var exists cluster.ErrExists
+	return errors.As(err, &invalid) || errors.As(err, &missing) || errors.As(err, &exists)
+}

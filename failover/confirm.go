@@ -1,0 +1,230 @@
+package failover
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"mailnode/raftfsm/cluster"
+	"mailnode/storage/slot"
+)
+
+const (
+	inParallel = 16               // slots changed or asked for at once
+	changeWait = 10 * time.Second // for one slot's command, an election included
+	serveWait  = 30 * time.Second // until every confirmed slot serves (DESIGN section 8)
+	serveAsk   = time.Second      // for one question whether a slot serves
+	pollEvery  = 50 * time.Millisecond
+)
+
+// Deps is what Confirm works with. View is called once, at the beginning, and
+// gives the evidence of the node that runs it.
+type Deps struct {
+	Ownership    Ownership
+	Serving      Serving
+	Asker        Asker
+	View         func() View
+	SuspectAfter time.Duration
+}
+
+// Request is an operator's confirmation.
+type Request struct {
+	Proposal   string    // "" is the only open one
+	Slots      []slot.ID // nil is all of the proposal
+	AcceptLoss bool      // for the named slots: change them although mail may be lost
+	By, Why    string
+	WallTime   string // shown only (law 11)
+}
+
+// SlotOutcome is what became of one slot.
+type SlotOutcome struct {
+	Slot   slot.ID       `json:"slot"`
+	To     slot.NodeName `json:"to,omitempty"`
+	Epoch  slot.Epoch    `json:"epoch,omitempty"` // the one that began
+	Why    string        `json:"why,omitempty"`
+	Accept string        `json:"accept,omitempty"` // the command that goes on
+}
+
+// Outcome is what a confirmation did. A slot of NotServing is also one of Done.
+type Outcome struct {
+	Proposal   string        `json:"proposal,omitempty"`
+	Done       []SlotOutcome `json:"done,omitempty"`
+	Refused    []SlotOutcome `json:"refused,omitempty"`
+	Failed     []SlotOutcome `json:"failed,omitempty"`      // what happened is not known
+	NotServing []SlotOutcome `json:"not_serving,omitempty"` // changed, but clients are not served yet
+	ExitCode   int           `json:"exit_code"`
+	Text       string        `json:"text"`
+}
+
+// Confirm makes the plan anew and changes the master of every slot that is safe,
+// or whose loss was accepted by name; the others stay in the proposal. Then it
+// waits until all the changed ones serve. What was begun is finished even when
+// ctx ends (law 12); only the waiting stops. An error means that nothing was done.
+func Confirm(ctx context.Context, d Deps, r Request) (Outcome, error) {
+	st := d.Ownership.State()
+	p, refused := find(st, r.Proposal)
+	if refused != nil {
+		return *refused, nil
+	}
+	if r.AcceptLoss && len(r.Slots) == 0 {
+		return refuse(ExitUsage, "to accept a loss, name the slots:",
+			fmt.Sprintf("mailnode failover confirm %s --slot s007 --accept-loss", p.ID)), nil
+	}
+	for _, id := range r.Slots {
+		if !slices.ContainsFunc(p.Slots, func(ps cluster.ProposedSlot) bool { return ps.Slot == id }) {
+			return refuse(ExitUsage, fmt.Sprintf("%s is not in %s: mailnode failover show %s", id, p.ID, p.ID)), nil
+		}
+	}
+	plan, err := MakePlan(ctx, st, d.View(), d.SuspectAfter, p.ID, d.Asker)
+	if err != nil {
+		return Outcome{}, fmt.Errorf("confirm proposal %q: %w", p.ID, err)
+	}
+	if err := ctx.Err(); err != nil { // hung up before anything was begun
+		return Outcome{}, fmt.Errorf("confirm proposal %q: %w", p.ID, err)
+	}
+	out := Outcome{Proposal: p.ID}
+	changes := chosen(st, plan, r, &out)
+	changeAll(context.WithoutCancel(ctx), d.Ownership, changes, &out)
+	out.NotServing = awaitServing(ctx, d.Serving, out.Done)
+	out.finish(plan)
+	return out, nil
+}
+
+// chosen sorts the slots of a plan into commands and refusals.
+func chosen(st *cluster.State, plan Plan, r Request, out *Outcome) []cluster.ConfirmSlot {
+	var changes []cluster.ConfirmSlot
+	for _, s := range plan.Slots {
+		named := slices.Contains(r.Slots, s.Slot)
+		accepted := named && r.AcceptLoss && s.Accept != ""
+		switch {
+		case len(r.Slots) > 0 && !named:
+		case s.Done && named:
+			if so, kind := settled(st, cluster.ConfirmSlot{Proposal: plan.Proposal, Slot: s.Slot, Epoch: s.Epoch, To: s.To}); kind == changed {
+				out.Done = append(out.Done, so)
+			} else {
+				out.Refused = append(out.Refused, so)
+			}
+		case s.Done:
+		case s.Safe || accepted:
+			// The old master did not seal the slot, so the epoch is unclean also
+			// when its node lives.
+			changes = append(changes, cluster.ConfirmSlot{Proposal: plan.Proposal, Slot: s.Slot, Epoch: s.Epoch, To: s.To,
+				Unclean: true, AcceptLoss: !s.Safe, By: r.By, Why: r.Why, WallTime: r.WallTime})
+		default:
+			out.Refused = append(out.Refused, SlotOutcome{Slot: s.Slot, To: s.To, Why: s.Why, Accept: s.Accept})
+		}
+	}
+	return changes
+}
+
+// changeAll runs the commands side by side and files each result.
+func changeAll(ctx context.Context, own Ownership, changes []cluster.ConfirmSlot, out *Outcome) {
+	var mu sync.Mutex
+	each(changes, func(c cluster.ConfirmSlot) {
+		so, kind := change(ctx, own, c)
+		mu.Lock()
+		defer mu.Unlock()
+		switch kind {
+		case changed:
+			out.Done = append(out.Done, so)
+		case declined:
+			out.Refused = append(out.Refused, so)
+		default:
+			out.Failed = append(out.Failed, so)
+		}
+	})
+	for _, list := range [][]SlotOutcome{out.Done, out.Refused, out.Failed} {
+		sortBySlot(list)
+	}
+}
+
+// awaitServing waits until every changed slot serves, and gives those that do
+// not when the time is over or nobody waits any more.
+func awaitServing(ctx context.Context, serving Serving, done []SlotOutcome) []SlotOutcome {
+	ctx, cancel := context.WithTimeout(ctx, serveWait)
+	defer cancel()
+	poll := time.NewTicker(pollEvery)
+	defer poll.Stop()
+	for pending := done; ; {
+		var mu sync.Mutex
+		var left []SlotOutcome
+		each(pending, func(so SlotOutcome) {
+			one, cancel := context.WithTimeout(ctx, serveAsk)
+			defer cancel()
+			ok, err := serving.Serving(one, so.To, so.Slot, so.Epoch)
+			if ok && err == nil {
+				return
+			}
+			so.Why = fmt.Sprintf("%s does not serve it", so.To)
+			if err != nil {
+				so.Why = fmt.Sprintf("%s does not say whether it serves: %v", so.To, err)
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			left = append(left, so)
+		})
+		if len(left) == 0 {
+			return nil
+		}
+		sortBySlot(left)
+		pending = left
+		select {
+		case <-ctx.Done():
+			return pending
+		case <-poll.C:
+		}
+	}
+}
+
+// finish sets exit code and text.
+func (o *Outcome) finish(plan Plan) {
+	switch {
+	case len(o.NotServing) > 0 || len(o.Failed) > 0:
+		o.ExitCode = ExitFailed
+	case len(o.Refused) > 0:
+		o.ExitCode = ExitRefused
+	}
+	var out printer
+	total := len(o.Done) + len(o.Refused) + len(o.Failed)
+	out.line(0, "%s: %d of %d done", o.Proposal, len(o.Done), total)
+	for _, s := range o.NotServing {
+		out.line(0, "%s: changed to %s (epoch %d), yet %s", s.Slot, s.To, s.Epoch, s.Why)
+		out.command("mailnode slot show " + s.Slot.String())
+	}
+	for _, s := range o.Failed {
+		out.line(0, "%s: %s", s.Slot, s.Why)
+		out.command("mailnode failover show " + o.Proposal)
+	}
+	for _, s := range o.Refused {
+		out.line(0, "%s: not done, %s", s.Slot, s.Why)
+		if s.Accept != "" {
+			out.line(2, "to accept the loss:")
+			out.command(s.Accept)
+		}
+	}
+	if len(o.Done) > 0 && plan.CutOff != "" {
+		out.line(0, "%s", plan.CutOff)
+	}
+	o.Text = out.String()
+}
+
+// each runs f for all items, a bounded number at a time.
+func each[T any](items []T, f func(T)) {
+	var wg sync.WaitGroup
+	gate := make(chan struct{}, inParallel)
+	for _, it := range items {
+		gate <- struct{}{}
+		wg.Go(func() {
+			defer func() { <-gate }()
+			f(it)
+		})
+	}
+	wg.Wait()
+}
+
+func sortBySlot(list []SlotOutcome) {
+	slices.SortFunc(list, func(a, b SlotOutcome) int { return strings.Compare(a.Slot.String(), b.Slot.String()) })
+}

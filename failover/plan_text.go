@@ -1,0 +1,220 @@
+package failover
+
+import (
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"time"
+
+	"mailnode/raftfsm/cluster"
+)
+
+// slotsPerLine keeps a group's list of slots readable.
+const slotsPerLine = 8
+
+// Render prints the plan for a person with a phone at night: the verdict first,
+// alike slots in one group, each doubtful slot with its reason and the command
+// that accepts it.
+func (p Plan) Render(w io.Writer) error {
+	var out printer
+	p.print(&out)
+	return out.writeTo(w)
+}
+
+func (p Plan) print(out *printer) {
+	if p.State != cluster.Open {
+		p.printClosed(out)
+		return
+	}
+	safe, left := p.Safe()
+	serves := 0
+	for _, s := range p.Slots {
+		if s.Serves {
+			serves++
+		}
+	}
+	switch {
+	case left > 0 && serves == left:
+		out.line(0, "%s: nothing to do, %s answers again", p.Proposal, p.Node)
+	case safe == left:
+		out.line(0, "%s: SAFE, %s of %s", p.Proposal, counted(uint64(left), "slot"), p.Node)
+		out.command("mailnode failover confirm " + p.Proposal)
+	case safe > 0:
+		out.line(0, "%s: %d of %d slots of %s are SAFE", p.Proposal, safe, left, p.Node)
+		out.command("mailnode failover confirm " + p.Proposal)
+	default:
+		out.line(0, "%s: NOT SAFE, %s of %s", p.Proposal, counted(uint64(left), "slot"), p.Node)
+	}
+	out.line(0, "%s (for %s)", p.Reason, age(time.Duration(p.SinceS)*time.Second))
+	if p.LastWords != "" {
+		out.line(0, "%s", p.LastWords)
+	}
+	p.printSlots(out)
+	if p.CutOff != "" {
+		out.gap()
+		out.line(0, "%s", p.CutOff)
+	}
+}
+
+func (p Plan) printSlots(out *printer) {
+	var safe, unsafe, done []PlanSlot
+	for _, s := range p.Slots {
+		switch {
+		case s.Done:
+			done = append(done, s)
+		case s.Safe:
+			safe = append(safe, s)
+		default:
+			unsafe = append(unsafe, s)
+		}
+	}
+	for _, g := range grouped(unsafe) {
+		out.gap()
+		printUnsafe(out, g)
+	}
+	for _, g := range grouped(safe) {
+		out.gap()
+		out.line(0, "%s: %s -> %s", names(g), g[0].From, g[0].To)
+		out.line(2, "safe, %s", facts(g))
+		printRest(out, g)
+	}
+	for _, g := range grouped(done) {
+		out.gap()
+		out.line(0, "%s: %s -> %s, done", names(g), g[0].From, g[0].To)
+	}
+}
+
+// printUnsafe prints slots that need a person's word. Those without a command to
+// type are grouped, the others stand alone.
+func printUnsafe(out *printer, g []PlanSlot) {
+	s := g[0]
+	to := string(s.To)
+	if to == "" {
+		to = "nobody"
+	}
+	if s.Serves {
+		out.line(0, "%s: stays on %s", names(g), s.From)
+		out.line(2, "%s", s.Why)
+		return
+	}
+	out.line(0, "%s: %s -> %s, NOT SAFE", names(g), s.From, to)
+	out.line(2, "%s", s.Why)
+	if s.To == "" {
+		return
+	}
+	out.line(2, "%s", facts(g))
+	if len(s.UserNames) > 0 {
+		more := ""
+		if s.Users > len(s.UserNames) {
+			more = ", ..."
+		}
+		out.line(2, "%s%s", strings.Join(s.UserNames, ", "), more)
+	}
+	printRest(out, g)
+	if s.Accept != "" {
+		out.line(2, "to accept the loss:")
+		out.command(s.Accept)
+	}
+}
+
+// printRest says what else is known of the copies of a group.
+func printRest(out *printer, g []PlanSlot) {
+	if len(g[0].OtherCopies) == 0 {
+		out.line(2, "no other viable copy remains")
+	}
+	if len(g[0].NotChosen) > 0 {
+		out.line(2, "not chosen: %s", strings.Join(g[0].NotChosen, ", "))
+	}
+}
+
+// grouped puts slots together of which the same would be said. Slots with a
+// command of their own stay alone.
+func grouped(slots []PlanSlot) [][]PlanSlot {
+	var out [][]PlanSlot
+	at := map[string]int{}
+	for _, s := range slots {
+		key := strings.Join([]string{string(s.From), string(s.To), s.Why, s.Accept,
+			strings.Join(s.OtherCopies, " "), strings.Join(s.NotChosen, " "), fmt.Sprint(s.Safe, s.Serves, s.Done)}, "|")
+		i, ok := at[key]
+		if !ok {
+			i = len(out)
+			at[key] = i
+			out = append(out, nil)
+		}
+		out[i] = append(out[i], s)
+	}
+	return out
+}
+
+// names lists a group's slots, "s001 s004 s007 (3)"; a long list is cut, the
+// count and the JSON have them all.
+func names(g []PlanSlot) string {
+	var ids []string
+	for _, s := range g {
+		ids = append(ids, s.Slot.String())
+	}
+	if len(ids) == 1 {
+		return ids[0]
+	}
+	n := len(ids)
+	if n > slotsPerLine {
+		ids = append(slices.Clone(ids[:slotsPerLine-1]), "...", ids[n-1])
+	}
+	return fmt.Sprintf("%s (%d)", strings.Join(ids, " "), n)
+}
+
+// facts are a group's numbers: the worst lag, the sum of the rest.
+func facts(g []PlanSlot) string {
+	var events, messages, bytes uint64
+	users, lag, riskKnown, usersKnown := 0, 0.0, true, true
+	for _, s := range g {
+		events, messages, bytes = events+s.EventsAtRisk, messages+s.MessagesAtRisk, bytes+s.BytesAtRisk
+		users, lag = users+s.Users, max(lag, s.LagS)
+		riskKnown, usersKnown = riskKnown && s.RiskKnown, usersKnown && s.UsersKnown
+	}
+	out := fmt.Sprintf("lag %.1f s", lag)
+	switch {
+	case usersKnown:
+		out += ", " + counted(uint64(users), "user")
+	case users > 0:
+		out += fmt.Sprintf(", at least %s", counted(uint64(users), "user"))
+	default:
+		out += ", users not known"
+	}
+	switch {
+	case events > 0:
+		out += fmt.Sprintf(", at risk: %s, %s, %s", counted(events, "event"), counted(messages, "message"), size(bytes))
+	case !riskKnown:
+		out += ", how much is at risk is not known"
+	}
+	return out
+}
+
+func (p Plan) printClosed(out *printer) {
+	by := ""
+	if p.ClosedBy != "" {
+		by = " by " + p.ClosedBy
+	}
+	out.line(0, "%s: %s%s", p.Proposal, p.State, by)
+	if p.Closed != "" {
+		out.line(2, "%s", p.Closed)
+	}
+	if p.Reason != "" {
+		out.line(2, "it was opened because: %s", p.Reason)
+	}
+	var done, left []PlanSlot
+	for _, s := range p.Slots {
+		if s.Done {
+			done = append(done, s)
+		} else {
+			left = append(left, s)
+		}
+	}
+	for _, g := range grouped(done) {
+		out.line(0, "%s: %s -> %s, done", names(g), g[0].From, g[0].To)
+	}
+	for _, g := range grouped(left) {
+		out.line(0, "%s: %s -> %s, not done", names(g), g[0].From, g[0].To)
+	}
+}

@@ -1,0 +1,231 @@
+// Package admin is how operators talk to a node: JSON over HTTP on a unix
+// socket that only the node's own user and root may use. It has the wire types,
+// the server, the client that `mailnode` uses, and what is done to the data
+// folder of a node that is not running yet (init, join).
+//
+// The server knows no cluster: it asks the small interfaces of Backend, which
+// package node implements. Fields of the JSON are only ever added.
+package admin
+
+import (
+	"mailnode/node/monitor"
+	"mailnode/storage/slot"
+)
+
+// DefaultSocket is where a node listens when its configuration says nothing else.
+const DefaultSocket = "/run/mailnode/admin.sock"
+
+// Exit codes of every verb (DESIGN §8).
+const (
+	ExitDone    = 0
+	ExitFailed  = 1
+	ExitUsage   = 2
+	ExitNothing = 3 // nothing to do
+	ExitRefused = 4 // refused for safety, or done in part
+)
+
+// Status is a node's view of the whole cluster.
+type Status struct {
+	Verdict    string              `json:"verdict"` // the server fills it in when it is ""
+	Nodes      []NodeStatus        `json:"nodes"`
+	Slots      []SlotStatus        `json:"slots"`
+	Proposals  []Proposal          `json:"proposals"` // the open ones
+	Conditions []monitor.Condition `json:"conditions"`
+
+	Node       slot.NodeName   `json:"node"`    // who says all this
+	State      string          `json:"state"`   // of that node: starting, serving, draining
+	Version    string          `json:"version"` // of that node
+	Cluster    string          `json:"cluster"`
+	Generation slot.Generation `json:"generation"`
+	Leader     slot.NodeName   `json:"leader"` // "" while there is none
+	Jobs       []Job           `json:"jobs"`
+}
+
+// NodeStatus is one member.
+type NodeStatus struct {
+	Name    slot.NodeName `json:"name"`
+	State   string        `json:"state"` // up, silent, stopped (a clean stop), unknown (not heard yet)
+	Voter   bool          `json:"voter"`
+	Witness bool          `json:"witness,omitempty"`
+	Standby bool          `json:"standby,omitempty"`
+	Zone    string        `json:"zone,omitempty"`
+	Address string        `json:"address"` // peer port
+	SilentS int64         `json:"silent_s,omitempty"`
+}
+
+// SlotStatus is one slot. Protected is Raft's record; Serving is what is heard
+// of the master.
+type SlotStatus struct {
+	Slot      slot.ID       `json:"slot"`
+	Epoch     slot.Epoch    `json:"epoch"`
+	Master    slot.NodeName `json:"master"` // "" while there is none
+	Protected bool          `json:"protected"`
+	Copies    []CopyStatus  `json:"copies"` // the master's included
+
+	Serving bool   `json:"serving"`           // the master serves clients under Epoch
+	Waiting string `json:"waiting,omitempty"` // why it does not
+}
+
+// CopyStatus is one node's copy of a slot.
+type CopyStatus struct {
+	Node     slot.NodeName `json:"node"`
+	Viable   bool          `json:"viable"`
+	Position slot.Position `json:"position"`
+	LagS     float64       `json:"lag_s"`
+	State    string        `json:"state,omitempty"` // master, following, building, diverged, failed, silent
+}
+
+// Proposal is a recorded wish to change masters.
+type Proposal struct {
+	ID     string         `json:"id"`
+	Node   slot.NodeName  `json:"node"`
+	State  string         `json:"state"`
+	SinceS int64          `json:"since_s"`
+	Slots  []ProposedSlot `json:"slots"`
+	Reason string         `json:"reason,omitempty"`
+}
+
+// ProposedSlot is one slot of a proposal.
+type ProposedSlot struct {
+	Slot         slot.ID       `json:"slot"`
+	From         slot.NodeName `json:"from"`
+	To           slot.NodeName `json:"to"`
+	Safe         bool          `json:"safe"`
+	LagS         float64       `json:"lag_s"`
+	EventsAtRisk uint64        `json:"events_at_risk"`
+	Users        int           `json:"users"`
+	Done         bool          `json:"done,omitempty"`
+	Why          string        `json:"why,omitempty"` // why it is not safe
+}
+
+// Plan is a proposal with the text that a person reads before confirming it.
+type Plan struct {
+	Proposal
+	Text string `json:"text"`
+}
+
+// ConfirmRequest confirms a proposal. By is filled in by the server.
+type ConfirmRequest struct {
+	ID         string    `json:"id"`              // "" takes the only open one
+	Slots      []slot.ID `json:"slots,omitempty"` // nothing: all of the proposal's
+	AcceptLoss bool      `json:"accept_loss,omitempty"`
+	By         string    `json:"-"`
+}
+
+// RejectRequest closes a proposal without doing anything.
+type RejectRequest struct {
+	ID  string `json:"id"`
+	Why string `json:"why,omitempty"`
+	By  string `json:"-"`
+}
+
+// Outcome is what became of a confirm. Exit is the verb's exit code.
+type Outcome struct {
+	Exit       int       `json:"exit"`
+	Text       string    `json:"text"`
+	Done       []slot.ID `json:"done"`
+	Refused    []slot.ID `json:"refused"`
+	NotServing []slot.ID `json:"not_serving"`
+}
+
+// Proposals is the answer of `failover list`.
+type Proposals struct {
+	Proposals []Proposal `json:"proposals"`
+}
+
+// User is an account as operators see it; never its password.
+type User struct {
+	Address    slot.Address `json:"address"`
+	Slot       slot.ID      `json:"slot"`
+	QuotaBytes int64        `json:"quota_bytes"` // 0: no limit
+	UsedBytes  int64        `json:"used_bytes"`
+	Disabled   bool         `json:"disabled,omitempty"`
+
+	Master   slot.NodeName `json:"master,omitempty"`   // of the slot
+	Messages int64         `json:"messages,omitempty"` // where it was asked for one user
+}
+
+// Users is the answer of `user list`. Unknown names the slots that could not be
+// asked: their users are missing from the list.
+type Users struct {
+	Users   []User    `json:"users"`
+	Unknown []slot.ID `json:"unknown,omitempty"`
+}
+
+// AddUser makes an account. By is filled in by the server.
+type AddUser struct {
+	Address    slot.Address `json:"address"`
+	Password   string       `json:"password"`
+	QuotaBytes int64        `json:"quota_bytes,omitempty"`
+	By         string       `json:"-"`
+}
+
+// SetPassword changes a password. By is filled in by the server.
+type SetPassword struct {
+	Address  slot.Address `json:"address"`
+	Password string       `json:"password"`
+	By       string       `json:"-"`
+}
+
+// Slots is the answer of `slot list`.
+type Slots struct {
+	Slots []SlotStatus `json:"slots"`
+}
+
+// SlotDetail is the answer of `slot show`.
+type SlotDetail struct {
+	SlotStatus
+	Replicas         []slot.NodeName `json:"replicas"`
+	InSync           []slot.NodeName `json:"in_sync"`
+	Unclean          int             `json:"unclean"`
+	UnprotectedSince slot.Position   `json:"unprotected_since,omitempty"`
+	OpenLoss         string          `json:"open_loss,omitempty"` // in words
+	Users            int             `json:"users"`
+	UsersKnown       bool            `json:"users_known"`
+	History          []SlotChange    `json:"history"` // oldest first
+}
+
+// SlotChange is one change of a slot's master.
+type SlotChange struct {
+	Epoch   slot.Epoch    `json:"epoch"`
+	From    slot.NodeName `json:"from,omitempty"`
+	To      slot.NodeName `json:"to"`
+	By      string        `json:"by,omitempty"`
+	Why     string        `json:"why,omitempty"`
+	When    string        `json:"when,omitempty"` // wall clock, shown only
+	Unclean bool          `json:"unclean,omitempty"`
+}
+
+// Members is the answer of `cluster members`.
+type Members struct {
+	Cluster    string          `json:"cluster"`
+	Generation slot.Generation `json:"generation"`
+	Leader     slot.NodeName   `json:"leader"`
+	Members    []NodeStatus    `json:"members"`
+}
+
+// TokenRequest asks for a join token for a node. By is filled in by the server.
+type TokenRequest struct {
+	Node slot.NodeName `json:"node"`
+	By   string        `json:"-"`
+}
+
+// Token is a join token: whoever has it can join as that node, once.
+type Token struct {
+	Node  slot.NodeName `json:"node"`
+	Token string        `json:"token"`
+}
+
+// Version is the answer of GET /v1/version.
+type Version struct {
+	Node    slot.NodeName `json:"node"`
+	Version string        `json:"version"`
+}
+
+// Job is long work with its progress (law 12).
+type Job struct {
+	Kind  string  `json:"kind"`
+	About string  `json:"about"`
+	Done  float64 `json:"done"`  // 0 to 1
+	EtaS  int64   `json:"eta_s"` // -1: not known
+}

@@ -1,0 +1,199 @@
+package admin
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"mailnode/node/config"
+	"mailnode/node/peer"
+	"mailnode/raftfsm/cluster"
+	"mailnode/storage/slot"
+)
+
+// FirstStartFile lies in the data folder. It tells `serve` what to do when it
+// starts without a Raft log; afterwards it means nothing.
+const FirstStartFile = "init.json"
+
+// Ways in which a node came to its identity.
+const (
+	ByInit = "init" // bootstrap Raft, then cluster.Init with Slots and Replicas
+	ByJoin = "join" // start Raft empty: the leader comes and adds this node
+)
+
+// FirstStart is the content of FirstStartFile.
+type FirstStart struct {
+	By       string `json:"by"`
+	ServerID string `json:"server_id"` // this node's name in Raft: raftfsm.Config.ServerID
+
+	Slots    int `json:"slots,omitempty"`    // ByInit
+	Replicas int `json:"replicas,omitempty"` // ByInit: copies beside the master
+	// Nodes says how many members with mail there must be before the leader gives
+	// the slots their first masters: after that only failovers change them.
+	Nodes int `json:"nodes,omitempty"` // ByInit
+
+	Members []peer.Member `json:"members,omitempty"` // ByJoin: who was there
+}
+
+// InitOptions are the choices that a cluster makes for life.
+type InitOptions struct {
+	Slots    int
+	Replicas int
+	Nodes    int // 0: Replicas + 1
+}
+
+// InitCluster makes the data folder of a node that is not running the first of
+// a new cluster. It gives the cluster's ID.
+func InitCluster(c config.Config, o InitOptions) (string, error) {
+	if o.Slots < 1 || o.Slots > slot.MaxSlots {
+		return "", &Error{Text: fmt.Sprintf("init cluster: %d slots, want 1 to %d", o.Slots, slot.MaxSlots), Exit: ExitUsage}
+	}
+	if o.Replicas < 0 || o.Replicas > replicasMax {
+		return "", &Error{Text: fmt.Sprintf("init cluster: %d replicas, want 0 to %d", o.Replicas, replicasMax), Exit: ExitUsage}
+	}
+	if o.Nodes == 0 {
+		o.Nodes = o.Replicas + 1
+	}
+	if o.Nodes < 1 || o.Nodes > cluster.MaxMembers {
+		return "", &Error{Text: fmt.Sprintf("init cluster: %d nodes, want 1 to %d", o.Nodes, cluster.MaxMembers), Exit: ExitUsage}
+	}
+	if c.Node.Witness {
+		return "", &Error{Text: "init cluster: a witness cannot be its first node", Exit: ExitUsage}
+	}
+	if err := virgin(c); err != nil {
+		return "", err
+	}
+	if err := writeFirstStart(c.Node.Data, FirstStart{By: ByInit, ServerID: newServerID(c.Node.Name), Slots: o.Slots, Replicas: o.Replicas, Nodes: o.Nodes}); err != nil {
+		return "", err
+	}
+	// Last, and atomic: a crash before it leaves a folder that can be initialised.
+	id, err := peer.Init(c.Node.Data, c.Node.Name)
+	if err != nil {
+		return "", refusedIdentity(err)
+	}
+	return id.ClusterID(), nil
+}
+
+// replicasMax is far above what anybody needs, and below what a typing error makes.
+const replicasMax = 6
+
+// JoinCluster makes the data folder of a node that is not running a member of
+// the cluster that made the token. It gives that cluster's ID.
+func JoinCluster(ctx context.Context, c config.Config, token string) (string, error) {
+	t, err := peer.ParseToken(token)
+	if err != nil {
+		return "", &Error{Text: err.Error(), Exit: ExitUsage}
+	}
+	if err := virgin(c); err != nil {
+		return "", err
+	}
+	first := FirstStart{By: ByJoin, ServerID: JoinedServerID(c.Node.Name, t.ID)}
+	// Written before the token is used up: it must be there if the identity is.
+	if err := writeFirstStart(c.Node.Data, first); err != nil {
+		return "", err
+	}
+	role := cluster.Voter
+	if c.Node.Witness {
+		role = cluster.Witness
+	}
+	id, accepted, err := peer.Join(ctx, token, c.Node.Data, peer.JoinRequest{Name: c.Node.Name, Address: c.Node.PeerAdvertise,
+		Zone: c.Node.Zone, Standby: c.Node.Standby, Role: string(role)}, peer.Options{})
+	if err != nil {
+		return "", refusedIdentity(err)
+	}
+	first.Members = accepted.Members
+	if err := writeFirstStart(c.Node.Data, first); err != nil {
+		return "", err
+	}
+	return id.ClusterID(), nil
+}
+
+// JoinedServerID is the name in Raft of a node that joins. It is made of the
+// token, which both sides know and which is never used twice, so that a node
+// that was installed anew has another one than before: its votes are lost.
+func JoinedServerID(name slot.NodeName, tokenID string) string { return string(name) + "-" + tokenID }
+
+// virgin refuses a data folder that belongs to a node already.
+func virgin(c config.Config) error {
+	if _, err := NewClient(c.Node.Socket).Version(context.Background()); err == nil {
+		return &Error{Text: fmt.Sprintf("a node is running already and answers at %q", c.Node.Socket), Exit: ExitRefused, Next: "mailnode status"}
+	}
+	if _, err := peer.Load(c.Node.Data); !errors.Is(err, peer.ErrNoCluster) {
+		if err == nil {
+			err = peer.ErrHasCluster
+		}
+		return refusedIdentity(fmt.Errorf("look at data folder %q: %w", c.Node.Data, err))
+	}
+	if err := os.MkdirAll(c.Node.Data, 0o700); err != nil {
+		return fmt.Errorf("make data folder: %w", err)
+	}
+	return nil
+}
+
+func refusedIdentity(err error) error {
+	if errors.Is(err, peer.ErrHasCluster) {
+		return &Error{Text: err.Error(), Exit: ExitRefused, Next: "mailnode cluster members"}
+	}
+	return err
+}
+
+// ReadFirstStart reads FirstStartFile of a data folder; fs.ErrNotExist when the
+// node was neither initialised nor joined.
+func ReadFirstStart(dir string) (FirstStart, error) {
+	var f FirstStart
+	path := filepath.Join(dir, FirstStartFile)
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return f, fmt.Errorf("read first start: %w", err)
+	}
+	if err := json.Unmarshal(text, &f); err != nil {
+		return f, fmt.Errorf("read first start %q: %w", path, err)
+	}
+	if f.ServerID == "" || f.By != ByJoin && (f.By != ByInit || f.Slots < 1) {
+		return f, fmt.Errorf("read first start %q: it is incomplete: run `mailnode cluster init` or `mailnode cluster join` again", path)
+	}
+	return f, nil
+}
+
+func writeFirstStart(dir string, f FirstStart) error {
+	text, err := json.Marshal(f)
+	if err != nil {
+		return fmt.Errorf("write first start: %w", err)
+	}
+	return ReplaceFile(filepath.Join(dir, FirstStartFile), append(text, '\n'))
+}
+
+// ReplaceFile replaces a file's content durably: after a crash it is the old or
+// the new one. Mode 0600.
+func ReplaceFile(path string, content []byte) error {
+	f, err := os.CreateTemp(filepath.Dir(path), ".new-*")
+	if err != nil {
+		return fmt.Errorf("replace %q: %w", path, err)
+	}
+	_, err = f.Write(content)
+	err = errors.Join(err, f.Sync(), f.Close())
+	if err == nil {
+		err = os.Rename(f.Name(), path)
+	}
+	if err != nil {
+		return fmt.Errorf("replace %q: %w", path, errors.Join(err, os.Remove(f.Name())))
+	}
+	folder, err := os.Open(filepath.Dir(path))
+	if err != nil {
+		return fmt.Errorf("replace %q: %w", path, err)
+	}
+	if err := errors.Join(folder.Sync(), folder.Close()); err != nil && !errors.Is(err, fs.ErrInvalid) {
+		return fmt.Errorf("replace %q: %w", path, err)
+	}
+	return nil
+}
+
+// newServerID tells installations of one name apart.
+func newServerID(name slot.NodeName) string {
+	return fmt.Sprintf("%s-%016x", name, time.Now().UnixNano())
+}

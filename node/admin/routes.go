@@ -1,0 +1,209 @@
+package admin
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+
+	"mailnode/storage/slot"
+)
+
+// routes is the whole protocol.
+func (s *Server) routes() http.Handler {
+	mux := http.NewServeMux()
+	mux.Handle("GET /v1/version", read(s, func(context.Context, *http.Request) (Version, error) {
+		return Version{Node: s.node, Version: s.version}, nil
+	}))
+	mux.Handle("GET /v1/status", read(s, s.status))
+	s.failoverRoutes(mux)
+	s.userRoutes(mux)
+	mux.Handle("GET /v1/slots", read(s, func(ctx context.Context, _ *http.Request) (Slots, error) {
+		list, err := s.backend.Slots.List(ctx)
+		return Slots{Slots: orEmpty(list)}, err
+	}))
+	mux.Handle("GET /v1/slots/{id}", read(s, s.slot))
+	mux.Handle("GET /v1/members", read(s, func(ctx context.Context, _ *http.Request) (Members, error) {
+		m, err := s.backend.Cluster.Members(ctx)
+		m.Members = orEmpty(m.Members)
+		return m, err
+	}))
+	mux.Handle("POST /v1/tokens", change(s, "make join token", requestTimeout, func(ctx context.Context, q TokenRequest, by string) (Token, error) {
+		q.By = by
+		return s.backend.Cluster.Token(ctx, q)
+	}))
+	mux.Handle("/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		s.refuse(w, &Error{Text: fmt.Sprintf("%s %s: this node (%s) does not know that request", r.Method, r.URL.Path, s.version),
+			Exit: ExitUsage, Next: "mailnode version", status: http.StatusNotFound})
+	}))
+	return mux
+}
+
+func (s *Server) status(ctx context.Context, _ *http.Request) (Status, error) {
+	st, err := s.backend.Health.Status(ctx)
+	if err != nil {
+		return st, err
+	}
+	if st.Verdict == "" {
+		st.Verdict = Verdict(st)
+	}
+	st.Nodes, st.Slots, st.Proposals = orEmpty(st.Nodes), orEmpty(st.Slots), orEmpty(st.Proposals)
+	st.Conditions, st.Jobs = orEmpty(st.Conditions), orEmpty(st.Jobs)
+	return st, nil
+}
+
+// slot names the slots that there are when it is asked for another.
+func (s *Server) slot(ctx context.Context, r *http.Request) (SlotDetail, error) {
+	id, err := slot.ParseID(r.PathValue("id"))
+	if err != nil {
+		return SlotDetail{}, &Error{Text: err.Error(), Exit: ExitUsage, Next: "mailnode slot list"}
+	}
+	list, err := s.backend.Slots.List(ctx)
+	if err != nil {
+		return SlotDetail{}, err
+	}
+	if !slices.ContainsFunc(list, func(st SlotStatus) bool { return st.Slot == id }) {
+		there := "there are none yet"
+		if len(list) > 0 {
+			there = fmt.Sprintf("there are %s to %s", list[0].Slot, list[len(list)-1].Slot)
+		}
+		return SlotDetail{}, &Error{Text: fmt.Sprintf("find slot %q: %s", id, there), Exit: ExitUsage, Next: "mailnode slot list", status: http.StatusNotFound}
+	}
+	return s.backend.Slots.Show(ctx, id)
+}
+
+func (s *Server) failoverRoutes(mux *http.ServeMux) {
+	mux.Handle("GET /v1/failover/proposals", read(s, func(ctx context.Context, r *http.Request) (Proposals, error) {
+		list, err := s.backend.Failovers.Proposals(ctx, r.URL.Query().Get("all") == "1")
+		for i := range list {
+			list[i].Slots = orEmpty(list[i].Slots)
+		}
+		return Proposals{Proposals: orEmpty(list)}, err
+	}))
+	mux.Handle("GET /v1/failover/plan", read(s, func(ctx context.Context, r *http.Request) (Plan, error) {
+		id, err := s.choose(ctx, r.URL.Query().Get("id"))
+		if err != nil {
+			return Plan{}, err
+		}
+		plan, err := s.backend.Failovers.Plan(ctx, id)
+		plan.Slots = orEmpty(plan.Slots)
+		return plan, err
+	}))
+	mux.Handle("POST /v1/failover/confirm", change(s, "confirm failover", confirmTimeout, func(ctx context.Context, q ConfirmRequest, by string) (Outcome, error) {
+		id, err := s.choose(ctx, q.ID)
+		if err != nil {
+			return Outcome{}, err
+		}
+		q.ID, q.By = id, by
+		out, err := s.backend.Failovers.Confirm(ctx, q)
+		out.Done, out.Refused, out.NotServing = orEmpty(out.Done), orEmpty(out.Refused), orEmpty(out.NotServing)
+		return out, err
+	}))
+	mux.Handle("POST /v1/failover/reject", change(s, "reject failover", requestTimeout, func(ctx context.Context, q RejectRequest, by string) (struct{}, error) {
+		id, err := s.choose(ctx, q.ID)
+		if err != nil {
+			return struct{}{}, err
+		}
+		q.ID, q.By = id, by
+		return struct{}{}, s.backend.Failovers.Reject(ctx, q)
+	}))
+}
+
+// choose gives the proposal that is meant: the named one, or the only open one.
+// An ID that is no longer open is refused by the backend, one that never was by
+// this.
+func (s *Server) choose(ctx context.Context, id string) (string, error) {
+	all, err := s.backend.Failovers.Proposals(ctx, true)
+	if err != nil {
+		return "", err
+	}
+	var open []string
+	for _, p := range all {
+		if p.State == "open" {
+			open = append(open, p.ID)
+		}
+		if p.ID == id {
+			return id, nil
+		}
+	}
+	switch {
+	case id != "" && len(open) == 0:
+		return "", &Error{Text: fmt.Sprintf("find proposal %q: no proposal is open", id), Exit: ExitUsage, Next: "mailnode failover list", status: http.StatusNotFound}
+	case id != "":
+		return "", &Error{Text: fmt.Sprintf("find proposal %q: open are %s", id, strings.Join(open, ", ")), Exit: ExitUsage, Next: "mailnode failover list", status: http.StatusNotFound}
+	case len(open) == 0:
+		return "", &Error{Text: "no proposal is open", Exit: ExitNothing}
+	case len(open) > 1:
+		return "", &Error{Text: "several proposals are open, name one: " + strings.Join(open, ", "), Exit: ExitUsage, Next: "mailnode failover list"}
+	}
+	return open[0], nil
+}
+
+func (s *Server) userRoutes(mux *http.ServeMux) {
+	mux.Handle("GET /v1/users", read(s, func(ctx context.Context, _ *http.Request) (Users, error) {
+		list, err := s.backend.Users.List(ctx)
+		list.Users = orEmpty(list.Users)
+		return list, err
+	}))
+	mux.Handle("GET /v1/users/{address}", read(s, func(ctx context.Context, r *http.Request) (User, error) {
+		a, err := address(r.PathValue("address"))
+		if err != nil {
+			return User{}, err
+		}
+		return s.backend.Users.Show(ctx, a)
+	}))
+	mux.Handle("POST /v1/users", change(s, "add user", requestTimeout, func(ctx context.Context, q AddUser, by string) (User, error) {
+		a, err := address(string(q.Address))
+		if err != nil {
+			return User{}, err
+		}
+		if err := checkPassword(q.Password); err != nil {
+			return User{}, err
+		}
+		if q.QuotaBytes < 0 {
+			return User{}, &Error{Text: fmt.Sprintf("add user %q: a quota cannot be negative", a), Exit: ExitUsage}
+		}
+		q.Address, q.By = a, by
+		return s.backend.Users.Add(ctx, q)
+	}))
+	mux.Handle("POST /v1/users/password", change(s, "set password", requestTimeout, func(ctx context.Context, q SetPassword, by string) (struct{}, error) {
+		a, err := address(string(q.Address))
+		if err != nil {
+			return struct{}{}, err
+		}
+		if err := checkPassword(q.Password); err != nil {
+			return struct{}{}, err
+		}
+		q.Address, q.By = a, by
+		return struct{}{}, s.backend.Users.SetPassword(ctx, q)
+	}))
+}
+
+// passwordMax bounds the work of hashing, in bytes.
+const passwordMax = 512
+
+// checkPassword refuses what no client can send (RFC 4616 has no NUL), or what
+// was surely not meant.
+func checkPassword(p string) error {
+	if p == "" || len(p) > passwordMax || strings.ContainsAny(p, "\x00\r\n") {
+		return &Error{Text: fmt.Sprintf("check password: want 1 to %d bytes without line ends", passwordMax), Exit: ExitUsage}
+	}
+	return nil
+}
+
+func address(s string) (slot.Address, error) {
+	a, err := slot.ParseAddress(s)
+	if err != nil {
+		return "", &Error{Text: err.Error(), Exit: ExitUsage}
+	}
+	return a, nil
+}
+
+// orEmpty makes an empty list [] in JSON, never null.
+func orEmpty[T any](list []T) []T {
+	if list == nil {
+		return []T{}
+	}
+	return list
+}

@@ -1,0 +1,269 @@
+package node
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"mailnode/failover"
+	"mailnode/node/config"
+	"mailnode/node/monitor"
+	"mailnode/node/rpc"
+	"mailnode/raftfsm/cluster"
+	"mailnode/storage/slot"
+)
+
+const (
+	tickEvery    = 200 * time.Millisecond
+	reportEvery  = time.Second
+	decideEvery  = 500 * time.Millisecond
+	dutyTimeout  = 3 * time.Second
+	lagPageAfter = 5 * time.Minute
+)
+
+// every calls fn until ctx ends.
+func every(ctx context.Context, d time.Duration, fn func()) {
+	t := time.NewTicker(d)
+	defer t.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-t.C:
+			fn()
+		}
+	}
+}
+
+// tick notices that this process was paused: then every slot that it serves asks
+// again whether it is still its own.
+func (n *Node) tick() {
+	now := n.clock.Mono()
+	paused := n.evidence.Tick(now)
+	if !paused {
+		n.lastTick.Store(int64(now))
+		return
+	}
+	gap := now - time.Duration(n.lastTick.Load())
+	n.log.Warn("this process was paused: its slots ask before they serve on", "for", gap.Round(time.Millisecond))
+	for _, k := range n.copies.all() {
+		k.mu.Lock()
+		master := k.role == failover.RoleMaster
+		k.mu.Unlock()
+		if master {
+			k.end()
+			k.wake()
+		}
+	}
+	n.lastTick.Store(int64(now))
+}
+
+// report tells every other member what this node has.
+func (n *Node) report(ctx context.Context, seq uint64, lastWords string) {
+	r := failover.Report{Node: n.cfg.Node.Name, Boot: n.boot, Seq: seq, Heard: n.evidence.Heard(n.clock.Mono()), LastWords: lastWords}
+	for _, k := range n.copies.all() {
+		r.Slots = append(r.Slots, k.report())
+	}
+	n.evidence.Hear(n.clock.Mono(), r)
+	b, err := json.Marshal(r)
+	if err != nil {
+		n.log.Error("report", "err", err)
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, reportEvery)
+	defer cancel()
+	sent := make(chan struct{})
+	others := 0
+	for _, m := range n.State().Members {
+		if m.Name == n.cfg.Node.Name {
+			continue
+		}
+		client, err := n.peers.node(m.Name)
+		if err != nil {
+			continue
+		}
+		others++
+		go func() {
+			defer func() { sent <- struct{}{} }()
+			client.Report(ctx, &rpc.Json{Body: b})
+		}()
+	}
+	for range others {
+		<-sent
+	}
+}
+
+// reports sends a report each second; a slow one does not delay the next by more
+// than its own second.
+func (n *Node) reports(ctx context.Context) {
+	seq := uint64(0)
+	every(ctx, reportEvery, func() { seq++; n.report(ctx, seq, "") })
+}
+
+// lastWords tells the others that this node is stopped on purpose.
+func (n *Node) lastWords() { n.report(context.Background(), 1<<62, failover.CleanStop) }
+
+// lead does what only Raft's leader does: first masters, votes for new members,
+// and proposals of failovers, which change nothing.
+func (n *Node) lead(ctx context.Context) {
+	ready := false
+	every(ctx, decideEvery, func() {
+		n.evidence.Observe(n.clock.Mono(), n.State())
+		if n.raft == nil || !n.raft.IsLeader() {
+			ready = false
+			return
+		}
+		dctx, cancel := context.WithTimeout(ctx, dutyTimeout)
+		defer cancel()
+		if !ready {
+			if err := n.raft.Barrier(dctx); err != nil {
+				return
+			}
+			ready = true
+			n.log.Info("this node leads")
+		}
+		n.assign(dctx)
+		n.propose(dctx)
+	})
+}
+
+// propose opens, refreshes and withdraws proposals.
+func (n *Node) propose(ctx context.Context) {
+	v := n.evidence.Snapshot(n.clock.Mono())
+	v.Wall = n.clock.Wall()
+	for _, c := range failover.Decide(n.State(), v, n.cfg.Replication.SuspectAfter) {
+		if _, err := n.Propose(ctx, c); err != nil {
+			n.log.Warn("proposal", "command", fmt.Sprintf("%T", c), "err", err)
+			return
+		}
+		n.log.Info("proposal", "command", fmt.Sprintf("%T", c))
+	}
+}
+
+// votes gives members their place in Raft; it has a loop of its own, because it
+// waits for nodes that may not be up.
+func (n *Node) votes(ctx context.Context) {
+	every(ctx, decideEvery, func() {
+		if n.raft != nil && n.raft.IsLeader() {
+			vctx, cancel := context.WithTimeout(ctx, dutyTimeout)
+			defer cancel()
+			n.admitVoters(vctx)
+		}
+	})
+}
+
+func (n *Node) admitVoters(ctx context.Context) {
+	servers, err := n.raft.Servers()
+	if err != nil {
+		return
+	}
+	voters := map[string]bool{}
+	for _, s := range servers {
+		voters[s.ServerID] = s.Voter
+	}
+	for _, m := range n.State().Members {
+		var err error
+		switch voter, known := voters[m.ServerID]; {
+		case m.ServerID == "" || known && (voter || m.Role == cluster.Nonvoter):
+		case m.Role == cluster.Nonvoter:
+			err = n.raft.AddNonvoter(ctx, m.ServerID, m.Addr)
+		default:
+			err = n.raft.AddVoter(ctx, m.ServerID, m.Addr)
+		}
+		if err != nil {
+			n.log.Info("member has no vote yet", "member", m.Name, "err", err)
+		}
+	}
+}
+
+// assign gives slots their first masters, once as many nodes are there as
+// `cluster init --nodes` said, or as the copies need.
+func (n *Node) assign(ctx context.Context) {
+	st := n.State()
+	mail := 0
+	for _, m := range st.Members {
+		if m.Role != cluster.Witness {
+			mail++
+		}
+	}
+	need := max(st.DefaultReplicas+1, n.expectedNodes())
+	unassigned := false
+	for _, sl := range st.Slots {
+		unassigned = unassigned || sl.Master == ""
+	}
+	n.conditions.Put(unassigned && mail < need, monitor.SlotsUnassigned, "", fmt.Sprintf("%d of %d nodes have joined", mail, need))
+	if !unassigned || mail < need {
+		return
+	}
+	for _, a := range cluster.Place(st.Members, st.Slots, st.DefaultReplicas) {
+		_, err := n.Propose(ctx, cluster.AssignSlot{Slot: a.Slot, Epoch: a.Epoch, Master: a.Master, Replicas: a.Replicas,
+			By: "first placement", WallTime: n.wallTime()})
+		var stale cluster.ErrStale
+		if err != nil && !errors.As(err, &stale) {
+			n.log.Warn("assign slot", "slot", a.Slot, "err", err)
+			return
+		}
+	}
+}
+
+func (n *Node) wallTime() string { return n.clock.Wall().UTC().Format(time.RFC3339) }
+
+// watch keeps this node's conditions true.
+func (n *Node) watch(ctx context.Context) {
+	every(ctx, time.Second, func() {
+		st := n.State()
+		v := n.evidence.Snapshot(n.clock.Mono())
+		for _, m := range st.Members {
+			silent := v.SilentFor(m.Name)
+			n.conditions.Put(m.Name != n.cfg.Node.Name && silent >= n.cfg.Replication.SuspectAfter, monitor.NodeSilent, string(m.Name),
+				fmt.Sprintf("silent for %s", silent.Round(time.Second)))
+		}
+		for _, p := range st.Proposals {
+			n.conditions.Put(p.State == cluster.Open, monitor.ProposalOpen, p.ID, p.Reason)
+		}
+		for _, sl := range st.Slots {
+			n.watchSlot(sl)
+		}
+		n.conditions.Put(n.raft != nil && !n.raft.Quorum(), monitor.RaftNoQuorum, "", "")
+	})
+}
+
+// watchSlot keeps the conditions about one slot, on the nodes that hold it.
+func (n *Node) watchSlot(sl cluster.Slot) {
+	about := sl.ID.String()
+	n.conditions.Put(sl.OpenLoss != nil, monitor.OpenLoss, about, "")
+	k := n.copies.keeper(sl.ID)
+	if k == nil {
+		return
+	}
+	r := k.report()
+	mine := sl.Master == n.cfg.Node.Name
+	n.conditions.Put(mine && r.Waiting != "", monitor.SlotNoMaster, about, r.Waiting)
+	n.conditions.Put(r.Building, monitor.CopyBuilding, about, "")
+	n.conditions.Put(r.Quarantined, monitor.EventQuarantined, about, "")
+	waits := n.cfg.Replication.Ack == config.AckReplica && len(sl.Replicas) > 0
+	n.conditions.Put(mine && waits && !sl.Protected, monitor.SlotUnprotected, about, "")
+	n.conditions.Put(mine && len(sl.Replicas) == 0, monitor.SlotNoReplicas, about, "")
+	feed := n.copies.Feed(sl.ID)
+	if feed == nil {
+		n.conditions.Clear(monitor.ReplicaLagPage, about)
+		return
+	}
+	_, replicas := feed.State()
+	late := len(sl.Replicas) > 0
+	for _, rep := range replicas {
+		late = late && rep.Lag >= lagPageAfter
+	}
+	n.conditions.Put(late && len(replicas) > 0, monitor.ReplicaLagPage, about, "")
+}
+
+// Serving implements failover.Serving.
+func (n *Node) Serving(ctx context.Context, node slot.NodeName, id slot.ID, epoch slot.Epoch) (bool, error) {
+	got, err := n.Ask(ctx, node, []slot.ID{id})
+	if err != nil || len(got) != 1 {
+		return false, err
+	}
+	return got[0].Serving && got[0].Epoch == epoch, nil
+}

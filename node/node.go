@@ -1,0 +1,235 @@
+// Package node assembles one node from its configuration: it opens the peer
+// port, Raft, the copies of its slots and the frontends, and stops them in the
+// opposite order. What it coordinates is decided elsewhere: who owns a slot in
+// raftfsm/cluster, what the mail is in storage, when to change masters in
+// failover and by a person.
+//
+// Follow one slot in copies.go, one client in route.go, one failover in
+// duties.go (evidence, proposals) and backend_failover.go (confirm).
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+	"google.golang.org/grpc"
+
+	"mailnode/failover"
+	"mailnode/imapd"
+	"mailnode/lmtpd"
+	"mailnode/node/config"
+	"mailnode/node/monitor"
+	"mailnode/node/peer"
+	"mailnode/raftfsm"
+	"mailnode/storage"
+	"mailnode/storage/local"
+	"mailnode/storage/slot"
+)
+
+// Node is one running node.
+type Node struct {
+	cfg     config.Config
+	log     *slog.Logger
+	version string
+	boot    string
+	clock   storage.Clock
+	fs      vfs.FS
+
+	id     *peer.Identity
+	port   *peer.Port
+	dialer *peer.Dialer
+	raft   *raftfsm.Node // nil when Raft's disk is unusable: mail goes on (law 9)
+	peers  *peers
+	grpc   *grpc.Server
+
+	evidence   *failover.Evidence
+	conditions *monitor.Conditions
+	metrics    *monitor.Metrics
+	lastTick   atomic.Int64 // Clock.Mono of the last tick, ns: the pause detector
+	stopping   atomic.Bool
+
+	resources *local.Resources
+	passwords *local.Passwords
+	spool     *storage.SpoolDir
+	copies    *copies
+
+	imap *imapd.Server
+	lmtp *lmtpd.Server
+
+	wg sync.WaitGroup
+}
+
+// drainTimeout is how long a clean stop waits for clients in a transaction.
+const drainTimeout = 10 * time.Second
+
+// Run runs a node until ctx ends, then stops it cleanly: frontends first, so
+// that what was accepted is answered; then the copies, each marked clean; Raft
+// and the peer port last. ready is called when everything is open.
+func Run(ctx context.Context, cfg config.Config, log *slog.Logger, version string, ready func()) error {
+	n := &Node{cfg: cfg, log: log.With("node", cfg.Node.Name), version: version, clock: storage.SystemClock(), fs: vfs.Default, boot: newBoot()}
+	if err := n.open(); err != nil {
+		return err
+	}
+	work, stopWork := context.WithCancel(context.Background())
+	err := n.start(work)
+	if err == nil {
+		n.log.Info("node serves", "version", version, "peer", cfg.Node.PeerAdvertise)
+		ready()
+		<-ctx.Done()
+		n.log.Info("node stops")
+	}
+	n.stop(stopWork)
+	return err
+}
+
+// open opens what does not serve yet.
+func (n *Node) open() error {
+	cfg := n.cfg
+	id, err := peer.Load(cfg.Node.Data)
+	if err != nil {
+		return fmt.Errorf("open node %q: %w", cfg.Node.Name, err)
+	}
+	if id.Name() != cfg.Node.Name {
+		return fmt.Errorf("open node %q: its data folder %q belongs to node %q: is `name` in the configuration right?", cfg.Node.Name, cfg.Node.Data, id.Name())
+	}
+	n.id = id
+	for _, sub := range []string{"slots", "spool", "raft"} {
+		if err := os.MkdirAll(filepath.Join(cfg.Node.Data, sub), 0o700); err != nil {
+			return fmt.Errorf("open node %q: %w", cfg.Node.Name, err)
+		}
+	}
+	if err := emptyDir(filepath.Join(cfg.Node.Data, "spool")); err != nil {
+		return fmt.Errorf("open node %q: %w", cfg.Node.Name, err)
+	}
+	n.conditions = monitor.NewConditions()
+	n.metrics = monitor.NewMetrics(n.sources(), n.version)
+	n.resources = local.NewResources(cfg.CacheBytes)
+	n.resources.OnSync = n.metrics.FsyncTook
+	n.passwords = local.NewPasswords(max(1, runtime.NumCPU()))
+	n.spool = &storage.SpoolDir{FS: n.fs, Dir: filepath.Join(cfg.Node.Data, "spool")}
+	n.evidence = failover.NewEvidence(cfg.Node.Name, n.clock.Mono())
+	n.lastTick.Store(int64(n.clock.Mono()))
+	n.copies = newCopies(n)
+	o := peer.Options{Log: n.log, Admit: n.admit}
+	if n.port, err = peer.Listen(cfg.Node.Peer, id, o); err != nil {
+		return err
+	}
+	n.dialer = peer.NewDialer(id, o)
+	n.peers = newPeers(n)
+	n.openRaft()
+	return nil
+}
+
+// openRaft starts Raft. A node whose Raft folder is unusable goes on without.
+func (n *Node) openRaft() {
+	r, err := raftfsm.Open(raftfsm.Config{
+		Dir: filepath.Join(n.cfg.Node.Data, "raft"), Name: n.cfg.Node.Name, ServerID: n.wantedServerID(), Addr: n.cfg.Node.PeerAdvertise,
+		Transport: raftLayer{n}, Logger: n.log.With("part", "raft"), OnCondition: n.onRaftCondition,
+	})
+	if err != nil {
+		n.onRaftCondition(raftfsm.ConditionStoreFailed, err)
+		return
+	}
+	n.raft = r
+}
+
+func (n *Node) onRaftCondition(name string, err error) {
+	if err != nil {
+		n.log.Error("raft", "condition", name, "err", err)
+	}
+	n.setCondition(monitor.Name(name), "", err)
+}
+
+// setCondition sets a condition while err is not nil, and clears it otherwise.
+func (n *Node) setCondition(name monitor.Name, about string, err error) {
+	if err == nil {
+		n.conditions.Clear(name, about)
+		return
+	}
+	n.conditions.Set(name, about, err.Error())
+}
+
+// raftLayer gives Raft its share of the peer port.
+type raftLayer struct{ n *Node }
+
+func (l raftLayer) Accept() (net.Conn, error) { return l.n.port.Listener(peer.ProtoRaft).Accept() }
+func (l raftLayer) Close() error              { return l.n.port.Listener(peer.ProtoRaft).Close() }
+
+func (l raftLayer) Addr() net.Addr { return l.n.port.Addr() }
+
+func (l raftLayer) Dial(addr string, timeout time.Duration) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), timeout)
+	defer cancel()
+	return l.n.dialer.Dial(ctx, peer.ProtoRaft, "", addr)
+}
+
+// admit refuses nodes that are no members: a removed one still has its
+// certificate. While this node knows no members at all it believes certificates.
+func (n *Node) admit(name slot.NodeName, _ string) error {
+	if n.raft == nil {
+		return nil
+	}
+	st := n.raft.State()
+	if _, ok := st.Member(name); !ok && len(st.Members) > 0 && n.raft.Quorum() {
+		return fmt.Errorf("node %q is not a member of this cluster", name)
+	}
+	return nil
+}
+
+// stop ends everything in order; each step is bounded.
+func (n *Node) stop(stopWork context.CancelFunc) {
+	n.stopping.Store(true)
+	ctx, cancel := context.WithTimeout(context.Background(), drainTimeout)
+	defer cancel()
+	var fronts sync.WaitGroup
+	if n.lmtp != nil {
+		fronts.Go(func() { n.logErr("stop lmtp", n.lmtp.Shutdown(ctx)) })
+	}
+	if n.imap != nil {
+		fronts.Go(func() { n.logErr("stop imap", n.imap.Shutdown(ctx)) })
+	}
+	fronts.Wait()
+	n.lastWords()
+	stopWork()
+	n.wg.Wait()
+	n.copies.close()
+	if n.grpc != nil {
+		n.grpc.Stop()
+	}
+	n.peers.close()
+	if n.raft != nil {
+		n.logErr("stop raft", n.raft.Shutdown(ctx))
+	}
+	n.logErr("close peer port", n.port.Close())
+	n.resources.Close()
+	n.log.Info("node stopped")
+}
+
+func (n *Node) logErr(what string, err error) {
+	if err != nil && !errors.Is(err, net.ErrClosed) {
+		n.log.Warn(what, "err", err)
+	}
+}
+
+func emptyDir(dir string) error {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if err := os.RemoveAll(filepath.Join(dir, e.Name())); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,275 @@
+package node
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"sync"
+	"time"
+
+	"mailnode/imapd"
+	"mailnode/lmtpd"
+	"mailnode/node/peer"
+	"mailnode/node/rpc"
+	"mailnode/raftfsm/cluster"
+	"mailnode/storage"
+	"mailnode/storage/local"
+	"mailnode/storage/slot"
+)
+
+// home gives the slot that holds an address's record, and its owner.
+func (n *Node) home(a slot.Address) (cluster.Slot, error) {
+	st := n.State()
+	if st.SlotCount == 0 {
+		return cluster.Slot{}, storage.Errorf(storage.ErrUnavailable, "the cluster's state is not known on this node yet")
+	}
+	sl, ok := st.Slot(a.Home(st.SlotCount))
+	if !ok || sl.Master == "" {
+		return sl, noMaster(sl.ID)
+	}
+	return sl, nil
+}
+
+// account runs an account call at the slot's master.
+func (n *Node) account(ctx context.Context, id slot.ID, call *rpc.AccountCall, into any) error {
+	sl, ok := n.State().Slot(id)
+	if !ok || sl.Master == "" {
+		return noMaster(id)
+	}
+	call.Slot = uint32(id)
+	if sl.Master == n.cfg.Node.Name {
+		m := n.copies.serving(id)
+		if m == nil {
+			return noMaster(id)
+		}
+		v, err := runAccount(ctx, m, call)
+		if err != nil {
+			return err
+		}
+		return recode(v, into)
+	}
+	client, err := n.peers.node(sl.Master)
+	if err != nil {
+		return storage.Errorf(storage.ErrUnavailable, "slot %s: %w", id, err)
+	}
+	r, err := client.Account(ctx, call)
+	if err != nil {
+		return storage.Errorf(storage.ErrUnavailable, "slot %s: its master %s does not answer: %w", id, sl.Master, err)
+	}
+	if err := r.Failure.Err(); err != nil {
+		return err
+	}
+	if into == nil {
+		return nil
+	}
+	return json.Unmarshal(r.Body, into)
+}
+
+func recode(v, into any) error {
+	if into == nil {
+		return nil
+	}
+	b, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+	return json.Unmarshal(b, into)
+}
+
+// runAccount is an account call at its master.
+func runAccount(ctx context.Context, m *local.Master, c *rpc.AccountCall) (any, error) {
+	if c.Verb == "list" {
+		return m.Accounts(ctx)
+	}
+	a, err := slot.ParseAddress(c.Address)
+	if err != nil {
+		return nil, storage.Errorf(storage.ErrInvalid, "%w", err)
+	}
+	if c.Verb == "add" {
+		return m.CreateAccount(ctx, a, c.Password, c.QuotaBytes)
+	}
+	rec, err := m.Address(ctx, a)
+	if err != nil {
+		return nil, err
+	}
+	switch c.Verb {
+	case "resolve":
+		return rec, nil
+	case "show":
+		return m.Account(ctx, rec.Account)
+	case "passwd":
+		return nil, m.SetPassword(ctx, rec.Account, c.Password)
+	}
+	return nil, storage.Errorf(storage.ErrInvalid, "unknown account call %q: upgrade this node", c.Verb)
+}
+
+// Resolve implements lmtpd.Mail.
+func (n *Node) Resolve(ctx context.Context, a slot.Address) (lmtpd.Recipient, error) {
+	sl, err := n.home(a)
+	if err != nil {
+		return lmtpd.Recipient{}, err
+	}
+	var rec storage.Address
+	if err := n.account(ctx, sl.ID, &rpc.AccountCall{Verb: "resolve", Address: string(a)}, &rec); err != nil {
+		return lmtpd.Recipient{}, unknownOr(err, sl)
+	}
+	return lmtpd.Recipient{Address: a, Account: rec.Account, Slot: rec.Slot}, nil
+}
+
+// unknownOr makes "unknown" of an address a temporary error while the slot has
+// an open loss: the users of the last days may be the ones that are missing.
+func unknownOr(err error, sl cluster.Slot) error {
+	if errors.Is(err, storage.ErrNotFound) && sl.OpenLoss != nil {
+		return storage.Errorf(storage.ErrUnavailable, "slot %s has an open loss: who is unknown there may only be missing", sl.ID)
+	}
+	return err
+}
+
+// Deliver implements lmtpd.Mail: each slot's recipients at that slot's master.
+func (n *Node) Deliver(ctx context.Context, body storage.Body, date time.Time, rcpts []lmtpd.Recipient) []error {
+	began := n.clock.Mono()
+	errs := make([]error, len(rcpts))
+	bySlot := map[slot.ID][]int{}
+	for i, r := range rcpts {
+		bySlot[r.Slot] = append(bySlot[r.Slot], i)
+	}
+	var wg sync.WaitGroup
+	for id, at := range bySlot {
+		wg.Go(func() {
+			d := storage.Delivery{Body: body, InternalDate: date}
+			for _, i := range at {
+				d.Recipients = append(d.Recipients, storage.Recipient{Account: rcpts[i].Account, Address: rcpts[i].Address})
+			}
+			for j, err := range n.deliver(ctx, id, d) {
+				errs[at[j]] = err
+			}
+		})
+	}
+	wg.Wait()
+	n.metrics.DeliveryTook(n.clock.Mono() - began)
+	return errs
+}
+
+func (n *Node) deliver(ctx context.Context, id slot.ID, d storage.Delivery) []error {
+	sl, ok := n.State().Slot(id)
+	var err error
+	switch {
+	case !ok || sl.Master == "":
+		err = noMaster(id)
+	case sl.Master == n.cfg.Node.Name:
+		if m := n.copies.serving(id); m != nil {
+			return m.Deliver(ctx, d)
+		}
+		err = noMaster(id)
+	default:
+		var out []error
+		if out, err = n.deliverAt(ctx, sl.Master, id, d); err == nil {
+			return out
+		}
+		err = storage.Errorf(storage.ErrUnavailable, "deliver to slot %s at %s: %w", id, sl.Master, err)
+	}
+	errs := make([]error, len(d.Recipients))
+	for i := range errs {
+		errs[i] = err
+	}
+	return errs
+}
+
+const deliverPartBytes = 256 << 10
+
+func (n *Node) deliverAt(ctx context.Context, master slot.NodeName, id slot.ID, d storage.Delivery) ([]error, error) {
+	client, err := n.peers.node(master)
+	if err != nil {
+		return nil, err
+	}
+	stream, err := client.Deliver(ctx)
+	if err != nil {
+		return nil, err
+	}
+	guid := d.Body.GUID()
+	part := &rpc.DeliverPart{Slot: uint32(id), DateUnix: d.InternalDate.Unix(), Guid: guid[:]}
+	for _, r := range d.Recipients {
+		part.Recipients = append(part.Recipients, &rpc.Recipient{Account: uint64(r.Account), Address: string(r.Address)})
+	}
+	for off := int64(0); ; {
+		part.Data = make([]byte, min(deliverPartBytes, d.Body.Size()-off))
+		if k, err := d.Body.ReadAt(part.Data, off); k < len(part.Data) {
+			return nil, fmt.Errorf("read body: %w", err)
+		}
+		if err := stream.Send(part); err != nil && err != io.EOF {
+			return nil, err
+		}
+		if off += int64(len(part.Data)); off >= d.Body.Size() {
+			break
+		}
+		part = &rpc.DeliverPart{}
+	}
+	reply, err := stream.CloseAndRecv()
+	if err != nil {
+		return nil, err
+	}
+	if len(reply.Failures) != len(d.Recipients) {
+		return nil, fmt.Errorf("%d answers for %d recipients", len(reply.Failures), len(d.Recipients))
+	}
+	out := make([]error, len(reply.Failures))
+	for i, f := range reply.Failures {
+		out[i] = f.Err()
+	}
+	return out, nil
+}
+
+// Login implements imapd.Authenticator.
+func (n *Node) Login(ctx context.Context, user, password string) (storage.Store, storage.AccountID, error) {
+	wrong := storage.Errorf(storage.ErrAuth, "wrong user name or password")
+	a, err := slot.ParseAddress(user)
+	if err != nil {
+		return nil, 0, wrong
+	}
+	sl, err := n.home(a)
+	if err != nil {
+		return nil, 0, err
+	}
+	if sl.Master != n.cfg.Node.Name {
+		return nil, 0, n.elsewhere(sl.Master)
+	}
+	m := n.copies.serving(sl.ID)
+	if m == nil {
+		return nil, 0, noMaster(sl.ID)
+	}
+	rec, err := m.Address(ctx, a)
+	if err == nil && rec.Slot != sl.ID { // the home slot points to where the account lives
+		var at cluster.Slot
+		if at, _ = n.State().Slot(rec.Slot); at.Master != n.cfg.Node.Name {
+			return nil, 0, n.elsewhere(at.Master)
+		}
+		if m = n.copies.serving(rec.Slot); m == nil {
+			return nil, 0, noMaster(rec.Slot)
+		}
+	}
+	if errors.Is(err, storage.ErrNotFound) {
+		if err := unknownOr(err, sl); errors.Is(err, storage.ErrUnavailable) {
+			return nil, 0, err
+		}
+		// An unknown user takes as long as a wrong password.
+		if _, err := n.passwords.Hash(ctx, password+"x"); err != nil && errors.Is(err, storage.ErrUnavailable) {
+			return nil, 0, err
+		}
+		return nil, 0, wrong
+	}
+	if err != nil {
+		return nil, 0, err
+	}
+	if err := m.Authenticate(ctx, rec.Account, password); err != nil {
+		return nil, 0, err
+	}
+	return m, rec.Account, nil
+}
+
+func (n *Node) elsewhere(master slot.NodeName) error {
+	return &imapd.Elsewhere{Node: string(master), Dial: func(ctx context.Context) (net.Conn, error) {
+		return n.dialPeer(ctx, peer.ProtoClient, master)
+	}}
+}

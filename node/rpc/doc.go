@@ -1,0 +1,109 @@
+// Package rpc is the gRPC service of nodes on the peer port, generated from
+// rpc.proto, and the two things that both ends of it share: connections whose
+// peer is proved by the handshake below, and storage errors on the wire.
+package rpc
+
+import (
+	"context"
+	"errors"
+	"net"
+
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/peer"
+
+	"mailnode/storage"
+	"mailnode/storage/slot"
+)
+
+// Named is a connection that knows the node at its other end.
+type Named interface {
+	net.Conn
+	Peer() slot.NodeName
+}
+
+// Credentials pass on connections that package node/peer has secured already:
+// TLS, certificate and HELLO are done; the peer's name becomes the call's.
+func Credentials() credentials.TransportCredentials { return passThrough{} }
+
+type passThrough struct{}
+
+type peerName struct {
+	credentials.CommonAuthInfo
+	name slot.NodeName
+}
+
+func (peerName) AuthType() string { return "mailnode-peer" }
+
+func (passThrough) handshake(c net.Conn) (net.Conn, credentials.AuthInfo, error) {
+	n, ok := c.(Named)
+	if !ok {
+		return nil, nil, errors.New("a connection that is no peer's")
+	}
+	return c, peerName{credentials.CommonAuthInfo{SecurityLevel: credentials.PrivacyAndIntegrity}, n.Peer()}, nil
+}
+
+func (p passThrough) ClientHandshake(_ context.Context, _ string, c net.Conn) (net.Conn, credentials.AuthInfo, error) {
+	return p.handshake(c)
+}
+
+func (p passThrough) ServerHandshake(c net.Conn) (net.Conn, credentials.AuthInfo, error) {
+	return p.handshake(c)
+}
+
+func (passThrough) Info() credentials.ProtocolInfo {
+	return credentials.ProtocolInfo{SecurityProtocol: "mailnode-peer"}
+}
+func (p passThrough) Clone() credentials.TransportCredentials { return p }
+func (passThrough) OverrideServerName(string) error           { return nil }
+
+// PeerName gives the proved name of a call's other end.
+func PeerName(ctx context.Context) (slot.NodeName, bool) {
+	p, ok := peer.FromContext(ctx)
+	if !ok {
+		return "", false
+	}
+	n, ok := p.AuthInfo.(peerName)
+	return n.name, ok
+}
+
+// kinds names storage's error kinds on the wire; the names never change.
+func kinds() []struct {
+	name string
+	err  error
+} {
+	return []struct {
+		name string
+		err  error
+	}{
+		{"not_master", storage.ErrNotMaster}, {"not_found", storage.ErrNotFound}, {"exists", storage.ErrExists},
+		{"invalid", storage.ErrInvalid}, {"limit", storage.ErrLimit}, {"over_quota", storage.ErrOverQuota},
+		{"too_big", storage.ErrTooBig}, {"auth", storage.ErrAuth}, {"corrupt", storage.ErrCorrupt},
+		{"diverged", storage.ErrDiverged}, {"disk_full", storage.ErrDiskFull}, {"unavailable", storage.ErrUnavailable},
+	}
+}
+
+// Wrap puts an error on the wire; nil stays nil. What has no kind is unavailable.
+func Wrap(err error) *Failure {
+	if err == nil {
+		return nil
+	}
+	for _, k := range kinds() {
+		if errors.Is(err, k.err) {
+			return &Failure{Kind: k.name, Text: err.Error()}
+		}
+	}
+	return &Failure{Kind: "unavailable", Text: err.Error()}
+}
+
+// Err takes an error off the wire.
+func (f *Failure) Err() error {
+	if f.GetKind() == "" {
+		return nil
+	}
+	for _, k := range kinds() {
+		if f.Kind == k.name {
+			return storage.Errorf(k.err, "%s", f.Text)
+		}
+	}
+	return storage.Errorf(storage.ErrUnavailable, "%s", f.Text)
+}

@@ -1,0 +1,206 @@
+package node
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/status"
+
+	"mailnode/failover"
+	"mailnode/node/peer"
+	"mailnode/node/rpc"
+	"mailnode/raftfsm"
+	"mailnode/raftfsm/cluster"
+	"mailnode/storage"
+	"mailnode/storage/repl"
+	"mailnode/storage/slot"
+)
+
+// service answers what other nodes ask.
+type service struct {
+	rpc.UnimplementedNodeServer
+	n *Node
+}
+
+// serveGRPC serves replication and the node service on the peer port.
+func (n *Node) serveGRPC() {
+	n.grpc = grpc.NewServer(grpc.Creds(rpc.Credentials()), grpc.MaxRecvMsgSize(messageBytesMax),
+		grpc.InitialWindowSize(4<<20), grpc.InitialConnWindowSize(8<<20),
+		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 10 * time.Second, Timeout: 5 * time.Second}),
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}))
+	rpc.RegisterNodeServer(n.grpc, service{n: n})
+	repl.RegisterReplicationServer(n.grpc, &repl.Server{Copies: n.copies})
+	n.wg.Go(func() { n.logErr("serve peers", n.grpc.Serve(n.port.Listener(peer.ProtoGRPC))) })
+}
+
+// Report implements rpc.NodeServer.
+func (s service) Report(ctx context.Context, in *rpc.Json) (*rpc.Json, error) {
+	var r failover.Report
+	if err := json.Unmarshal(in.Body, &r); err != nil {
+		return nil, status.Errorf(codes.InvalidArgument, "read report: %v", err)
+	}
+	if name, ok := rpc.PeerName(ctx); !ok || name != r.Node {
+		return nil, status.Errorf(codes.PermissionDenied, "a report about %q from %q", r.Node, name)
+	}
+	s.n.evidence.Hear(s.n.clock.Mono(), r)
+	return &rpc.Json{}, nil
+}
+
+// Ask implements rpc.NodeServer.
+func (s service) Ask(_ context.Context, in *rpc.Json) (*rpc.Json, error) {
+	var ids []slot.ID
+	if err := json.Unmarshal(in.Body, &ids); err != nil {
+		return nil, status.Errorf(codes.InvalidArgument, "read slots: %v", err)
+	}
+	b, err := json.Marshal(s.n.answers(ids))
+	if err != nil {
+		return nil, err
+	}
+	return &rpc.Json{Body: b}, nil
+}
+
+const planNamesMax = 5
+
+func (n *Node) answers(ids []slot.ID) []failover.CopyAnswer {
+	var out []failover.CopyAnswer
+	for _, id := range ids {
+		k := n.copies.keeper(id)
+		if k == nil {
+			continue
+		}
+		a := failover.CopyAnswer{CopyReport: k.report()}
+		if s := n.copies.slot(id); s != nil && !a.Building {
+			count, names, err := s.Users(planNamesMax)
+			a.UsersKnown, a.Users, a.UserNames = err == nil, count, names
+		}
+		out = append(out, a)
+	}
+	return out
+}
+
+// Ask implements failover.Asker.
+func (n *Node) Ask(ctx context.Context, node slot.NodeName, ids []slot.ID) ([]failover.CopyAnswer, error) {
+	if node == n.cfg.Node.Name {
+		return n.answers(ids), nil
+	}
+	client, err := n.peers.node(node)
+	if err != nil {
+		return nil, err
+	}
+	b, err := json.Marshal(ids)
+	if err != nil {
+		return nil, err
+	}
+	got, err := client.Ask(ctx, &rpc.Json{Body: b})
+	if err != nil {
+		return nil, fmt.Errorf("ask node %q: %w", node, err)
+	}
+	var out []failover.CopyAnswer
+	if err := json.Unmarshal(got.Body, &out); err != nil {
+		return nil, fmt.Errorf("read answer of node %q: %w", node, err)
+	}
+	return out, nil
+}
+
+// Propose implements rpc.NodeServer.
+func (s service) Propose(ctx context.Context, in *rpc.Command) (*rpc.Proposed, error) {
+	c, err := cluster.Decode(in.Frame)
+	if err != nil {
+		return nil, status.Errorf(codes.InvalidArgument, "read command: %v", err)
+	}
+	if s.n.raft == nil || !s.n.raft.IsLeader() {
+		return &rpc.Proposed{NotLeader: true}, nil
+	}
+	r, err := s.n.raft.Propose(ctx, c)
+	var elsewhere raftfsm.ErrNotLeader
+	if errors.As(err, &elsewhere) {
+		return &rpc.Proposed{NotLeader: true}, nil
+	}
+	if err != nil {
+		kind, body := refusalTo(err)
+		if kind == "" {
+			return nil, status.Error(codes.Unknown, err.Error())
+		}
+		return &rpc.Proposed{RefusalKind: kind, Refusal: body}, nil
+	}
+	return &rpc.Proposed{Index: r.Index, Proposal: r.Proposal, Epoch: uint32(r.Epoch)}, nil
+}
+
+// Fresh implements rpc.NodeServer.
+func (s service) Fresh(ctx context.Context, _ *rpc.Empty) (*rpc.Index, error) {
+	if s.n.raft == nil || !s.n.raft.IsLeader() {
+		return nil, status.Error(codes.FailedPrecondition, "this node is not the leader")
+	}
+	i, err := s.n.verified(ctx)
+	if err != nil {
+		return nil, status.Error(codes.Unavailable, err.Error())
+	}
+	return &rpc.Index{Index: i}, nil
+}
+
+// Account implements rpc.NodeServer.
+func (s service) Account(ctx context.Context, in *rpc.AccountCall) (*rpc.AccountReply, error) {
+	m := s.n.copies.serving(slot.ID(in.Slot))
+	if m == nil {
+		return &rpc.AccountReply{Failure: rpc.Wrap(storage.Errorf(storage.ErrNotMaster, "node %q does not serve slot %s", s.n.cfg.Node.Name, slot.ID(in.Slot)))}, nil
+	}
+	v, err := runAccount(ctx, m, in)
+	if err != nil {
+		return &rpc.AccountReply{Failure: rpc.Wrap(err)}, nil
+	}
+	b, err := json.Marshal(v)
+	if err != nil {
+		return nil, err
+	}
+	return &rpc.AccountReply{Body: b}, nil
+}
+
+// Deliver implements rpc.NodeServer.
+func (s service) Deliver(stream grpc.ClientStreamingServer[rpc.DeliverPart, rpc.DeliverReply]) error {
+	first, err := stream.Recv()
+	if err != nil {
+		return err
+	}
+	sp := s.n.spool.New()
+	defer sp.Close()
+	for part := first; ; {
+		if _, err := sp.Write(part.Data); err != nil {
+			return status.Error(codes.Unavailable, err.Error())
+		}
+		if part, err = stream.Recv(); err == io.EOF {
+			break
+		} else if err != nil {
+			return err
+		}
+	}
+	if guid, err := slot.GUIDFromBytes(first.Guid); err != nil || guid != sp.GUID() {
+		return status.Error(codes.DataLoss, "the body does not fit its GUID")
+	}
+	d := storage.Delivery{Body: sp, InternalDate: time.Unix(first.DateUnix, 0)}
+	for _, r := range first.Recipients {
+		d.Recipients = append(d.Recipients, storage.Recipient{Account: storage.AccountID(r.Account), Address: slot.Address(r.Address)})
+	}
+	reply := &rpc.DeliverReply{}
+	m := s.n.copies.serving(slot.ID(first.Slot))
+	if m == nil {
+		for range d.Recipients {
+			reply.Failures = append(reply.Failures, rpc.Wrap(storage.Errorf(storage.ErrNotMaster, "node %q does not serve slot %s", s.n.cfg.Node.Name, slot.ID(first.Slot))))
+		}
+		return stream.SendAndClose(reply)
+	}
+	for _, err := range m.Deliver(stream.Context(), d) {
+		f := rpc.Wrap(err)
+		if f == nil {
+			f = &rpc.Failure{}
+		}
+		reply.Failures = append(reply.Failures, f)
+	}
+	return stream.SendAndClose(reply)
+}
