@@ -30,7 +30,8 @@ type answer struct {
 
 type answers map[slot.NodeName]answer
 
-// questions says which node to ask about which slots.
+// questions says which node to ask about which slots: all replicas, and a master
+// that is not silent, since it may have come to itself after its last report.
 func (pl planner) questions(p cluster.Proposal) map[slot.NodeName][]slot.ID {
 	out := map[slot.NodeName][]slot.ID{}
 	for _, ps := range p.Slots {
@@ -41,8 +42,20 @@ func (pl planner) questions(p cluster.Proposal) map[slot.NodeName][]slot.ID {
 		for _, n := range sl.Replicas {
 			out[n] = append(out[n], ps.Slot)
 		}
+		if pl.v.presence(sl.Master, pl.suspectAfter) != silent {
+			out[sl.Master] = append(out[sl.Master], ps.Slot)
+		}
 	}
 	return out
+}
+
+// serves says whether the old master serves the slot: by its answer, else by its
+// last report.
+func (pl planner) serves(sl cluster.Slot) bool {
+	if c, ok := pl.answers[sl.Master].copies[sl.ID]; ok {
+		return c.serving(sl.Epoch)
+	}
+	return pl.v.serves(sl, pl.suspectAfter)
 }
 
 // askAll asks all nodes at once. A node that is only late counts as one that does

@@ -190,25 +190,50 @@ func (o *Outcome) finish(plan Plan) {
 	var out printer
 	total := len(o.Done) + len(o.Refused) + len(o.Failed)
 	out.line(0, "%s: %d of %d done", o.Proposal, len(o.Done), total)
-	for _, s := range o.NotServing {
-		out.line(0, "%s: changed to %s (epoch %d), yet %s", s.Slot, s.To, s.Epoch, s.Why)
-		out.command("mailnode slot show " + s.Slot.String())
+	for _, g := range alike(o.NotServing) {
+		out.line(0, "%s: changed, yet %s", outcomeNames(g), g[0].Why)
+		out.command("mailnode slot show " + g[0].Slot.String())
 	}
-	for _, s := range o.Failed {
-		out.line(0, "%s: %s", s.Slot, s.Why)
+	for _, g := range alike(o.Failed) {
+		out.line(0, "%s: %s", outcomeNames(g), g[0].Why)
 		out.command("mailnode failover show " + o.Proposal)
 	}
-	for _, s := range o.Refused {
-		out.line(0, "%s: not done, %s", s.Slot, s.Why)
-		if s.Accept != "" {
+	for _, g := range alike(o.Refused) {
+		out.line(0, "%s: not done, %s", outcomeNames(g), g[0].Why)
+		if g[0].Accept != "" {
 			out.line(2, "to accept the loss:")
-			out.command(s.Accept)
+			out.command(g[0].Accept)
 		}
 	}
 	if len(o.Done) > 0 && plan.CutOff != "" {
 		out.line(0, "%s", plan.CutOff)
 	}
 	o.Text = out.String()
+}
+
+// alike puts slots together of which the same is said; a command is for one slot.
+func alike(list []SlotOutcome) [][]SlotOutcome {
+	var out [][]SlotOutcome
+	at := map[string]int{}
+	for _, s := range list {
+		key := s.Why + "|" + s.Accept
+		i, ok := at[key]
+		if !ok {
+			i = len(out)
+			at[key] = i
+			out = append(out, nil)
+		}
+		out[i] = append(out[i], s)
+	}
+	return out
+}
+
+func outcomeNames(g []SlotOutcome) string {
+	list := make([]slot.ID, 0, len(g))
+	for _, s := range g {
+		list = append(list, s.Slot)
+	}
+	return names(list)
 }
 
 // each runs f for all items, a bounded number at a time.

@@ -26,6 +26,7 @@ type Evidence struct {
 	ticking  bool
 	nodes    map[slot.NodeName]*heardNode
 	rejected map[string]time.Duration
+	members  map[slot.NodeName]time.Duration // since when each is a member, as seen here
 }
 
 // heardNode is what one node said last. Its maps are replaced, never written to:
@@ -120,11 +121,20 @@ func (e *Evidence) Paused(now time.Duration) {
 func (e *Evidence) missed(now time.Duration) bool { return e.ticking && now-e.ticked >= pauseAfter }
 
 // Observe remembers when each rejection was first seen, so that Decide does not
-// open again what an operator has just rejected. It is called on every node, with
-// each new state, before Snapshot.
+// open again what an operator has just rejected, and when each member was: one
+// that has just joined is not silent yet. It is called on every node, with each
+// new state, before Snapshot.
 func (e *Evidence) Observe(now time.Duration, st *cluster.State) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	members := make(map[slot.NodeName]time.Duration, len(st.Members))
+	for _, m := range st.Members {
+		members[m.Name] = now
+		if at, ok := e.members[m.Name]; ok {
+			members[m.Name] = at
+		}
+	}
+	e.members = members
 	seen := map[string]time.Duration{}
 	for _, p := range st.Proposals {
 		if p.State != cluster.Rejected {
@@ -142,7 +152,7 @@ func (e *Evidence) Observe(now time.Duration, st *cluster.State) {
 func (e *Evidence) Snapshot(now time.Duration) View {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	v := View{Self: e.self, Now: now, Floor: e.floor, Nodes: make(map[slot.NodeName]NodeView, len(e.nodes)), Rejected: e.rejected}
+	v := View{Self: e.self, Now: now, Floor: e.floor, Nodes: make(map[slot.NodeName]NodeView, len(e.nodes)), Rejected: e.rejected, Members: e.members}
 	if e.missed(now) { // whoever woke up first asks before the ticker has ticked
 		v.Floor = now
 	}

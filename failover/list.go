@@ -112,7 +112,11 @@ func refuse(code int, text string, more ...string) Outcome {
 	var out printer
 	out.line(0, "%s", text)
 	for _, m := range more {
-		out.line(2, "%s", strings.TrimSpace(m))
+		if strings.HasPrefix(m, "mailnode ") {
+			out.command(m)
+		} else {
+			out.line(2, "%s", m)
+		}
 	}
 	return Outcome{ExitCode: code, Text: out.String()}
 }

@@ -32,28 +32,48 @@ type Plan struct {
 // PlanSlot is the plan for one slot. What is at risk counts what the old master
 // had beyond the target, by the last heartbeat that anyone kept.
 type PlanSlot struct {
-	Slot           slot.ID       `json:"slot"`
-	From           slot.NodeName `json:"from"`
-	To             slot.NodeName `json:"to"` // "" when no viable copy answers
-	Safe           bool          `json:"safe"`
-	LagS           float64       `json:"lag_s"` // of the target, on the slot clock
-	EventsAtRisk   uint64        `json:"events_at_risk"`
-	Users          int           `json:"users"`
-	Epoch          slot.Epoch    `json:"epoch"` // the epoch that the change ends
-	Done           bool          `json:"done,omitempty"`
-	Why            string        `json:"why,omitempty"`      // not safe: what is not known or would be lost
-	Accept         string        `json:"accept,omitempty"`   // the command that accepts the loss
-	Serves         bool          `json:"serves,omitempty"`   // the old master serves the slot: nothing to do
-	MessagesAtRisk uint64        `json:"messages_at_risk"`   // see EventsAtRisk
-	BytesAtRisk    uint64        `json:"bytes_at_risk"`      // see EventsAtRisk
-	RiskKnown      bool          `json:"risk_known"`         // false: nobody kept a heartbeat of this epoch
-	SinceS         int64         `json:"since_s"`            // how long the slot has been without its master
-	UsersKnown     bool          `json:"users_known"`        // false: no living node knows the names
-	UserNames      []string      `json:"user_names"`         // the first few
-	OtherCopies    []string      `json:"other_copies"`       // viable ones that remain beside the target
-	Position       slot.Position `json:"position"`           // last event of the target
-	NotChosen      []string      `json:"not_chosen"`         // other copies, and why they were not chosen
-	InProposal     slot.NodeName `json:"proposed,omitempty"` // the target that the proposal recorded, when it differs
+	Slot slot.ID       `json:"slot"`
+	From slot.NodeName `json:"from"`
+	To   slot.NodeName `json:"to"` // "" when no viable copy answers
+	Verdict
+	LagS float64 `json:"lag_s"` // of the target, on the slot clock
+	Risk
+	KnownUsers
+	Epoch       slot.Epoch    `json:"epoch"`              // the epoch that the change ends
+	Done        bool          `json:"done,omitempty"`     // it was changed already
+	SinceS      int64         `json:"since_s"`            // how long the slot has been without its master
+	Position    slot.Position `json:"position"`           // last event of the target
+	InProposal  slot.NodeName `json:"proposed,omitempty"` // the target that the proposal recorded, when it differs
+	OtherCopies []string      `json:"other_copies"`       // viable ones that remain beside the target
+	NotChosen   []string      `json:"not_chosen"`         // other copies, and why they were not chosen
+}
+
+// Verdict says whether a slot may change.
+type Verdict struct {
+	Safe   bool   `json:"safe"`
+	Why    string `json:"why,omitempty"`    // not safe: what is not known or would be lost
+	Accept string `json:"accept,omitempty"` // the command that accepts the loss
+	Serves bool   `json:"serves,omitempty"` // the old master serves the slot: nothing to do
+}
+
+// Risk is what the old master had beyond the target.
+type Risk struct {
+	EventsAtRisk   uint64 `json:"events_at_risk"`
+	MessagesAtRisk uint64 `json:"messages_at_risk"`
+	BytesAtRisk    uint64 `json:"bytes_at_risk"`
+	RiskKnown      bool   `json:"risk_known"` // false: nobody kept a heartbeat of this epoch
+}
+
+// KnownUsers are the users of a slot, as far as a living node knows them.
+type KnownUsers struct {
+	Users      int      `json:"users"`
+	UsersKnown bool     `json:"users_known"` // false: no living node knows the names
+	UserNames  []string `json:"user_names"`  // the first few
+}
+
+// blank is a slot of a plan before anybody was asked. Lists are never null in JSON.
+func blank(ps cluster.ProposedSlot) PlanSlot {
+	return PlanSlot{Slot: ps.Slot, From: ps.From, Epoch: ps.Epoch, KnownUsers: KnownUsers{UserNames: []string{}}, OtherCopies: []string{}, NotChosen: []string{}}
 }
 
 // MakePlan asks every living copy of the proposal's slots that are not done, and
@@ -76,8 +96,9 @@ func MakePlan(ctx context.Context, st *cluster.State, v View, suspectAfter time.
 	}
 	for _, ps := range p.Slots {
 		if p.State != cluster.Open || ps.Done {
-			plan.Slots = append(plan.Slots, PlanSlot{Slot: ps.Slot, From: ps.From, To: ps.To, Epoch: ps.Epoch, Done: ps.Done,
-				UserNames: []string{}, OtherCopies: []string{}, NotChosen: []string{}})
+			one := blank(ps)
+			one.To, one.Done = ps.To, ps.Done
+			plan.Slots = append(plan.Slots, one)
 			continue
 		}
 		one := pl.slot(ps)
@@ -112,7 +133,7 @@ type planner struct {
 
 // slot plans one slot that is not done.
 func (pl planner) slot(ps cluster.ProposedSlot) PlanSlot {
-	out := PlanSlot{Slot: ps.Slot, From: ps.From, Epoch: ps.Epoch, UserNames: []string{}, OtherCopies: []string{}, NotChosen: []string{}}
+	out := blank(ps)
 	sl, ok := pl.st.Slot(ps.Slot)
 	if !ok || sl.Epoch != ps.Epoch || sl.Master != ps.From {
 		out.Why = fmt.Sprintf("%s has epoch %d and master %s now, the proposal is for epoch %d", ps.Slot, sl.Epoch, sl.Master, ps.Epoch)
@@ -132,7 +153,7 @@ func (pl planner) slot(ps cluster.ProposedSlot) PlanSlot {
 	}
 	asked.describe(&out)
 	switch {
-	case pl.v.serves(sl, pl.suspectAfter):
+	case pl.serves(sl):
 		out.Serves = true
 		out.Why = fmt.Sprintf("%s answers again: nothing to do", sl.Master)
 	case to == nil && len(sl.Replicas) == 0:

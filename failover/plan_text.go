@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"mailnode/raftfsm/cluster"
+	"mailnode/storage/slot"
 )
 
 // slotsPerLine keeps a group's list of slots readable.
@@ -46,7 +47,11 @@ func (p Plan) print(out *printer) {
 	default:
 		out.line(0, "%s: NOT SAFE, %s of %s", p.Proposal, counted(uint64(left), "slot"), p.Node)
 	}
-	out.line(0, "%s (for %s)", p.Reason, age(time.Duration(p.SinceS)*time.Second))
+	reason := p.Reason
+	if p.LastWords != "" { // the recorded reason repeats them, without their age
+		reason = fmt.Sprintf("%s is silent", p.Node)
+	}
+	out.line(0, "%s (for %s)", reason, age(time.Duration(p.SinceS)*time.Second))
 	if p.LastWords != "" {
 		out.line(0, "%s", p.LastWords)
 	}
@@ -75,13 +80,13 @@ func (p Plan) printSlots(out *printer) {
 	}
 	for _, g := range grouped(safe) {
 		out.gap()
-		out.line(0, "%s: %s -> %s", names(g), g[0].From, g[0].To)
+		out.line(0, "%s: %s -> %s", planNames(g), g[0].From, g[0].To)
 		out.line(2, "safe, %s", facts(g))
 		printRest(out, g)
 	}
 	for _, g := range grouped(done) {
 		out.gap()
-		out.line(0, "%s: %s -> %s, done", names(g), g[0].From, g[0].To)
+		out.line(0, "%s: %s -> %s, done", planNames(g), g[0].From, g[0].To)
 	}
 }
 
@@ -89,16 +94,12 @@ func (p Plan) printSlots(out *printer) {
 // type are grouped, the others stand alone.
 func printUnsafe(out *printer, g []PlanSlot) {
 	s := g[0]
-	to := string(s.To)
-	if to == "" {
-		to = "nobody"
-	}
 	if s.Serves {
-		out.line(0, "%s: stays on %s", names(g), s.From)
+		out.line(0, "%s: stays on %s", planNames(g), s.From)
 		out.line(2, "%s", s.Why)
 		return
 	}
-	out.line(0, "%s: %s -> %s, NOT SAFE", names(g), s.From, to)
+	out.line(0, "%s: %s -> %s, NOT SAFE", planNames(g), s.From, nodeOrNobody(s.To))
 	out.line(2, "%s", s.Why)
 	if s.To == "" {
 		return
@@ -147,12 +148,12 @@ func grouped(slots []PlanSlot) [][]PlanSlot {
 	return out
 }
 
-// names lists a group's slots, "s001 s004 s007 (3)"; a long list is cut, the
+// names lists slots, "s001 s004 s007 (3)"; a long list is cut, the
 // count and the JSON have them all.
-func names(g []PlanSlot) string {
-	var ids []string
-	for _, s := range g {
-		ids = append(ids, s.Slot.String())
+func names(list []slot.ID) string {
+	ids := make([]string, 0, len(list))
+	for _, id := range list {
+		ids = append(ids, id.String())
 	}
 	if len(ids) == 1 {
 		return ids[0]
@@ -162,6 +163,14 @@ func names(g []PlanSlot) string {
 		ids = append(slices.Clone(ids[:slotsPerLine-1]), "...", ids[n-1])
 	}
 	return fmt.Sprintf("%s (%d)", strings.Join(ids, " "), n)
+}
+
+func planNames(g []PlanSlot) string {
+	list := make([]slot.ID, 0, len(g))
+	for _, s := range g {
+		list = append(list, s.Slot)
+	}
+	return names(list)
 }
 
 // facts are a group's numbers: the worst lag, the sum of the rest.
@@ -212,9 +221,16 @@ func (p Plan) printClosed(out *printer) {
 		}
 	}
 	for _, g := range grouped(done) {
-		out.line(0, "%s: %s -> %s, done", names(g), g[0].From, g[0].To)
+		out.line(0, "%s: %s -> %s, done", planNames(g), g[0].From, g[0].To)
 	}
 	for _, g := range grouped(left) {
-		out.line(0, "%s: %s -> %s, not done", names(g), g[0].From, g[0].To)
+		out.line(0, "%s: %s -> %s, not done", planNames(g), g[0].From, nodeOrNobody(g[0].To))
 	}
+}
+
+func nodeOrNobody(n slot.NodeName) string {
+	if n == "" {
+		return "nobody"
+	}
+	return string(n)
 }

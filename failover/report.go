@@ -39,39 +39,49 @@ type Counters struct {
 	Bytes    uint64 `json:"bytes"`
 }
 
+// Health says whether a copy may be chosen.
+type Health struct {
+	Viable      bool   `json:"viable,omitempty"`
+	Building    bool   `json:"building,omitempty"`
+	Diverged    bool   `json:"diverged,omitempty"`
+	Quarantined bool   `json:"quarantined,omitempty"` // it has a dirty mailbox
+	Failed      string `json:"failed,omitempty"`      // the store is poisoned or hangs: why
+}
+
 // CopyReport is the state of one copy, as its node sees it.
 type CopyReport struct {
-	Slot        slot.ID       `json:"slot"`
-	Role        Role          `json:"role"`
-	Serving     bool          `json:"serving,omitempty"` // clients are served under Epoch now
-	Waiting     string        `json:"waiting,omitempty"` // a master that does not serve: what it waits for
-	Epoch       slot.Epoch    `json:"epoch"`             // the epoch that the node works under
-	Position    slot.Position `json:"position"`          // last durable event
-	Lineage     slot.Epoch    `json:"lineage"`           // newest epoch of the copy's lineage
-	Viable      bool          `json:"viable,omitempty"`
-	Building    bool          `json:"building,omitempty"`
-	Diverged    bool          `json:"diverged,omitempty"`
-	Quarantined bool          `json:"quarantined,omitempty"` // it has a dirty mailbox
-	InSync      bool          `json:"in_sync,omitempty"`
-	Failed      string        `json:"failed,omitempty"` // the store is poisoned or hangs: why
-	LagMs       int64         `json:"lag_ms,omitempty"` // on the slot clock
-	Counters                  // of this copy
-	Head        slot.Position `json:"head,omitempty"` // the master's, by its last heartbeat
-	HeadCount   Counters      `json:"head_count"`     // the master's, by the same heartbeat
+	Slot     slot.ID       `json:"slot"`
+	Role     Role          `json:"role"`
+	Serving  bool          `json:"serving,omitempty"` // clients are served under Epoch now
+	Waiting  string        `json:"waiting,omitempty"` // a master that does not serve: what it waits for
+	Epoch    slot.Epoch    `json:"epoch"`             // the epoch that the node works under
+	Position slot.Position `json:"position"`          // last durable event
+	Lineage  slot.Epoch    `json:"lineage"`           // newest epoch of the copy's lineage
+	InSync   bool          `json:"in_sync,omitempty"`
+	Health
+	LagMs     int64         `json:"lag_ms,omitempty"` // on the slot clock
+	Counters                // of this copy
+	Head      slot.Position `json:"head,omitempty"` // the master's, by its last heartbeat
+	HeadCount Counters      `json:"head_count"`     // the master's, by the same heartbeat
+}
+
+// serving says whether a master serves clients under an epoch.
+func (c CopyReport) serving(e slot.Epoch) bool {
+	return c.Role == RoleMaster && c.Serving && c.Failed == "" && c.Epoch == e
 }
 
 // fault says why a copy must not be chosen, "" when it is viable.
-func (c CopyReport) fault() string {
+func (h Health) fault() string {
 	switch {
-	case c.Failed != "":
+	case h.Failed != "":
 		return "has a failed store"
-	case c.Diverged:
+	case h.Diverged:
 		return "has diverged"
-	case c.Building:
+	case h.Building:
 		return "is building"
-	case c.Quarantined:
+	case h.Quarantined:
 		return "has quarantined events"
-	case !c.Viable:
+	case !h.Viable:
 		return "is not viable"
 	}
 	return ""

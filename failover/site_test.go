@@ -59,7 +59,7 @@ func newSite(t testing.TB, layout ...[]slot.NodeName) *site {
 			s.apply(t, cluster.SetProtected{Slot: id, Epoch: 1, InSync: nodes[1:]})
 		}
 		for j, n := range nodes {
-			c := CopyAnswer{CopyReport: CopyReport{Slot: id, Role: RoleReplica, Epoch: 1, Position: slot.At(1, 100), Lineage: 1, Viable: true,
+			c := CopyAnswer{CopyReport: CopyReport{Slot: id, Role: RoleReplica, Epoch: 1, Position: slot.At(1, 100), Lineage: 1, Health: Health{Viable: true},
 				LagMs: 200, InSync: true, Counters: Counters{100, 40, 4e6}, Head: slot.At(1, 100), HeadCount: Counters{100, 40, 4e6}},
 				UsersKnown: true, Users: 3, UserNames: []string{"ann@example.org", "bob@example.org", "cy@example.org"}}
 			if j == 0 {
@@ -142,9 +142,12 @@ func (s *site) State() *cluster.State {
 }
 
 // Propose implements Ownership with the state machine itself.
-func (s *site) Propose(_ context.Context, c cluster.Command) (cluster.Result, error) {
+func (s *site) Propose(ctx context.Context, c cluster.Command) (cluster.Result, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if err := ctx.Err(); err != nil {
+		return cluster.Result{}, err
+	}
 	if s.propose != nil {
 		if err := s.propose(c); err != nil {
 			return cluster.Result{}, err

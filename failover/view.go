@@ -14,8 +14,9 @@ type View struct {
 	Now      time.Duration // monotonic
 	Floor    time.Duration // silence counts from here: our start, or the end of our last pause
 	Nodes    map[slot.NodeName]NodeView
-	Rejected map[string]time.Duration // proposal: when its rejection was first seen here
-	Wall     time.Time                // the wall clock at Now, shown only (law 11); zero is not shown
+	Rejected map[string]time.Duration        // proposal: when its rejection was first seen here
+	Members  map[slot.NodeName]time.Duration // since when a node is a member, as seen here
+	Wall     time.Time                       // the wall clock at Now, shown only (law 11); zero is not shown
 }
 
 // NodeView is what is known about one node.
@@ -70,7 +71,9 @@ func (v View) Silence(n slot.NodeName) time.Duration {
 }
 
 // lastHeard is when silence began to count.
-func (v View) lastHeard(n slot.NodeName) time.Duration { return max(v.Floor, v.word(n)) }
+func (v View) lastHeard(n slot.NodeName) time.Duration {
+	return max(v.Floor, v.Members[n], v.word(n))
+}
 
 // word is when a node was really heard last; our start or pause when it never was.
 func (v View) word(n slot.NodeName) time.Duration {
@@ -102,7 +105,7 @@ func (v View) copyOf(n slot.NodeName, id slot.ID) (CopyView, bool) {
 // node that reports, but waits for its epoch, lives and does not serve.
 func (v View) serves(sl cluster.Slot, suspectAfter time.Duration) bool {
 	c, ok := v.copyOf(sl.Master, sl.ID)
-	return ok && v.presence(sl.Master, suspectAfter) == alive && c.Serving && c.Failed == "" && c.Epoch == sl.Epoch
+	return ok && v.presence(sl.Master, suspectAfter) == alive && c.serving(sl.Epoch)
 }
 
 // failed says why a living master's store does not work, "" when it does.

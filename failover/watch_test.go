@@ -43,35 +43,60 @@ func brief(cmds []cluster.Command) []string {
 	return out
 }
 
-func TestDecide(t *testing.T) {
-	type step func(t *testing.T, s *site) []cluster.Command
-	wait := func(d time.Duration) step {
-		return func(t *testing.T, s *site) []cluster.Command { return s.run(t, d) }
+// step is one thing that happens to a site; it gives what the leader did.
+type step func(t *testing.T, s *site) []cluster.Command
+
+func wait(d time.Duration) step {
+	return func(t *testing.T, s *site) []cluster.Command { return s.run(t, d) }
+}
+
+func do(f func(s *site)) step {
+	return func(_ *testing.T, s *site) []cluster.Command { f(s); return nil }
+}
+
+func raft(c cluster.Command) step {
+	return func(t *testing.T, s *site) []cluster.Command { s.apply(t, c); return nil }
+}
+
+func down(n slot.NodeName) step { return do(func(s *site) { s.up[n] = false }) }
+
+func up(n slot.NodeName) step { return do(func(s *site) { s.up[n] = true }) }
+
+func edit(n slot.NodeName, id slot.ID, f func(*CopyAnswer)) step {
+	return do(func(s *site) { s.edit(n, id, f) })
+}
+
+func confirm(id slot.ID, to slot.NodeName) step {
+	return raft(cluster.ConfirmSlot{Proposal: "p1", Slot: id, Epoch: 1, To: to, Unclean: true})
+}
+
+type decision struct {
+	name   string
+	layout [][]slot.NodeName
+	steps  []step
+	want   []string
+}
+
+func checkDecisions(t *testing.T, tests []decision) {
+	t.Helper()
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			s := newSite(t, tt.layout...)
+			var got []string
+			for _, st := range tt.steps {
+				got = append(got, brief(st(t, s))...)
+			}
+			if d := cmp.Diff(tt.want, got); d != "" {
+				t.Errorf("commands (-want +got):\n%s", d)
+			}
+		})
 	}
-	do := func(f func(s *site)) step {
-		return func(_ *testing.T, s *site) []cluster.Command { f(s); return nil }
-	}
-	down := func(n slot.NodeName) step { return do(func(s *site) { s.up[n] = false }) }
-	up := func(n slot.NodeName) step { return do(func(s *site) { s.up[n] = true }) }
-	edit := func(n slot.NodeName, id slot.ID, f func(*CopyAnswer)) step {
-		return do(func(s *site) { s.edit(n, id, f) })
-	}
-	confirm := func(id slot.ID, to slot.NodeName) step {
-		return func(t *testing.T, s *site) []cluster.Command {
-			s.apply(t, cluster.ConfirmSlot{Proposal: "p1", Slot: id, Epoch: 1, To: to, Unclean: true})
-			return nil
-		}
-	}
+}
+
+func TestDecideSilence(t *testing.T) {
 	three := [][]slot.NodeName{list("n1", "n2", "n3"), list("n1", "n3", "n2"), list("n2", "n1"), list("n1", "n2", "n3"), list("n1", "n3", "n2")}
 	two := [][]slot.NodeName{list("n1", "n2", "n3"), list("n1", "n3", "n2")}
-	broken := edit("n1", 0, func(c *CopyAnswer) { c.Serving, c.Failed = false, "input/output error" })
-
-	tests := []struct {
-		name   string
-		layout [][]slot.NodeName
-		steps  []step
-		want   []string
-	}{
+	checkDecisions(t, []decision{
 		{"all is well", three, []step{wait(60 * time.Second)}, nil},
 		{"not silent yet", three, []step{down("n1"), wait(14 * time.Second)}, nil},
 		{"silent, ties spread", three, []step{down("n1"), wait(40 * time.Second)}, []string{
@@ -90,6 +115,24 @@ func TestDecide(t *testing.T) {
 				`open "n3" n3 is silent: s001:n3->n2(n1 is silent) s002:n3->(n1 is silent)`}},
 		{"the new master dies too", two[:1], []step{down("n1"), wait(15 * time.Second), confirm(0, "n3"), down("n3"), wait(20 * time.Second)}, []string{
 			`open "n1" n1 is silent: s000:n1->n2[n3]`, `open "n3" n3 is silent: s000:n3->n2(n1 is silent)`}},
+		{"cut off from the leader only", two, []step{do(func(s *site) { s.heard["n3"] = []Heard{{Node: "n1", AgoMs: 400}} }), down("n1"), wait(60 * time.Second)}, nil},
+		{"rejected", two[:1], []step{down("n1"), wait(15 * time.Second), raft(cluster.RejectProposal{Proposal: "p1", By: "eve"}), wait(60 * time.Second), up("n1"), wait(time.Second), down("n1"), wait(20 * time.Second)}, []string{
+			`open "n1" n1 is silent: s000:n1->n2[n3]`, `open "n1" n1 is silent: s000:n1->n2[n3]`}},
+		{"not the watcher's", two[:1], []step{raft(cluster.OpenProposal{Node: "n1", By: "alice", Slots: []cluster.ProposedSlot{{Slot: 0, Epoch: 1, From: "n1", To: "n2"}}}), wait(20 * time.Second)}, nil},
+		{"leader paused", two, []step{down("n1"), wait(10 * time.Second), do(func(s *site) { s.now += time.Minute }), wait(13 * time.Second)}, nil},
+		{"leader paused with an open proposal", two[:1], []step{down("n1"), wait(20 * time.Second), do(func(s *site) { s.now += time.Hour }), wait(40 * time.Second)}, []string{
+			`open "n1" n1 is silent: s000:n1->n2[n3]`}},
+		{"new leader from zero", two[:1], []step{down("n1"), wait(20 * time.Second), do(func(s *site) { s.ev = NewEvidence("n2", s.now) }), wait(40 * time.Second)}, []string{
+			`open "n1" n1 is silent: s000:n1->n2[n3]`}},
+		{"never heard", two[:1], []step{down("n1"), do(func(s *site) { s.ev = NewEvidence("n2", s.now) }), wait(15 * time.Second)}, []string{
+			`open "n1" n1 is silent: s000:n1->n2[n3]`}},
+	})
+}
+
+func TestDecideFailedStore(t *testing.T) {
+	two := [][]slot.NodeName{list("n1", "n2", "n3"), list("n1", "n3", "n2")}
+	broken := edit("n1", 0, func(c *CopyAnswer) { c.Serving, c.Failed = false, "input/output error" })
+	checkDecisions(t, []decision{
 		{"failed store", two, []step{broken, wait(3 * time.Second)}, []string{
 			`open "" store of s000 failed on n1: input/output error: s000:n1->n2[n3]`}},
 		{"failed store heals", two, []step{broken, wait(3 * time.Second), edit("n1", 0, func(c *CopyAnswer) { c.Failed = "" }), wait(3 * time.Second),
@@ -103,6 +146,12 @@ func TestDecide(t *testing.T) {
 		{"several stores failed", two, []step{broken, edit("n1", 1, func(c *CopyAnswer) { c.Failed = "hangs\nfor 40 s" }), wait(3 * time.Second)}, []string{
 			`open "" 2 stores failed; the first: store of s000 failed on n1: input/output error: s000:n1->n2[n3] s001:n1->n3[n2]`}},
 		{"waits for its epoch", two, []step{do(func(s *site) { s.boot["n1"] = "boot2" }), edit("n1", 0, func(c *CopyAnswer) { c.Serving, c.Waiting = false, "its epoch" }), wait(60 * time.Second)}, nil},
+	})
+}
+
+func TestDecideTarget(t *testing.T) {
+	two := [][]slot.NodeName{list("n1", "n2", "n3"), list("n1", "n3", "n2")}
+	checkDecisions(t, []decision{
 		{"the highest copy", two[:1], []step{edit("n2", 0, func(c *CopyAnswer) { c.Position++ }), down("n1"), wait(20 * time.Second)}, []string{
 			`open "n1" n1 is silent: s000:n1->n2[n3]`}},
 		{"the newer lineage, though its position is lower", two[:1], []step{edit("n2", 0, func(c *CopyAnswer) { c.Position, c.Lineage = slot.At(1, 500), 0 }), down("n1"), wait(20 * time.Second)}, []string{
@@ -120,36 +169,7 @@ func TestDecide(t *testing.T) {
 			`open "n1" n1 is silent: s000:n1->n2(n3 is building)`, `update p1 : s000:n1->n3(n2 has a failed store)`}},
 		{"a higher copy returns", two[:1], []step{edit("n3", 0, func(c *CopyAnswer) { c.Position += 5 }), wait(time.Second), down("n3"), wait(10 * time.Second), down("n1"), wait(20 * time.Second), up("n3"), wait(20 * time.Second)}, []string{
 			`open "n1" n1 is silent: s000:n1->n2(n3 is silent)`, `update p1 : s000:n1->n3[n2]`}},
-		{"cut off from the leader only", two, []step{do(func(s *site) { s.heard["n3"] = []Heard{{Node: "n1", AgoMs: 400}} }), down("n1"), wait(60 * time.Second)}, nil},
-		{"rejected", two[:1], []step{down("n1"), wait(15 * time.Second), func(t *testing.T, s *site) []cluster.Command {
-			s.apply(t, cluster.RejectProposal{Proposal: "p1", By: "eve"})
-			return nil
-		}, wait(60 * time.Second), up("n1"), wait(time.Second), down("n1"), wait(20 * time.Second)}, []string{
-			`open "n1" n1 is silent: s000:n1->n2[n3]`, `open "n1" n1 is silent: s000:n1->n2[n3]`}},
-		{"not the watcher's", two[:1], []step{func(t *testing.T, s *site) []cluster.Command {
-			s.apply(t, cluster.OpenProposal{Node: "n1", By: "alice", Slots: []cluster.ProposedSlot{{Slot: 0, Epoch: 1, From: "n1", To: "n2"}}})
-			return nil
-		}, wait(20 * time.Second)}, nil},
-		{"leader paused", two, []step{down("n1"), wait(10 * time.Second), do(func(s *site) { s.now += time.Minute }), wait(13 * time.Second)}, nil},
-		{"leader paused with an open proposal", two[:1], []step{down("n1"), wait(20 * time.Second), do(func(s *site) { s.now += time.Hour }), wait(40 * time.Second)}, []string{
-			`open "n1" n1 is silent: s000:n1->n2[n3]`}},
-		{"new leader from zero", two[:1], []step{down("n1"), wait(20 * time.Second), do(func(s *site) { s.ev = NewEvidence("n2", s.now) }), wait(40 * time.Second)}, []string{
-			`open "n1" n1 is silent: s000:n1->n2[n3]`}},
-		{"never heard", two[:1], []step{down("n1"), do(func(s *site) { s.ev = NewEvidence("n2", s.now) }), wait(15 * time.Second)}, []string{
-			`open "n1" n1 is silent: s000:n1->n2[n3]`}},
-	}
-	for _, tt := range tests {
-		t.Run(tt.name, func(t *testing.T) {
-			s := newSite(t, tt.layout...)
-			var got []string
-			for _, st := range tt.steps {
-				got = append(got, brief(st(t, s))...)
-			}
-			if d := cmp.Diff(tt.want, got); d != "" {
-				t.Errorf("commands (-want +got):\n%s", d)
-			}
-		})
-	}
+	})
 }
 
 // A new leader that kept its own evidence needs no new suspect_after.
@@ -170,5 +190,20 @@ func TestLeaderChangeKeepsEvidence(t *testing.T) {
 	got := brief(Decide(s.st, other.Snapshot(19*time.Second), suspect))
 	if d := cmp.Diff([]string{`open "n1" n1 is silent: s000:n1->n2[n3]`}, got); d != "" {
 		t.Error(d)
+	}
+}
+
+// A node that has just joined counts as silent only suspect_after later, however
+// long this process has been up.
+func TestNewMemberIsNotSilent(t *testing.T) {
+	e := NewEvidence("n1", 0)
+	e.Observe(time.Minute, &cluster.State{Members: []cluster.Member{{Name: "n1"}}})
+	e.Observe(2*time.Minute, &cluster.State{Members: []cluster.Member{{Name: "n1"}, {Name: "n2"}}})
+	for _, c := range []struct {
+		now, want time.Duration
+	}{{2*time.Minute + time.Second, time.Second}, {3 * time.Minute, time.Minute}} {
+		if got := e.Snapshot(c.now).Silence("n2"); got != c.want {
+			t.Errorf("at %s n2 is silent for %s, want %s", c.now, got, c.want)
+		}
 	}
 }

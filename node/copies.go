@@ -209,7 +209,9 @@ func (k *keeper) openCopy() bool {
 	return err == nil
 }
 
-func (n *Node) onDamage(id slot.ID, err error) { n.setCondition(monitor.MessageMissing, id.String(), err) }
+func (n *Node) onDamage(id slot.ID, err error) {
+	n.setCondition(monitor.MessageMissing, id.String(), err)
+}
 
 // end leaves the role.
 func (k *keeper) end() {

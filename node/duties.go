@@ -138,7 +138,7 @@ func (n *Node) propose(ctx context.Context) {
 			n.log.Warn("proposal", "command", fmt.Sprintf("%T", c), "err", err)
 			return
 		}
-		n.log.Info("proposal", "command", fmt.Sprintf("%T", c))
+		n.log.Info("proposal", "command", fmt.Sprintf("%T", c), "what", fmt.Sprintf("%+v", c))
 	}
 }
 
@@ -188,7 +188,7 @@ func (n *Node) assign(ctx context.Context) {
 			mail++
 		}
 	}
-	need := max(st.DefaultReplicas+1, n.expectedNodes())
+	need := max(st.DefaultReplicas+1, n.first.Nodes)
 	unassigned := false
 	for _, sl := range st.Slots {
 		unassigned = unassigned || sl.Master == ""
@@ -216,7 +216,7 @@ func (n *Node) watch(ctx context.Context) {
 		st := n.State()
 		v := n.evidence.Snapshot(n.clock.Mono())
 		for _, m := range st.Members {
-			silent := v.SilentFor(m.Name)
+			silent := v.Silence(m.Name)
 			n.conditions.Put(m.Name != n.cfg.Node.Name && silent >= n.cfg.Replication.SuspectAfter, monitor.NodeSilent, string(m.Name),
 				fmt.Sprintf("silent for %s", silent.Round(time.Second)))
 		}

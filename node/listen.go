@@ -20,6 +20,7 @@ import (
 
 	"mailnode/imapd"
 	"mailnode/lmtpd"
+	"mailnode/node/admin"
 	"mailnode/node/config"
 	"mailnode/node/monitor"
 	"mailnode/node/peer"
@@ -32,7 +33,9 @@ const foundWithin = 30 * time.Second
 // start starts everything that open opened; frontends come last.
 func (n *Node) start(ctx context.Context) error {
 	n.serveGRPC()
-	n.wg.Go(func() { n.logErr("serve joiners", peer.ServeJoin(ctx, n.port.Listener(peer.ProtoJoin), n.id, n.authorize, n.log)) })
+	n.wg.Go(func() {
+		n.logErr("serve joiners", peer.ServeJoin(ctx, n.port.Listener(peer.ProtoJoin), n.id, n.authorize, n.log))
+	})
 	fctx, cancel := context.WithTimeout(ctx, foundWithin)
 	err := n.found(fctx)
 	cancel()
@@ -242,9 +245,8 @@ func selfSigned(certPath, keyPath, hostname string, name slot.NodeName, now time
 	if err != nil {
 		return err
 	}
-	dir := filepath.Dir(certPath)
-	if err := writeFile(dir, filepath.Base(keyPath), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: k})); err != nil {
+	if err := admin.ReplaceFile(keyPath, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: k})); err != nil {
 		return err
 	}
-	return writeFile(dir, filepath.Base(certPath), pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))
+	return admin.ReplaceFile(certPath, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))
 }

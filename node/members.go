@@ -3,43 +3,22 @@ package node
 import (
 	"context"
 	"encoding/hex"
-	"encoding/json"
-	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
 	"time"
 
-	"mailnode/node/config"
+	"mailnode/node/admin"
 	"mailnode/node/peer"
 	"mailnode/raftfsm/cluster"
 	"mailnode/storage/slot"
 )
 
-// Founding is what `cluster init` leaves for the first start of the first node.
-type Founding struct {
-	Slots    int `json:"slots"`
-	Replicas int `json:"replicas"` // copies beside the master
-	Nodes    int `json:"nodes"`    // slots get masters when so many nodes are there
-}
-
-// FoundingFile is where it lies in the data folder.
-const FoundingFile = "founding.json"
-
-func (n *Node) founding() (f Founding, found bool, err error) {
-	b, err := os.ReadFile(filepath.Join(n.cfg.Node.Data, FoundingFile))
-	if errors.Is(err, os.ErrNotExist) {
-		return f, false, nil
+// firstStart is what `cluster init` or `cluster join` left in the data folder.
+func (n *Node) firstStart() admin.FirstStart {
+	f, err := admin.ReadFirstStart(n.cfg.Node.Data)
+	if err != nil {
+		n.log.Warn("first start", "err", err)
 	}
-	if err == nil {
-		err = json.Unmarshal(b, &f)
-	}
-	return f, err == nil, err
-}
-
-func (n *Node) expectedNodes() int {
-	f, _, _ := n.founding()
-	return f.Nodes
+	return f
 }
 
 // role is what this node's configuration makes of it.
@@ -52,9 +31,9 @@ func (n *Node) role() cluster.Role {
 
 // found makes the cluster at the first start of its first node.
 func (n *Node) found(ctx context.Context) error {
-	f, found, err := n.founding()
-	if err != nil || !found || n.raft == nil || n.State().ClusterID != "" {
-		return err
+	f := n.first
+	if f.By != admin.ByInit || n.raft == nil || n.State().ClusterID != "" {
+		return nil
 	}
 	if err := n.raft.Bootstrap(ctx); err != nil {
 		n.log.Info("raft was bootstrapped before", "err", err)
@@ -70,7 +49,7 @@ func (n *Node) found(ctx context.Context) error {
 	if err := n.raft.Barrier(ctx); err != nil || n.State().ClusterID != "" {
 		return err
 	}
-	_, err = n.Propose(ctx, cluster.Init{ClusterID: n.id.ClusterID(), SlotCount: f.Slots, DefaultReplicas: f.Replicas,
+	_, err := n.Propose(ctx, cluster.Init{ClusterID: n.id.ClusterID(), SlotCount: f.Slots, DefaultReplicas: f.Replicas,
 		First: cluster.Member{Name: n.cfg.Node.Name, ServerID: n.raft.ServerID(), Addr: n.cfg.Node.PeerAdvertise,
 			Zone: n.cfg.Node.Zone, Standby: n.cfg.Node.Standby, Role: n.role()}})
 	if err != nil {
@@ -100,7 +79,7 @@ func (n *Node) authorize(ctx context.Context, r peer.JoinRequest) (peer.JoinAcce
 	if _, err := n.raft.Propose(ctx, cluster.UseToken{ID: r.TokenID, Hash: hex.EncodeToString(r.SecretHash[:])}); err != nil {
 		return peer.JoinAccepted{}, err
 	}
-	if _, err := n.raft.Propose(ctx, cluster.AddMember{Member: cluster.Member{Name: r.Name, ServerID: serverID(r.Name, r.TokenID), Addr: r.Address,
+	if _, err := n.raft.Propose(ctx, cluster.AddMember{Member: cluster.Member{Name: r.Name, ServerID: admin.JoinedServerID(r.Name, r.TokenID), Addr: r.Address,
 		Zone: r.Zone, Standby: r.Standby, Role: cluster.Role(r.Role)}}); err != nil {
 		return peer.JoinAccepted{}, err
 	}
@@ -132,88 +111,4 @@ func (n *Node) token(ctx context.Context, name slot.NodeName) (string, error) {
 	}
 	_, err = n.Propose(ctx, cluster.AddToken{Token: cluster.Token{ID: id, Hash: hex.EncodeToString(hash[:]), Node: name}})
 	return printed, err
-}
-
-
-// serverID is a joiner's name in Raft: both sides know it before its first start,
-// and no earlier installation of the node can have had it, since a token is used once.
-func serverID(name slot.NodeName, tokenID string) string { return string(name) + "-" + tokenID }
-
-// joinedFile holds the Raft ID that the cluster expects of a node that joined.
-const joinedFile = "raft-server-id"
-
-// Init makes this node the first of a new cluster; its first start founds it.
-func Init(cfg config.Config, f Founding) (clusterID string, err error) {
-	id, err := peer.Init(cfg.Node.Data, cfg.Node.Name)
-	if err != nil {
-		return "", err
-	}
-	b, err := json.Marshal(f)
-	if err != nil {
-		return "", err
-	}
-	return id.ClusterID(), writeFile(cfg.Node.Data, FoundingFile, b)
-}
-
-// Join makes this node a member of the cluster that issued the token; its first
-// start takes part.
-func Join(ctx context.Context, cfg config.Config, token string) (clusterID string, err error) {
-	t, err := peer.ParseToken(token)
-	if err != nil {
-		return "", err
-	}
-	if err := os.MkdirAll(cfg.Node.Data, 0o700); err != nil {
-		return "", err
-	}
-	// Written first: without it a node that has joined could not take part.
-	if err := writeFile(cfg.Node.Data, joinedFile, []byte(serverID(cfg.Node.Name, t.ID))); err != nil {
-		return "", err
-	}
-	role := cluster.Voter
-	if cfg.Node.Witness {
-		role = cluster.Witness
-	}
-	id, _, err := peer.Join(ctx, token, cfg.Node.Data, peer.JoinRequest{Name: cfg.Node.Name, Address: cfg.Node.PeerAdvertise,
-		Zone: cfg.Node.Zone, Standby: cfg.Node.Standby, Role: string(role)}, peer.Options{})
-	if err != nil {
-		return "", err
-	}
-	return id.ClusterID(), nil
-}
-
-// writeFile writes a small file durably and whole.
-func writeFile(dir, name string, content []byte) error {
-	path := filepath.Join(dir, name)
-	f, err := os.OpenFile(path+".new", os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(content)
-	if err == nil {
-		err = f.Sync()
-	}
-	if cerr := f.Close(); err == nil {
-		err = cerr
-	}
-	if err == nil {
-		err = os.Rename(path+".new", path)
-	}
-	if err != nil {
-		return fmt.Errorf("write %q: %w", path, err)
-	}
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	return d.Sync()
-}
-
-// wantedServerID gives the Raft ID that this node joined with, "" for the first.
-func (n *Node) wantedServerID() string {
-	b, err := os.ReadFile(filepath.Join(n.cfg.Node.Data, joinedFile))
-	if err != nil {
-		return ""
-	}
-	return string(b)
 }

@@ -27,6 +27,7 @@ import (
 	"mailnode/failover"
 	"mailnode/imapd"
 	"mailnode/lmtpd"
+	"mailnode/node/admin"
 	"mailnode/node/config"
 	"mailnode/node/monitor"
 	"mailnode/node/peer"
@@ -46,6 +47,7 @@ type Node struct {
 	fs      vfs.FS
 
 	id     *peer.Identity
+	first  admin.FirstStart
 	port   *peer.Port
 	dialer *peer.Dialer
 	raft   *raftfsm.Node // nil when Raft's disk is unusable: mail goes on (law 9)
@@ -103,6 +105,7 @@ func (n *Node) open() error {
 		return fmt.Errorf("open node %q: its data folder %q belongs to node %q: is `name` in the configuration right?", cfg.Node.Name, cfg.Node.Data, id.Name())
 	}
 	n.id = id
+	n.first = n.firstStart()
 	for _, sub := range []string{"slots", "spool", "raft"} {
 		if err := os.MkdirAll(filepath.Join(cfg.Node.Data, sub), 0o700); err != nil {
 			return fmt.Errorf("open node %q: %w", cfg.Node.Name, err)
@@ -133,7 +136,7 @@ func (n *Node) open() error {
 // openRaft starts Raft. A node whose Raft folder is unusable goes on without.
 func (n *Node) openRaft() {
 	r, err := raftfsm.Open(raftfsm.Config{
-		Dir: filepath.Join(n.cfg.Node.Data, "raft"), Name: n.cfg.Node.Name, ServerID: n.wantedServerID(), Addr: n.cfg.Node.PeerAdvertise,
+		Dir: filepath.Join(n.cfg.Node.Data, "raft"), Name: n.cfg.Node.Name, ServerID: n.first.ServerID, Addr: n.cfg.Node.PeerAdvertise,
 		Transport: raftLayer{n}, Logger: n.log.With("part", "raft"), OnCondition: n.onRaftCondition,
 	})
 	if err != nil {
@@ -201,11 +204,12 @@ func (n *Node) stop(stopWork context.CancelFunc) {
 	fronts.Wait()
 	n.lastWords()
 	stopWork()
-	n.wg.Wait()
-	n.copies.close()
+	n.port.Listener(peer.ProtoClient).Close()
 	if n.grpc != nil {
 		n.grpc.Stop()
 	}
+	n.wg.Wait()
+	n.copies.close()
 	n.peers.close()
 	if n.raft != nil {
 		n.logErr("stop raft", n.raft.Shutdown(ctx))

@@ -31,7 +31,7 @@ type service struct {
 
 // serveGRPC serves replication and the node service on the peer port.
 func (n *Node) serveGRPC() {
-	n.grpc = grpc.NewServer(grpc.Creds(rpc.Credentials()), grpc.MaxRecvMsgSize(messageBytesMax),
+	n.grpc = grpc.NewServer(grpc.Creds(rpc.Credentials()), grpc.MaxRecvMsgSize(messageBytesMax), grpc.WaitForHandlers(true),
 		grpc.InitialWindowSize(4<<20), grpc.InitialConnWindowSize(8<<20),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 10 * time.Second, Timeout: 5 * time.Second}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}))

@@ -2,13 +2,13 @@ package admin
 
 import (
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
-	"time"
 
 	"mailnode/node/config"
 	"mailnode/node/peer"
@@ -53,8 +53,8 @@ func InitCluster(c config.Config, o InitOptions) (string, error) {
 	if o.Slots < 1 || o.Slots > slot.MaxSlots {
 		return "", &Error{Text: fmt.Sprintf("init cluster: %d slots, want 1 to %d", o.Slots, slot.MaxSlots), Exit: ExitUsage}
 	}
-	if o.Replicas < 0 || o.Replicas > replicasMax {
-		return "", &Error{Text: fmt.Sprintf("init cluster: %d replicas, want 0 to %d", o.Replicas, replicasMax), Exit: ExitUsage}
+	if o.Replicas < 0 || o.Replicas > cluster.MaxReplicas {
+		return "", &Error{Text: fmt.Sprintf("init cluster: %d replicas, want 0 to %d", o.Replicas, cluster.MaxReplicas), Exit: ExitUsage}
 	}
 	if o.Nodes == 0 {
 		o.Nodes = o.Replicas + 1
@@ -78,9 +78,6 @@ func InitCluster(c config.Config, o InitOptions) (string, error) {
 	}
 	return id.ClusterID(), nil
 }
-
-// replicasMax is far above what anybody needs, and below what a typing error makes.
-const replicasMax = 6
 
 // JoinCluster makes the data folder of a node that is not running a member of
 // the cluster that made the token. It gives that cluster's ID.
@@ -195,5 +192,7 @@ func ReplaceFile(path string, content []byte) error {
 
 // newServerID tells installations of one name apart.
 func newServerID(name slot.NodeName) string {
-	return fmt.Sprintf("%s-%016x", name, time.Now().UnixNano())
+	var b [8]byte
+	rand.Read(b[:]) // never fails: crypto/rand crashes the program instead
+	return fmt.Sprintf("%s-%x", name, b)
 }

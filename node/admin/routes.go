@@ -2,11 +2,13 @@ package admin
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"slices"
 	"strings"
 
+	"mailnode/raftfsm/cluster"
 	"mailnode/storage/slot"
 )
 
@@ -87,8 +89,11 @@ func (s *Server) failoverRoutes(mux *http.ServeMux) {
 			return Plan{}, err
 		}
 		plan, err := s.backend.Failovers.Plan(ctx, id)
+		if err != nil {
+			return plan, s.unknown(ctx, id, err)
+		}
 		plan.Slots = orEmpty(plan.Slots)
-		return plan, err
+		return plan, nil
 	}))
 	mux.Handle("POST /v1/failover/confirm", change(s, "confirm failover", confirmTimeout, func(ctx context.Context, q ConfirmRequest, by string) (Outcome, error) {
 		id, err := s.choose(ctx, q.ID)
@@ -97,8 +102,11 @@ func (s *Server) failoverRoutes(mux *http.ServeMux) {
 		}
 		q.ID, q.By = id, by
 		out, err := s.backend.Failovers.Confirm(ctx, q)
+		if err != nil {
+			return out, s.unknown(ctx, id, err)
+		}
 		out.Done, out.Refused, out.NotServing = orEmpty(out.Done), orEmpty(out.Refused), orEmpty(out.NotServing)
-		return out, err
+		return out, nil
 	}))
 	mux.Handle("POST /v1/failover/reject", change(s, "reject failover", requestTimeout, func(ctx context.Context, q RejectRequest, by string) (struct{}, error) {
 		id, err := s.choose(ctx, q.ID)
@@ -106,38 +114,57 @@ func (s *Server) failoverRoutes(mux *http.ServeMux) {
 			return struct{}{}, err
 		}
 		q.ID, q.By = id, by
-		return struct{}{}, s.backend.Failovers.Reject(ctx, q)
+		if err := s.backend.Failovers.Reject(ctx, q); err != nil {
+			return struct{}{}, s.unknown(ctx, id, err)
+		}
+		return struct{}{}, nil
 	}))
 }
 
 // choose gives the proposal that is meant: the named one, or the only open one.
-// An ID that is no longer open is refused by the backend, one that never was by
-// this.
 func (s *Server) choose(ctx context.Context, id string) (string, error) {
-	all, err := s.backend.Failovers.Proposals(ctx, true)
-	if err != nil {
-		return "", err
+	if id != "" {
+		return id, nil
 	}
-	var open []string
-	for _, p := range all {
-		if p.State == "open" {
-			open = append(open, p.ID)
-		}
-		if p.ID == id {
-			return id, nil
-		}
-	}
+	open, err := s.open(ctx)
 	switch {
-	case id != "" && len(open) == 0:
-		return "", &Error{Text: fmt.Sprintf("find proposal %q: no proposal is open", id), Exit: ExitUsage, Next: "mailnode failover list", status: http.StatusNotFound}
-	case id != "":
-		return "", &Error{Text: fmt.Sprintf("find proposal %q: open are %s", id, strings.Join(open, ", ")), Exit: ExitUsage, Next: "mailnode failover list", status: http.StatusNotFound}
+	case err != nil:
+		return "", err
 	case len(open) == 0:
 		return "", &Error{Text: "no proposal is open", Exit: ExitNothing}
 	case len(open) > 1:
 		return "", &Error{Text: "several proposals are open, name one: " + strings.Join(open, ", "), Exit: ExitUsage, Next: "mailnode failover list"}
 	}
 	return open[0], nil
+}
+
+// open names the open proposals, without asking any other node.
+func (s *Server) open(ctx context.Context) ([]string, error) {
+	st, err := s.backend.Health.Status(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var ids []string
+	for _, p := range st.Proposals {
+		if p.State == "open" {
+			ids = append(ids, p.ID)
+		}
+	}
+	return ids, nil
+}
+
+// unknown says which proposals there are when the backend did not find one. One
+// that was closed is found, and refused in other words.
+func (s *Server) unknown(ctx context.Context, id string, err error) error {
+	var missing cluster.ErrNotFound
+	if !errors.As(err, &missing) || missing.Kind != "proposal" {
+		return err
+	}
+	there := "no proposal is open"
+	if open, err := s.open(ctx); err == nil && len(open) > 0 {
+		there = "open are " + strings.Join(open, ", ")
+	}
+	return &Error{Text: fmt.Sprintf("find proposal %q: %s", id, there), Exit: ExitUsage, Next: "mailnode failover list", status: http.StatusNotFound}
 }
 
 func (s *Server) userRoutes(mux *http.ServeMux) {

@@ -68,8 +68,8 @@ func NewConditions() *Conditions {
 	return &Conditions{age: func() time.Duration { return time.Since(start) }, now: make(map[key]standing)}
 }
 
-// Set says that a condition holds. detail is put in front of the table's text
-// ("" for none); a later Set of the same name and about replaces the detail and
+// Set says that a condition holds. detail is what the table's text cannot know
+// ("" for nothing); a later Set of the same name and about replaces the detail and
 // keeps the age. A name that is not in the table panics: the list is closed.
 // It says whether the condition is new, which is when it should be logged.
 func (c *Conditions) Set(name Name, about, detail string) bool {
@@ -77,10 +77,7 @@ func (c *Conditions) Set(name Name, about, detail string) bool {
 	if !ok {
 		panic(fmt.Sprintf("set condition %q about %q: it is not in the table", name, about))
 	}
-	text := kind.Text(about)
-	if detail != "" {
-		text = detail + "; " + text
-	}
+	text := kind.Text(about, detail)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	k := key{name, about}

@@ -73,7 +73,7 @@ func TestConditionsAreLevelTriggered(t *testing.T) {
 		c.Put(false, DiskFull, "/srv", "")
 		got := c.List()
 		want := []Condition{
-			{NodeSilent, Page, "n1", 17, "last heard 03:31:07; No node has heard from it for suspect_after: mailnode failover list"},
+			{NodeSilent, Page, "n1", 17, "No node has heard from it for suspect_after (last heard 03:31:07): mailnode failover list"},
 			{TLSSelfSigned, Warn, "", 0, "Clients are shown a certificate that this node made itself: mailnode config example | grep -A1 tls_"},
 			{CopyBuilding, Info, "s007", 0, "A copy is being filled or refilled and counts for nothing until it is done: mailnode slot show s007"},
 		}

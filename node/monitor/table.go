@@ -20,6 +20,10 @@ const (
 	SlotFailed         Name = "slot-failed"
 	RaftStoreFailed    Name = "raft-store-failed"
 	RaftNoQuorum       Name = "raft-no-quorum"
+	SlotsUnassigned    Name = "slots-unassigned"
+	RaftLogNewer       Name = "raft-log-newer"
+	RaftRemoved        Name = "raft-removed"
+	RaftSnapshotFailed Name = "raft-snapshot-failed"
 	RaftLogCorrupt     Name = "raft-log-corrupt"
 	DiskFull           Name = "disk-full"
 	CopyDiverged       Name = "copy-diverged"
@@ -48,9 +52,14 @@ type Kind struct {
 	Next     string // the next command, with {} for the subject
 }
 
-// Text is what an operator reads when the condition holds for a subject.
-func (k Kind) Text(about string) string {
-	return strings.TrimSuffix(k.Means, ".") + ": " + strings.ReplaceAll(k.Next, "{}", about)
+// Text is what an operator reads when the condition holds for a subject; detail
+// may be "".
+func (k Kind) Text(about, detail string) string {
+	text := strings.TrimSuffix(k.Means, ".")
+	if detail != "" {
+		text += " (" + detail + ")"
+	}
+	return text + ": " + strings.ReplaceAll(k.Next, "{}", about)
 }
 
 // Lookup finds a row.
@@ -76,6 +85,8 @@ func ownershipKinds() []Kind {
 		{HandoverStuck, Page, "slot", "A hand-over is neither done nor taken back, the slot stays sealed.", "mailnode slot show {}"},
 		{OpenLoss, Page, "slot", "It was promoted without all acknowledged mail, and the old copy is neither rescued nor dismissed.", "mailnode slot show {}"},
 		{RaftNoQuorum, Page, "", "Less than half of the voters answer: mail flows, but no failover can be confirmed.", "mailnode cluster members"},
+		{SlotsUnassigned, Warn, "", "Slots have no master yet: they get one when enough nodes have joined.", "mailnode cluster token NODE"},
+		{RaftRemoved, Page, "", "The cluster removed this node: it takes no part in decisions.", "mailnode cluster members"},
 		{GenerationBehind, Page, "", "The cluster was recovered without this node, which belongs to its past.", "mailnode cluster members"},
 	}
 }
@@ -86,6 +97,8 @@ func diskKinds() []Kind {
 		{SlotFailed, Page, "slot", "A write or fsync failed, the store is stopped until it is reopened and verified.", "mailnode slot show {}"},
 		{DiskFull, Page, "path", "The file system has almost no room, deliveries are put off.", "df -h {}"},
 		{RaftStoreFailed, Page, "", "Raft's files cannot be written: this node serves its mail and takes no part in decisions.", "mailnode status"},
+		{RaftSnapshotFailed, Warn, "", "A snapshot of Raft's state could not be written, its log grows.", "df -h"},
+		{RaftLogNewer, Page, "", "Raft's log holds a command of a newer release: this node takes no part in decisions until it is upgraded.", "mailnode version"},
 		{RaftLogCorrupt, Page, "", "A record of Raft's log does not match its checksum, Raft is stopped on this node, mail is not.", "mailnode status"},
 	}
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"mailnode/storage"
+	"mailnode/storage/check"
 	"mailnode/storage/slot"
 )
 
@@ -36,16 +37,30 @@ func openSlot(t *testing.T, o Options) *Slot {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { closeOnce(s) })
+	t.Cleanup(func() { closeOnce(t, s) })
 	return s
 }
 
-func closeOnce(s *Slot) {
+// closeOnce proves the laws on what the slot holds, and closes it.
+func closeOnce(t *testing.T, s *Slot) {
+	t.Helper()
 	select {
 	case <-s.com.quit:
+		return
 	default:
-		s.Close()
 	}
+	if s.Failure() == nil {
+		if err := s.Inspect(func(x Snapshot) error {
+			found, err := check.Run(x, check.Options{Bodies: true})
+			for _, f := range found {
+				t.Errorf("check: %s", f)
+			}
+			return err
+		}); err != nil {
+			t.Errorf("check: %v", err)
+		}
+	}
+	s.Close()
 }
 
 func serve(t *testing.T, s *Slot, e slot.Epoch, x slot.UncleanCount) *Master {
@@ -220,7 +235,7 @@ func checkClone(t *testing.T, o Options, clone *vfs.MemFS, a storage.Account, ac
 	if err := s.read(VerifyDigests); err != nil {
 		t.Fatal(err)
 	}
-	closeOnce(s)
+	closeOnce(t, s)
 }
 
 func TestFlagsExpungeCopyMove(t *testing.T) {

@@ -20,6 +20,7 @@ import (
 	"google.golang.org/grpc/test/bufconn"
 
 	"mailnode/storage"
+	"mailnode/storage/check"
 	"mailnode/storage/event"
 	"mailnode/storage/local"
 	"mailnode/storage/slot"
@@ -117,6 +118,15 @@ func newSide(t *testing.T, name slot.NodeName) *side {
 		s.endRole()
 		s.conn.Close()
 		s.server.Stop()
+		if err := s.copy.Inspect(func(x local.Snapshot) error {
+			found, err := check.Run(x, check.Options{Bodies: !s.copy.Building()})
+			for _, f := range found {
+				t.Errorf("check %s: %s", name, f)
+			}
+			return err
+		}); err != nil {
+			t.Errorf("check %s: %v", name, err)
+		}
 		s.copy.Close()
 	})
 	return s

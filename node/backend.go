@@ -1,0 +1,273 @@
+package node
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"mailnode/failover"
+	"mailnode/node/admin"
+	"mailnode/node/rpc"
+	"mailnode/raftfsm/cluster"
+	"mailnode/storage"
+	"mailnode/storage/repl"
+	"mailnode/storage/slot"
+)
+
+// serveAdmin serves operators on the unix socket.
+func (n *Node) serveAdmin(ctx context.Context) error {
+	ln, err := admin.Listen(n.cfg.Node.Socket)
+	if err != nil {
+		return err
+	}
+	s := admin.NewServer(admin.Backend{Health: health{n}, Failovers: failovers{n}, Users: userBook{n}, Slots: slotBook{n}, Cluster: members{n}},
+		n.cfg.Node.Name, n.version, n.log.With("part", "admin"))
+	n.wg.Go(func() { n.logErr("serve admin", s.Serve(ln)) })
+	context.AfterFunc(ctx, func() {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		n.logErr("stop admin", s.Shutdown(ctx))
+	})
+	return nil
+}
+
+// view is the evidence as people see it.
+func (n *Node) view() failover.View {
+	v := n.evidence.Snapshot(n.clock.Mono())
+	v.Wall = n.clock.Wall()
+	return v
+}
+
+// health implements admin.Health.
+type health struct{ n *Node }
+
+// Status implements admin.Health.
+func (h health) Status(context.Context) (admin.Status, error) {
+	n := h.n
+	st, v := n.State(), n.view()
+	leader := n.leader()
+	s := admin.Status{Node: n.cfg.Node.Name, State: "serving", Version: n.version, Cluster: n.id.ClusterID(), Generation: n.id.Generation(),
+		Leader: leader, Nodes: n.nodes(st, v), Slots: []admin.SlotStatus{}, Proposals: []admin.Proposal{}, Jobs: []admin.Job{}}
+	if n.stopping.Load() {
+		s.State = "draining"
+	}
+	for _, sl := range st.Slots {
+		s.Slots = append(s.Slots, n.slotStatus(sl, v))
+	}
+	for _, p := range st.OpenProposals() {
+		s.Proposals = append(s.Proposals, recorded(p, v))
+	}
+	s.Conditions = n.conditions.List()
+	return s, nil
+}
+
+func (n *Node) leader() slot.NodeName {
+	if n.raft == nil {
+		return ""
+	}
+	name, _, _ := n.raft.Leader()
+	return name
+}
+
+// nodes shows the members by what is heard of them.
+func (n *Node) nodes(st *cluster.State, v failover.View) []admin.NodeStatus {
+	out := []admin.NodeStatus{}
+	for _, m := range st.Members {
+		ns := admin.NodeStatus{Name: m.Name, State: "up", Voter: m.Role != cluster.Nonvoter, Witness: m.Role == cluster.Witness,
+			Standby: m.Standby, Zone: m.Zone, Address: m.Addr}
+		silence := v.Silence(m.Name)
+		const late = 3 * reportEvery
+		switch nv := v.Nodes[m.Name]; {
+		case m.Name == n.cfg.Node.Name:
+		case nv.LastWords == failover.CleanStop:
+			ns.State = "stopped"
+		case silence >= late && (nv.Known || silence >= n.cfg.Replication.SuspectAfter):
+			ns.State = "silent"
+		case !nv.Known:
+			ns.State = "unknown"
+		}
+		if ns.State != "up" {
+			ns.SilentS = int64(silence / time.Second)
+		}
+		out = append(out, ns)
+	}
+	return out
+}
+
+// slotStatus shows a slot by Raft's record and by what is heard of its copies.
+func (n *Node) slotStatus(sl cluster.Slot, v failover.View) admin.SlotStatus {
+	out := admin.SlotStatus{Slot: sl.ID, Epoch: sl.Epoch, Master: sl.Master, Protected: sl.Protected, Copies: []admin.CopyStatus{}}
+	if sl.Master == "" {
+		out.Waiting = "it has no master yet"
+		return out
+	}
+	for _, name := range append([]slot.NodeName{sl.Master}, sl.Replicas...) {
+		c := admin.CopyStatus{Node: name, State: "unknown"}
+		nv := v.Nodes[name]
+		r, known := nv.Copies[sl.ID]
+		if known {
+			c.Viable, c.Position, c.LagS, c.State = r.Viable, r.Position, float64(r.LagMs)/1000, stateOf(r.CopyReport)
+		}
+		if name != n.cfg.Node.Name && v.Silence(name) >= 3*reportEvery {
+			c.State, c.Viable = "silent", false
+		}
+		if name == sl.Master {
+			out.Serving = known && r.Serving && r.Epoch == sl.Epoch && c.State != "silent"
+			out.Waiting = r.Waiting
+			if !out.Serving && out.Waiting == "" {
+				out.Waiting = fmt.Sprintf("its master %s is %s", name, c.State)
+			}
+		}
+		out.Copies = append(out.Copies, c)
+	}
+	return out
+}
+
+func stateOf(r failover.CopyReport) string {
+	switch {
+	case r.Failed != "":
+		return "failed"
+	case r.Building:
+		return "building"
+	case r.Diverged:
+		return "diverged"
+	case r.Quarantined:
+		return "quarantined"
+	case r.Role == failover.RoleMaster && r.Serving:
+		return "master"
+	case r.Role == failover.RoleMaster:
+		return "waiting"
+	}
+	return "following"
+}
+
+func bestLag(f *repl.Feed) time.Duration {
+	_, replicas := f.State()
+	var best time.Duration
+	for i, r := range replicas {
+		if i == 0 || r.Lag < best {
+			best = r.Lag
+		}
+	}
+	return best
+}
+
+// recorded shows a proposal as Raft has it, without asking anybody.
+func recorded(p cluster.Proposal, v failover.View) admin.Proposal {
+	out := admin.Proposal{ID: p.ID, Node: p.Node, State: string(p.State), Reason: p.Reason, Slots: []admin.ProposedSlot{}}
+	if p.Node != "" && p.State == cluster.Open {
+		out.SinceS = int64(v.Silence(p.Node) / time.Second)
+	}
+	for _, ps := range p.Slots {
+		out.Slots = append(out.Slots, admin.ProposedSlot{Slot: ps.Slot, From: ps.From, To: ps.To, Done: ps.Done, Why: ps.Note})
+	}
+	return out
+}
+
+// userBook implements admin.UserBook: each call runs at the slot's master.
+type userBook struct{ n *Node }
+
+func (u userBook) call(ctx context.Context, a slot.Address, c *rpc.AccountCall, into any) (cluster.Slot, error) {
+	sl, err := u.n.home(a)
+	if err != nil {
+		return sl, err
+	}
+	c.Address = string(a)
+	return sl, unknownOr(u.n.account(ctx, sl.ID, c, into), sl)
+}
+
+func showUser(a storage.Account, sl cluster.Slot) admin.User {
+	return admin.User{Address: a.Address, Slot: sl.ID, QuotaBytes: a.QuotaBytes, UsedBytes: a.UsedBytes, Disabled: a.Disabled, Master: sl.Master}
+}
+
+// Add implements admin.UserBook.
+func (u userBook) Add(ctx context.Context, r admin.AddUser) (admin.User, error) {
+	var a storage.Account
+	sl, err := u.call(ctx, r.Address, &rpc.AccountCall{Verb: "add", Password: r.Password, QuotaBytes: r.QuotaBytes}, &a)
+	return showUser(a, sl), err
+}
+
+// SetPassword implements admin.UserBook.
+func (u userBook) SetPassword(ctx context.Context, r admin.SetPassword) error {
+	_, err := u.call(ctx, r.Address, &rpc.AccountCall{Verb: "passwd", Password: r.Password}, nil)
+	return err
+}
+
+// Show implements admin.UserBook.
+func (u userBook) Show(ctx context.Context, addr slot.Address) (admin.User, error) {
+	var a storage.Account
+	sl, err := u.call(ctx, addr, &rpc.AccountCall{Verb: "show"}, &a)
+	return showUser(a, sl), err
+}
+
+// List implements admin.UserBook.
+func (u userBook) List(ctx context.Context) (admin.Users, error) {
+	out := admin.Users{Users: []admin.User{}}
+	for _, sl := range u.n.State().Slots {
+		var accounts []storage.Account
+		if err := u.n.account(ctx, sl.ID, &rpc.AccountCall{Verb: "list"}, &accounts); err != nil {
+			out.Unknown = append(out.Unknown, sl.ID)
+			continue
+		}
+		for _, a := range accounts {
+			out.Users = append(out.Users, showUser(a, sl))
+		}
+	}
+	slices.SortFunc(out.Users, func(a, b admin.User) int { return strings.Compare(string(a.Address), string(b.Address)) })
+	return out, nil
+}
+
+// slotBook implements admin.SlotBook.
+type slotBook struct{ n *Node }
+
+// List implements admin.SlotBook.
+func (b slotBook) List(context.Context) ([]admin.SlotStatus, error) {
+	v := b.n.view()
+	out := []admin.SlotStatus{}
+	for _, sl := range b.n.State().Slots {
+		out = append(out, b.n.slotStatus(sl, v))
+	}
+	return out, nil
+}
+
+// Show implements admin.SlotBook.
+func (b slotBook) Show(ctx context.Context, id slot.ID) (admin.SlotDetail, error) {
+	st := b.n.State()
+	sl, ok := st.Slot(id)
+	if !ok {
+		return admin.SlotDetail{}, cluster.ErrNotFound{Kind: "slot", Name: id.String()}
+	}
+	d := admin.SlotDetail{SlotStatus: b.n.slotStatus(sl, b.n.view()), Replicas: append([]slot.NodeName{}, sl.Replicas...),
+		InSync: append([]slot.NodeName{}, sl.InSync...), Unclean: int(sl.Unclean), UnprotectedSince: sl.UnprotectedSince, History: []admin.SlotChange{}}
+	if l := sl.OpenLoss; l != nil {
+		d.OpenLoss = fmt.Sprintf("epoch %d began without the tail of %s", l.Since, l.Node)
+	}
+	for _, name := range append([]slot.NodeName{sl.Master}, sl.Replicas...) {
+		if got, err := b.n.Ask(ctx, name, []slot.ID{id}); err == nil && len(got) == 1 && got[0].UsersKnown {
+			d.Users, d.UsersKnown = got[0].Users, true
+			break
+		}
+	}
+	for _, c := range st.History {
+		if c.Slot == id && c.Kind != cluster.ChangeGeneration {
+			d.History = append(d.History, admin.SlotChange{Epoch: c.Epoch, From: c.From, To: c.To, By: c.By, Why: c.Why, When: c.WallTime, Unclean: c.Unclean})
+		}
+	}
+	return d, nil
+}
+
+// members implements admin.Cluster.
+type members struct{ n *Node }
+
+// Members implements admin.Cluster.
+func (m members) Members(context.Context) (admin.Members, error) {
+	return admin.Members{Cluster: m.n.id.ClusterID(), Generation: m.n.id.Generation(), Leader: m.n.leader(), Members: m.n.nodes(m.n.State(), m.n.view())}, nil
+}
+
+// Token implements admin.Cluster.
+func (m members) Token(ctx context.Context, r admin.TokenRequest) (admin.Token, error) {
+	t, err := m.n.token(ctx, r.Node)
+	return admin.Token{Node: r.Node, Token: t}, err
+}

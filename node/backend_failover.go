@@ -1,0 +1,84 @@
+package node
+
+import (
+	"context"
+	"strings"
+
+	"mailnode/failover"
+	"mailnode/node/admin"
+	"mailnode/storage/slot"
+)
+
+// failovers implements admin.Failovers: what an operator sees and says about
+// proposals goes to package failover and comes back.
+type failovers struct{ n *Node }
+
+// Proposals implements admin.Failovers.
+func (f failovers) Proposals(ctx context.Context, all bool) ([]admin.Proposal, error) {
+	st, v := f.n.State(), f.n.view()
+	open, err := failover.List(ctx, st, v, f.n.cfg.Replication.SuspectAfter, f.n)
+	if err != nil {
+		return nil, err
+	}
+	out := []admin.Proposal{}
+	for _, p := range open.Proposals {
+		out = append(out, planned(p))
+	}
+	if all {
+		for _, p := range st.Proposals {
+			if p.State != "open" {
+				out = append(out, recorded(p, v))
+			}
+		}
+	}
+	return out, nil
+}
+
+func planned(p failover.Plan) admin.Proposal {
+	out := admin.Proposal{ID: p.Proposal, Node: p.Node, State: string(p.State), SinceS: p.SinceS, Reason: p.Reason, Slots: []admin.ProposedSlot{}}
+	for _, s := range p.Slots {
+		out.Slots = append(out.Slots, admin.ProposedSlot{Slot: s.Slot, From: s.From, To: s.To, Safe: s.Safe, LagS: s.LagS,
+			EventsAtRisk: s.EventsAtRisk, Users: s.Users, Done: s.Done, Why: s.Why})
+	}
+	return out
+}
+
+// Plan implements admin.Failovers.
+func (f failovers) Plan(ctx context.Context, id string) (admin.Plan, error) {
+	p, err := failover.MakePlan(ctx, f.n.State(), f.n.view(), f.n.cfg.Replication.SuspectAfter, id, f.n)
+	if err != nil {
+		return admin.Plan{}, err
+	}
+	var text strings.Builder
+	if err := p.Render(&text); err != nil {
+		return admin.Plan{}, err
+	}
+	return admin.Plan{Proposal: planned(p), Text: text.String()}, nil
+}
+
+// Confirm implements admin.Failovers.
+func (f failovers) Confirm(ctx context.Context, r admin.ConfirmRequest) (admin.Outcome, error) {
+	o, err := failover.Confirm(ctx, failover.Deps{Ownership: f.n, Serving: f.n, Asker: f.n, View: f.n.view, SuspectAfter: f.n.cfg.Replication.SuspectAfter},
+		failover.Request{Proposal: r.ID, Slots: r.Slots, AcceptLoss: r.AcceptLoss, By: r.By, Why: "confirmed by " + r.By, WallTime: f.n.wallTime()})
+	if err != nil {
+		return admin.Outcome{}, err
+	}
+	return admin.Outcome{Exit: o.ExitCode, Text: o.Text, Done: slotsOf(o.Done), Refused: slotsOf(append(o.Refused, o.Failed...)), NotServing: slotsOf(o.NotServing)}, nil
+}
+
+func slotsOf(list []failover.SlotOutcome) []slot.ID {
+	out := []slot.ID{}
+	for _, s := range list {
+		out = append(out, s.Slot)
+	}
+	return out
+}
+
+// Reject implements admin.Failovers.
+func (f failovers) Reject(ctx context.Context, r admin.RejectRequest) error {
+	o, err := failover.Reject(ctx, f.n, r.ID, r.By, r.Why)
+	if err == nil && o.ExitCode != 0 {
+		err = &admin.Error{Text: strings.TrimSpace(o.Text), Exit: o.ExitCode, Next: "mailnode failover list"}
+	}
+	return err
+}

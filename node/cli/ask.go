@@ -1,0 +1,86 @@
+package cli
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	"golang.org/x/term"
+
+	"mailnode/node/admin"
+)
+
+// lineMax bounds a line that is read from standard input, in bytes.
+const lineMax = 4096
+
+// agree asks a person; without one, and without --yes, nothing is done.
+func (a *app) agree(question, again string) error {
+	if a.yes {
+		return nil
+	}
+	if !isTerminal(a.in) {
+		return &admin.Error{Text: "nothing was done: there is no terminal to ask on", Exit: admin.ExitRefused, Next: again + " --yes"}
+	}
+	fmt.Fprintf(a.err, "%s [y/N] ", question)
+	line, err := a.readLine()
+	if err != nil && !errors.Is(err, io.EOF) {
+		return err
+	}
+	if answer := strings.ToLower(strings.TrimSpace(line)); answer == "y" || answer == "yes" {
+		return nil
+	}
+	return &admin.Error{Text: "nothing was done", Exit: admin.ExitRefused}
+}
+
+// password asks on a terminal, twice and without echo, or takes the first line
+// of standard input.
+func (a *app) password(fromStdin bool) (string, error) {
+	if !fromStdin && isTerminal(a.in) {
+		first, err := a.secret("password: ")
+		if err != nil {
+			return "", err
+		}
+		second, err := a.secret("again: ")
+		if err != nil {
+			return "", err
+		}
+		if first != second {
+			return "", usage("the two passwords differ, nothing was done")
+		}
+		return first, checkPassword(first)
+	}
+	line, err := a.readLine()
+	if err != nil && (!errors.Is(err, io.EOF) || line == "") {
+		return "", usage("no password: write it on the first line of standard input, or call this on a terminal")
+	}
+	password := strings.TrimRight(line, "\r\n")
+	return password, checkPassword(password)
+}
+
+func checkPassword(p string) error {
+	if p == "" {
+		return usage("the password is empty, nothing was done")
+	}
+	return nil
+}
+
+func (a *app) secret(prompt string) (string, error) {
+	f, ok := a.in.(*os.File)
+	if !ok {
+		return "", usage("no terminal to ask for a password on")
+	}
+	fmt.Fprint(a.err, prompt)
+	b, err := term.ReadPassword(int(f.Fd()))
+	fmt.Fprintln(a.err)
+	if err != nil {
+		return "", fmt.Errorf("read password: %w", err)
+	}
+	return string(b), nil
+}
+
+func (a *app) readLine() (string, error) {
+	return bufio.NewReader(io.LimitReader(a.in, lineMax)).ReadString('\n')
+}

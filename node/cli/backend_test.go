@@ -1,0 +1,166 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"path/filepath"
+	"testing"
+
+	"mailnode/node/admin"
+	"mailnode/node/monitor"
+	"mailnode/storage"
+	"mailnode/storage/slot"
+)
+
+// site is a cluster as its operators see it, behind a real admin socket.
+type site struct {
+	status    admin.Status
+	outcome   admin.Outcome
+	confirmed []admin.ConfirmRequest
+	rejected  []admin.RejectRequest
+	added     []admin.AddUser
+	passwords []admin.SetPassword
+}
+
+// calm is a cluster of three nodes where all is well.
+func calm() *site {
+	s := &site{status: admin.Status{Node: "n2", State: "serving", Leader: "n1", Cluster: "7a6aab1b392d8a9b741e47678b360147", Generation: 1, Version: "1.0",
+		Nodes: []admin.NodeStatus{
+			{Name: "n1", State: "up", Voter: true, Address: "192.0.2.1:7400"},
+			{Name: "n2", State: "up", Voter: true, Address: "192.0.2.2:7400"},
+			{Name: "w1", State: "up", Witness: true, Voter: true, Address: "192.0.2.9:7400"},
+		}}}
+	for i := range slot.ID(12) {
+		master, replica := slot.NodeName("n1"), slot.NodeName("n2")
+		if i%3 == 2 {
+			master, replica = replica, master
+		}
+		s.status.Slots = append(s.status.Slots, admin.SlotStatus{Slot: i, Epoch: 2, Master: master, Protected: true, Serving: true, Copies: []admin.CopyStatus{
+			{Node: master, Viable: true, Position: slot.At(2, 100), State: "master"},
+			{Node: replica, Viable: true, Position: slot.At(2, 100), LagS: 0.1, State: "following"},
+		}})
+	}
+	return s
+}
+
+// broken is the same cluster 17 s after the death of n1.
+func broken() *site {
+	s := calm()
+	s.status.Nodes[0].State, s.status.Nodes[0].SilentS = "silent", 17
+	s.status.Leader = "n2"
+	p := admin.Proposal{ID: "p3", Node: "n1", State: "open", SinceS: 2, Reason: "n1 is silent"}
+	for i := range s.status.Slots {
+		sl := &s.status.Slots[i]
+		if sl.Master == "n1" {
+			sl.Serving, sl.Waiting = false, "its master n1 is silent"
+			p.Slots = append(p.Slots, admin.ProposedSlot{Slot: sl.Slot, From: "n1", To: "n2", Safe: sl.Slot != 7, LagS: 0.1, Users: 3, Why: "n3 may hold more"})
+		} else {
+			sl.Protected = false
+			sl.Copies[1].Viable = false
+		}
+	}
+	s.status.Proposals = []admin.Proposal{p}
+	c := monitor.NewConditions()
+	c.Set(monitor.NodeSilent, "n1", "last heard 03:31:07")
+	c.Set(monitor.ProposalOpen, "p3", "")
+	c.Set(monitor.TLSSelfSigned, "", "")
+	s.status.Conditions = c.List()
+	s.status.Jobs = []admin.Job{{Kind: "resync", About: "s005", Done: 0.25, EtaS: 200}}
+	s.outcome = admin.Outcome{Exit: admin.ExitRefused, Text: "p3: 7 of 8 done\ns007 was not changed\n  mailnode failover confirm p3 --slot s007 --accept-loss", Refused: []slot.ID{7}}
+	return s
+}
+
+// serve puts a site behind a socket and gives its path.
+func (s *site) serve(t *testing.T) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "a.sock")
+	ln, err := admin.Listen(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := admin.Backend{Health: s, Failovers: failovers{s}, Users: userBook{s}, Slots: slotBook{s}, Cluster: s}
+	server := admin.NewServer(b, s.status.Node, s.status.Version, slog.New(slog.DiscardHandler))
+	done := make(chan error, 1)
+	go func() { done <- server.Serve(ln) }()
+	t.Cleanup(func() {
+		if err := errors.Join(server.Close(), <-done); err != nil {
+			t.Error(err)
+		}
+	})
+	return path
+}
+
+func (s *site) Status(context.Context) (admin.Status, error) { return s.status, nil }
+
+func (s *site) Members(context.Context) (admin.Members, error) {
+	return admin.Members{Cluster: s.status.Cluster, Generation: 1, Leader: s.status.Leader, Members: s.status.Nodes}, nil
+}
+
+func (s *site) Token(_ context.Context, r admin.TokenRequest) (admin.Token, error) {
+	for _, n := range s.status.Nodes {
+		if n.Name == r.Node {
+			return admin.Token{}, &admin.Error{Text: "make join token: " + string(n.Name) + " is a member already", Exit: admin.ExitRefused, Next: "mailnode cluster members"}
+		}
+	}
+	return admin.Token{Node: r.Node, Token: "dG9rZW4"}, nil
+}
+
+type failovers struct{ *site }
+
+func (f failovers) Proposals(context.Context, bool) ([]admin.Proposal, error) {
+	return f.status.Proposals, nil
+}
+
+func (f failovers) Plan(_ context.Context, id string) (admin.Plan, error) {
+	return admin.Plan{Proposal: f.status.Proposals[0], Text: "plan of " + id + "\n  s000: n1 -> n2, safe"}, nil
+}
+
+func (f failovers) Confirm(_ context.Context, r admin.ConfirmRequest) (admin.Outcome, error) {
+	r.By = ""
+	f.confirmed = append(f.confirmed, r)
+	return f.outcome, nil
+}
+
+func (f failovers) Reject(_ context.Context, r admin.RejectRequest) error {
+	r.By = ""
+	f.rejected = append(f.rejected, r)
+	return nil
+}
+
+type userBook struct{ *site }
+
+func (u userBook) Add(_ context.Context, r admin.AddUser) (admin.User, error) {
+	r.By = ""
+	u.added = append(u.added, r)
+	return admin.User{Address: r.Address, Slot: 7}, nil
+}
+
+func (u userBook) SetPassword(_ context.Context, r admin.SetPassword) error {
+	r.By = ""
+	u.passwords = append(u.passwords, r)
+	return nil
+}
+
+func (u userBook) List(context.Context) (admin.Users, error) {
+	return admin.Users{Users: []admin.User{{Address: "u1@example.org", Slot: 7, UsedBytes: 3 << 20, QuotaBytes: 5 << 30},
+		{Address: "long-name@example.org", Slot: 11, Disabled: true}}, Unknown: []slot.ID{3, 4, 5}}, nil
+}
+
+func (u userBook) Show(_ context.Context, a slot.Address) (admin.User, error) {
+	if a != "u1@example.org" {
+		return admin.User{}, storage.Errorf(storage.ErrNotFound, "find user %q: there is none", a)
+	}
+	return admin.User{Address: a, Slot: 7, Master: "n1", UsedBytes: 3 << 20, QuotaBytes: 5 << 30, Messages: 12}, nil
+}
+
+type slotBook struct{ *site }
+
+func (s slotBook) List(context.Context) ([]admin.SlotStatus, error) { return s.status.Slots, nil }
+
+func (s slotBook) Show(_ context.Context, id slot.ID) (admin.SlotDetail, error) {
+	return admin.SlotDetail{SlotStatus: s.status.Slots[id], Replicas: []slot.NodeName{"n2"}, InSync: []slot.NodeName{"n2"}, Unclean: 1, UnprotectedSince: slot.At(2, 90),
+		OpenLoss: "n3 was master before epoch 2 and has not come back", Users: 3, UsersKnown: true, History: []admin.SlotChange{
+			{Epoch: 1, To: "n3", When: "2026-11-20T10:00:00Z", Why: "first placement"},
+			{Epoch: 2, From: "n3", To: "n1", When: "2026-11-21T03:32:10Z", By: "root", Why: "n3 is silent", Unclean: true}}}, nil
+}

@@ -1,0 +1,49 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"os/signal"
+	"syscall"
+
+	"github.com/coreos/go-systemd/v22/daemon"
+	"github.com/spf13/cobra"
+
+	"mailnode/node/config"
+)
+
+func (a *app) serveVerb() *cobra.Command {
+	file := ""
+	c := a.verb("serve", nil, "Run a node until SIGTERM: what systemd calls", func(ctx context.Context, _ []string) error {
+		c, err := load(file)
+		if err != nil {
+			return err
+		}
+		ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGINT)
+		defer stop()
+		log := logger(a.err, c.Log)
+		tell := func(state string) { // Type=notify; without systemd nobody listens
+			if _, err := daemon.SdNotify(false, state); err != nil {
+				log.Warn("systemd does not listen", slog.Any("error", err))
+			}
+		}
+		stopping := context.AfterFunc(ctx, func() { tell(daemon.SdNotifyStopping) })
+		defer stopping()
+		if err := a.serve(ctx, c, log, version, func() { tell(daemon.SdNotifyReady) }); err != nil {
+			return fmt.Errorf("serve node %q: %w", c.Node.Name, err)
+		}
+		return nil
+	})
+	c.Flags().StringVar(&file, "config", "", "the node's configuration file")
+	return c
+}
+
+func logger(w io.Writer, l config.Log) *slog.Logger {
+	o := &slog.HandlerOptions{Level: l.Level}
+	if l.JSON {
+		return slog.New(slog.NewJSONHandler(w, o))
+	}
+	return slog.New(slog.NewTextHandler(w, o))
+}

@@ -1,0 +1,108 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"mailnode/node/admin"
+	"mailnode/storage/slot"
+)
+
+func (a *app) slotVerb() *cobra.Command {
+	return group("slot", "Mail stores: who has them, how far their copies are", a.slotList(), a.slotShow())
+}
+
+func (a *app) slotList() *cobra.Command {
+	return a.reads(a.verb("list", nil, "All slots", func(ctx context.Context, _ []string) error {
+		s, err := a.client().Slots(ctx)
+		if err != nil {
+			return err
+		}
+		return a.show(s, func() string {
+			rows := [][]string{{"SLOT", "EPOCH", "MASTER", "REPLICAS", "STATE"}}
+			for _, x := range s.Slots {
+				var replicas []string
+				for _, c := range x.Copies {
+					if c.Node != x.Master {
+						replicas = append(replicas, string(c.Node))
+					}
+				}
+				rows = append(rows, []string{x.Slot.String(), fmt.Sprint(x.Epoch), orDash(string(x.Master)), orDash(strings.Join(replicas, " ")), slotState(x)})
+			}
+			return table(rows)
+		})
+	}))
+}
+
+func (a *app) slotShow() *cobra.Command {
+	return a.reads(a.verb("show", []string{"SLOT"}, "One slot: copies, users, past masters", func(ctx context.Context, args []string) error {
+		if _, err := slot.ParseID(args[0]); err != nil {
+			return &admin.Error{Text: err.Error(), Exit: admin.ExitUsage, Next: "mailnode slot list"}
+		}
+		s, err := a.client().Slot(ctx, args[0])
+		if err != nil {
+			return err
+		}
+		return a.show(s, func() string { return slotScreen(s) })
+	}))
+}
+
+func slotScreen(s admin.SlotDetail) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s: epoch %d, master %s, %s\n", s.Slot, s.Epoch, orDash(string(s.Master)), slotState(s.SlotStatus))
+	users := "not known"
+	if s.UsersKnown {
+		users = fmt.Sprint(s.Users)
+	}
+	rows := [][]string{{"  users", users}, {"  in sync", orDash(joinNames(s.InSync))}, {"  unclean epochs", fmt.Sprint(s.Unclean)}}
+	if s.UnprotectedSince != 0 {
+		rows = append(rows, []string{"  unprotected since", s.UnprotectedSince.String()})
+	}
+	b.WriteString(table(rows))
+	if s.OpenLoss != "" {
+		b.WriteString(wrap("  ", "open loss: "+clean(s.OpenLoss)))
+	}
+	rows = [][]string{{"  COPY", "STATE", "POSITION", "LAG"}}
+	for _, c := range s.Copies {
+		state := orDash(c.State)
+		if !c.Viable {
+			state += ", not viable"
+		}
+		rows = append(rows, []string{"  " + string(c.Node), state, c.Position.String(), fmt.Sprintf("%.1f s", c.LagS)})
+	}
+	b.WriteString(table(rows))
+	for i, h := range s.History {
+		if i == 0 {
+			b.WriteString("  masters so far\n")
+		}
+		text := fmt.Sprintf("epoch %d: %s > %s", h.Epoch, orDash(string(h.From)), orDash(string(h.To)))
+		for _, more := range []string{h.When, h.By, h.Why} {
+			if more != "" {
+				text += ", " + clean(more)
+			}
+		}
+		if h.Unclean {
+			text += ", unclean"
+		}
+		b.WriteString(wrap("    ", text))
+	}
+	return b.String()
+}
+
+func joinNames(names []slot.NodeName) string {
+	parts := make([]string, len(names))
+	for i, n := range names {
+		parts[i] = string(n)
+	}
+	return strings.Join(parts, " ")
+}
+
+func orDash(s string) string {
+	if s == "" {
+		return "-"
+	}
+	return s
+}

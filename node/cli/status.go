@@ -1,0 +1,241 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"mailnode/node/admin"
+	"mailnode/node/monitor"
+	"mailnode/storage/slot"
+)
+
+func (a *app) status() *cobra.Command {
+	return a.reads(a.verb("status", nil, "One screen: verdict, nodes, slots, lag, conditions, proposals", func(ctx context.Context, _ []string) error {
+		s, err := a.client().Status(ctx)
+		if err != nil {
+			return err
+		}
+		return a.show(s, func() string { return statusScreen(s, isTerminal(a.out) && os.Getenv("NO_COLOR") == "") })
+	}))
+}
+
+// paint colours text for a terminal.
+type paint bool
+
+func (p paint) as(code, text string) string {
+	if !p {
+		return text
+	}
+	return "\x1b[" + code + "m" + text + "\x1b[0m"
+}
+
+func (p paint) severity(s monitor.Severity, text string) string {
+	switch s {
+	case monitor.Page:
+		return p.as("1;31", text)
+	case monitor.Warn:
+		return p.as("33", text)
+	}
+	return text
+}
+
+// statusScreen is the one screen, in screenWidth columns.
+func statusScreen(s admin.Status, colour bool) string {
+	p := paint(colour)
+	var b strings.Builder
+	verdict, code := wrap("", s.Verdict), "1;31"
+	if s.Verdict == "all is well" {
+		code = "32"
+	}
+	for line := range strings.Lines(verdict) {
+		b.WriteString(p.as(code, strings.TrimSuffix(line, "\n")) + "\n")
+	}
+	b.WriteString(nodeLines(s, p))
+	b.WriteString(slotLines(s.Slots))
+	b.WriteString(conditionLines(s.Conditions, p))
+	b.WriteString(proposalLines(s.Proposals))
+	for i, j := range s.Jobs {
+		if i == 0 {
+			b.WriteString("\njobs\n")
+		}
+		eta := ""
+		if j.EtaS >= 0 {
+			eta = ", " + age(j.EtaS) + " to go"
+		}
+		b.WriteString(wrap("  ", fmt.Sprintf("%s %s %.0f%%%s", j.Kind, clean(j.About), 100*j.Done, eta)))
+	}
+	return b.String()
+}
+
+func nodeLines(s admin.Status, p paint) string {
+	rows := make([][]string, 0, len(s.Nodes))
+	for _, n := range s.Nodes {
+		var marks []string
+		if n.Name == s.Leader {
+			marks = append(marks, "leader")
+		}
+		if n.Name == s.Node {
+			marks = append(marks, "this node")
+		}
+		for word, is := range map[string]bool{"witness": n.Witness, "standby": n.Standby, "no vote": !n.Voter && !n.Witness} {
+			if is {
+				marks = append(marks, word)
+			}
+		}
+		slices.Sort(marks)
+		state := n.State
+		if n.SilentS > 0 && n.State == "silent" {
+			state += " " + age(n.SilentS)
+		}
+		rows = append(rows, []string{"  " + string(n.Name), state, strings.Join(marks, ", ")})
+	}
+	title := "\nnodes"
+	if s.Leader == "" {
+		title += " (no leader)"
+	}
+	text := table(rows)
+	if p {
+		text = strings.ReplaceAll(text, " silent", " "+p.as("31", "silent"))
+	}
+	return title + "\n" + text
+}
+
+// slotGroup is a line of the screen: slots that stand alike.
+type slotGroup struct {
+	master slot.NodeName
+	others string // nodes with another copy
+	state  string
+	ids    []slot.ID
+	lagS   float64 // of the slot whose best replica is furthest behind
+}
+
+// groupSlots puts slots that stand alike together, those in trouble first.
+func groupSlots(slots []admin.SlotStatus) []slotGroup {
+	var groups []slotGroup
+	for _, s := range slots {
+		g := slotGroup{master: s.Master, state: slotState(s), ids: []slot.ID{s.Slot}}
+		var others []string
+		best := -1.0
+		for _, c := range s.Copies {
+			if c.Node == s.Master {
+				continue
+			}
+			name := string(c.Node)
+			if !c.Viable {
+				name += "!"
+			} else if best < 0 || c.LagS < best {
+				best = c.LagS
+			}
+			others = append(others, name)
+		}
+		slices.Sort(others)
+		g.others, g.lagS = strings.Join(others, " "), max(best, 0)
+		at := slices.IndexFunc(groups, func(h slotGroup) bool { return h.master == g.master && h.others == g.others && h.state == g.state })
+		if at < 0 {
+			groups = append(groups, g)
+			continue
+		}
+		groups[at].ids = append(groups[at].ids, s.Slot)
+		groups[at].lagS = max(groups[at].lagS, g.lagS)
+	}
+	slices.SortStableFunc(groups, func(x, y slotGroup) int { return stateRank(x.state) - stateRank(y.state) })
+	return groups
+}
+
+func slotState(s admin.SlotStatus) string {
+	switch {
+	case s.Master == "":
+		return "NO MASTER"
+	case !s.Serving && s.Waiting != "":
+		return "NOT SERVED (" + clean(s.Waiting) + ")"
+	case !s.Serving:
+		return "NOT SERVED"
+	case !s.Protected && len(s.Copies) < 2:
+		return "no replicas"
+	case !s.Protected:
+		return "UNPROTECTED"
+	}
+	return "protected"
+}
+
+func stateRank(state string) int {
+	switch {
+	case strings.HasPrefix(state, "NO"):
+		return 0
+	case state == "UNPROTECTED":
+		return 1
+	}
+	return 2
+}
+
+func slotLines(slots []admin.SlotStatus) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "\n%s\n", counted(len(slots), "slot"))
+	for _, g := range groupSlots(slots) {
+		b.WriteString(wrap("  ", slotRanges(g.ids)))
+		where := string(g.master)
+		if where == "" {
+			where = "nobody"
+		}
+		if g.others != "" {
+			where += " > " + g.others
+		}
+		text := where + ", " + g.state
+		if g.state == "protected" {
+			text += fmt.Sprintf(", lag %.1f s", g.lagS)
+		}
+		b.WriteString(wrap("    ", text))
+	}
+	return b.String()
+}
+
+// conditionLinesMax is how many conditions get their text on the screen.
+const conditionLinesMax = 6
+
+func conditionLines(list []monitor.Condition, p paint) string {
+	var b strings.Builder
+	for i, c := range list {
+		if i == 0 {
+			b.WriteString("\nconditions\n")
+		}
+		if i == conditionLinesMax {
+			fmt.Fprintf(&b, "  and %d more: mailnode status --json\n", len(list)-i)
+			break
+		}
+		head := fmt.Sprintf("%s: %s", c.Severity, c.Name)
+		if c.About != "" {
+			head += " " + clean(c.About)
+		}
+		b.WriteString("  " + p.severity(c.Severity, fmt.Sprintf("%s, for %s", head, age(c.SinceS))) + "\n")
+		b.WriteString(wrap("    ", clean(c.Text)))
+	}
+	return b.String()
+}
+
+func proposalLines(list []admin.Proposal) string {
+	var b strings.Builder
+	for i, pr := range list {
+		if i == 0 {
+			b.WriteString("\nproposals\n")
+		}
+		users, left := 0, 0
+		for _, s := range pr.Slots {
+			users += s.Users
+			if !s.Done {
+				left++
+			}
+		}
+		text := fmt.Sprintf("%s: %s", pr.ID, counted(left, "slot"))
+		if pr.Node != "" {
+			text += " of " + string(pr.Node)
+		}
+		b.WriteString(wrap("  ", fmt.Sprintf("%s, %s, for %s", text, counted(users, "user"), age(pr.SinceS))))
+		fmt.Fprintf(&b, "    mailnode failover show %s\n    mailnode failover confirm %s\n", pr.ID, pr.ID)
+	}
+	return b.String()
+}

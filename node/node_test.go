@@ -1,0 +1,259 @@
+package node
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/smtp"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/emersion/go-imap/v2/imapclient"
+
+	"mailnode/node/admin"
+	"mailnode/node/config"
+	"mailnode/storage/slot"
+)
+
+// site is a cluster of real nodes in this process, on loopback TCP.
+type site struct {
+	t     *testing.T
+	nodes []*running
+}
+
+type running struct {
+	name   string
+	cfg    config.Config
+	admin  *admin.Client
+	stop   context.CancelFunc
+	ended  sync.WaitGroup
+	runErr error
+}
+
+func freePort(t *testing.T) string {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	return ln.Addr().String()
+}
+
+func newSite(t *testing.T, nodes, replicas, slots int) *site {
+	t.Helper()
+	s := &site{t: t}
+	base := t.TempDir()
+	ctx, cancel := context.WithTimeout(context.Background(), 50*time.Second)
+	defer cancel()
+	for i := range nodes {
+		name := fmt.Sprintf("n%d", i+1)
+		dir := filepath.Join(base, name)
+		text := fmt.Sprintf("name = %q\ndata = %q\nhostname = \"%s.example.test\"\npeer = %q\nsocket = %q\nmetrics = %q\nimap = %q\nimaps = %q\nlmtp = %q\nlmtp_socket = \"\"\nsuspect_after = \"2s\"\nlog_level = \"info\"\n",
+			name, dir, name, freePort(t), filepath.Join(base, name+".sock"), freePort(t), freePort(t), freePort(t), freePort(t))
+		cfg, problems := config.Parse("test", text)
+		if len(problems) > 0 {
+			t.Fatal(problems)
+		}
+		r := &running{name: name, cfg: cfg, admin: admin.NewClient(cfg.Node.Socket)}
+		s.nodes = append(s.nodes, r)
+		if i == 0 {
+			if _, err := admin.InitCluster(cfg, admin.InitOptions{Slots: slots, Replicas: replicas, Nodes: nodes}); err != nil {
+				t.Fatal(err)
+			}
+		} else {
+			tok, err := s.nodes[0].admin.Token(ctx, admin.TokenRequest{Node: cfg.Node.Name})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := admin.JoinCluster(ctx, cfg, tok.Token); err != nil {
+				t.Fatal(err)
+			}
+		}
+		s.start(r)
+	}
+	t.Cleanup(func() {
+		for _, r := range s.nodes {
+			r.stop()
+		}
+		for _, r := range s.nodes {
+			r.ended.Wait()
+		}
+	})
+	s.eventually("every slot serves and is protected", func(st admin.Status) bool {
+		ok := len(st.Slots) == slots
+		for _, sl := range st.Slots {
+			ok = ok && sl.Serving && (sl.Protected || replicas == 0)
+		}
+		return ok
+	})
+	return s
+}
+
+func (s *site) start(r *running) {
+	s.t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	r.stop = cancel
+	ready := make(chan struct{})
+	log := slog.New(slog.NewTextHandler(s.t.Output(), &slog.HandlerOptions{Level: slog.LevelInfo}))
+	r.ended.Go(func() {
+		r.runErr = Run(ctx, r.cfg, log, "test", func() { close(ready) })
+		if r.runErr != nil {
+			s.t.Errorf("node %s: %v", r.name, r.runErr)
+			cancel()
+		}
+	})
+	select {
+	case <-ready:
+	case <-ctx.Done():
+	case <-time.After(30 * time.Second):
+		s.t.Fatalf("node %s is not ready after 30 s", r.name)
+	}
+}
+
+// eventually asks the first running node until its status is right.
+func (s *site) eventually(what string, ok func(admin.Status) bool) {
+	s.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 45*time.Second)
+	defer cancel()
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	var last admin.Status
+	for {
+		for _, r := range s.nodes {
+			if st, err := r.admin.Status(ctx); err == nil {
+				last = st
+				if ok(st) {
+					return
+				}
+				break
+			}
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			s.t.Fatalf("not within 45 s: %s; last: %+v", what, last)
+		}
+	}
+}
+
+func (s *site) deliver(r *running, to, text string) error {
+	c, err := net.Dial("tcp", r.cfg.LMTP.TCP)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	c.SetDeadline(time.Now().Add(20 * time.Second))
+	client, err := smtp.NewClient(lmtpAsSMTP{c}, "localhost")
+	if err != nil {
+		return err
+	}
+	if err := client.Mail("sender@sender.test"); err != nil {
+		return err
+	}
+	if err := client.Rcpt(to); err != nil {
+		return err
+	}
+	w, err := client.Data()
+	if err != nil {
+		return err
+	}
+	if _, err := w.Write([]byte(text)); err != nil {
+		return err
+	}
+	return w.Close()
+}
+
+// lmtpAsSMTP lets net/smtp speak LMTP: it says LHLO where it would say EHLO.
+type lmtpAsSMTP struct{ net.Conn }
+
+func (c lmtpAsSMTP) Write(b []byte) (int, error) {
+	if strings.HasPrefix(string(b), "EHLO") {
+		_, err := c.Conn.Write(append([]byte("LHLO"), b[4:]...))
+		return len(b), err
+	}
+	return c.Conn.Write(b)
+}
+
+func (s *site) count(r *running, user, password string) (uint32, error) {
+	c, err := imapclient.DialInsecure(r.cfg.IMAP.Plain, nil)
+	if err != nil {
+		return 0, err
+	}
+	defer c.Close()
+	if err := c.Login(user, password).Wait(); err != nil {
+		return 0, err
+	}
+	sel, err := c.Select("INBOX", nil).Wait()
+	if err != nil {
+		return 0, err
+	}
+	return sel.NumMessages, nil
+}
+
+// Mail in at any node, out at any node; a stopped master is proposed, nothing
+// changes, a person confirms, mail flows, the old master comes back and follows.
+func TestThreeNodes(t *testing.T) {
+	s := newSite(t, 3, 1, 6)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	defer cancel()
+	users := []string{"u1@example.test", "u2@example.test", "u3@example.test", "u4@example.test", "u5@example.test"}
+	for i, u := range users {
+		if _, err := s.nodes[i%3].admin.AddUser(ctx, admin.AddUser{Address: addr(t, u), Password: "pw"}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for round := range 3 {
+		for _, u := range users {
+			if err := s.deliver(s.nodes[round], u, fmt.Sprintf("Subject: %d\r\n\r\nhello\r\n", round)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	for i, u := range users {
+		if n, err := s.count(s.nodes[(i+1)%3], u, "pw"); err != nil || n != 3 {
+			t.Fatalf("%s at %s: %d messages, %v", u, s.nodes[(i+1)%3].name, n, err)
+		}
+	}
+	if err := s.deliver(s.nodes[0], "nobody@example.test", "x\r\n"); err == nil || !strings.HasPrefix(err.Error(), "550") {
+		t.Fatalf("unknown user: %v", err)
+	}
+	last := s.nodes[2]
+	last.stop()
+	last.ended.Wait()
+	s.eventually("a proposal", func(st admin.Status) bool { return len(st.Proposals) == 1 })
+	out, err := s.nodes[0].admin.Confirm(ctx, admin.ConfirmRequest{})
+	if err != nil || out.Exit != 0 {
+		t.Fatalf("confirm: %+v, %v", out, err)
+	}
+	for _, u := range users {
+		if err := s.deliver(s.nodes[1], u, "Subject: after\r\n\r\nhello\r\n"); err != nil {
+			t.Fatalf("%s after the failover: %v", u, err)
+		}
+		if n, err := s.count(s.nodes[0], u, "pw"); err != nil || n != 4 {
+			t.Fatalf("%s after the failover: %d messages, %v", u, n, err)
+		}
+	}
+	s.start(last)
+	s.eventually("every slot is protected again", func(st admin.Status) bool {
+		for _, sl := range st.Slots {
+			if !sl.Serving || !sl.Protected {
+				return false
+			}
+		}
+		return true
+	})
+}
+
+func addr(t *testing.T, s string) slot.Address {
+	t.Helper()
+	a, err := slot.ParseAddress(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return a
+}
