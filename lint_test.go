@@ -37,7 +37,7 @@ type arrow struct {
 // arrows is the house of DESIGN §3. Test files may import what they like, except
 // that nothing but node and its parts knows node.
 var arrows = map[string]arrow{
-	".":            {[]string{"node/cli"}, "main runs the command line, nothing else"},
+	".":            {[]string{"node", "node/cli"}, "main hands the node to the command line, nothing else"},
 	"storage/slot": {nil, "the vocabulary is below everything: standard library only"},
 	"storage":      {[]string{"storage/slot"}, "an interface does not know who implements it"},
 	"storage/mime": {nil, "bytes in, offsets out: the scanner knows no mailbox"},
@@ -61,12 +61,15 @@ var arrows = map[string]arrow{
 	"node/config":  {[]string{"node/peer", "storage/slot"}, "settings are read before anything runs; peer says what a node may be called"},
 	"node/peer":    {[]string{"storage/slot"}, "the peer port carries streams and does not know what is in them"},
 	"node/monitor": {[]string{"node/config", "raftfsm/cluster", "failover", "storage", "storage/slot"}, "health is judged on what it is told"},
-	"node/admin": {[]string{"node/config", "node/monitor", "failover", "raftfsm/cluster", "storage", "storage/slot"},
-		"the operators' API calls interfaces that node implements"},
+	"node/admin": {[]string{"node/config", "node/monitor", "node/peer", "failover", "raftfsm/cluster", "storage", "storage/slot"},
+		"the operators' API calls interfaces that node implements; init and join work on a node that does not run"},
+	"node/rpc": {[]string{"storage", "storage/slot"}, "what travels between nodes: plain messages and error kinds"},
 	"node": {[]string{"failover", "imapd", "imapd/wire", "lmtpd", "raftfsm/...", "storage/...", "storage", "raftfsm",
-		"node/config", "node/peer", "node/admin", "node/monitor"}, "node assembles everything, and the command line runs node"},
-	"node/cli": {[]string{"node", "node/config", "node/admin", "node/monitor", "storage", "storage/slot"},
-		"one file per verb, no logic beyond printing: it asks the admin API"},
+		"node/config", "node/peer", "node/admin", "node/monitor", "node/rpc"}, "node assembles everything, and the command line runs node"},
+	"node/cli": {[]string{"node/config", "node/admin", "node/monitor", "node/peer", "node/cli/demo", "storage", "storage/slot"},
+		"one file per verb, no logic beyond printing: it asks the admin API, and is handed the node that serve runs"},
+	"node/cli/demo": {[]string{"node/config", "node/admin", "node/peer", "storage/slot"},
+		"the demo uses what operators use: config files, init and join, the admin API, LMTP"},
 }
 
 // pure are the packages that take plain values and give plain values.

@@ -132,6 +132,8 @@ func (e *Evidence) Observe(now time.Duration, st *cluster.State) {
 		members[m.Name] = now
 		if at, ok := e.members[m.Name]; ok {
 			members[m.Name] = at
+		} else if e.members == nil {
+			members[m.Name] = e.floor // it was one before this process looked
 		}
 	}
 	e.members = members

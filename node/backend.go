@@ -44,7 +44,7 @@ func (n *Node) view() failover.View {
 type health struct{ n *Node }
 
 // Status implements admin.Health.
-func (h health) Status(context.Context) (admin.Status, error) {
+func (h health) Status(ctx context.Context) (admin.Status, error) {
 	n := h.n
 	st, v := n.State(), n.view()
 	leader := n.leader()
@@ -56,12 +56,31 @@ func (h health) Status(context.Context) (admin.Status, error) {
 	for _, sl := range st.Slots {
 		s.Slots = append(s.Slots, n.slotStatus(sl, v))
 	}
-	for _, p := range st.OpenProposals() {
-		s.Proposals = append(s.Proposals, recorded(p, v))
-	}
+	s.Proposals = n.openProposals(ctx, st, v)
 	s.Conditions = n.conditions.List()
 	return s, nil
 }
+
+// openProposals asks the living nodes anew, but not for long: status must not
+// wait. Without their answers a proposal is shown as Raft has it.
+func (n *Node) openProposals(ctx context.Context, st *cluster.State, v failover.View) []admin.Proposal {
+	ctx, cancel := context.WithTimeout(ctx, statusAskWithin)
+	defer cancel()
+	out := []admin.Proposal{}
+	plans, err := failover.List(ctx, st, v, n.cfg.Replication.SuspectAfter, n)
+	if err == nil {
+		for _, p := range plans.Proposals {
+			out = append(out, planned(p))
+		}
+		return out
+	}
+	for _, p := range st.OpenProposals() {
+		out = append(out, recorded(p, v))
+	}
+	return out
+}
+
+const statusAskWithin = 700 * time.Millisecond
 
 func (n *Node) leader() slot.NodeName {
 	if n.raft == nil {

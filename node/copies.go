@@ -244,6 +244,7 @@ func (k *keeper) converge(ctx context.Context, sl cluster.Slot) bool {
 	k.mu.Lock()
 	k.role, k.epoch = want, sl.Epoch
 	k.mu.Unlock()
+	defer k.n.tellSoon()
 	switch want {
 	case failover.RoleMaster:
 		if err := k.lead(ctx, sl); err != nil {

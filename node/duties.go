@@ -95,11 +95,28 @@ func (n *Node) report(ctx context.Context, seq uint64, lastWords string) {
 	}
 }
 
-// reports sends a report each second; a slow one does not delay the next by more
-// than its own second.
+// reports sends a report each second, and at once when a copy has taken a role;
+// a slow one does not delay the next by more than its own second.
 func (n *Node) reports(ctx context.Context) {
-	seq := uint64(0)
-	every(ctx, reportEvery, func() { seq++; n.report(ctx, seq, "") })
+	t := time.NewTicker(reportEvery)
+	defer t.Stop()
+	for seq := uint64(1); ; seq++ {
+		n.report(ctx, seq, "")
+		select {
+		case <-ctx.Done():
+			return
+		case <-t.C:
+		case <-n.reportNow:
+		}
+	}
+}
+
+// tellSoon asks for a report at once.
+func (n *Node) tellSoon() {
+	select {
+	case n.reportNow <- struct{}{}:
+	default:
+	}
 }
 
 // lastWords tells the others that this node is stopped on purpose.

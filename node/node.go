@@ -59,6 +59,7 @@ type Node struct {
 	metrics    *monitor.Metrics
 	lastTick   atomic.Int64 // Clock.Mono of the last tick, ns: the pause detector
 	stopping   atomic.Bool
+	reportNow  chan struct{} // capacity 1: tellSoon
 
 	resources *local.Resources
 	passwords *local.Passwords
@@ -78,7 +79,7 @@ const drainTimeout = 10 * time.Second
 // that what was accepted is answered; then the copies, each marked clean; Raft
 // and the peer port last. ready is called when everything is open.
 func Run(ctx context.Context, cfg config.Config, log *slog.Logger, version string, ready func()) error {
-	n := &Node{cfg: cfg, log: log.With("node", cfg.Node.Name), version: version, clock: storage.SystemClock(), fs: vfs.Default, boot: newBoot()}
+	n := &Node{cfg: cfg, log: log.With("node", cfg.Node.Name), version: version, clock: storage.SystemClock(), fs: vfs.Default, boot: newBoot(), reportNow: make(chan struct{}, 1)}
 	if err := n.open(); err != nil {
 		return err
 	}

@@ -86,7 +86,7 @@ func (s State) guide(dir, program string) string {
 	_, port, _ := net.SplitHostPort(n1.IMAP)
 	_, portTLS, _ := net.SplitHostPort(n1.IMAPS)
 	var b strings.Builder
-	fmt.Fprintf(&b, "\n%d nodes, %d slots, %d replicas each, in %s\n", n, s.Slots, s.Replicas, dir)
+	fmt.Fprintf(&b, "\nnodes %d, slots %d, replicas of each %d, in %s\n", n, s.Slots, s.Replicas, dir)
 	if len(s.Users) > 0 {
 		last := ""
 		if len(s.Users) > 1 {
