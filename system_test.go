@@ -52,11 +52,13 @@ type system struct {
 	next  int
 }
 
-// freeBase finds a base port whose neighbourhood is free.
+// freeBase finds a base port whose neighbourhood is free, below the range from
+// which the kernel takes the ports of outgoing connections: one of those could sit
+// on the port of a node that is down.
 func freeBase(t *testing.T) int {
 	t.Helper()
 next:
-	for base := 34000; base < 60000; base += 100 {
+	for base := 20000; base < 32000; base += 100 {
 		for p := base; p < base+35; p++ {
 			ln, err := net.Listen("tcp", "127.0.0.1:"+strconv.Itoa(p))
 			if err != nil {
@@ -472,9 +474,9 @@ func (s *system) commandLine(t *testing.T) {
 	for _, c := range []struct {
 		args []string
 		exit int
-		says string
+		says string // on one of few lines
 	}{
-		{[]string{"failover", "confirm", "--yes"}, 3, "no open proposal"},
+		{[]string{"failover", "confirm", "--yes"}, 3, "no proposal is open"},
 		{[]string{"failover", "confirm", "p1", "--yes"}, 4, "p1"},
 		{[]string{"failover", "confirm", "p999", "--yes"}, 2, "p999"},
 		{[]string{"slot", "show", "s999"}, 2, "s999"},
@@ -484,7 +486,7 @@ func (s *system) commandLine(t *testing.T) {
 		{[]string{"user", "show", "nobody@example.test"}, 2, "nobody@example.test"},
 	} {
 		code, out := s.cli(at, c.args...)
-		if code != c.exit || !strings.Contains(out, c.says) || strings.Count(out, "\n") > 3 {
+		if code != c.exit || !strings.Contains(out, c.says) || strings.Count(out, "\n") > 6 {
 			t.Errorf("mailnode %s: exit %d, want %d, with %q in a few lines:\n%s", strings.Join(c.args, " "), code, c.exit, c.says, out)
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net"
 	"net/smtp"
+	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -256,4 +257,64 @@ func addr(t *testing.T, s string) slot.Address {
 		t.Fatal(err)
 	}
 	return a
+}
+
+// A slot whose files are damaged is refused by name; the node serves the rest,
+// and mail for the refused slot's users waits at the MTA (law 9).
+func TestLaw09DamagedSlotIsRefusedAlone(t *testing.T) {
+	s := newSite(t, 1, 0, 3)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	n := s.nodes[0]
+	bySlot := map[slot.ID]string{}
+	for i := 0; len(bySlot) < 3; i++ {
+		u := fmt.Sprintf("u%d@example.test", i)
+		if id := addr(t, u).Home(3); bySlot[id] == "" {
+			bySlot[id] = u
+			if _, err := n.admin.AddUser(ctx, admin.AddUser{Address: addr(t, u), Password: "pw"}); err != nil {
+				t.Fatal(err)
+			}
+			if err := s.deliver(n, u, "Subject: x\r\n\r\nhello\r\n"); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	n.stop()
+	n.ended.Wait()
+	slots := filepath.Join(n.cfg.Node.Data, "slots")
+	flip(t, filepath.Join(slots, "s000", "SLOT"))
+	flip(t, filepath.Join(slots, "s001", "packs", "00000001.pack"))
+	s.start(n)
+	s.eventually("the healthy slot serves, the damaged ones are named", func(st admin.Status) bool {
+		refused := map[string]bool{}
+		for _, c := range st.Conditions {
+			if c.Name == "slot-refused" {
+				refused[c.About] = true
+			}
+		}
+		return st.Slots[2].Serving && !st.Slots[0].Serving && refused["s000"] && refused["s001"]
+	})
+	if err := s.deliver(n, bySlot[2], "Subject: y\r\n\r\nhello\r\n"); err != nil {
+		t.Errorf("the healthy slot: %v", err)
+	}
+	for _, id := range []slot.ID{0, 1} {
+		if err := s.deliver(n, bySlot[id], "x\r\n"); err == nil || !strings.HasPrefix(err.Error(), "451") {
+			t.Errorf("%s: %v, want 451: accepted mail is never bounced", id, err)
+		}
+		if _, err := s.count(n, bySlot[id], "pw"); err == nil || strings.Contains(err.Error(), "AUTHENTICATIONFAILED") {
+			t.Errorf("log in at %s: %v, want NO [UNAVAILABLE], never a failed password", id, err)
+		}
+	}
+}
+
+func flip(t *testing.T, path string) {
+	t.Helper()
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b[len(b[:min(len(b), 20)])-2] ^= 0x10
+	if err := os.WriteFile(path, b, 0o600); err != nil {
+		t.Fatal(err)
+	}
 }

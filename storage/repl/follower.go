@@ -157,7 +157,7 @@ func (f *Follower) follow(whole context.Context) error {
 		}
 		return f.transfer(ctx)
 	}
-	err = f.stream(ctx, cancel, stream, head.Position)
+	err = f.stream(ctx, cancel, stream, head.Position, slot.Position(w.Head))
 	if errors.Is(err, errTransfer) {
 		select {
 		case <-whole.Done():
@@ -183,7 +183,7 @@ func (f *Follower) setAside(ctx context.Context, head event.Head, w *Welcome) er
 }
 
 // stream applies events as they come.
-func (f *Follower) stream(ctx context.Context, cancel context.CancelCauseFunc, stream Replication_FollowClient, at slot.Position) error {
+func (f *Follower) stream(ctx context.Context, cancel context.CancelCauseFunc, stream Replication_FollowClient, at, history slot.Position) error {
 	f.mu.Lock()
 	f.bytes = 0
 	f.state = FollowerState{Connected: true, Viable: true, Head: at, HeardAt: f.o.Clock.Mono()}
@@ -199,7 +199,7 @@ func (f *Follower) stream(ctx context.Context, cancel context.CancelCauseFunc, s
 	events := make(chan *event.Event, applyMax)
 	running.Go(func() { cancel(f.receive(ctx, stream, events)) })
 	running.Go(func() { f.watchSilence(ctx, cancel) })
-	err = f.applyLoop(ctx, stream, bodies, events, at)
+	err = f.applyLoop(ctx, stream, bodies, events, at, history)
 	if err == nil || errors.Is(err, context.Canceled) {
 		err = context.Cause(ctx)
 	}
@@ -276,7 +276,7 @@ func (f *Follower) receive(ctx context.Context, stream Replication_FollowClient,
 }
 
 // applyLoop applies groups of events and acknowledges them.
-func (f *Follower) applyLoop(ctx context.Context, stream Replication_FollowClient, bodies *bodyStream, events <-chan *event.Event, at slot.Position) error {
+func (f *Follower) applyLoop(ctx context.Context, stream Replication_FollowClient, bodies *bodyStream, events <-chan *event.Event, at, history slot.Position) error {
 	tick := time.NewTicker(ackEvery)
 	defer tick.Stop()
 	ack := func(viable bool, problem string) error {
@@ -310,7 +310,7 @@ func (f *Follower) applyLoop(ctx context.Context, stream Replication_FollowClien
 			}
 		}
 		for len(group) > 0 {
-			n, err := f.applySome(ctx, bodies, group, func() error { return ack(true, "") })
+			n, err := f.applySome(ctx, bodies, group, history, func() error { return ack(true, "") })
 			if n > 0 {
 				at = slot.Position(group[n-1].Position)
 				group = group[n:]
@@ -346,7 +346,23 @@ func (f *Follower) poison(ev *event.Event, why error, ack func(bool, string) err
 }
 
 // applySome waits for bodies and applies what it can of the group in one commit.
-func (f *Follower) applySome(ctx context.Context, bodies *bodyStream, group []*event.Event, ack func() error) (int, error) {
+// Bodies of events up to history are not pushed: they are asked for at once, the
+// whole group's together.
+func (f *Follower) applySome(ctx context.Context, bodies *bodyStream, group []*event.Event, history slot.Position, ack func() error) (int, error) {
+	for _, ev := range group {
+		if slot.Position(ev.Position) > history {
+			break
+		}
+		missing, err := f.o.Slot.MissingBodies(ev)
+		if err != nil {
+			return 0, err
+		}
+		for _, ref := range missing {
+			if err := bodies.want(ref); err != nil {
+				return 0, err
+			}
+		}
+	}
 	for i, ev := range group {
 		missing, err := f.o.Slot.MissingBodies(ev)
 		if err != nil {

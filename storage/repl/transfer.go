@@ -177,7 +177,7 @@ func CatchUp(ctx context.Context, s Copy, c ReplicationClient, spool *storage.Sp
 			if err != nil {
 				return head.Position, err
 			}
-			if _, err := f.applySome(ctx, b, []*event.Event{ev}, func() error { return nil }); err != nil {
+			if _, err := f.applySome(ctx, b, []*event.Event{ev}, slot.Position(ev.Position), func() error { return nil }); err != nil {
 				return head.Position, err
 			}
 		}
