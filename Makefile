@@ -35,6 +35,9 @@ fuzz: ## each fuzz target for FUZZTIME (20s)
 	  done; \
 	done
 
+bench: build ## deliveries, IMAP mixes, failover time; needs ../shared/mailbench, else says so
+	packaging/bench.sh
+
 proto: ## generate *.pb.go anew (needs protoc, protoc-gen-go, protoc-gen-go-grpc)
 	@set -e; for f in $$(find . -name '*.proto' -not -path './.git/*'); do echo "protoc $$f"; \
 	  (cd "$$(dirname $$f)" && protoc --go_out=. --go_opt=paths=source_relative \

@@ -72,21 +72,17 @@ next:
 	return 0
 }
 
-func startSystem(t *testing.T) *system {
+// startSystem builds the binary and starts a demo with its data in dir/d.
+func startSystem(t *testing.T, dir string, args ...string) *system {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "mnsys")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	s := &system{t: t, bin: filepath.Join(dir, "mailnode"), dir: filepath.Join(dir, "d"), out: &bytes.Buffer{},
+	s := &system{t: t, bin: filepath.Join(t.TempDir(), "mailnode"), dir: filepath.Join(dir, "d"), out: &bytes.Buffer{},
 		acked: map[string]string{}, uids: map[string]map[string]string{}}
 	build := exec.Command("go", "build", "-trimpath", "-o", s.bin, ".")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("build: %v\n%s", err, out)
 	}
-	demo := exec.Command(s.bin, "demo", "--dir", s.dir, "--users", "6", "--slots", "6", "--base-port", strconv.Itoa(freeBase(t)))
+	demo := exec.Command(s.bin, append([]string{"demo", "--dir", s.dir, "--base-port", strconv.Itoa(freeBase(t))}, args...)...)
 	pipe, err := demo.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -124,6 +120,17 @@ func startSystem(t *testing.T) *system {
 		t.Fatal("the demo is not ready after 60 s")
 	}
 	return s
+}
+
+// shortDir is a folder whose name leaves room for socket paths (108 bytes).
+func shortDir(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "mnsys")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	return dir
 }
 
 func (s *system) dumpLogs() {
@@ -309,7 +316,7 @@ func (s *system) readInbox(at demoNode, user string) map[string]string {
 }
 
 func TestSystem(t *testing.T) {
-	s := startSystem(t)
+	s := startSystem(t, shortDir(t), "--users", "6", "--slots", "6")
 	t.Run("LoadAndKill9", s.loadAndKill)
 	t.Run("RestartedNodeFollows", s.restartFollows)
 	t.Run("PausedMasterAsksFirst", s.pausedMaster)

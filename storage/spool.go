@@ -36,18 +36,29 @@ type Spool struct {
 	mem  []byte
 	file vfs.File
 	path string
+	err  error // the first failed write: final, since what reached the disk is not known
 	// scratch is what is handed to vfs, whose Write may change its argument.
 	scratch []byte
 }
 
 var _ Body = (*Spool)(nil)
 
-// Write adds bytes. An error is the disk's.
+// Write adds bytes. An error is the disk's, and every later Write gives it too:
+// a message with a hole must never be taken for one.
 func (s *Spool) Write(p []byte) (int, error) {
-	s.sum.Write(p)
+	if s.err == nil {
+		s.err = s.write(p)
+	}
+	if s.err != nil {
+		return 0, s.err
+	}
+	return len(p), nil
+}
+
+func (s *Spool) write(p []byte) error {
 	if s.file == nil && s.size+int64(len(p)) > spoolMemoryBytes {
 		if err := s.toFile(); err != nil {
-			return 0, err
+			return err
 		}
 	}
 	if s.file == nil {
@@ -56,13 +67,14 @@ func (s *Spool) Write(p []byte) (int, error) {
 		for rest := p; len(rest) > 0; {
 			n := copy(s.scratch, rest)
 			if _, err := s.file.Write(s.scratch[:n]); err != nil {
-				return 0, fmt.Errorf("write spool %q: %w", s.path, err)
+				return fmt.Errorf("write spool %q: %w", s.path, err)
 			}
 			rest = rest[n:]
 		}
 	}
+	s.sum.Write(p)
 	s.size += int64(len(p))
-	return len(p), nil
+	return nil
 }
 
 func (s *Spool) toFile() error {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/http/pprof"
 	"slices"
 	"strings"
 
@@ -35,6 +36,11 @@ func (s *Server) routes() http.Handler {
 		q.By = by
 		return s.backend.Cluster.Token(ctx, q)
 	}))
+	// Profiles of the running node, for whoever may read its mail anyway:
+	// curl --unix-socket SOCKET 'http://x/debug/pprof/profile?seconds=10'.
+	mux.HandleFunc("GET /debug/pprof/", pprof.Index)
+	mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
+	mux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
 	mux.Handle("/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		s.refuse(w, &Error{Text: fmt.Sprintf("%s %s: this node (%s) does not know that request", r.Method, r.URL.Path, s.version),
 			Exit: ExitUsage, Next: "mailnode version", status: http.StatusNotFound})

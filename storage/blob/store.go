@@ -53,6 +53,9 @@ type Store struct {
 	poison  error
 }
 
+// newSuffix is what a pack is called until its preamble is durable.
+const newSuffix = ".new"
+
 // writing is a pack that this Store began.
 type writing struct {
 	f       vfs.File
@@ -67,6 +70,9 @@ func Open(o Options) (*Store, error) {
 		o.PackBytesMax = 256 << 20
 	}
 	s := &Store{o: o, readers: map[uint32]vfs.File{}, next: 1}
+	if err := s.removeUnborn(); err != nil {
+		return nil, err
+	}
 	numbers, err := s.Packs()
 	if err != nil {
 		return nil, err
@@ -79,6 +85,23 @@ func Open(o Options) (*Store, error) {
 		}
 	}
 	return s, nil
+}
+
+// removeUnborn removes packs that a crash cut off before they had a name: no
+// body was ever put into one.
+func (s *Store) removeUnborn() error {
+	names, err := s.o.FS.List(s.o.Dir)
+	if err != nil {
+		return fmt.Errorf("list packs %q: %w", s.o.Dir, err)
+	}
+	for _, name := range names {
+		if strings.HasSuffix(name, ".pack"+newSuffix) {
+			if err := s.o.FS.Remove(s.o.FS.PathJoin(s.o.Dir, name)); err != nil {
+				return fmt.Errorf("remove %q: %w", name, err)
+			}
+		}
+	}
+	return nil
 }
 
 // Packs lists the numbers of the packs on disk, in order.
@@ -195,8 +218,11 @@ func (s *Store) roll() error {
 	return nil
 }
 
+// create makes a pack under a name that no reader knows, and gives it its own
+// when the preamble is durable: a crash in between, or a full disk, must not
+// leave a pack that refuses the whole Store at the next open.
 func (s *Store) create(path string) (vfs.File, error) {
-	f, err := s.o.FS.OpenReadWrite(path, "mailnode-pack")
+	f, err := s.o.FS.Create(path+newSuffix, "mailnode-pack")
 	if err != nil {
 		return nil, err
 	}
@@ -207,9 +233,14 @@ func (s *Store) create(path string) (vfs.File, error) {
 		err = f.Sync()
 	}
 	if err == nil {
-		err = syncDir(s.o.FS, s.o.Dir)
+		err = s.o.FS.Rename(path+newSuffix, path)
 	}
 	if err != nil {
+		f.Close()
+		s.o.FS.Remove(path + newSuffix)
+		return nil, err
+	}
+	if err := syncDir(s.o.FS, s.o.Dir); err != nil {
 		f.Close()
 		return nil, err
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -31,14 +32,26 @@ type committer struct {
 	quit  chan struct{}
 	idle  sync.WaitGroup
 
-	head  slot.Position // of the last event in a batch; the committer's own
-	clock uint64        // its slot clock
+	head   slot.Position // of the last event in a batch; the committer's own
+	clock  uint64        // its slot clock
+	events int           // in the journal
 }
 
-// op is one change in the queue.
+// op is one change in the queue. Whoever takes it first has it: the committer,
+// to run it, or a caller that gives up, and then it never runs. So when do has
+// returned, nothing touches what the closure holds.
 type op struct {
-	run  func(t *txn) error
-	done chan error // capacity 1: gets run's error, or nil when durable
+	run   func(t *txn) error
+	taken atomic.Bool
+	ran   chan struct{} // closed when run has returned, or never will begin
+	done  chan error    // capacity 1: gets run's error, or nil when durable
+}
+
+func (o *op) refuse(err error) {
+	if o.taken.CompareAndSwap(false, true) {
+		close(o.ran)
+	}
+	o.done <- err
 }
 
 func (c *committer) start(s *Slot) error {
@@ -53,24 +66,25 @@ func (c *committer) start(s *Slot) error {
 // reload reads the head again, after a state transfer.
 func (c *committer) reload() error {
 	return c.s.read(func(v *view) (err error) {
-		c.head, c.clock, err = v.head()
+		if c.head, c.clock, err = v.head(); err != nil {
+			return err
+		}
+		c.events, err = journalEvents(v)
 		return err
 	})
 }
 
+// stop ends the loop, which never parks in Pebble (guarded).
 func (c *committer) stop() {
 	close(c.quit)
-	select {
-	case <-c.s.failed: // the loop may be parked in Pebble
-	default:
-		c.idle.Wait()
-	}
+	c.idle.Wait()
 }
 
-// do queues a change and waits until it is durable. A caller that gives up
-// leaves the change in the queue: it may still happen.
+// do queues a change and waits until it is durable. When it returns an error of
+// ctx, or of the whole copy, the change may have happened or not, but nothing
+// of it runs any more: what run wrote may be read.
 func (s *Slot) do(ctx context.Context, run func(t *txn) error) error {
-	o := &op{run: run, done: make(chan error, 1)}
+	o := &op{run: run, ran: make(chan struct{}), done: make(chan error, 1)}
 	select {
 	case s.com.queue <- o:
 	case <-ctx.Done():
@@ -84,8 +98,14 @@ func (s *Slot) do(ctx context.Context, run func(t *txn) error) error {
 	case err := <-o.done:
 		return err
 	case <-ctx.Done():
+		if !o.taken.CompareAndSwap(false, true) {
+			<-o.ran
+		}
 		return storage.Errorf(storage.ErrUnavailable, "slot %s: %w", s.o.Slot, ctx.Err())
 	case <-s.failed:
+		if !o.taken.CompareAndSwap(false, true) {
+			<-o.ran
+		}
 		return s.failure
 	}
 }
@@ -98,7 +118,7 @@ func (c *committer) loop() {
 			return
 		case first := <-c.queue:
 			if c.s.Failure() != nil {
-				first.done <- c.s.failure
+				first.refuse(c.s.failure)
 				continue
 			}
 			c.group(first)
@@ -111,7 +131,7 @@ func (c *committer) drain() {
 	for {
 		select {
 		case o := <-c.queue:
-			o.done <- storage.Errorf(storage.ErrUnavailable, "slot %s is closed", c.s.o.Slot)
+			o.refuse(storage.Errorf(storage.ErrUnavailable, "slot %s is closed", c.s.o.Slot))
 		default:
 			return
 		}
@@ -120,28 +140,39 @@ func (c *committer) drain() {
 
 // group runs first and what is queued behind it, and commits.
 func (c *committer) group(first *op) {
-	t := newTxn(c.s, c.head, c.clock)
+	t := newTxn(c)
 	defer t.b.Close()
 	var waiting []*op
-	for o := first; o != nil; o = c.more(len(waiting), t) {
-		if err := t.attempt(o.run); err != nil {
+	answer := func(err error) {
+		for _, o := range waiting {
 			o.done <- err
-		} else {
+		}
+	}
+	for o := first; o != nil; o = c.more(len(waiting), t) {
+		if !o.taken.CompareAndSwap(false, true) {
+			continue // its caller gave up
+		}
+		clean, err := t.attempt(o.run)
+		close(o.ran)
+		if err == nil {
 			waiting = append(waiting, o)
+			continue
+		}
+		o.done <- err
+		if !clean {
+			// It left a part of itself in the batch, which cannot be taken out.
+			answer(storage.Errorf(storage.ErrUnavailable, "slot %s: undone with a change that failed beside it: %w", c.s.o.Slot, err))
+			return
 		}
 	}
 	if !t.b.Empty() {
 		if err := c.commit(t); err != nil {
 			c.s.fail(err)
-			for _, o := range waiting {
-				o.done <- c.s.failure
-			}
+			answer(c.s.failure)
 			return
 		}
 	}
-	for _, o := range waiting {
-		o.done <- nil
-	}
+	answer(nil)
 }
 
 func (c *committer) more(n int, t *txn) *op {
@@ -164,12 +195,20 @@ func (c *committer) commit(t *txn) error {
 			return err
 		}
 	}
-	if err := s.db.Apply(t.b, pebble.Sync); err != nil {
+	if err := c.trim(t); err != nil {
+		s.log.Warn("journal not trimmed", "err", err)
+	}
+	if err := s.guarded(func() error {
+		if err := s.db.Apply(t.b, pebble.Sync); err != nil {
+			return err
+		}
+		s.swapView()
+		return nil
+	}); err != nil {
 		return err
 	}
 	s.o.Resources.observeSync(s.o.Clock.Mono() - start)
-	c.head, c.clock = t.head, t.clock
-	s.swapView()
+	c.head, c.clock, c.events = t.head, t.clock, t.events
 	if t.reload {
 		if err := c.reload(); err != nil {
 			return err
@@ -188,26 +227,34 @@ type txn struct {
 	b       *pebble.Batch
 	head    slot.Position
 	clock   uint64
+	events  int // in the journal
 	touched map[storage.Ref]struct{}
 	placed  []slot.BodyRef
 	bodies  bool // the packs must be synced
 	alone   bool // nothing may join this group
 	reload  bool // the head was replaced
+	torn    bool // an event is in the batch in part
 }
 
-func newTxn(s *Slot, head slot.Position, clock uint64) *txn {
-	return &txn{s: s, b: s.db.NewIndexedBatch(), head: head, clock: clock, touched: map[storage.Ref]struct{}{}}
+func newTxn(c *committer) *txn {
+	return &txn{s: c.s, b: c.s.db.NewIndexedBatch(), head: c.head, clock: c.clock, events: c.events, touched: map[storage.Ref]struct{}{}}
 }
 
-// attempt runs a closure; a panic in one is that caller's alone.
-func (t *txn) attempt(run func(*txn) error) (err error) {
+// attempt runs a closure; a panic in one is that caller's alone. After an error,
+// clean says that the closure left nothing in the batch.
+func (t *txn) attempt(run func(*txn) error) (clean bool, err error) {
+	before := t.b.Count()
 	defer func() {
 		if p := recover(); p != nil {
 			t.s.log.Error("panic in a change", "panic", p)
 			err = storage.Errorf(storage.ErrUnavailable, "slot %s: internal error: %v", t.s.o.Slot, p)
 		}
+		if t.torn && err == nil {
+			err = storage.Errorf(storage.ErrUnavailable, "slot %s: an event was cut off", t.s.o.Slot)
+		}
+		clean = t.b.Count() == before && !t.torn
 	}()
-	return run(t)
+	return true, run(t)
 }
 
 // Get and iter make a txn a reader.
@@ -227,9 +274,12 @@ func (t *txn) apply(ev *event.Event) error {
 		return err
 	}
 	over.Set(event.JournalKey(slot.Position(ev.Position)), event.Encode(ev))
+	t.torn = true
 	if err := over.flush(t.b); err != nil {
 		return err
 	}
+	t.torn = false
+	t.events++
 	t.placed = append(t.placed, placed...)
 	t.bodies = t.bodies || len(placed) > 0
 	t.head, t.clock = slot.Position(ev.Position), ev.SlotClockMs

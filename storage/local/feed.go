@@ -4,7 +4,6 @@ import (
 	"sync"
 
 	"mailnode/storage"
-	"mailnode/storage/event"
 	"mailnode/storage/slot"
 )
 
@@ -68,60 +67,6 @@ func (s *Slot) HeadMoved() <-chan struct{} {
 	s.heads.mu.Lock()
 	defer s.heads.mu.Unlock()
 	return s.heads.c
-}
-
-func journalStart(r reader) (slot.Position, error) {
-	v, found, err := r.Get(localKey(keyJournalStart))
-	if err != nil || !found {
-		return 0, err
-	}
-	if len(v) != 8 {
-		return 0, storage.Errorf(storage.ErrCorrupt, "read journal start: %d bytes", len(v))
-	}
-	return slot.Position(be.Uint64(v)), nil
-}
-
-// JournalAfter gives durable events after a position, in order and in the
-// journal's encoding (event.Decode): at least one if there is any, and at most
-// about bytesMax. ErrNotFound: the journal no longer goes back that far, or
-// never had that position; the reader needs a state transfer.
-func (s *Slot) JournalAfter(after slot.Position, bytesMax int) (events [][]byte, last slot.Position, err error) {
-	err = s.read(func(v *view) error {
-		start, err := journalStart(v)
-		if err != nil {
-			return err
-		}
-		head, _, err := v.head()
-		if err != nil {
-			return err
-		}
-		gone := storage.Errorf(storage.ErrNotFound, "read journal of %s after %s: it has %s to %s", s.o.Slot, after, start, head)
-		if after < start || after > head {
-			return gone
-		}
-		last = after
-		it, err := v.iter(event.Span{Lower: event.JournalKey(after + 1), Upper: event.SpanOf([]byte{event.PrefixJournal}).Upper})
-		if err != nil {
-			return err
-		}
-		defer it.Close()
-		size := 0
-		for ok := it.First(); ok && size < bytesMax; ok = it.Next() {
-			raw := append([]byte(nil), it.Value()...)
-			ev, err := event.Decode(raw)
-			if err != nil {
-				return err
-			}
-			if slot.Position(ev.Previous) != last {
-				return gone
-			}
-			events = append(events, raw)
-			last = slot.Position(ev.Position)
-			size += len(raw)
-		}
-		return it.Error()
-	})
-	return events, last, err
 }
 
 // arrivals tells the replication feed of bodies as they arrive, before their

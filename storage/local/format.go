@@ -2,10 +2,12 @@ package local
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"hash/crc32"
 	"io"
 	"strings"
+	"syscall"
 
 	"github.com/cockroachdb/errors/oserror"
 	"github.com/cockroachdb/pebble/v2"
@@ -121,9 +123,10 @@ func sumLine(line string) string {
 
 // Keys of what a copy knows of itself.
 const (
-	keyClean        = "clean"    // set by a clean Close
-	keyBuilding     = "building" // set while a state transfer runs
-	keyJournalStart = "journal"  // position before the oldest event kept
+	keyClean         = "clean"    // set by a clean Close
+	keyBuilding      = "building" // set while a state transfer runs
+	keyJournalStart  = "journal"  // position before the oldest event kept
+	keyJournalEvents = "events"   // how many events the journal has
 )
 
 // openIndex opens Pebble, with the settings that the laws need.
@@ -139,13 +142,52 @@ func (s *Slot) openIndex() error {
 		L0StopWritesThreshold:       24,
 		MaxOpenFiles:                1000,
 		Logger:                      pebbleLogger{s},
+		EventListener:               &pebble.EventListener{BackgroundError: s.backgroundError},
 	}
-	db, err := pebble.Open(s.o.FS.PathJoin(s.o.Dir, "index"), opts)
-	if err != nil {
+	var db *pebble.DB
+	if err := s.guarded(func() (err error) {
+		db, err = pebble.Open(s.o.FS.PathJoin(s.o.Dir, "index"), opts)
+		return err
+	}); err != nil {
 		return storage.Errorf(storage.ErrCorrupt, "open index: %w", err)
 	}
 	s.db = db
 	return nil
+}
+
+// backgroundError is told of a flush or compaction that failed. Pebble tries
+// again for ever, and its writers wait for it; but a failed sync is final. A
+// full disk passes, and damage of one table is met by whoever reads it.
+func (s *Slot) backgroundError(err error) {
+	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) || pebble.IsCorruptionError(err) {
+		s.log.Warn("index", "err", err)
+		return
+	}
+	s.fail(fmt.Errorf("write index: %w", err))
+}
+
+// guarded runs what may end in Fatalf, which parks its goroutine, or in a panic
+// of Pebble: for its caller both are an error of the copy, never a hang and
+// never the end of the process (law 9).
+func (s *Slot) guarded(fn func() error) error {
+	if err := s.Failure(); err != nil {
+		return err
+	}
+	done := make(chan error, 1)
+	go func() {
+		defer func() {
+			if p := recover(); p != nil {
+				done <- fmt.Errorf("index: %v", p)
+			}
+		}()
+		done <- fn()
+	}()
+	select {
+	case err := <-done:
+		return err
+	case <-s.failed:
+		return s.failure
+	}
 }
 
 // pebbleLogger turns what Pebble takes for fatal into the copy's failure. The

@@ -62,6 +62,9 @@ func (s *Slot) Serve(ctx context.Context, e slot.Epoch, x slot.UncleanCount, gat
 			return err
 		}
 		m.clockBase = t.clock
+		// Ranges that this copy has seen given out are never used again, even if
+		// Raft were to count fewer (law 2).
+		m.unclean = max(x, slot.UncleanCount(rec.Unclean))
 		last := rec.SlotLineage().Last()
 		switch {
 		case last > e:

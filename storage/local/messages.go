@@ -187,16 +187,21 @@ func (m *Master) Expunge(ctx context.Context, r storage.Ref, uids []storage.UID)
 				return err
 			}
 			var changes []*event.Change
+			var gone []storage.UID
 			for _, rec := range recs {
 				if rec.FlagSet().Has(storage.Deleted) {
 					changes = append(changes, m.expunged(t, a, rec))
-					out = append(out, storage.UID(rec.Uid))
+					gone = append(gone, storage.UID(rec.Uid))
 				}
 			}
 			if len(changes) == 0 {
 				return nil
 			}
-			return m.emit(t, changes...)
+			if err := m.emit(t, changes...); err != nil {
+				return err
+			}
+			out = append(out, gone...)
+			return nil
 		})
 	})
 	return out, err

@@ -1,6 +1,7 @@
 package local
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"strings"
@@ -41,8 +42,17 @@ func (t *txn) applyReplica(ev *event.Event) (err error) {
 			err = storage.Errorf(storage.ErrInvalid, "apply event %s: panic: %v", slot.Position(ev.Position), p)
 		}
 	}()
-	if ev.Position == uint64(t.head) {
-		return nil // applied before: its acknowledgement was lost
+	if slot.Position(ev.Position) <= t.head {
+		// Applied before, when its acknowledgement was lost: the same bytes lie in
+		// the journal. Anything else at or before the head is another history.
+		have, found, err := t.Get(event.JournalKey(slot.Position(ev.Position)))
+		if err != nil {
+			return err
+		}
+		if found && bytes.Equal(have, event.Encode(ev)) {
+			return nil
+		}
+		return storage.Errorf(storage.ErrDiverged, "apply event %s: the head is %s already", slot.Position(ev.Position), t.head)
 	}
 	return t.apply(ev)
 }
@@ -119,7 +129,8 @@ func (s *Slot) SetAside(ctx context.Context) (name string, err error) {
 	if err := fs.RemoveAll(tmp); err != nil {
 		return "", fmt.Errorf("set aside %s: %w", s.o.Slot, err)
 	}
-	if err := s.db.Checkpoint(tmp, pebble.WithFlushedWAL()); err != nil {
+	// Inside read, so that Close waits for it.
+	if err := s.read(func(*view) error { return s.db.Checkpoint(tmp, pebble.WithFlushedWAL()) }); err != nil {
 		return "", fmt.Errorf("set aside %s: %w", s.o.Slot, err)
 	}
 	if err := fs.Rename(tmp, path); err != nil {
@@ -130,22 +141,3 @@ func (s *Slot) SetAside(ctx context.Context) (name string, err error) {
 
 // Building says whether a state transfer is under way or was cut off.
 func (s *Slot) Building() bool { return s.building.Load() }
-
-// TrimJournal forgets events at or below p, but keeps JournalEventsMax.
-func (s *Slot) TrimJournal(ctx context.Context, p slot.Position) error {
-	return s.do(ctx, func(t *txn) error {
-		start, err := journalStart(t)
-		if err != nil || p <= start {
-			return err
-		}
-		return t.trimJournal(start, min(p, t.head))
-	})
-}
-
-func (t *txn) trimJournal(start, upTo slot.Position) error {
-	sp := event.Span{Lower: event.JournalKey(start + 1), Upper: event.JournalKey(upTo + 1)}
-	if err := t.b.DeleteRange(sp.Lower, sp.Upper, nil); err != nil {
-		return err
-	}
-	return t.b.Set(localKey(keyJournalStart), be.AppendUint64(nil, uint64(upTo)), nil)
-}

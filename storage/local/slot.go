@@ -85,6 +85,7 @@ type Slot struct {
 
 	dirty    bool // the last stop was unclean; set by Open, read by Serve
 	durable  atomic.Pointer[view]
+	readers  sync.WaitGroup // views that are not released
 	building atomic.Bool
 
 	failOnce sync.Once
@@ -93,6 +94,7 @@ type Slot struct {
 
 	stagedMu sync.Mutex
 	staged   map[slot.BodyRef]blob.Location // put, not yet in a committed batch
+	foreign  []slot.BodyRef                 // of staged: those from elsewhere, oldest first
 
 	watch    watchers
 	heads    heads
@@ -119,13 +121,14 @@ func Open(o Options) (*Slot, error) {
 	}
 	packs, err := blob.Open(blob.Options{FS: o.FS, Dir: o.FS.PathJoin(o.Dir, "packs"), Cluster: o.Cluster, Slot: o.Slot, PackBytesMax: o.PackBytesMax})
 	if err != nil {
-		s.db.Close()
+		s.guarded(s.db.Close)
 		return nil, storage.Errorf(storage.ErrCorrupt, "open slot %s: %w", o.Slot, err)
 	}
 	s.packs = packs
 	if err := s.start(); err != nil {
 		s.packs.Close()
-		s.db.Close()
+		s.endViews()
+		s.guarded(s.db.Close)
 		return nil, storage.Errorf(storage.ErrCorrupt, "open slot %s: %w", o.Slot, err)
 	}
 	return s, nil
@@ -142,7 +145,7 @@ func (s *Slot) start() error {
 		return err
 	}
 	s.dirty = hasHead && !(wasClosed && len(clean) > 0)
-	if err := s.db.Delete(localKey(keyClean), pebble.Sync); err != nil {
+	if err := s.guarded(func() error { return s.db.Delete(localKey(keyClean), pebble.Sync) }); err != nil {
 		return err
 	}
 	_, building, err := s.get(localKey(keyBuilding))
@@ -210,7 +213,8 @@ func readError(err error) error {
 func (s *Slot) ID() slot.ID { return s.o.Slot }
 
 // Failed is closed when the copy can no longer change; Failure says why. It
-// must then be closed and opened again (DESIGN §4: a failed fsync is final).
+// must then be closed, and opened by a new process (DESIGN §4: a failed fsync is
+// final; Pebble cannot be closed after one).
 func (s *Slot) Failed() <-chan struct{} { return s.failed }
 
 // Failure says why Failed is closed, nil before.
@@ -231,26 +235,24 @@ func (s *Slot) fail(err error) {
 	})
 }
 
-// Close stops the committer and closes the copy; after a failure nothing is
-// marked clean, so that the next open checks.
+// Close stops the committer, waits for readers, and closes the copy; after a
+// failure nothing is marked clean, so that the next open checks.
 func (s *Slot) Close() error {
 	s.com.stop()
 	if s.Failure() == nil {
-		if err := s.db.Set(localKey(keyClean), []byte{1}, pebble.Sync); err != nil {
+		if err := s.guarded(func() error { return s.db.Set(localKey(keyClean), []byte{1}, pebble.Sync) }); err != nil {
 			s.fail(err)
 		}
 	}
-	if v := s.durable.Swap(nil); v != nil {
-		v.release()
-	}
+	s.endViews()
 	err := s.packs.Close()
-	if s.Failure() != nil {
-		// Pebble may hold a parked goroutine that owns its locks: closing could
-		// wait for it for ever. The process keeps the files until it ends.
-		return err
-	}
-	if dbErr := s.db.Close(); dbErr != nil {
-		err = fmt.Errorf("close slot %s: %w", s.o.Slot, dbErr)
+	// After a failure Pebble may hold a parked goroutine that owns its locks:
+	// closing could wait for it for ever. The process keeps the files, and the
+	// lock on the folder, until it ends.
+	if s.Failure() == nil {
+		if dbErr := s.guarded(s.db.Close); dbErr != nil {
+			err = fmt.Errorf("close slot %s: %w", s.o.Slot, dbErr)
+		}
 	}
 	return err
 }

@@ -67,15 +67,37 @@ func (s *Slot) StageBody(ref slot.BodyRef, note []byte, body io.ReaderAt, size i
 	if err := n.Unmarshal(note); err != nil {
 		return storage.Errorf(storage.ErrCorrupt, "stage body %s: %w", ref, err)
 	}
-	return s.stage(ref, n, body, size)
+	if err := s.stage(ref, n, body, size); err != nil {
+		return err
+	}
+	s.stagedMu.Lock()
+	defer s.stagedMu.Unlock()
+	if s.foreign = append(s.foreign, ref); len(s.foreign) > foreignMax {
+		delete(s.staged, s.foreign[0])
+		s.foreign = s.foreign[1:]
+	}
+	return nil
 }
+
+// foreignMax is how many bodies from elsewhere may wait for their events. One
+// that the master pushed for a delivery it then refused waits for ever, so the
+// oldest are forgotten; an event that names one after all asks for it again.
+const foreignMax = 1 << 16
 
 // HasBody says whether a body is in the packs here.
 func (s *Slot) HasBody(ref slot.BodyRef) (bool, error) {
 	if _, ok := s.stagedAt(ref); ok {
 		return true, nil
 	}
-	_, have, err := s.get(event.BodyKey(ref))
+	return s.keptBody(ref)
+}
+
+// keptBody says whether a body's place is durable: it outlives a restart.
+func (s *Slot) keptBody(ref slot.BodyRef) (have bool, err error) {
+	err = s.read(func(v *view) (err error) {
+		_, have, err = v.Get(event.BodyKey(ref))
+		return err
+	})
 	return have, err
 }
 

@@ -39,6 +39,9 @@ func (s *Slot) BeginImport(ctx context.Context) error {
 				return err
 			}
 		}
+		if err := t.b.Delete(localKey(keyJournalEvents), nil); err != nil {
+			return err
+		}
 		return t.b.Delete(localKey(keyJournalStart), nil)
 	})
 	if err == nil {
@@ -63,13 +66,14 @@ func (s *Slot) ImportRecords(ctx context.Context, recs []event.Record) error {
 	})
 }
 
-// NeededBodies calls fn for bodies that the state names and the packs lack.
-// live is false for the body of an expunged message, which may be gone everywhere.
+// NeededBodies calls fn for bodies that the state names and that would not be
+// here after a restart: those that lack, and those that are only staged. Both
+// must go through KeepBodies, else the state would outlive its bodies. live is false for the body of an expunged message, which may be gone everywhere.
 func (s *Slot) NeededBodies(fn func(ref slot.BodyRef, live bool) error) error {
 	return s.read(func(v *view) error {
 		check := func(m *event.MessageRecord, live bool) error {
 			ref := m.Body()
-			have, err := s.HasBody(ref)
+			have, err := s.keptBody(ref)
 			if err != nil || have {
 				return err
 			}

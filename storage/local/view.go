@@ -13,6 +13,7 @@ import (
 // view is the durable state: a snapshot taken after a sync, before the next
 // group is committed. It is counted, because readers outlive its replacement.
 type view struct {
+	s    *Slot
 	snap *pebble.Snapshot
 	refs atomic.Int64
 }
@@ -20,10 +21,22 @@ type view struct {
 // swapView makes what is committed now the durable state. Only the committer
 // calls it, right after a sync.
 func (s *Slot) swapView() {
-	v := &view{snap: s.db.NewSnapshot()}
+	v := &view{s: s, snap: s.db.NewSnapshot()}
 	v.refs.Store(1)
+	s.readers.Add(1)
 	if old := s.durable.Swap(v); old != nil {
 		old.release()
+	}
+}
+
+// endViews refuses further reads and waits for those under way; after a failure
+// it does not wait, since the index then stays open.
+func (s *Slot) endViews() {
+	if v := s.durable.Swap(nil); v != nil {
+		s.guarded(func() error { v.release(); return nil })
+	}
+	if s.Failure() == nil {
+		s.readers.Wait()
 	}
 }
 
@@ -52,7 +65,10 @@ func (s *Slot) read(fn func(v *view) error) error {
 
 func (v *view) release() {
 	if v.refs.Add(-1) == 0 {
-		v.snap.Close()
+		if v.s.Failure() == nil { // else a parked goroutine may own Pebble's locks
+			v.snap.Close()
+		}
+		v.s.readers.Done()
 	}
 }
 

@@ -1,0 +1,53 @@
+#!/usr/bin/env bash
+# Figures for docs/BENCHMARKS.md: deliveries per second, IMAP mixes, and where the
+# time goes. Everything runs on loopback of this one machine, load generator and
+# all nodes included. usage: bench.sh [folder of mailbench]
+set -euo pipefail
+cd "$(dirname "$0")/.."
+src=${1:-../shared/mailbench}
+if [ ! -d "$src" ]; then
+  echo "bench: no load generator at $src: nothing was measured"
+  exit 0
+fi
+work=$(mktemp -d)
+demo=
+finish() { [ -z "$demo" ] || { kill -INT "$demo" 2>/dev/null || true; wait "$demo" || true; }; rm -rf "$work"; }
+trap finish EXIT
+(cd "$src" && go build -trimpath -o "$work/mailbench" .)
+users=50 base=28000
+
+start() { # ack nodes
+  rm -rf "$work/d"
+  bin/mailnode demo --dir "$work/d" --nodes "$2" --replicas 1 --slots 12 --users $users --ack "$1" --base-port $base >"$work/demo.log" 2>&1 &
+  demo=$!
+  for _ in $(seq 120); do grep -q '^ready$' "$work/demo.log" && break; sleep 0.5; done
+  pids=$(grep -o '"pid": *[0-9]*' "$work/d/demo.json" | grep -o '[0-9]*' | paste -sd,)
+}
+stop() { kill -INT $demo; wait $demo || true; demo=; }
+to="-users u%d@example.test -nusers $users"
+
+echo "# $(date -u +%F), $(nproc) cores, $(go version | cut -d' ' -f3), $(bin/mailnode version | head -n1)"
+for ack in replica local; do
+  start $ack 3
+  for c in 1 16 64; do
+    n=$((c == 1 ? 1500 : 6000))
+    echo "# deliver, ack=$ack, $c connections, $n messages"
+    "$work/mailbench" deliver -lmtp 127.0.0.1:$((base + 2)) $to -n $n -c $c -pid "$pids" | grep -E '^ *(operation|message |messages/s|MB/s|server CPU|RESULT)' || true
+    if [ "$ack $c" = "replica 16" ] && command -v curl >/dev/null; then
+      "$work/mailbench" deliver -lmtp 127.0.0.1:$((base + 2)) $to -n 0 -duration 12s -c 16 >/dev/null &
+      load=$!
+      curl -s --unix-socket "$work/d/n1/admin.sock" -o "$work/cpu.pprof" 'http://x/debug/pprof/profile?seconds=8'
+      wait $load || true
+      echo "# CPU profile of n1, ack=replica, 16 connections:"
+      go tool pprof -top -nodecount=14 bin/mailnode "$work/cpu.pprof" 2>/dev/null | sed -n '3,22p'
+    fi
+  done
+  if [ $ack = replica ]; then
+    for mix in reader sync flags; do
+      "$work/mailbench" imap -imap 127.0.0.1:$((base + 1)) -tls -insecure $to -password pw -c 16 -duration 10s -mix $mix -pid "$pids"
+    done
+  fi
+  stop
+done
+echo "# failover under load: kill -9, proposal, confirm, first delivery and login of every user"
+go test -count=1 -timeout 200s -v -run 'TestSystem/LoadAndKill9' . | grep -E 'proposal after|from confirm' || true

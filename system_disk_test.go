@@ -1,0 +1,65 @@
+package main
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// A full disk: mail is put off with 452 4.3.1, reading goes on, nothing is half
+// written, and when there is room again mail flows by itself (FAULTS row 9). The
+// disk is a tmpfs of its own.
+func TestSystemFullDisk(t *testing.T) {
+	dir := shortDir(t)
+	if out, err := exec.Command("mount", "-t", "tmpfs", "-o", "size=256m", "mailnode-test", dir).CombinedOutput(); err != nil {
+		t.Skipf("SKIPPED: no tmpfs can be mounted here (root is needed): %v: %s", err, out)
+	}
+	t.Cleanup(func() {
+		if out, err := exec.Command("umount", "-l", dir).CombinedOutput(); err != nil {
+			t.Errorf("unmount %s: %v: %s", dir, err, out)
+		}
+	})
+	s := startSystem(t, dir, "--nodes", "1", "--slots", "2", "--users", "2")
+	n := s.node("n1")
+	users := s.demo().Users
+	for range 5 {
+		if err := s.deliver(n, users[0]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	filler := filepath.Join(dir, "filler")
+	f, err := os.Create(filler)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	const belowReserve = 60 << 20 // the store keeps 64 MiB
+	for mb := make([]byte, 1<<20); ; {
+		var st syscall.Statfs_t
+		if err := syscall.Statfs(dir, &st); err != nil {
+			t.Fatal(err)
+		}
+		if st.Bavail*uint64(st.Bsize) < belowReserve {
+			break
+		}
+		if _, err := f.Write(mb); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var refused error
+	s.within(5*time.Second, "mail is put off", func() bool { refused = s.deliver(n, users[0]); return refused != nil })
+	if !strings.Contains(refused.Error(), "452 4.3.1") {
+		t.Errorf("full disk: %v, want 452 4.3.1", refused)
+	}
+	s.verify(n)
+	if err := os.Remove(filler); err != nil {
+		t.Fatal(err)
+	}
+	f.Close()
+	s.within(5*time.Second, "mail flows again", func() bool { return s.deliver(n, users[1]) == nil })
+	s.verify(n)
+}
