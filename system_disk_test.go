@@ -56,6 +56,9 @@ func TestSystemFullDisk(t *testing.T) {
 		t.Errorf("full disk: %v, want 452 4.3.1", refused)
 	}
 	s.verify(n)
+	if _, out := s.cli(n, "status"); !strings.Contains(out, "disk-full") {
+		t.Errorf("status does not say that the disk is full:\n%s", out)
+	}
 	if err := os.Remove(filler); err != nil {
 		t.Fatal(err)
 	}

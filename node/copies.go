@@ -5,11 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
 	"path/filepath"
 	"sync"
 	"time"
 
 	"mailnode/failover"
+	"mailnode/node/admin"
 	"mailnode/node/config"
 	"mailnode/node/monitor"
 	"mailnode/node/rpc"
@@ -46,6 +48,7 @@ type keeper struct {
 	role     failover.Role
 	epoch    slot.Epoch
 	waiting  string // a master that does not serve yet: why
+	lost     error  // a master whose copy has lost events: it must not serve
 	master   *local.Master
 	feed     *repl.Feed
 	follower *repl.Follower
@@ -193,11 +196,12 @@ func (k *keeper) run(ctx context.Context) {
 }
 
 func (k *keeper) openCopy() bool {
-	s, err := local.Open(local.Options{
-		FS: k.n.fs, Dir: filepath.Join(k.n.cfg.Node.Data, "slots", k.id.String()), Cluster: k.n.id.ClusterID(), Slot: k.id,
-		Logger: k.n.log, Clock: k.n.clock, Resources: k.n.resources, Passwords: k.n.passwords, OnDamage: k.n.onDamage,
-		JournalEventsMax: int(k.n.cfg.JournalMax),
-	})
+	marker := filepath.Join(k.n.cfg.Node.Data, "held", k.id.String())
+	_, missing := os.Stat(marker)
+	s, err := k.openFiles(missing == nil)
+	if err == nil && missing != nil {
+		err = k.n.remember(marker)
+	}
 	k.n.setCondition(monitor.SlotRefused, k.id.String(), err)
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -209,6 +213,23 @@ func (k *keeper) openCopy() bool {
 	return err == nil
 }
 
+// remember notes that this node has a copy of a slot. A folder that is gone
+// later, with its disk or by somebody's hand, is told apart from a new slot's by it.
+func (n *Node) remember(marker string) error {
+	if err := os.MkdirAll(filepath.Dir(marker), 0o700); err != nil {
+		return err
+	}
+	return admin.ReplaceFile(marker, nil)
+}
+
+func (k *keeper) openFiles(held bool) (*local.Slot, error) {
+	return local.Open(local.Options{
+		FS: k.n.fs, Dir: filepath.Join(k.n.cfg.Node.Data, "slots", k.id.String()), Cluster: k.n.id.ClusterID(), Slot: k.id,
+		Logger: k.n.log, Clock: k.n.clock, Resources: k.n.resources, Passwords: k.n.passwords, OnDamage: k.n.onDamage,
+		JournalEventsMax: int(k.n.cfg.JournalMax), Refill: held,
+	})
+}
+
 func (n *Node) onDamage(id slot.ID, err error) {
 	n.setCondition(monitor.MessageMissing, id.String(), err)
 }
@@ -217,7 +238,7 @@ func (n *Node) onDamage(id slot.ID, err error) {
 func (k *keeper) end() {
 	k.mu.Lock()
 	leave := k.leave
-	k.master, k.feed, k.follower, k.leave, k.role, k.epoch, k.waiting = nil, nil, nil, nil, failover.RoleNone, 0, ""
+	k.master, k.feed, k.follower, k.leave, k.role, k.epoch = nil, nil, nil, nil, failover.RoleNone, 0
 	k.mu.Unlock()
 	if leave != nil {
 		leave()
@@ -249,8 +270,12 @@ func (k *keeper) converge(ctx context.Context, sl cluster.Slot) bool {
 	case failover.RoleMaster:
 		if err := k.lead(ctx, sl); err != nil {
 			k.log.Info("slot not served yet", "epoch", sl.Epoch, "err", err)
+			var lost lostEvents
 			k.mu.Lock()
-			k.waiting = err.Error()
+			k.waiting, k.lost = err.Error(), nil
+			if errors.As(err, &lost) {
+				k.lost = lost
+			}
 			k.mu.Unlock()
 			return false
 		}
@@ -281,7 +306,7 @@ func (k *keeper) follow(ctx context.Context, sl cluster.Slot) error {
 	wg.Go(func() { f.Run(ctx) })
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	k.follower = f
+	k.follower, k.waiting, k.lost = f, "", nil
 	k.leave = func() { cancel(); wg.Wait() }
 	return nil
 }
@@ -306,7 +331,7 @@ func (k *keeper) lead(ctx context.Context, sl cluster.Slot) error {
 	wg.Go(func() { feed.Run(ctx) })
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	k.master, k.feed, k.waiting = m, feed, ""
+	k.master, k.feed, k.waiting, k.lost = m, feed, "", nil
 	k.leave = func() { m.Stop(); feed.Close(); cancel(); wg.Wait() }
 	k.log.Info("slot served", "epoch", sl.Epoch, "unclean", sl.Unclean)
 	return nil
@@ -352,7 +377,7 @@ func (k *keeper) mayServe(ctx context.Context, sl cluster.Slot) (cluster.Slot, e
 		return sl, fmt.Errorf("epoch %d is over", sl.Epoch)
 	}
 	if k.copy.Building() {
-		return sl, errors.New("this copy was never filled: it waits for a complete one")
+		return sl, lostEvents{errors.New("this copy is empty or half filled, and its node is the slot's master")}
 	}
 	var wg sync.WaitGroup
 	answers := make([]failover.CopyAnswer, len(now.Replicas))
@@ -374,19 +399,25 @@ func (k *keeper) mayServe(ctx context.Context, sl cluster.Slot) (cluster.Slot, e
 	return now, nil
 }
 
-// compare takes what another copy has more than this one.
+// lostEvents says that this node's copy lacks what it once had in this epoch:
+// what clients were shown would be given out again (law 2). The slot stays down
+// and is proposed; a new epoch has numbers of its own.
+type lostEvents struct{ error }
+
+// compare looks at what another copy has more than this one. A copy that begins
+// a new epoch takes it first; one that served this epoch before has lost it.
 func (k *keeper) compare(ctx context.Context, sl cluster.Slot, other slot.NodeName, a failover.CopyAnswer) error {
 	head, err := k.copy.Head()
 	if err != nil {
 		return err
 	}
 	switch {
-	case a.Role == "" || !a.Viable || a.Position <= head.Position:
+	case !a.Viable || a.Position <= head.Position:
 		return nil
 	case a.Lineage > sl.Epoch:
 		return fmt.Errorf("%s has seen epoch %d, Raft here knows %d", other, a.Lineage, sl.Epoch)
-	case a.Lineage != head.Lineage.Last():
-		return nil // a copy that is ahead in another line of history is set aside later
+	case a.Lineage == sl.Epoch:
+		return lostEvents{fmt.Errorf("%s holds events up to %s, this copy ends at %s: it has lost events that it had", other, a.Position, head.Position)}
 	}
 	conn, err := k.n.peers.conn(other)
 	if err != nil {
@@ -415,6 +446,9 @@ func (k *keeper) report() failover.CopyReport {
 		r.Failed = err.Error()
 		return r
 	}
+	if k.lost != nil {
+		r.Failed = k.lost.Error()
+	}
 	head, err := k.copy.Head()
 	if err != nil {
 		r.Failed = err.Error()
@@ -422,7 +456,7 @@ func (k *keeper) report() failover.CopyReport {
 	}
 	r.Position, r.Lineage, r.Building = head.Position, head.Lineage.Last(), head.Building
 	r.Counters = failover.Counters{Events: head.Position.N(), Messages: head.Births, Bytes: head.Bytes}
-	r.Viable = !head.Building
+	r.Viable = !head.Building && head.Position > 0 && r.Failed == "" // an empty copy proves nothing
 	r.Head, r.HeadCount = head.Position, r.Counters
 	if k.follower != nil {
 		st := k.follower.State()

@@ -12,6 +12,7 @@ import (
 	"mailnode/node/monitor"
 	"mailnode/node/rpc"
 	"mailnode/raftfsm/cluster"
+	"mailnode/storage/local"
 	"mailnode/storage/slot"
 )
 
@@ -244,6 +245,9 @@ func (n *Node) watch(ctx context.Context) {
 			n.watchSlot(sl)
 		}
 		n.conditions.Put(n.raft != nil && !n.raft.Quorum(), monitor.RaftNoQuorum, "", "")
+		if u, err := n.fs.GetDiskUsage(n.cfg.Node.Data); err == nil {
+			n.conditions.Put(u.AvailBytes < local.SpaceReserveBytes, monitor.DiskFull, n.cfg.Node.Data, "")
+		}
 	})
 }
 

@@ -74,7 +74,7 @@ func (n *Node) authorize(ctx context.Context, r peer.JoinRequest) (peer.JoinAcce
 		return peer.JoinAccepted{}, fmt.Errorf("this token is not (or no longer) one for node %q: make one with `mailnode cluster token %s` on a member", r.Name, r.Name)
 	}
 	if _, exists := st.Member(r.Name); exists {
-		return peer.JoinAccepted{}, fmt.Errorf("node %q is a member already: a reinstalled node needs a new name, or `mailnode cluster remove` first", r.Name)
+		return peer.JoinAccepted{}, fmt.Errorf("node %q is a member already: in this release a node that was installed anew needs a new name", r.Name)
 	}
 	if _, err := n.raft.Propose(ctx, cluster.UseToken{ID: r.TokenID, Hash: hex.EncodeToString(r.SecretHash[:])}); err != nil {
 		return peer.JoinAccepted{}, err

@@ -318,3 +318,64 @@ func flip(t *testing.T, path string) {
 		t.Fatal(err)
 	}
 }
+
+// A master whose slot folder is gone does not serve an empty slot in the old
+// epoch: the slot stays down, is proposed, and the replica takes over with all
+// mail; what was lost is filled again (laws 2 and 7).
+func TestLaw02Law07EmptiedMasterDoesNotServe(t *testing.T) {
+	s := newSite(t, 3, 1, 3)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	defer cancel()
+	n1 := s.nodes[0]
+	st, err := n1.admin.Status(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var id slot.ID
+	for _, sl := range st.Slots {
+		if sl.Master == "n1" {
+			id = sl.Slot
+		}
+	}
+	user := ""
+	for i := 0; user == ""; i++ {
+		if u := fmt.Sprintf("u%d@example.test", i); addr(t, u).Home(3) == id {
+			user = u
+		}
+	}
+	if _, err := n1.admin.AddUser(ctx, admin.AddUser{Address: addr(t, user), Password: "pw"}); err != nil {
+		t.Fatal(err)
+	}
+	for range 5 {
+		if err := s.deliver(n1, user, "Subject: x\r\n\r\nhello\r\n"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	n1.stop()
+	n1.ended.Wait()
+	if err := os.RemoveAll(filepath.Join(n1.cfg.Node.Data, "slots", id.String())); err != nil {
+		t.Fatal(err)
+	}
+	s.start(n1)
+	var proposal string
+	s.eventually("the slot is down and proposed", func(st admin.Status) bool {
+		for _, p := range st.Proposals {
+			for _, ps := range p.Slots {
+				if ps.Slot == id && ps.Safe && !st.Slots[id].Serving {
+					proposal = p.ID
+				}
+			}
+		}
+		return proposal != ""
+	})
+	if out, err := s.nodes[1].admin.Confirm(ctx, admin.ConfirmRequest{ID: proposal}); err != nil || out.Exit != 0 {
+		t.Fatalf("confirm: %+v, %v", out, err)
+	}
+	if n, err := s.count(s.nodes[2], user, "pw"); err != nil || n != 5 {
+		t.Fatalf("%d messages after the failover, %v: want 5", n, err)
+	}
+	s.eventually("the emptied copy is filled again and counts", func(st admin.Status) bool {
+		sl := st.Slots[id]
+		return sl.Serving && sl.Protected && sl.Master != "n1"
+	})
+}

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os/signal"
 	"syscall"
+	"time"
 
 	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/spf13/cobra"
@@ -31,6 +32,7 @@ func (a *app) serveVerb() *cobra.Command {
 		}
 		stopping := context.AfterFunc(ctx, func() { tell(daemon.SdNotifyStopping) })
 		defer stopping()
+		defer petWatchdog(ctx, tell)()
 		if err := a.serve(ctx, c, log, version, func() { tell(daemon.SdNotifyReady) }); err != nil {
 			return fmt.Errorf("serve node %q: %w", c.Node.Name, err)
 		}
@@ -38,6 +40,29 @@ func (a *app) serveVerb() *cobra.Command {
 	})
 	c.Flags().StringVar(&file, "config", "", "the node's configuration file")
 	return c
+}
+
+// petWatchdog tells systemd twice per WatchdogSec that this process runs. It goes
+// on while the node drains, until the func that it gives is called.
+func petWatchdog(ctx context.Context, tell func(string)) (stop func()) {
+	interval, err := daemon.SdWatchdogEnabled(false)
+	if err != nil || interval == 0 {
+		return func() {}
+	}
+	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	go func() {
+		t := time.NewTicker(interval / 2)
+		defer t.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-t.C:
+				tell(daemon.SdNotifyWatchdog)
+			}
+		}
+	}()
+	return cancel
 }
 
 func logger(w io.Writer, l config.Log) *slog.Logger {

@@ -157,6 +157,9 @@ func (m *Master) SetFlags(ctx context.Context, r storage.Ref, uids []storage.UID
 		out = append(out, part...)
 		return err
 	})
+	if err == nil {
+		err = m.await(ctx, 0) // no replica, but this node must still be the master
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -44,6 +44,9 @@ type Options struct {
 	OnDamage func(slot.ID, error)
 	// JournalEventsMax is how many events are kept for replicas; 0: 2,000,000.
 	JournalEventsMax int
+	// Refill says that the copy was here before: one that is empty now has lost
+	// what it had, and is a building one until it has been filled again.
+	Refill bool
 	// PackBytesMax is for tests; 0: blob's default.
 	PackBytesMax int64
 }
@@ -147,6 +150,11 @@ func (s *Slot) start() error {
 	s.dirty = hasHead && !(wasClosed && len(clean) > 0)
 	if err := s.guarded(func() error { return s.db.Delete(localKey(keyClean), pebble.Sync) }); err != nil {
 		return err
+	}
+	if s.o.Refill && !hasHead {
+		if err := s.db.Set(localKey(keyBuilding), []byte{1}, pebble.Sync); err != nil {
+			return err
+		}
 	}
 	_, building, err := s.get(localKey(keyBuilding))
 	if err != nil {

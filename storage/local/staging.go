@@ -174,7 +174,8 @@ type spaceState struct {
 }
 
 const (
-	spaceReserveBytes = 64 << 20
+	// SpaceReserveBytes is what new mail must leave free on the disk.
+	SpaceReserveBytes = 64 << 20
 	spaceCheckEvery   = time.Second
 )
 
@@ -192,13 +193,13 @@ func (g *spaceGuard) check(size int64) error {
 		}
 		st = spaceState{at: now, known: true, free: u.AvailBytes}
 	}
-	full := st.free < spaceReserveBytes+uint64(size)
+	full := st.free < SpaceReserveBytes+uint64(size)
 	if !full {
 		st.free -= uint64(size)
 	}
 	g.state <- st
 	if full {
-		return storage.Errorf(storage.ErrDiskFull, "slot folder %q: less than %d MiB would be left: free space or add a disk", g.dir, spaceReserveBytes>>20)
+		return storage.Errorf(storage.ErrDiskFull, "slot folder %q: less than %d MiB would be left: free space or add a disk", g.dir, SpaceReserveBytes>>20)
 	}
 	return nil
 }

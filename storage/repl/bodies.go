@@ -111,6 +111,8 @@ type bodyStream struct {
 	stream Replication_BodiesClient
 	count  func(bytes int)
 
+	sending sync.Mutex // held while a want is sent; never while mu is
+
 	mu    sync.Mutex    // guards all below
 	news  chan struct{} // closed and replaced when a body came, is gone, or the stream ended
 	asked map[slot.BodyRef]bool
@@ -207,11 +209,16 @@ func (b *bodyStream) tell(ref slot.BodyRef, gone bool) {
 // want asks for a body, once.
 func (b *bodyStream) want(ref slot.BodyRef) error {
 	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.asked[ref] || b.err != nil {
-		return b.err
-	}
+	asked, err := b.asked[ref], b.err
 	b.asked[ref] = true
+	b.mu.Unlock()
+	if asked || err != nil {
+		return err
+	}
+	// Not under mu: Send waits when the other end is busy sending bodies, which
+	// take() must go on taking.
+	b.sending.Lock()
+	defer b.sending.Unlock()
 	return b.stream.Send(&BodyWant{Guid: ref.GUID[:], BodyId: uint64(ref.ID)})
 }
 

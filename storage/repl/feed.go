@@ -65,22 +65,32 @@ func (f *Feed) serve(stream Replication_FollowServer, h *Hello) error {
 		return toStatus(err)
 	}
 	at := slot.Position(h.Position)
-	diverged := lineage(h.Lineage).Diverged(at, head.Lineage, head.Position)
-	transfer := h.Building || diverged
-	if !transfer {
+	w := &Welcome{Head: uint64(head.Position), Lineage: branches(head.Lineage), Transfer: h.Building}
+	w.Diverged = !h.Building && lineage(h.Lineage).Diverged(at, head.Lineage, head.Position)
+	if !w.Transfer && !w.Diverged {
 		_, _, err := f.o.Slot.JournalAfter(at, 1)
-		if transfer = errors.Is(err, storage.ErrNotFound); err != nil && !transfer {
+		switch {
+		case errors.Is(err, storage.ErrNotFound):
+			// Where the journal has events and not this one, the replica has what
+			// this master lost, or never had, in the same epoch.
+			w.Transfer, w.Diverged = true, at > head.KeptAfter
+		case errors.Is(err, storage.ErrCorrupt):
+			w.Transfer = true // the state does not need the damaged event (law 5)
+		case err != nil:
 			return toStatus(err)
 		}
 	}
-	if err := stream.Send(&FollowDown{Epoch: uint32(f.o.Epoch), Welcome: &Welcome{Head: uint64(head.Position), Lineage: branches(head.Lineage), Transfer: transfer}}); err != nil {
+	if w.Transfer = w.Transfer || w.Diverged; w.Transfer {
+		f.refill(name)
+	}
+	if err := stream.Send(&FollowDown{Epoch: uint32(f.o.Epoch), Welcome: w}); err != nil {
 		return err
 	}
-	if transfer {
+	if w.Transfer {
 		return nil // the replica fetches the state and comes back
 	}
-	f.connect(name, at, true)
-	defer f.disconnect(name)
+	conn := f.connect(name, at)
+	defer f.disconnect(name, conn)
 	ctx, cancel := context.WithCancelCause(stream.Context())
 	defer cancel(nil)
 	go func() {
@@ -91,7 +101,7 @@ func (f *Feed) serve(stream Replication_FollowServer, h *Hello) error {
 				return
 			}
 			if m.Ack != nil {
-				f.onAck(name, m.Ack)
+				f.onAck(name, conn, m.Ack)
 			}
 		}
 	}()

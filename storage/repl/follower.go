@@ -38,6 +38,9 @@ type FollowerOptions struct {
 type Follower struct {
 	o   FollowerOptions
 	log *slog.Logger
+	// refill says that this copy needs the whole state; the master is told before
+	// anything is dropped, so that it no longer counts this copy (law 1). Run's own.
+	refill bool
 
 	mu    sync.Mutex // guards all below
 	state FollowerState
@@ -134,7 +137,7 @@ func (f *Follower) follow(whole context.Context) error {
 		return err
 	}
 	hello := &Hello{Slot: uint32(f.o.Slot.ID()), Epoch: uint32(f.o.Epoch), Node: string(f.o.Node), Position: uint64(head.Position),
-		Lineage: branches(head.Lineage), Building: head.Building}
+		Lineage: branches(head.Lineage), Building: head.Building || f.refill}
 	if err := stream.Send(&FollowUp{Hello: hello}); err != nil && err != io.EOF {
 		return err
 	}
@@ -150,7 +153,8 @@ func (f *Follower) follow(whole context.Context) error {
 		return status.Errorf(codes.FailedPrecondition, "follow %s: %s is at epoch %d, this node knows %d", f.o.Slot.ID(), f.o.Master, first.Epoch, f.o.Epoch)
 	}
 	if w.Transfer {
-		if head.Lineage.Diverged(head.Position, lineage(w.Lineage), slot.Position(w.Head)) && !head.Building {
+		diverged := w.Diverged || head.Lineage.Diverged(head.Position, lineage(w.Lineage), slot.Position(w.Head))
+		if diverged && !head.Building {
 			if err := f.setAside(ctx, head, w); err != nil {
 				return err
 			}
@@ -164,7 +168,8 @@ func (f *Follower) follow(whole context.Context) error {
 			return whole.Err()
 		case <-time.After(poisonPause):
 		}
-		return f.transfer(whole)
+		f.refill = true
+		return nil
 	}
 	return err
 }
@@ -329,9 +334,11 @@ func (f *Follower) applyLoop(ctx context.Context, stream Replication_FollowClien
 }
 
 // refusesEvent says whether the error is the event's own fault, rather than the
-// disk's, the connection's or this node's.
+// disk's, the connection's or this node's. An event that does not follow the
+// head, or whose body has gone again, is settled by the next connection.
 func refusesEvent(err error) bool {
 	return !errors.Is(err, storage.ErrUnavailable) && !errors.Is(err, storage.ErrDiskFull) &&
+		!errors.Is(err, storage.ErrDiverged) && !errors.Is(err, storage.ErrNotFound) &&
 		!errors.Is(err, context.Canceled) && !errors.Is(err, context.DeadlineExceeded) && status.Code(err) == codes.Unknown
 }
 

@@ -3,6 +3,7 @@ package repl
 import (
 	"context"
 	"log/slog"
+	"math"
 	"slices"
 	"sync"
 	"time"
@@ -48,6 +49,7 @@ const (
 	recordWithin = 2 * time.Second
 	behindAfter  = time.Second // a replica that lacks what is older is not at the head
 	evictAfter   = 10 * time.Second
+	recordAgain  = time.Second // after a record whose outcome is not known
 )
 
 // Feed is the sending side of one slot at its master.
@@ -61,6 +63,8 @@ type Feed struct {
 	inSync    []slot.NodeName // whose acknowledgements count
 	waits     bool            // changes wait for one of inSync
 	protected bool            // as Raft has recorded it
+	unsure    bool            // Raft may have inSync as protecting the slot, or not
+	tryAfter  time.Duration   // when the record is tried again, while unsure
 	released  slot.Position   // the highest position that may have been acknowledged
 	waiting   int             // changes that wait
 	waitSince time.Duration   // since when, or since the last progress
@@ -71,7 +75,8 @@ type Feed struct {
 // replica is what the master knows of one follower; it outlives connections.
 type replica struct {
 	name       slot.NodeName
-	connected  int
+	conn       int // number of its newest connection: acks of older ones are stale
+	connected  bool
 	acked      slot.Position
 	bytes      uint64
 	viable     bool
@@ -94,6 +99,11 @@ func NewFeed(o FeedOptions) *Feed {
 	f := &Feed{o: o, log: o.Logger.With("slot", o.Slot.ID(), "epoch", o.Epoch), moved: make(chan struct{}),
 		replicas: map[slot.NodeName]*replica{}, protected: o.Protected, inSync: slices.Clone(o.InSync)}
 	f.waits = o.WaitForReplica && o.Protected
+	// An earlier process may have acknowledged all that is durable here.
+	head, err := o.Slot.Head()
+	if f.released = head.Position; err != nil {
+		f.released = math.MaxUint64 // not known: no replica ever holds enough to take another's place
+	}
 	return f
 }
 
@@ -166,10 +176,13 @@ func (f *Feed) fenced(higher slot.Epoch) {
 	}
 }
 
-func (f *Feed) onAck(n slot.NodeName, a *Ack) {
+func (f *Feed) onAck(n slot.NodeName, conn int, a *Ack) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	r := f.replicas[n]
+	if r.conn != conn {
+		return
+	}
 	now := f.o.Clock.Mono()
 	if slot.Position(a.Position) > r.acked || a.BytesReceived > r.bytes {
 		r.progress = now
@@ -179,27 +192,41 @@ func (f *Feed) onAck(n slot.NodeName, a *Ack) {
 	f.changed()
 }
 
-func (f *Feed) connect(n slot.NodeName, p slot.Position, viable bool) {
+// connect notes that a replica holds everything up to p, and gives the number
+// of the connection.
+func (f *Feed) connect(n slot.NodeName, p slot.Position) (conn int) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	r := f.replicas[n]
-	if r == nil {
-		r = &replica{name: n}
-		f.replicas[n] = r
-	}
-	r.connected++
-	r.acked, r.bytes, r.viable, r.progress, r.atHead = p, 0, viable, f.o.Clock.Mono(), false
-	f.changed()
+	r := f.renewed(n)
+	r.connected, r.acked, r.viable = true, p, true
+	return r.conn
 }
 
-func (f *Feed) disconnect(n slot.NodeName) {
+// refill notes, before the replica is told to, that it is about to drop its
+// state: from now on it holds nothing that it once acknowledged (law 1).
+func (f *Feed) refill(n slot.NodeName) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if r := f.replicas[n]; r != nil {
-		r.connected--
-		if r.connected == 0 {
-			r.atHead = false
-		}
+	f.renewed(n).problem = "the whole state is being fetched"
+}
+
+// renewed forgets what earlier connections of a replica said.
+func (f *Feed) renewed(n slot.NodeName) *replica {
+	conn := 1
+	if old := f.replicas[n]; old != nil {
+		conn = old.conn + 1
+	}
+	r := &replica{name: n, conn: conn, progress: f.o.Clock.Mono()}
+	f.replicas[n] = r
+	f.changed()
+	return r
+}
+
+func (f *Feed) disconnect(n slot.NodeName, conn int) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if r := f.replicas[n]; r.conn == conn {
+		r.connected, r.atHead = false, false
 	}
 	f.changed()
 }
@@ -220,7 +247,7 @@ func (f *Feed) State() (protected bool, replicas []ReplicaState) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for _, r := range f.replicas {
-		replicas = append(replicas, ReplicaState{Node: r.name, Connected: r.connected > 0, Acked: r.acked, Viable: r.viable,
+		replicas = append(replicas, ReplicaState{Node: r.name, Connected: r.connected, Acked: r.acked, Viable: r.viable,
 			Problem: r.problem, InSync: slices.Contains(f.inSync, r.name) && f.protected, Lag: f.lag(r)})
 	}
 	slices.SortFunc(replicas, func(a, b ReplicaState) int {

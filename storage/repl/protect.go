@@ -33,11 +33,15 @@ func (f *Feed) tick(ctx context.Context) {
 	f.observe(head.Position, now)
 	stalled := f.waits && f.waiting > 0 && f.stalled(now)
 	ready := f.candidates(now)
+	unsure, again := f.unsure, f.unsure && now >= f.tryAfter
 	f.mu.Unlock()
 	switch {
 	case !f.o.WaitForReplica:
 	case stalled:
 		f.goAlone(ctx)
+	case again:
+		f.recordProtected(ctx)
+	case unsure:
 	case len(ready) > 0 && !f.isProtected():
 		f.protect(ctx, ready)
 	case f.isProtected():
@@ -71,7 +75,7 @@ func (f *Feed) observe(head slot.Position, now time.Duration) {
 	}
 	f.heads = slices.Delete(f.heads, 0, drop)
 	for _, r := range f.replicas {
-		at := r.connected > 0 && r.viable && f.lag(r) < behindAfter
+		at := r.connected && r.viable && f.lag(r) < behindAfter
 		if at && !r.atHead {
 			r.atHeadFrom = now
 		}
@@ -84,7 +88,7 @@ func (f *Feed) observe(head slot.Position, now time.Duration) {
 func (f *Feed) stalled(now time.Duration) bool {
 	last := f.waitSince
 	for _, n := range f.inSync {
-		if r := f.replicas[n]; r != nil && r.viable && r.connected > 0 {
+		if r := f.replicas[n]; r != nil && r.viable && r.connected {
 			last = max(last, r.progress)
 		}
 	}
@@ -108,7 +112,7 @@ func (f *Feed) candidates(now time.Duration) []slot.NodeName {
 func (f *Feed) goAlone(ctx context.Context) {
 	f.mu.Lock()
 	since := max(f.acked(), f.released)
-	was := f.protected
+	was := f.protected || f.unsure
 	f.mu.Unlock()
 	if was || f.o.Recorder.RecordedProtected(f.o.Slot.ID(), f.o.Epoch) {
 		rctx, cancel := context.WithTimeout(ctx, recordWithin)
@@ -118,7 +122,7 @@ func (f *Feed) goAlone(ctx context.Context) {
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.waits, f.protected, f.inSync = false, false, nil
+	f.waits, f.protected, f.unsure, f.inSync = false, false, false, nil
 	for _, r := range f.replicas {
 		r.atHead = false
 	}
@@ -133,23 +137,33 @@ func (f *Feed) protect(ctx context.Context, names []slot.NodeName) {
 	f.waitSince = f.o.Clock.Mono()
 	goal := f.released
 	f.mu.Unlock()
-	ok := f.reach(ctx, goal, names)
-	if ok {
-		rctx, cancel := context.WithTimeout(ctx, recordWithin)
-		err := f.o.Recorder.SetProtected(rctx, f.o.Slot.ID(), f.o.Epoch, names)
-		cancel()
-		ok = err == nil
-		if err != nil {
-			f.log.Debug("slot not recorded as protected", "err", err)
-		}
+	if f.reach(ctx, goal, names) {
+		f.recordProtected(ctx)
+		return
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if ok {
-		f.protected = true
-		f.log.Info("slot protected", "in_sync", names)
+	f.waits, f.inSync = false, nil
+	f.changed()
+}
+
+// recordProtected records the in-sync replicas, for which changes wait already.
+// While it is not known whether Raft has the record, they go on waiting: a plan
+// that rests on it would else lose what was acknowledged meanwhile (law 1).
+func (f *Feed) recordProtected(ctx context.Context) {
+	f.mu.Lock()
+	names := slices.Clone(f.inSync)
+	f.mu.Unlock()
+	rctx, cancel := context.WithTimeout(ctx, recordWithin)
+	err := f.o.Recorder.SetProtected(rctx, f.o.Slot.ID(), f.o.Epoch, names)
+	cancel()
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.protected, f.unsure = err == nil, err != nil; f.unsure {
+		f.tryAfter = f.o.Clock.Mono() + recordAgain
+		f.log.Debug("not known whether the slot is recorded as protected", "in_sync", names, "err", err)
 	} else {
-		f.waits, f.inSync = false, nil
+		f.log.Info("slot protected", "in_sync", names)
 	}
 	f.changed()
 }
@@ -184,33 +198,30 @@ func (f *Feed) reach(ctx context.Context, p slot.Position, names []slot.NodeName
 // those that are gone while another holds everything acknowledged.
 func (f *Feed) adjust(ctx context.Context, ready []slot.NodeName, now time.Duration) {
 	f.mu.Lock()
-	var keep, gone []slot.NodeName
+	var keep []slot.NodeName
 	for _, n := range f.inSync {
 		r := f.replicas[n]
 		if r != nil && r.viable && (r.atHead || now-r.progress < evictAfter) {
 			keep = append(keep, n)
-		} else {
-			gone = append(gone, n)
 		}
 	}
-	safe := false
-	for _, n := range keep {
-		safe = safe || f.replicas[n].acked >= f.released
+	// A replica that goes takes what only it has with it: another that stays must
+	// hold everything acknowledged, and from now on only those that stay count,
+	// whatever becomes of the record.
+	base := f.inSync
+	if slices.ContainsFunc(keep, func(n slot.NodeName) bool { return f.replicas[n].acked >= f.released }) {
+		base = keep
 	}
-	want := slices.Clone(f.inSync)
-	if safe && len(gone) > 0 {
-		want = keep
-	}
+	want := slices.Clone(base)
 	for _, n := range ready {
 		if !slices.Contains(want, n) {
 			want = append(want, n)
 		}
 	}
 	slices.Sort(want)
-	same := slices.Equal(want, f.inSync) || len(want) == 0
-	before := f.inSync
-	if !same && len(gone) > 0 {
-		f.inSync = keep // those that go no longer count, before Raft forgets them
+	same := slices.Equal(want, f.inSync) || len(base) == 0
+	if !same {
+		f.inSync = base
 	}
 	f.mu.Unlock()
 	if same {
@@ -224,10 +235,8 @@ func (f *Feed) adjust(ctx context.Context, ready []slot.NodeName, now time.Durat
 	if err == nil {
 		f.inSync = want
 		f.log.Info("in-sync replicas changed", "in_sync", want)
-	} else if !slices.Equal(f.inSync, before) {
-		// Whether Raft forgot them is not known: neither set may count a replica
-		// that the other lacks, and keep is in both.
-		f.log.Debug("in-sync change not recorded", "err", err)
+	} else {
+		f.log.Debug("in-sync change not recorded", "in_sync", want, "err", err)
 	}
 	f.changed()
 }

@@ -433,6 +433,7 @@ type Welcome struct {
 	Lineage       []*Branch              `protobuf:"bytes,2,rep,name=lineage,proto3" json:"lineage,omitempty"`
 	Transfer      bool                   `protobuf:"varint,3,opt,name=transfer,proto3" json:"transfer,omitempty"` // the journal does not reach back to the replica's position
 	Features      []string               `protobuf:"bytes,4,rep,name=features,proto3" json:"features,omitempty"`
+	Diverged      bool                   `protobuf:"varint,5,opt,name=diverged,proto3" json:"diverged,omitempty"` // the replica holds events that the master never had
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -493,6 +494,13 @@ func (x *Welcome) GetFeatures() []string {
 		return x.Features
 	}
 	return nil
+}
+
+func (x *Welcome) GetDiverged() bool {
+	if x != nil {
+		return x.Diverged
+	}
+	return false
 }
 
 type Heartbeat struct {
@@ -1058,12 +1066,13 @@ const file_repl_proto_rawDesc = "" +
 	"\tEventPart\x12\x12\n" +
 	"\x04data\x18\x01 \x01(\fR\x04data\x12\x16\n" +
 	"\x06crc32c\x18\x02 \x01(\aR\x06crc32c\x12\x12\n" +
-	"\x04last\x18\x03 \x01(\bR\x04last\"\x89\x01\n" +
+	"\x04last\x18\x03 \x01(\bR\x04last\"\xa5\x01\n" +
 	"\aWelcome\x12\x12\n" +
 	"\x04head\x18\x01 \x01(\x06R\x04head\x122\n" +
 	"\alineage\x18\x02 \x03(\v2\x18.mailnode.repl.v1.BranchR\alineage\x12\x1a\n" +
 	"\btransfer\x18\x03 \x01(\bR\btransfer\x12\x1a\n" +
-	"\bfeatures\x18\x04 \x03(\tR\bfeatures\"\xad\x01\n" +
+	"\bfeatures\x18\x04 \x03(\tR\bfeatures\x12\x1a\n" +
+	"\bdiverged\x18\x05 \x01(\bR\bdiverged\"\xad\x01\n" +
 	"\tHeartbeat\x12\x12\n" +
 	"\x04head\x18\x01 \x01(\x06R\x04head\x12\"\n" +
 	"\rslot_clock_ms\x18\x02 \x01(\x04R\vslotClockMs\x12\x18\n" +

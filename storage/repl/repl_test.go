@@ -98,7 +98,7 @@ func newSide(t *testing.T, name slot.NodeName) *side {
 	t.Helper()
 	r := local.NewResources(8 << 20)
 	t.Cleanup(r.Close)
-	s := &side{t: t, name: name, fs: vfs.NewMem(), spool: &storage.SpoolDir{FS: vfs.NewMem(), Dir: "/"}}
+	s := &side{t: t, name: name, fs: vfs.NewCrashableMem(), spool: &storage.SpoolDir{FS: vfs.NewMem(), Dir: "/"}}
 	s.o = local.Options{FS: s.fs, Dir: "/slots/s003", Cluster: "test", Slot: 3, Logger: slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug})),
 		Clock: storage.SystemClock(), Resources: r, Passwords: local.NewPasswords(2)}
 	var err error
@@ -436,4 +436,27 @@ func TestLaw04HigherEpochFencesTheMaster(t *testing.T) {
 	a := n1.account("u1@example.test")
 	n2.follow(n1, 2)
 	eventually(t, "fenced", func() bool { return n1.deliver(a, "x\r\n") != nil })
+}
+
+// reopen closes the copy and opens it as it lies on fs.
+func (s *side) reopen(fs *vfs.MemFS) {
+	s.t.Helper()
+	err := s.copy.Close()
+	s.fs, s.o.FS = fs, fs
+	if err == nil {
+		s.copy, err = local.Open(s.o)
+	}
+	if err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+func journalKeyAfter(p slot.Position) []byte { return event.JournalKey(p + 1) }
+
+func (s *side) get(key []byte) (value []byte, found bool, err error) {
+	err = s.copy.Inspect(func(x local.Snapshot) error {
+		value, found, err = x.Get(key)
+		return err
+	})
+	return value, found, err
 }

@@ -24,42 +24,39 @@ func (f *Follower) transfer(ctx context.Context) error {
 		*s = FollowerState{Connected: true, Problem: "the whole state is being fetched"}
 	})
 	s := f.o.Slot
-	if err := s.BeginImport(ctx); err != nil {
-		return err
-	}
 	stream, err := f.o.Client.State(ctx, &StateRequest{Slot: uint32(s.ID()), Epoch: uint32(f.o.Epoch)})
 	if err != nil {
 		return err
 	}
+	// What is here is dropped only when the master has begun to give what
+	// replaces it.
+	fr, err := stream.Recv()
+	if err != nil {
+		return fmt.Errorf("state of %s: %w", s.ID(), err)
+	}
+	if err := s.BeginImport(ctx); err != nil {
+		return err
+	}
 	var own []event.Record // the slot's own records: written last, they say where the state stands
 	records := 0
-	for last := false; !last; {
-		fr, err := stream.Recv()
-		if err == io.EOF {
-			return fmt.Errorf("state of %s: %w", s.ID(), io.ErrUnexpectedEOF)
-		}
+	for {
+		recs, slots, err := f.stateFrame(fr)
 		if err != nil {
 			return err
 		}
-		if slot.Epoch(fr.Epoch) < f.o.Epoch || stateChecksum(fr.Records) != fr.Crc32C {
-			return storage.Errorf(storage.ErrCorrupt, "state of %s: a frame of epoch %d with a wrong checksum or an old epoch", s.ID(), fr.Epoch)
-		}
-		recs := make([]event.Record, 0, len(fr.Records))
-		for _, r := range fr.Records {
-			switch {
-			case len(r.Key) == 0 || !isState(r.Key[0]):
-				return storage.Errorf(storage.ErrCorrupt, "state of %s: a record that is no state", s.ID())
-			case r.Key[0] == event.PrefixSlot:
-				own = append(own, event.Record{Key: r.Key, Value: r.Value})
-			default:
-				recs = append(recs, event.Record{Key: r.Key, Value: r.Value})
-			}
-		}
-		records += len(recs)
+		own, records = append(own, slots...), records+len(recs)
 		if err := s.ImportRecords(ctx, recs); err != nil {
 			return err
 		}
-		last = fr.Last
+		if fr.Last {
+			break
+		}
+		if fr, err = stream.Recv(); err == io.EOF {
+			err = io.ErrUnexpectedEOF
+		}
+		if err != nil {
+			return fmt.Errorf("state of %s: %w", s.ID(), err)
+		}
 	}
 	bodies, err := f.fetchBodies(ctx)
 	if err != nil {
@@ -68,8 +65,28 @@ func (f *Follower) transfer(ctx context.Context) error {
 	if err := s.FinishImport(ctx, own); err != nil {
 		return err
 	}
+	f.refill = false
 	f.log.Info("state fetched", "records", records, "bodies", bodies, "took", (f.o.Clock.Mono() - began).Round(time.Millisecond))
 	return nil
+}
+
+// stateFrame checks a frame and gives its records, those of the slot itself apart.
+func (f *Follower) stateFrame(fr *StateFrame) (recs, own []event.Record, err error) {
+	id := f.o.Slot.ID()
+	if slot.Epoch(fr.Epoch) < f.o.Epoch || stateChecksum(fr.Records) != fr.Crc32C {
+		return nil, nil, storage.Errorf(storage.ErrCorrupt, "state of %s: a frame of epoch %d with a wrong checksum or an old epoch", id, fr.Epoch)
+	}
+	for _, r := range fr.Records {
+		switch {
+		case len(r.Key) == 0 || !isState(r.Key[0]):
+			return nil, nil, storage.Errorf(storage.ErrCorrupt, "state of %s: a record that is no state", id)
+		case r.Key[0] == event.PrefixSlot:
+			own = append(own, event.Record{Key: r.Key, Value: r.Value})
+		default:
+			recs = append(recs, event.Record{Key: r.Key, Value: r.Value})
+		}
+	}
+	return recs, own, nil
 }
 
 func isState(prefix byte) bool {
@@ -115,8 +132,12 @@ type wantedBody struct {
 
 func (x *bodyFetch) add(ref slot.BodyRef, live bool) error {
 	x.batch = append(x.batch, wantedBody{ref, live})
-	if err := x.b.want(ref); err != nil {
+	if staged, err := x.f.o.Slot.HasBody(ref); err != nil {
 		return err
+	} else if !staged {
+		if err := x.b.want(ref); err != nil {
+			return err
+		}
 	}
 	if len(x.batch) < wantedMax {
 		return nil
