@@ -194,7 +194,7 @@ func (u userBook) call(ctx context.Context, a slot.Address, c *rpc.AccountCall, 
 		return sl, err
 	}
 	c.Address = string(a)
-	return sl, unknownOr(u.n.account(ctx, sl.ID, c, into), sl)
+	return sl, u.n.unknownOr(u.n.account(ctx, sl.ID, c, into), sl)
 }
 
 func showUser(a storage.Account, sl cluster.Slot) admin.User {

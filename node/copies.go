@@ -7,16 +7,15 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"time"
 
 	"mailnode/failover"
 	"mailnode/node/admin"
-	"mailnode/node/config"
 	"mailnode/node/monitor"
 	"mailnode/node/rpc"
 	"mailnode/raftfsm/cluster"
-	"mailnode/storage"
 	"mailnode/storage/local"
 	"mailnode/storage/repl"
 	"mailnode/storage/slot"
@@ -209,8 +208,21 @@ func (k *keeper) openCopy() bool {
 	if err != nil {
 		k.copy = nil
 		k.log.Error("slot refused", "err", err)
+		return false
 	}
-	return err == nil
+	names, err := s.Quarantined()
+	k.n.logErr("look into quarantine", err)
+	for _, name := range names {
+		if strings.HasPrefix(name, "diverged-") { // set aside before this start; a person has not looked yet
+			k.setAside(name)
+		}
+	}
+	return true
+}
+
+func (k *keeper) setAside(name string) {
+	k.n.setCondition(monitor.CopyDiverged, k.id.String(), fmt.Errorf("this copy held what the new master never saw; it is kept in %s",
+		filepath.Join(k.n.cfg.Node.Data, "slots", k.id.String(), "quarantine", name)))
 }
 
 // remember notes that this node has a copy of a slot. A folder that is gone
@@ -234,15 +246,48 @@ func (n *Node) onDamage(id slot.ID, err error) {
 	n.setCondition(monitor.MessageMissing, id.String(), err)
 }
 
-// end leaves the role.
+// end leaves the role. It may be called from any goroutine but the role's own.
 func (k *keeper) end() {
+	k.ending.Lock()
+	defer k.ending.Unlock()
 	k.mu.Lock()
 	leave := k.leave
-	k.master, k.feed, k.follower, k.leave, k.role, k.epoch = nil, nil, nil, nil, failover.RoleNone, 0
+	k.term++
+	k.master, k.feed, k.follower, k.leave, k.role, k.epoch, k.waiting = nil, nil, nil, nil, failover.RoleNone, 0, ""
 	k.mu.Unlock()
 	if leave != nil {
 		leave()
 	}
+}
+
+// fenced ends a master that was told of a higher epoch, by whomever. Whether it
+// serves on is asked anew: of a leader with a quorum.
+func (k *keeper) fenced(higher slot.Epoch) {
+	k.mu.Lock()
+	over := k.role == failover.RoleMaster && k.epoch < higher
+	k.mu.Unlock()
+	if over {
+		k.log.Warn("told of a higher epoch: this node stops serving the slot", "higher", higher)
+		k.end()
+		k.wake()
+	}
+}
+
+// take makes a role's parts seen, unless the role was ended while it began: then
+// what was known when it began is no longer so.
+func (k *keeper) take(term uint64, leave func(), set func()) error {
+	k.mu.Lock()
+	over := k.term != term
+	if !over {
+		k.leave = leave
+		set()
+	}
+	k.mu.Unlock()
+	if over {
+		leave()
+		return errors.New("the role was ended while it began")
+	}
+	return nil
 }
 
 // converge takes the role that Raft says; false asks to be called again soon.
@@ -256,7 +301,7 @@ func (k *keeper) converge(ctx context.Context, sl cluster.Slot) bool {
 		want = failover.RoleReplica
 	}
 	k.mu.Lock()
-	same := k.role == want && k.epoch == sl.Epoch && (want != failover.RoleMaster || k.master != nil)
+	same := k.role == want && k.epoch == sl.Epoch && (want == failover.RoleNone || k.leave != nil)
 	k.mu.Unlock()
 	if same {
 		return true
@@ -264,170 +309,41 @@ func (k *keeper) converge(ctx context.Context, sl cluster.Slot) bool {
 	k.end()
 	k.mu.Lock()
 	k.role, k.epoch = want, sl.Epoch
+	term := k.term
 	k.mu.Unlock()
 	defer k.n.tellSoon()
+	var err error
 	switch want {
 	case failover.RoleMaster:
-		if err := k.lead(ctx, sl); err != nil {
-			k.log.Info("slot not served yet", "epoch", sl.Epoch, "err", err)
-			var lost lostEvents
-			k.mu.Lock()
-			k.waiting, k.lost = err.Error(), nil
-			if errors.As(err, &lost) {
-				k.lost = lost
-			}
-			k.mu.Unlock()
-			return false
-		}
+		err = k.lead(ctx, sl, term)
 	case failover.RoleReplica:
-		if err := k.follow(ctx, sl); err != nil {
-			k.log.Warn("slot not followed", "err", err)
-			return false
-		}
+		err = k.follow(ctx, sl, term)
 	}
-	return true
+	if err == nil {
+		return true
+	}
+	k.log.Info("role not taken yet", "role", want, "epoch", sl.Epoch, "err", err)
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.term == term && want == failover.RoleMaster {
+		k.waiting = err.Error()
+	}
+	return false
 }
 
-func (k *keeper) follow(ctx context.Context, sl cluster.Slot) error {
+func (k *keeper) follow(ctx context.Context, sl cluster.Slot, term uint64) error {
 	conn, err := k.n.peers.conn(sl.Master)
 	if err != nil {
 		return err
 	}
 	f := repl.NewFollower(repl.FollowerOptions{
 		Slot: k.copy, Node: k.n.cfg.Node.Name, Master: sl.Master, Epoch: sl.Epoch, Client: repl.NewReplicationClient(conn),
-		Spool: k.n.spool, Clock: k.n.clock, Logger: k.n.log, OnFenced: k.wake,
-		OnSetAside: func(name string) {
-			k.n.setCondition(monitor.CopyDiverged, k.id.String(), fmt.Errorf("this copy held what the new master never saw; it is kept in %s",
-				filepath.Join(k.n.cfg.Node.Data, "slots", k.id.String(), "quarantine", name)))
-		},
+		Spool: k.n.spool, Clock: k.n.clock, Logger: k.n.log, OnFenced: k.wake, OnSetAside: k.setAside,
 	})
 	ctx, cancel := context.WithCancel(ctx)
 	var wg sync.WaitGroup
 	wg.Go(func() { f.Run(ctx) })
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	k.follower, k.waiting, k.lost = f, "", nil
-	k.leave = func() { cancel(); wg.Wait() }
-	return nil
-}
-
-// lead serves the slot, after the checks of DESIGN section 6.
-func (k *keeper) lead(ctx context.Context, sl cluster.Slot) error {
-	sl, err := k.mayServe(ctx, sl)
-	if err != nil {
-		return err
-	}
-	feed := repl.NewFeed(repl.FeedOptions{
-		Slot: k.copy, Epoch: sl.Epoch, Protected: sl.Protected, InSync: sl.InSync, AckTimeout: k.n.cfg.Replication.AckTimeout,
-		WaitForReplica: k.n.cfg.Replication.Ack == config.AckReplica && len(sl.Replicas) > 0,
-		Recorder:       recorder{k.n}, Clock: k.n.clock, Logger: k.n.log, OnFenced: func(slot.Epoch) { k.wake() },
-	})
-	m, err := k.copy.Serve(ctx, sl.Epoch, sl.Unclean, pauseGate{k.n, feed})
-	if err != nil {
-		return err
-	}
-	ctx, cancel := context.WithCancel(ctx)
-	var wg sync.WaitGroup
-	wg.Go(func() { feed.Run(ctx) })
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	k.master, k.feed, k.waiting, k.lost = m, feed, "", nil
-	k.leave = func() { m.Stop(); feed.Close(); cancel(); wg.Wait() }
-	k.log.Info("slot served", "epoch", sl.Epoch, "unclean", sl.Unclean)
-	return nil
-}
-
-// pauseAfter is the gap between two ticks after which this process was stopped.
-const pauseAfter = 2 * time.Second
-
-// pauseGate withholds acknowledgements from the moment at which this process
-// goes on after a pause until it knows that its epochs are still its own.
-type pauseGate struct {
-	n    *Node
-	feed *repl.Feed
-}
-
-// Await implements local.Gate.
-func (g pauseGate) Await(ctx context.Context, p slot.Position) error {
-	if err := g.feed.Await(ctx, p); err != nil {
-		return err
-	}
-	if g.n.clock.Mono()-time.Duration(g.n.lastTick.Load()) >= pauseAfter {
-		return storage.Errorf(storage.ErrUnavailable, "this node was paused: it asks first whether it is still the master")
-	}
-	return nil
-}
-
-const (
-	freshWithin = 2 * time.Second
-	compareWith = 500 * time.Millisecond // a copy that is believed alive answers sooner
-)
-
-// mayServe proves that the epoch is still this node's, by a leader with a
-// quorum, and that no copy that answers is ahead: what one has more is taken
-// from it first. It gives the slot as Raft has it now.
-func (k *keeper) mayServe(ctx context.Context, sl cluster.Slot) (cluster.Slot, error) {
-	fctx, cancel := context.WithTimeout(ctx, freshWithin)
-	defer cancel()
-	if err := k.n.fresh(fctx); err != nil {
-		return sl, fmt.Errorf("waits for a quorum that says whether epoch %d is still this node's: %w", sl.Epoch, err)
-	}
-	now, _ := k.n.raft.State().Slot(k.id)
-	if now.Master != k.n.cfg.Node.Name || now.Epoch != sl.Epoch {
-		return sl, fmt.Errorf("epoch %d is over", sl.Epoch)
-	}
-	if k.copy.Building() {
-		return sl, lostEvents{errors.New("this copy is empty or half filled, and its node is the slot's master")}
-	}
-	var wg sync.WaitGroup
-	answers := make([]failover.CopyAnswer, len(now.Replicas))
-	for i, r := range now.Replicas {
-		wg.Go(func() {
-			actx, cancel := context.WithTimeout(ctx, compareWith)
-			defer cancel()
-			if got, err := k.n.Ask(actx, r, []slot.ID{k.id}); err == nil && len(got) == 1 {
-				answers[i] = got[0]
-			}
-		})
-	}
-	wg.Wait()
-	for i, a := range answers {
-		if err := k.compare(ctx, now, now.Replicas[i], a); err != nil {
-			return sl, err
-		}
-	}
-	return now, nil
-}
-
-// lostEvents says that this node's copy lacks what it once had in this epoch:
-// what clients were shown would be given out again (law 2). The slot stays down
-// and is proposed; a new epoch has numbers of its own.
-type lostEvents struct{ error }
-
-// compare looks at what another copy has more than this one. A copy that begins
-// a new epoch takes it first; one that served this epoch before has lost it.
-func (k *keeper) compare(ctx context.Context, sl cluster.Slot, other slot.NodeName, a failover.CopyAnswer) error {
-	head, err := k.copy.Head()
-	if err != nil {
-		return err
-	}
-	switch {
-	case !a.Viable || a.Position <= head.Position:
-		return nil
-	case a.Lineage > sl.Epoch:
-		return fmt.Errorf("%s has seen epoch %d, Raft here knows %d", other, a.Lineage, sl.Epoch)
-	case a.Lineage == sl.Epoch:
-		return lostEvents{fmt.Errorf("%s holds events up to %s, this copy ends at %s: it has lost events that it had", other, a.Position, head.Position)}
-	}
-	conn, err := k.n.peers.conn(other)
-	if err != nil {
-		return err
-	}
-	k.log.Warn("another copy is ahead: its events are taken first", "from", other, "here", head.Position, "there", a.Position)
-	if _, err := repl.CatchUp(ctx, k.copy, repl.NewReplicationClient(conn), k.n.spool); err != nil {
-		return fmt.Errorf("%s holds %s, this copy %s, and the difference cannot be had: %w", other, a.Position, head.Position, err)
-	}
-	return nil
+	return k.take(term, func() { cancel(); wg.Wait() }, func() { k.follower, k.lost = f, nil })
 }
 
 // report describes the copy for other nodes.
@@ -454,14 +370,20 @@ func (k *keeper) report() failover.CopyReport {
 		r.Failed = err.Error()
 		return r
 	}
+	if k.lost != nil && k.role == failover.RoleMaster {
+		r.Failed = k.lost.Error()
+	}
 	r.Position, r.Lineage, r.Building = head.Position, head.Lineage.Last(), head.Building
+	if sl, ok := k.n.State().Slot(k.id); ok && k.role == failover.RoleReplica && len(head.Lineage) == 0 && begun(sl) {
+		r.Building = true // a new disk in an old place: it never held anything
+	}
 	r.Counters = failover.Counters{Events: head.Position.N(), Messages: head.Births, Bytes: head.Bytes}
 	r.Viable = !head.Building && head.Position > 0 && r.Failed == "" // an empty copy proves nothing
 	r.Head, r.HeadCount = head.Position, r.Counters
 	if k.follower != nil {
 		st := k.follower.State()
 		r.InSync, r.LagMs = st.Counted, int64(st.LagMs)
-		r.Quarantined = st.Connected && !st.Viable && !head.Building
+		r.Quarantined = st.Connected && !st.Viable && !r.Building
 		r.Viable = r.Viable && !r.Quarantined
 		if st.Head > head.Position {
 			r.Head = st.Head

@@ -88,11 +88,50 @@ func (n *Node) report(ctx context.Context, seq uint64, lastWords string) {
 		others++
 		go func() {
 			defer func() { sent <- struct{}{} }()
-			client.Report(ctx, &rpc.Json{Body: b})
+			if reply, err := client.Report(ctx, &rpc.Json{Body: b}); err == nil {
+				n.hearEnded(reply.Body)
+			}
 		}()
 	}
 	for range others {
 		<-sent
+	}
+}
+
+// endedEpoch tells a master whose epoch is over of the one that Raft has now. A
+// node whose Raft has stopped hears of it in no other way.
+type endedEpoch struct {
+	Slot  slot.ID    `json:"slot"`
+	Epoch slot.Epoch `json:"epoch"`
+}
+
+// ended lists what the sender of a report serves although Raft gave it away.
+func (n *Node) ended(r failover.Report) []endedEpoch {
+	var out []endedEpoch
+	st := n.State()
+	for _, c := range r.Slots {
+		if sl, ok := st.Slot(c.Slot); ok && c.Role == failover.RoleMaster && c.Epoch < sl.Epoch {
+			out = append(out, endedEpoch{Slot: c.Slot, Epoch: sl.Epoch})
+		}
+	}
+	return out
+}
+
+// hearEnded stops what another node says is over (DESIGN section 6: whoever is
+// told a higher epoch, by anyone, stops at once).
+func (n *Node) hearEnded(body []byte) {
+	if len(body) == 0 {
+		return
+	}
+	var list []endedEpoch
+	if err := json.Unmarshal(body, &list); err != nil {
+		n.log.Warn("read answer to a report", "err", err)
+		return
+	}
+	for _, e := range list {
+		if k := n.copies.keeper(e.Slot); k != nil {
+			k.fenced(e.Epoch)
+		}
 	}
 }
 
@@ -241,6 +280,7 @@ func (n *Node) watch(ctx context.Context) {
 		for _, p := range st.Proposals {
 			n.conditions.Put(p.State == cluster.Open, monitor.ProposalOpen, p.ID, p.Reason)
 		}
+		n.forget(st)
 		for _, sl := range st.Slots {
 			n.watchSlot(sl)
 		}
@@ -249,6 +289,23 @@ func (n *Node) watch(ctx context.Context) {
 			n.conditions.Put(u.AvailBytes < local.SpaceReserveBytes, monitor.DiskFull, n.cfg.Node.Data, "")
 		}
 	})
+}
+
+// forget clears conditions about what Raft no longer knows: closed proposals are
+// kept for a while only, and members leave.
+func (n *Node) forget(st *cluster.State) {
+	for _, c := range n.conditions.List() {
+		known := true
+		switch c.Name {
+		case monitor.ProposalOpen:
+			_, known = st.Proposal(c.About)
+		case monitor.NodeSilent:
+			_, known = st.Member(slot.NodeName(c.About))
+		}
+		if !known {
+			n.conditions.Clear(c.Name, c.About)
+		}
+	}
 }
 
 // watchSlot keeps the conditions about one slot, on the nodes that hold it.
@@ -267,17 +324,24 @@ func (n *Node) watchSlot(sl cluster.Slot) {
 	waits := n.cfg.Replication.Ack == config.AckReplica && len(sl.Replicas) > 0
 	n.conditions.Put(mine && waits && !sl.Protected, monitor.SlotUnprotected, about, "")
 	n.conditions.Put(mine && len(sl.Replicas) == 0, monitor.SlotNoReplicas, about, "")
-	feed := n.copies.Feed(sl.ID)
+	n.conditions.Put(len(sl.Replicas) > 0 && k.replicasLate(), monitor.ReplicaLagPage, about, "")
+}
+
+// replicasLate says whether no replica is less than five minutes behind. One that
+// was never heard since this node serves the slot lacks everything since then.
+func (k *keeper) replicasLate() bool {
+	k.mu.Lock()
+	feed, servedAt := k.feed, k.servedAt
+	k.mu.Unlock()
 	if feed == nil {
-		n.conditions.Clear(monitor.ReplicaLagPage, about)
-		return
+		return false
 	}
 	_, replicas := feed.State()
-	late := len(sl.Replicas) > 0
-	for _, rep := range replicas {
-		late = late && rep.Lag >= lagPageAfter
+	late := len(replicas) > 0 || k.n.clock.Mono()-servedAt >= lagPageAfter
+	for _, r := range replicas {
+		late = late && r.Lag >= lagPageAfter
 	}
-	n.conditions.Put(late && len(replicas) > 0, monitor.ReplicaLagPage, about, "")
+	return late
 }
 
 // Serving implements failover.Serving.
@@ -286,5 +350,5 @@ func (n *Node) Serving(ctx context.Context, node slot.NodeName, id slot.ID, epoc
 	if err != nil || len(got) != 1 {
 		return false, err
 	}
-	return got[0].Serving && got[0].Epoch == epoch, nil
+	return got[0].Serving && got[0].Epoch >= epoch, nil
 }

@@ -79,14 +79,21 @@ const drainTimeout = 10 * time.Second
 // that what was accepted is answered; then the copies, each marked clean; Raft
 // and the peer port last. ready is called when everything is open.
 func Run(ctx context.Context, cfg config.Config, log *slog.Logger, version string, ready func()) error {
-	n := &Node{cfg: cfg, log: log.With("node", cfg.Node.Name), version: version, clock: storage.SystemClock(), fs: vfs.Default, boot: newBoot(), reportNow: make(chan struct{}, 1)}
+	return newNode(cfg, log, version).run(ctx, ready)
+}
+
+func newNode(cfg config.Config, log *slog.Logger, version string) *Node {
+	return &Node{cfg: cfg, log: log.With("node", cfg.Node.Name), version: version, clock: storage.SystemClock(), fs: vfs.Default, boot: newBoot(), reportNow: make(chan struct{}, 1)}
+}
+
+func (n *Node) run(ctx context.Context, ready func()) error {
 	if err := n.open(); err != nil {
 		return err
 	}
 	work, stopWork := context.WithCancel(context.Background())
 	err := n.start(work)
 	if err == nil {
-		n.log.Info("node serves", "version", version, "peer", cfg.Node.PeerAdvertise)
+		n.log.Info("node serves", "version", n.version, "peer", n.cfg.Node.PeerAdvertise)
 		ready()
 		<-ctx.Done()
 		n.log.Info("node stops")

@@ -33,6 +33,10 @@ func (n *Node) home(a slot.Address) (cluster.Slot, error) {
 	return sl, nil
 }
 
+// accountWithin bounds an account call at another node: one that died without a
+// word is noticed by keepalives only later, and clients wait.
+const accountWithin = 8 * time.Second
+
 // account runs an account call at the slot's master.
 func (n *Node) account(ctx context.Context, id slot.ID, call *rpc.AccountCall, into any) error {
 	sl, ok := n.State().Slot(id)
@@ -55,6 +59,8 @@ func (n *Node) account(ctx context.Context, id slot.ID, call *rpc.AccountCall, i
 	if err != nil {
 		return storage.Errorf(storage.ErrUnavailable, "slot %s: %w", id, err)
 	}
+	ctx, cancel := context.WithTimeout(ctx, accountWithin)
+	defer cancel()
 	r, err := client.Account(ctx, call)
 	if err != nil {
 		return storage.Errorf(storage.ErrUnavailable, "slot %s: its master %s does not answer: %w", id, sl.Master, err)
@@ -114,16 +120,22 @@ func (n *Node) Resolve(ctx context.Context, a slot.Address) (lmtpd.Recipient, er
 	}
 	var rec storage.Address
 	if err := n.account(ctx, sl.ID, &rpc.AccountCall{Verb: "resolve", Address: string(a)}, &rec); err != nil {
-		return lmtpd.Recipient{}, unknownOr(err, sl)
+		return lmtpd.Recipient{}, n.unknownOr(err, sl)
 	}
 	return lmtpd.Recipient{Address: a, Account: rec.Account, Slot: rec.Slot}, nil
 }
 
 // unknownOr makes "unknown" of an address a temporary error while the slot has
-// an open loss: the users of the last days may be the ones that are missing.
-func unknownOr(err error, sl cluster.Slot) error {
-	if errors.Is(err, storage.ErrNotFound) && sl.OpenLoss != nil {
+// an open loss: the users of the last days may be the ones that are missing; and
+// while this node is cut off from the quorum: another master may know them.
+func (n *Node) unknownOr(err error, sl cluster.Slot) error {
+	switch {
+	case !errors.Is(err, storage.ErrNotFound):
+		return err
+	case sl.OpenLoss != nil:
 		return storage.Errorf(storage.ErrUnavailable, "slot %s has an open loss: who is unknown there may only be missing", sl.ID)
+	case n.raft == nil || !n.raft.Quorum():
+		return storage.Errorf(storage.ErrUnavailable, "slot %s: this node has no quorum: who is unknown here may be known elsewhere", sl.ID)
 	}
 	return err
 }
@@ -241,8 +253,11 @@ func (n *Node) Login(ctx context.Context, user, password string) (storage.Store,
 	}
 	rec, err := m.Address(ctx, a)
 	if err == nil && rec.Slot != sl.ID { // the home slot points to where the account lives
-		var at cluster.Slot
-		if at, _ = n.State().Slot(rec.Slot); at.Master != n.cfg.Node.Name {
+		at, ok := n.State().Slot(rec.Slot)
+		if !ok || at.Master == "" {
+			return nil, 0, noMaster(rec.Slot)
+		}
+		if at.Master != n.cfg.Node.Name {
 			return nil, 0, n.elsewhere(at.Master)
 		}
 		if m = n.copies.serving(rec.Slot); m == nil {
@@ -250,7 +265,7 @@ func (n *Node) Login(ctx context.Context, user, password string) (storage.Store,
 		}
 	}
 	if errors.Is(err, storage.ErrNotFound) {
-		if err := unknownOr(err, sl); errors.Is(err, storage.ErrUnavailable) {
+		if err := n.unknownOr(err, sl); errors.Is(err, storage.ErrUnavailable) {
 			return nil, 0, err
 		}
 		// An unknown user takes as long as a wrong password.

@@ -50,7 +50,15 @@ func (s service) Report(ctx context.Context, in *rpc.Json) (*rpc.Json, error) {
 		return nil, status.Errorf(codes.PermissionDenied, "a report about %q from %q", r.Node, name)
 	}
 	s.n.evidence.Hear(s.n.clock.Mono(), r)
-	return &rpc.Json{}, nil
+	over := s.n.ended(r)
+	if len(over) == 0 {
+		return &rpc.Json{}, nil
+	}
+	b, err := json.Marshal(over)
+	if err != nil {
+		return nil, err
+	}
+	return &rpc.Json{Body: b}, nil
 }
 
 // Ask implements rpc.NodeServer.
