@@ -2,10 +2,13 @@ package node
 
 import (
 	"context"
+	"fmt"
 	"strings"
+	"time"
 
 	"mailnode/failover"
 	"mailnode/node/admin"
+	"mailnode/raftfsm/cluster"
 	"mailnode/storage/slot"
 )
 
@@ -58,6 +61,9 @@ func (f failovers) Plan(ctx context.Context, id string) (admin.Plan, error) {
 
 // Confirm implements admin.Failovers.
 func (f failovers) Confirm(ctx context.Context, r admin.ConfirmRequest) (admin.Outcome, error) {
+	if err := f.n.needQuorum(ctx, "confirm"); err != nil {
+		return admin.Outcome{}, err
+	}
 	o, err := failover.Confirm(ctx, failover.Deps{Ownership: f.n, Serving: f.n, Asker: f.n, View: f.n.view, SuspectAfter: f.n.cfg.Replication.SuspectAfter},
 		failover.Request{Proposal: r.ID, Slots: r.Slots, AcceptLoss: r.AcceptLoss, By: r.By, Why: "confirmed by " + r.By, WallTime: f.n.wallTime()})
 	if err != nil {
@@ -76,9 +82,45 @@ func slotsOf(list []failover.SlotOutcome) []slot.ID {
 
 // Reject implements admin.Failovers.
 func (f failovers) Reject(ctx context.Context, r admin.RejectRequest) error {
+	if err := f.n.needQuorum(ctx, "reject"); err != nil {
+		return err
+	}
 	o, err := failover.Reject(ctx, f.n, r.ID, r.By, r.Why)
 	if err == nil && o.ExitCode != 0 {
 		err = &admin.Error{Text: strings.TrimSpace(o.Text), Exit: o.ExitCode, Next: "mailnode failover list"}
 	}
 	return err
+}
+
+// quorumWithin is how long an order waits for an election to end.
+const quorumWithin = 5 * time.Second
+
+// needQuorum refuses an order that Raft has to record while it cannot.
+func (n *Node) needQuorum(ctx context.Context, what string) error {
+	if n.raft == nil {
+		return &admin.Error{Text: what + ": " + errNoRaft.Error(), Exit: admin.ExitRefused, Next: "mailnode status"}
+	}
+	ctx, cancel := context.WithTimeout(ctx, quorumWithin)
+	defer cancel()
+	poll := time.NewTicker(proposePause)
+	defer poll.Stop()
+	for !n.raft.Quorum() {
+		select {
+		case <-ctx.Done():
+			return &admin.Error{Text: fmt.Sprintf("%s: nothing was done: this node knows no Raft leader,\nand %d of the %d voters must be up to make one;\nmasters that serve go on serving", what, n.voters()/2+1, n.voters()),
+				Exit: admin.ExitRefused, Next: "mailnode status"}
+		case <-poll.C:
+		}
+	}
+	return nil
+}
+
+func (n *Node) voters() int {
+	count := 0
+	for _, m := range n.State().Members {
+		if m.Role != cluster.Nonvoter {
+			count++
+		}
+	}
+	return count
 }

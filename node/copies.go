@@ -41,14 +41,18 @@ type keeper struct {
 	log  *slog.Logger
 	poke chan struct{} // look at Raft again now
 
+	ending sync.Mutex // held while a role is left, so that the next one begins after it
+
 	mu       sync.Mutex // guards all below
 	copy     *local.Slot
 	refused  error // why the copy could not be opened
 	role     failover.Role
 	epoch    slot.Epoch
-	waiting  string // a master that does not serve yet: why
-	lost     error  // a master whose copy has lost events: it must not serve
+	term     uint64      // +1 whenever a role ends: one that was ended while it began is not taken
+	waiting  string      // a master that does not serve yet: why
+	lost     *lostEvents // a master whose copy has lost events: it must not serve
 	master   *local.Master
+	servedAt time.Duration // Clock.Mono when master began
 	feed     *repl.Feed
 	follower *repl.Follower
 	leave    func() // ends the role
@@ -253,7 +257,7 @@ func (k *keeper) end() {
 	k.mu.Lock()
 	leave := k.leave
 	k.term++
-	k.master, k.feed, k.follower, k.leave, k.role, k.epoch, k.waiting = nil, nil, nil, nil, failover.RoleNone, 0, ""
+	k.master, k.feed, k.follower, k.leave, k.role, k.epoch = nil, nil, nil, nil, failover.RoleNone, 0
 	k.mu.Unlock()
 	if leave != nil {
 		leave()
@@ -343,7 +347,7 @@ func (k *keeper) follow(ctx context.Context, sl cluster.Slot, term uint64) error
 	ctx, cancel := context.WithCancel(ctx)
 	var wg sync.WaitGroup
 	wg.Go(func() { f.Run(ctx) })
-	return k.take(term, func() { cancel(); wg.Wait() }, func() { k.follower, k.lost = f, nil })
+	return k.take(term, func() { cancel(); wg.Wait() }, func() { k.follower, k.waiting, k.lost = f, "", nil })
 }
 
 // report describes the copy for other nodes.
@@ -370,20 +374,14 @@ func (k *keeper) report() failover.CopyReport {
 		r.Failed = err.Error()
 		return r
 	}
-	if k.lost != nil && k.role == failover.RoleMaster {
-		r.Failed = k.lost.Error()
-	}
 	r.Position, r.Lineage, r.Building = head.Position, head.Lineage.Last(), head.Building
-	if sl, ok := k.n.State().Slot(k.id); ok && k.role == failover.RoleReplica && len(head.Lineage) == 0 && begun(sl) {
-		r.Building = true // a new disk in an old place: it never held anything
-	}
 	r.Counters = failover.Counters{Events: head.Position.N(), Messages: head.Births, Bytes: head.Bytes}
 	r.Viable = !head.Building && head.Position > 0 && r.Failed == "" // an empty copy proves nothing
 	r.Head, r.HeadCount = head.Position, r.Counters
 	if k.follower != nil {
 		st := k.follower.State()
 		r.InSync, r.LagMs = st.Counted, int64(st.LagMs)
-		r.Quarantined = st.Connected && !st.Viable && !r.Building
+		r.Quarantined = st.Connected && !st.Viable && !head.Building
 		r.Viable = r.Viable && !r.Quarantined
 		if st.Head > head.Position {
 			r.Head = st.Head

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"mailnode/failover"
@@ -49,15 +50,16 @@ func (n *Node) tick() {
 	}
 	gap := now - time.Duration(n.lastTick.Load())
 	n.log.Warn("this process was paused: its slots ask before they serve on", "for", gap.Round(time.Millisecond))
+	var wg sync.WaitGroup
 	for _, k := range n.copies.all() {
 		k.mu.Lock()
 		master := k.role == failover.RoleMaster
 		k.mu.Unlock()
 		if master {
-			k.end()
-			k.wake()
+			wg.Go(func() { k.end(); k.wake() })
 		}
 	}
+	wg.Wait() // until then pauseGate acknowledges nothing
 	n.lastTick.Store(int64(now))
 }
 

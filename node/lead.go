@@ -18,14 +18,14 @@ import (
 // lead serves the slot, after the checks of DESIGN section 6.
 func (k *keeper) lead(ctx context.Context, sl cluster.Slot, term uint64) error {
 	sl, err := k.mayServe(ctx, sl)
-	k.noteLoss(err)
+	k.noteLost(err)
 	if err != nil {
 		return err
 	}
 	feed := repl.NewFeed(repl.FeedOptions{
 		Slot: k.copy, Epoch: sl.Epoch, Protected: sl.Protected, InSync: sl.InSync, AckTimeout: k.n.cfg.Replication.AckTimeout,
 		WaitForReplica: k.n.cfg.Replication.Ack == config.AckReplica && len(sl.Replicas) > 0,
-		Recorder:       recorder{k.n}, Clock: k.n.clock, Logger: k.n.log, OnFenced: k.fenced,
+		ProtectAfter:   k.n.protectAfter, Recorder: recorder{k.n}, Clock: k.n.clock, Logger: k.n.log, OnFenced: k.fenced,
 	})
 	m, err := k.copy.Serve(ctx, sl.Epoch, sl.Unclean, pauseGate{k.n, feed})
 	if err != nil {
@@ -65,22 +65,23 @@ func (g pauseGate) Await(ctx context.Context, p slot.Position) error {
 	return nil
 }
 
-// loss says that this copy, the master's, lacks what the slot had: it stays
-// down, its report says so, and the leader proposes the slot.
-type loss struct {
-	to    slot.NodeName // who has it, "" when that is not known
+// lostEvents says that this node's copy lacks what it once had in this epoch:
+// what clients were shown would be given out again (law 2). The slot stays down
+// and is proposed; a new epoch has numbers of its own.
+type lostEvents struct {
+	to    slot.NodeName // who has them, "" when that is not known
 	cause error
 }
 
-func (l *loss) Error() string { return l.cause.Error() }
-func (l *loss) Unwrap() error { return l.cause }
+func (l *lostEvents) Error() string { return l.cause.Error() }
+func (l *lostEvents) Unwrap() error { return l.cause }
 
-// noteLoss remembers a loss until a comparison with whoever has the rest ends
+// noteLost remembers lost events until a comparison with whoever has the rest ends
 // well: that it does not answer at the next try makes nothing better.
-func (k *keeper) noteLoss(err error) {
+func (k *keeper) noteLost(err error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	var l *loss
+	var l *lostEvents
 	if err == nil || errors.As(err, &l) {
 		k.lost = l
 	}
@@ -100,12 +101,9 @@ func (k *keeper) mayServe(ctx context.Context, sl cluster.Slot) (cluster.Slot, e
 		return sl, err
 	}
 	if k.copy.Building() {
-		return sl, &loss{cause: errors.New("this copy was never filled")}
+		return sl, &lostEvents{cause: errors.New("this copy is empty or half filled, and its node is the slot's master")}
 	}
 	answers := k.askReplicas(ctx, now)
-	if err := k.notEmptied(now, answers); err != nil {
-		return sl, err
-	}
 	k.mu.Lock()
 	before := k.lost
 	k.mu.Unlock()
@@ -170,37 +168,9 @@ func opening(a failover.CopyAnswer) bool {
 	return a.Role == failover.RoleNone && a.Failed == "" && !a.Viable && !a.Building
 }
 
-// begun says whether Raft proves that a slot was served before. It cannot prove
-// the opposite.
-func begun(sl cluster.Slot) bool {
-	return sl.Epoch > 1 || sl.Protected || len(sl.InSync) > 0 || sl.UnprotectedSince != 0
-}
-
-// notEmptied refuses an empty copy of a slot that is not new: a lost or foreign
-// disk must not become the slot's truth, and its epoch's numbers were given out
-// (laws 2 and 7).
-func (k *keeper) notEmptied(sl cluster.Slot, answers map[slot.NodeName]failover.CopyAnswer) error {
-	head, err := k.copy.Head()
-	if err != nil || len(head.Lineage) > 0 {
-		return err
-	}
-	empty := 0
-	for r, a := range answers {
-		switch {
-		case a.Lineage > 0:
-			return &loss{to: r, cause: fmt.Errorf("this copy is empty, and %s holds %s of the slot: is the right disk mounted here?", r, a.Position)}
-		case a.Viable:
-			empty++
-		}
-	}
-	if begun(sl) && (empty == 0 || empty < len(sl.Replicas)) {
-		return &loss{cause: errors.New("this copy is empty, and the slot is not new: is the right disk mounted here?")}
-	}
-	return nil
-}
-
-// compare takes what another copy has more than this one, and says whether it
-// took anything.
+// compare looks at what another copy has more than this one, and says whether it
+// took anything. A copy that begins a new epoch takes it first; one that served
+// this epoch before has lost it.
 func (k *keeper) compare(ctx context.Context, sl cluster.Slot, other slot.NodeName, a failover.CopyAnswer) (bool, error) {
 	head, err := k.copy.Head()
 	if err != nil {
@@ -211,6 +181,8 @@ func (k *keeper) compare(ctx context.Context, sl cluster.Slot, other slot.NodeNa
 		return false, nil
 	case a.Lineage > sl.Epoch:
 		return false, fmt.Errorf("%s has seen epoch %d, Raft here knows %d", other, a.Lineage, sl.Epoch)
+	case a.Lineage == sl.Epoch:
+		return false, &lostEvents{to: other, cause: fmt.Errorf("%s holds events up to %s, this copy ends at %s: it has lost events that it had", other, a.Position, head.Position)}
 	}
 	conn, err := k.n.peers.conn(other)
 	if err != nil {
@@ -218,14 +190,14 @@ func (k *keeper) compare(ctx context.Context, sl cluster.Slot, other slot.NodeNa
 	}
 	k.log.Warn("another copy is ahead: its events are taken first", "from", other, "here", head.Position, "there", a.Position)
 	_, err = repl.CatchUp(ctx, k.copy, repl.NewReplicationClient(conn), k.n.spool)
-	if err == nil {
+	switch {
+	case err == nil:
+		return true, nil
+	case errors.Is(err, storage.ErrDiverged) && a.Lineage != head.Lineage.Last():
+		// Another line of history, left behind by a promotion whose loss was
+		// accepted. That copy sets it aside when it follows.
+		k.log.Warn("the other copy's events do not follow this one's", "from", other, "err", err)
 		return true, nil
 	}
-	if a.Lineage < sl.Epoch && a.Lineage != head.Lineage.Last() {
-		// A promotion whose loss was accepted: another line of history. It is set
-		// aside when that copy follows, and this epoch's numbers are all new.
-		k.log.Warn("the other copy's events do not fit this one's", "from", other, "err", err)
-		return true, nil
-	}
-	return false, &loss{to: other, cause: fmt.Errorf("%s holds %s, this copy %s, and the difference cannot be had: %w", other, a.Position, head.Position, err)}
+	return false, fmt.Errorf("%s holds %s, this copy %s, and the difference cannot be had: %w", other, a.Position, head.Position, err)
 }

@@ -97,6 +97,9 @@ func (n *Node) token(ctx context.Context, name slot.NodeName) (string, error) {
 	if err := peer.CheckName(name); err != nil {
 		return "", err
 	}
+	if err := n.needQuorum(ctx, "make token"); err != nil {
+		return "", err
+	}
 	st := n.State()
 	if _, exists := st.Member(name); exists {
 		return "", cluster.ErrExists{Kind: "node", Name: string(name), Why: "it is a member already"}

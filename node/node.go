@@ -66,6 +66,8 @@ type Node struct {
 	spool     *storage.SpoolDir
 	copies    *copies
 
+	protectAfter time.Duration // repl.FeedOptions.ProtectAfter; 0: its default
+
 	imap *imapd.Server
 	lmtp *lmtpd.Server
 
@@ -143,6 +145,10 @@ func (n *Node) open() error {
 
 // openRaft starts Raft. A node whose Raft folder is unusable goes on without.
 func (n *Node) openRaft() {
+	if err := n.sameRaft(); err != nil {
+		n.onRaftCondition(raftfsm.ConditionStoreFailed, err)
+		return
+	}
 	r, err := raftfsm.Open(raftfsm.Config{
 		Dir: filepath.Join(n.cfg.Node.Data, "raft"), Name: n.cfg.Node.Name, ServerID: n.first.ServerID, Addr: n.cfg.Node.PeerAdvertise,
 		Transport: raftLayer{n}, Logger: n.log.With("part", "raft"), OnCondition: n.onRaftCondition,
@@ -152,6 +158,26 @@ func (n *Node) openRaft() {
 		return
 	}
 	n.raft = r
+	n.logErr("remember raft's server", admin.ReplaceFile(n.raftMarker(), []byte(r.ServerID()+"\n")))
+}
+
+func (n *Node) raftMarker() string { return filepath.Join(n.cfg.Node.Data, "raft-server") }
+
+// sameRaft refuses a Raft folder that was emptied: a server that has forgotten
+// its votes must not vote again, and the first node must not found its cluster a
+// second time, beside the one that there is.
+func (n *Node) sameRaft() error {
+	if _, err := os.Stat(n.raftMarker()); errors.Is(err, os.ErrNotExist) {
+		return nil // it never ran
+	} else if err != nil {
+		return err
+	}
+	dir := filepath.Join(n.cfg.Node.Data, "raft")
+	entries, err := os.ReadDir(dir)
+	if err == nil && len(entries) == 0 {
+		err = fmt.Errorf("the Raft folder %q is empty, and it was not: bring it back, or install this node anew under another name", dir)
+	}
+	return err
 }
 
 func (n *Node) onRaftCondition(name string, err error) {

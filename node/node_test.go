@@ -10,9 +10,12 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
+	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
 	"github.com/emersion/go-imap/v2/imapclient"
 
 	"mailnode/node/admin"
@@ -30,6 +33,8 @@ type running struct {
 	name   string
 	cfg    config.Config
 	admin  *admin.Client
+	node   *Node
+	broken atomic.Pointer[string] // writes to paths that contain it fail
 	stop   context.CancelFunc
 	ended  sync.WaitGroup
 	runErr error
@@ -95,14 +100,28 @@ func newSite(t *testing.T, nodes, replicas, slots int) *site {
 	return s
 }
 
+// MaybeError implements errorfs.Injector.
+func (r *running) MaybeError(op errorfs.Op) error {
+	if part := r.broken.Load(); part != nil && op.Kind.ReadOrWrite() == errorfs.OpIsWrite && strings.Contains(op.Path, *part) {
+		return syscall.EIO
+	}
+	return nil
+}
+
+// String implements errorfs.Injector.
+func (r *running) String() string { return "broken folder of " + r.name }
+
 func (s *site) start(r *running) {
 	s.t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	r.stop = cancel
 	ready := make(chan struct{})
 	log := slog.New(slog.NewTextHandler(s.t.Output(), &slog.HandlerOptions{Level: slog.LevelInfo}))
+	r.node = newNode(r.cfg, log, "test")
+	r.node.fs = errorfs.Wrap(r.node.fs, r)
+	r.node.protectAfter = time.Second
 	r.ended.Go(func() {
-		r.runErr = Run(ctx, r.cfg, log, "test", func() { close(ready) })
+		r.runErr = r.node.run(ctx, func() { close(ready) })
 		if r.runErr != nil {
 			s.t.Errorf("node %s: %v", r.name, r.runErr)
 			cancel()
@@ -199,6 +218,7 @@ func (s *site) count(r *running, user, password string) (uint32, error) {
 // Mail in at any node, out at any node; a stopped master is proposed, nothing
 // changes, a person confirms, mail flows, the old master comes back and follows.
 func TestThreeNodes(t *testing.T) {
+	t.Parallel()
 	s := newSite(t, 3, 1, 6)
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
@@ -262,6 +282,7 @@ func addr(t *testing.T, s string) slot.Address {
 // A slot whose files are damaged is refused by name; the node serves the rest,
 // and mail for the refused slot's users waits at the MTA (law 9).
 func TestLaw09DamagedSlotIsRefusedAlone(t *testing.T) {
+	t.Parallel()
 	s := newSite(t, 1, 0, 3)
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
@@ -323,6 +344,7 @@ func flip(t *testing.T, path string) {
 // epoch: the slot stays down, is proposed, and the replica takes over with all
 // mail; what was lost is filled again (laws 2 and 7).
 func TestLaw02Law07EmptiedMasterDoesNotServe(t *testing.T) {
+	t.Parallel()
 	s := newSite(t, 3, 1, 3)
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()

@@ -196,7 +196,7 @@ func TestChoiceOfProposal(t *testing.T) {
 		{nil, "p9", ExitUsage, `find proposal "p9": no proposal is open`},
 		{nil, "p1", ExitRefused, `plan: proposal "p1" is no longer open: it was withdrawn`},
 	} {
-		client, _ := serve(t, &site{status: Status{Proposals: c.open}}, quiet())
+		client, _ := serve(t, &site{status: Status{Proposals: c.open, Leader: "n1"}}, quiet())
 		plan, err := client.Plan(t.Context(), c.id)
 		exit, text := ExitDone, plan.Text
 		var refusal *Error
@@ -206,6 +206,16 @@ func TestChoiceOfProposal(t *testing.T) {
 		if exit != c.exit || text != c.text {
 			t.Errorf("%v, %q: got %d %q, want %d %q", c.open, c.id, exit, text, c.exit, c.text)
 		}
+	}
+}
+
+// Without a leader nobody can propose: "nothing to do" would be a lie.
+func TestNoProposalWithoutLeader(t *testing.T) {
+	client, _ := serve(t, &site{}, quiet())
+	_, err := client.Plan(t.Context(), "")
+	var refusal *Error
+	if !errors.As(err, &refusal) || refusal.Exit != ExitRefused || !strings.Contains(refusal.Text, "no Raft leader") {
+		t.Errorf("plan without a leader: %v", err)
 	}
 }
 

@@ -132,10 +132,12 @@ func (s *Server) choose(ctx context.Context, id string) (string, error) {
 	if id != "" {
 		return id, nil
 	}
-	open, err := s.open(ctx)
+	open, led, err := s.open(ctx)
 	switch {
 	case err != nil:
 		return "", err
+	case len(open) == 0 && !led:
+		return "", &Error{Text: "no proposal is open, and none can be made: this node knows no Raft leader; more than half of the voters must be up", Exit: ExitRefused, Next: "mailnode status"}
 	case len(open) == 0:
 		return "", &Error{Text: "no proposal is open", Exit: ExitNothing}
 	case len(open) > 1:
@@ -144,19 +146,19 @@ func (s *Server) choose(ctx context.Context, id string) (string, error) {
 	return open[0], nil
 }
 
-// open names the open proposals, without asking any other node.
-func (s *Server) open(ctx context.Context) ([]string, error) {
+// open names the open proposals, and says whether a leader is known who could
+// make one.
+func (s *Server) open(ctx context.Context) (ids []string, led bool, err error) {
 	st, err := s.backend.Health.Status(ctx)
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
-	var ids []string
 	for _, p := range st.Proposals {
 		if p.State == "open" {
 			ids = append(ids, p.ID)
 		}
 	}
-	return ids, nil
+	return ids, st.Leader != "", nil
 }
 
 // unknown says which proposals there are when the backend did not find one. One
@@ -167,7 +169,7 @@ func (s *Server) unknown(ctx context.Context, id string, err error) error {
 		return err
 	}
 	there := "no proposal is open"
-	if open, err := s.open(ctx); err == nil && len(open) > 0 {
+	if open, _, err := s.open(ctx); err == nil && len(open) > 0 {
 		there = "open are " + strings.Join(open, ", ")
 	}
 	return &Error{Text: fmt.Sprintf("find proposal %q: %s", id, there), Exit: ExitUsage, Next: "mailnode failover list", status: http.StatusNotFound}

@@ -192,9 +192,9 @@ func (c *checker) mailboxes() error {
 
 // names checks that the name index is exactly what the records say.
 func (c *checker) names() error {
-	indexed := map[string]bool{}
+	indexed := map[string]uint64{}
 	if err := c.s.Each(prefix(event.PrefixName), func(k, v []byte) error {
-		indexed[string(k)] = true
+		indexed[string(k)] = bytesToID(v)
 		return nil
 	}); err != nil {
 		return err
@@ -204,8 +204,10 @@ func (c *checker) names() error {
 			return nil
 		}
 		k := event.NameKey(storage.AccountID(b.Account), b.Name)
-		if !indexed[string(k)] {
+		if id, named := indexed[string(k)]; !named {
 			c.add(Finding{Law: 8, Mailbox: b.Name, Text: "its name is not in the name index"})
+		} else if id != b.Id {
+			c.add(Finding{Law: 8, Mailbox: b.Name, Text: fmt.Sprintf("its name leads to mailbox %016x", id)})
 		}
 		delete(indexed, string(k))
 		return nil
@@ -235,17 +237,27 @@ func (c *checker) stray() error {
 
 // usage checks the counters of accounts.
 func (c *checker) usage() error {
-	return each(c, prefix(event.PrefixUsage), func(k []byte, u *event.AccountStats) error {
-		id := storage.AccountID(bytesToID(k[1:]))
-		if want := c.used[id]; u.Bytes != want {
-			f := Finding{Law: 8, Text: fmt.Sprintf("%d bytes are counted, its messages have %d", u.Bytes, want)}
-			if a := c.accounts[id]; a != nil {
-				f.Account = slot.Address(a.Address)
-			}
-			c.add(f)
+	wrong := func(id storage.AccountID, have int64) {
+		f := Finding{Law: 8, Text: fmt.Sprintf("%d bytes are counted, its messages have %d", have, c.used[id])}
+		if a := c.accounts[id]; a != nil {
+			f.Account = slot.Address(a.Address)
 		}
+		c.add(f)
+	}
+	err := each(c, prefix(event.PrefixUsage), func(k []byte, u *event.AccountStats) error {
+		id := storage.AccountID(bytesToID(k[1:]))
+		if u.Bytes != c.used[id] {
+			wrong(id, u.Bytes)
+		}
+		delete(c.used, id)
 		return nil
 	})
+	for id, bytes := range c.used {
+		if bytes != 0 {
+			wrong(id, 0)
+		}
+	}
+	return err
 }
 
 func bytesToID(b []byte) (id uint64) {

@@ -141,7 +141,13 @@ func (c *committer) drain() {
 // group runs first and what is queued behind it, and commits.
 func (c *committer) group(first *op) {
 	t := newTxn(c)
-	defer t.b.Close()
+	defer func() {
+		// After a failure a goroutine parked in Pebble still owns the batch, and
+		// Pebble's pool would give it to another slot (law 9).
+		if c.s.Failure() == nil {
+			t.b.Close()
+		}
+	}()
 	var waiting []*op
 	answer := func(err error) {
 		for _, o := range waiting {

@@ -131,8 +131,9 @@ const (
 
 // openIndex opens Pebble, with the settings that the laws need.
 func (s *Slot) openIndex() error {
+	fs := &poisonFS{FS: s.o.FS, s: s}
 	opts := &pebble.Options{
-		FS:                          s.o.FS,
+		FS:                          fs,
 		Cache:                       s.o.Resources.cache,
 		FileCache:                   s.o.Resources.files,
 		FormatMajorVersion:          pebble.FormatWALSyncChunks, // law 6: see DESIGN §4
@@ -152,6 +153,7 @@ func (s *Slot) openIndex() error {
 		return storage.Errorf(storage.ErrCorrupt, "open index: %w", err)
 	}
 	s.db = db
+	fs.opened.Store(true)
 	return nil
 }
 

@@ -130,7 +130,9 @@ func (s *Slot) SetAside(ctx context.Context) (name string, err error) {
 		return "", fmt.Errorf("set aside %s: %w", s.o.Slot, err)
 	}
 	// Inside read, so that Close waits for it.
-	if err := s.read(func(*view) error { return s.db.Checkpoint(tmp, pebble.WithFlushedWAL()) }); err != nil {
+	if err := s.read(func(*view) error {
+		return s.guarded(func() error { return s.db.Checkpoint(tmp, pebble.WithFlushedWAL()) })
+	}); err != nil {
 		return "", fmt.Errorf("set aside %s: %w", s.o.Slot, err)
 	}
 	if err := fs.Rename(tmp, path); err != nil {

@@ -287,7 +287,7 @@ func (s *side) bodies(a storage.Account) map[string]int {
 func TestLaw01AcknowledgedIsOnTheReplica(t *testing.T) {
 	n1, n2 := newSide(t, "n1"), newSide(t, "n2")
 	rec := &record{}
-	n1.lead(1, 0, rec, 300*time.Millisecond)
+	n1.lead(1, 0, rec, 2*time.Second) // long enough for a slow machine never to go alone
 	a := n1.account("u1@example.test")
 	n2.follow(n1, 1)
 	eventually(t, "protected", func() bool { return rec.RecordedProtected(3, 1) && n1.feed.isProtected() })
@@ -298,7 +298,7 @@ func TestLaw01AcknowledgedIsOnTheReplica(t *testing.T) {
 		h1, _ := n1.copy.Head()
 		h2, err := n2.copy.Head()
 		if err != nil || h2.Position < h1.Position {
-			t.Fatalf("acknowledged at %s, the replica has %s (%v)", h1.Position, h2.Position, err)
+			t.Fatalf("acknowledged at %s, the replica has %s (%v); recorded: %v", h1.Position, h2.Position, err, rec.log)
 		}
 	}
 	sameState(t, n1, n2)

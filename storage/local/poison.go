@@ -1,0 +1,96 @@
+package local
+
+import (
+	"fmt"
+	"io"
+	"sync/atomic"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+)
+
+// poisonFS is the file system as the index has it. Pebble answers an error of
+// its write-ahead log by a panic, in a place where one ends the whole process
+// ("unlock of unlocked mutex", when the log is changed). So such an error never
+// reaches it: it becomes the copy's failure, and the goroutine is parked (law 9;
+// DESIGN §4 does the same for Raft's stores). All calls of Pebble that may wait
+// for the log go through Slot.guarded.
+type poisonFS struct {
+	vfs.FS
+	s      *Slot
+	opened atomic.Bool // before, errors are Open's, which knows how to take them
+}
+
+const walCategory vfs.DiskWriteCategory = "pebble-wal"
+
+// poisoned parks the caller when err is one that Pebble must not see.
+func (p *poisonFS) poisoned(err error) error {
+	if err == nil || err == io.EOF || !p.opened.Load() {
+		return err
+	}
+	p.s.fail(fmt.Errorf("write index: %w", err))
+	select {}
+}
+
+// Unwrap implements vfs.FS.
+func (p *poisonFS) Unwrap() vfs.FS { return p.FS }
+
+// Create implements vfs.FS.
+func (p *poisonFS) Create(name string, c vfs.DiskWriteCategory) (vfs.File, error) {
+	f, err := p.FS.Create(name, c)
+	return p.file(f, c, err)
+}
+
+// ReuseForWrite implements vfs.FS.
+func (p *poisonFS) ReuseForWrite(oldname, newname string, c vfs.DiskWriteCategory) (vfs.File, error) {
+	f, err := p.FS.ReuseForWrite(oldname, newname, c)
+	return p.file(f, c, err)
+}
+
+func (p *poisonFS) file(f vfs.File, c vfs.DiskWriteCategory, err error) (vfs.File, error) {
+	if c != walCategory {
+		return f, err
+	}
+	if err := p.poisoned(err); err != nil {
+		return nil, err
+	}
+	return &poisonFile{f, p}, nil
+}
+
+// OpenDir implements vfs.FS: a log's name is durable by a sync of its folder.
+func (p *poisonFS) OpenDir(name string) (vfs.File, error) {
+	f, err := p.FS.OpenDir(name)
+	if err != nil {
+		return nil, err
+	}
+	return &poisonFile{f, p}, nil
+}
+
+// poisonFile is a write-ahead log, or the folder that names it.
+type poisonFile struct {
+	vfs.File
+	p *poisonFS
+}
+
+func (f *poisonFile) Write(b []byte) (int, error) {
+	n, err := f.File.Write(b)
+	return n, f.p.poisoned(err)
+}
+
+func (f *poisonFile) WriteAt(b []byte, off int64) (int, error) {
+	n, err := f.File.WriteAt(b, off)
+	return n, f.p.poisoned(err)
+}
+
+func (f *poisonFile) Stat() (vfs.FileInfo, error) {
+	st, err := f.File.Stat()
+	return st, f.p.poisoned(err)
+}
+
+func (f *poisonFile) Sync() error     { return f.p.poisoned(f.File.Sync()) }
+func (f *poisonFile) SyncData() error { return f.p.poisoned(f.File.SyncData()) }
+func (f *poisonFile) Close() error    { return f.p.poisoned(f.File.Close()) }
+
+func (f *poisonFile) SyncTo(length int64) (fullSync bool, err error) {
+	fullSync, err = f.File.SyncTo(length)
+	return fullSync, f.p.poisoned(err)
+}

@@ -1,0 +1,92 @@
+package local
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"os"
+	"regexp"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
+
+	"mailnode/storage"
+)
+
+func TestMain(m *testing.M) {
+	flag.Bool("rewrite", false, "make the golden files anew")
+	os.Exit(m.Run())
+}
+
+// trace notes what makes bytes or names durable.
+type trace struct {
+	mu  sync.Mutex
+	out strings.Builder
+}
+
+func (r *trace) String() string { return "trace" }
+
+func (r *trace) note(format string, args ...any) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	line := fmt.Sprintf(format+"\n", args...)
+	if !strings.HasSuffix(r.out.String(), "\n"+line) { // how often Pebble syncs its folder is its own business
+		r.out.WriteString(line)
+	}
+}
+
+var number = regexp.MustCompile(`\d{6}`) // Pebble's file numbers, which a new release may count otherwise
+
+// MaybeError implements errorfs.Injector.
+func (r *trace) MaybeError(op errorfs.Op) error {
+	name := number.ReplaceAllString(strings.TrimPrefix(op.Path, "/slots/s007"), "N")
+	switch op.Kind {
+	case errorfs.OpFileSync, errorfs.OpFileSyncTo:
+		r.note("  sync %s", name)
+	case errorfs.OpFileSyncData:
+		r.note("  fdatasync %s", name)
+	case errorfs.OpRename:
+		r.note("  rename %s", name)
+	}
+	return nil
+}
+
+// The order of syncs is what law 1 rests on: the pack before the index that
+// points into it, and one of each per group. It must not change unnoticed.
+func TestLaw01SyncOrderIsFixed(t *testing.T) {
+	const golden = "testdata/syncs.txt"
+	tr := &trace{}
+	o := options(t, errorfs.Wrap(newFS(t), tr))
+	tr.note("open")
+	s := openSlot(t, o)
+	tr.note("serve")
+	m := serve(t, s, 1, 0)
+	tr.note("create account")
+	a := account(t, m, "u1@example.test")
+	for _, what := range []string{"the first time", "again"} {
+		tr.note("deliver %s", what)
+		deliver(t, m, mail(1), a)
+	}
+	tr.note("append")
+	if _, err := m.Append(context.Background(), a.ID, storage.Append{Mailbox: "Sent", Body: spooled("x\r\n"), InternalDate: time.Unix(1, 0)}); err != nil {
+		t.Fatal(err)
+	}
+	tr.mu.Lock()
+	got := tr.out.String()
+	tr.mu.Unlock()
+	if flag.Lookup("rewrite").Value.String() == "true" {
+		if err := os.WriteFile(golden, []byte(got), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(golden)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got != string(want) {
+		t.Errorf("got\n%s\nwant\n%s", got, want)
+	}
+}
