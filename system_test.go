@@ -341,44 +341,22 @@ func (s *system) loadAndKill(t *testing.T) {
 		s.verify(n)
 	}
 	dead, n2, n3 := nodes[0], nodes[1], nodes[2]
-	stop := make(chan struct{})
-	var load sync.WaitGroup
-	for w := range 4 { // load over the kill: what got a 250 counts
-		load.Go(func() {
-			for i := w; ; i++ {
-				select {
-				case <-stop:
-					return
-				default:
-					s.deliver(nodes[i%3], users[i%len(users)])
+	s.underLoad(func() {
+		s.within(10*time.Second, "load", func() bool { s.mu.Lock(); defer s.mu.Unlock(); return len(s.acked) > 150 })
+		if err := syscall.Kill(dead.PID, syscall.SIGKILL); err != nil {
+			t.Fatal(err)
+		}
+		took := s.within(20*time.Second, "a proposal about n1 at both survivors", func() bool {
+			for _, n := range []demoNode{n2, n3} {
+				if st := s.status(n); len(st.Proposals) != 1 || st.Proposals[0].Node != "n1" {
+					return false
 				}
 			}
+			return true
 		})
-	}
-	s.within(10*time.Second, "load", func() bool { s.mu.Lock(); defer s.mu.Unlock(); return len(s.acked) > 150 })
-	if err := syscall.Kill(dead.PID, syscall.SIGKILL); err != nil {
-		t.Fatal(err)
-	}
-	took := s.within(20*time.Second, "a proposal about n1", func() bool {
-		st := s.status(n2)
-		return len(st.Proposals) == 1 && st.Proposals[0].Node == "n1"
+		t.Logf("proposal after %s", took.Round(time.Millisecond))
 	})
-	t.Logf("proposal after %s", took.Round(time.Millisecond))
-	close(stop)
-	load.Wait()
-	st := s.status(n3)
-	affected := map[string]bool{}
-	for _, sl := range st.Slots {
-		if sl.Master == "n1" {
-			affected[sl.Slot] = true
-			if sl.Serving {
-				t.Errorf("slot %s is said to be served by a dead node", sl.Slot)
-			}
-		}
-	}
-	if len(affected) == 0 || len(st.Proposals) != 1 || len(st.Proposals[0].Slots) != len(affected) {
-		t.Fatalf("affected %v, proposals %+v", affected, st.Proposals)
-	}
+	affected := s.affected(n3, "n1")
 	if code, out := s.cli(n2, "failover", "confirm"); code != 4 {
 		t.Fatalf("confirm without a terminal and without --yes: exit %d: %s", code, out)
 	}
@@ -402,6 +380,47 @@ func (s *system) loadAndKill(t *testing.T) {
 	}
 	s.verify(n2)
 	s.verify(n3)
+}
+
+// underLoad delivers to all nodes while fn runs: what got a 250 counts.
+func (s *system) underLoad(fn func()) {
+	nodes, users := s.demo().Nodes, s.demo().Users
+	stop := make(chan struct{})
+	var load sync.WaitGroup
+	defer load.Wait()
+	defer close(stop)
+	for w := range 4 {
+		load.Go(func() {
+			for i := w; ; i++ {
+				select {
+				case <-stop:
+					return
+				default:
+					s.deliver(nodes[i%3], users[i%len(users)])
+				}
+			}
+		})
+	}
+	fn()
+}
+
+// affected lists the slots of a dead master, which the only proposal must name.
+func (s *system) affected(at demoNode, dead string) map[string]bool {
+	s.t.Helper()
+	st := s.status(at)
+	out := map[string]bool{}
+	for _, sl := range st.Slots {
+		if sl.Master == dead {
+			out[sl.Slot] = true
+			if sl.Serving {
+				s.t.Errorf("slot %s is said to be served by a dead node", sl.Slot)
+			}
+		}
+	}
+	if len(out) == 0 || len(st.Proposals) != 1 || len(st.Proposals[0].Slots) != len(out) {
+		s.t.Fatalf("affected %v, proposals %+v", out, st.Proposals)
+	}
+	return out
 }
 
 func (s *system) allProtected(at demoNode) {

@@ -125,21 +125,25 @@ func sound(t *testing.T) memory {
 	return out
 }
 
-// Damage of each kind is named, with the law that it breaks; what is sound has
-// no findings.
-func TestDamageIsNamed(t *testing.T) {
-	bad := func(p byte) func(*testing.T, memory) {
-		return func(t *testing.T, m memory) { m.records[m.key(t, p)] = []byte{0xff} }
-	}
-	gone := func(p byte) func(*testing.T, memory) {
-		return func(t *testing.T, m memory) { delete(m.records, m.key(t, p)) }
-	}
-	tests := []struct {
-		name   string
-		damage func(*testing.T, memory)
-		law    int // 0: no finding is expected
-		text   string
-	}{
+// damage is one thing that is not as it should be, and the finding expected.
+type damage struct {
+	name   string
+	damage func(*testing.T, memory)
+	law    int // 0: no finding is expected
+	text   string
+}
+
+func bad(p byte) func(*testing.T, memory) {
+	return func(t *testing.T, m memory) { m.records[m.key(t, p)] = []byte{0xff} }
+}
+
+func gone(p byte) func(*testing.T, memory) {
+	return func(t *testing.T, m memory) { delete(m.records, m.key(t, p)) }
+}
+
+// accountDamage is of accounts, addresses and mailboxes.
+func accountDamage() []damage {
+	return []damage{
 		{"nothing", func(*testing.T, memory) {}, 0, ""},
 		{"account unreadable", bad(event.PrefixAccount), 6, "cannot be read"},
 		{"account gone", gone(event.PrefixAccount), 8, "does not exist"},
@@ -167,6 +171,12 @@ func TestDamageIsNamed(t *testing.T) {
 			change(t, m, event.PrefixMailbox, func(b *event.MailboxRecord) { b.Uidvalidity = first })
 			change(t, m, event.PrefixMailbox, func(b *event.MailboxRecord) { b.Uidvalidity = first - 1 })
 		}, 2, "is also that of"},
+	}
+}
+
+// messageDamage is of names, messages and envelopes.
+func messageDamage() []damage {
+	return []damage{
 		{"name leads elsewhere", func(t *testing.T, m memory) { m.records[m.key(t, event.PrefixName)][7] ^= 1 }, 8, "leads to"},
 		{"name of nothing", func(t *testing.T, m memory) {
 			m.records[m.key(t, event.PrefixName)+"x"] = make([]byte, 8)
@@ -187,6 +197,12 @@ func TestDamageIsNamed(t *testing.T) {
 		}, 8, "does not exist"},
 		{"envelope gone", gone(event.PrefixSummary), 8, "envelope is missing"},
 		{"envelope damaged", bad(event.PrefixSummary), 6, "envelope is damaged"},
+	}
+}
+
+// slotDamage is of tombstones, derived records, the journal and bodies.
+func slotDamage() []damage {
+	return []damage{
 		{"tombstone empty", func(t *testing.T, m memory) { m.records[m.key(t, event.PrefixExpunged)] = nil }, 6, "tombstone is empty"},
 		{"live and expunged", func(t *testing.T, m memory) {
 			k := m.key(t, event.PrefixMessage)
@@ -219,8 +235,13 @@ func TestDamageIsNamed(t *testing.T) {
 			change(t, m, event.PrefixMessage, func(r *event.MessageRecord) { m.bodies[r.Body()] = storage.ErrCorrupt })
 		}, 1, "its body"},
 	}
+}
+
+// Damage of each kind is named, with the law that it breaks; what is sound has
+// no findings.
+func TestDamageIsNamed(t *testing.T) {
 	whole := sound(t)
-	for _, tt := range tests {
+	for _, tt := range slices.Concat(accountDamage(), messageDamage(), slotDamage()) {
 		t.Run(tt.name, func(t *testing.T) {
 			m := memory{records: map[string][]byte{}, bodies: map[slot.BodyRef]error{}}
 			for k, v := range whole.records {

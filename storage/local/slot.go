@@ -247,7 +247,8 @@ func (s *Slot) fail(err error) {
 // failure nothing is marked clean, so that the next open checks.
 func (s *Slot) Close() error {
 	s.com.stop()
-	if s.Failure() == nil {
+	// A master's unclean stop stays on record until it has jumped (law 3).
+	if s.Failure() == nil && !s.dirty {
 		if err := s.guarded(func() error { return s.db.Set(localKey(keyClean), []byte{1}, pebble.Sync) }); err != nil {
 			s.fail(err)
 		}

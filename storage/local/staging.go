@@ -3,8 +3,10 @@ package local
 import (
 	"crypto/rand"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
+	"syscall"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
@@ -36,6 +38,10 @@ func (s *Slot) stage(ref slot.BodyRef, note *blob.BirthNote, body io.ReaderAt, s
 		return err
 	}
 	loc, err := s.packs.Put(ref, note, body, size)
+	if errors.Is(err, syscall.EIO) || errors.Is(err, syscall.EROFS) {
+		s.fail(err) // a disk that cannot be written to: the slot is to be served elsewhere
+		return s.failure
+	}
 	if err != nil {
 		return writeError(err)
 	}
