@@ -158,18 +158,17 @@ func accountDamage() []damage {
 			change(t, m, event.PrefixMailbox, func(b *event.MailboxRecord) { b.Name = "other" })
 		}, 8, "not in the name index"},
 		{"doubled UIDVALIDITY", func(t *testing.T, m memory) {
-			var first uint32
-			for _, k := range slices.Sorted(maps.Keys(m.records)) {
-				if k[0] == event.PrefixMailbox {
-					b := &event.MailboxRecord{}
-					if err := proto.Unmarshal(m.records[k], b); err != nil {
-						t.Fatal(err)
-					}
-					first = max(first, b.Uidvalidity)
+			var other uint32 // of any mailbox but the first, which change() takes
+			for i, k := range slices.DeleteFunc(slices.Sorted(maps.Keys(m.records)), func(k string) bool { return k[0] != event.PrefixMailbox }) {
+				b := &event.MailboxRecord{}
+				if err := proto.Unmarshal(m.records[k], b); err != nil {
+					t.Fatal(err)
+				}
+				if i > 0 {
+					other = b.Uidvalidity
 				}
 			}
-			change(t, m, event.PrefixMailbox, func(b *event.MailboxRecord) { b.Uidvalidity = first })
-			change(t, m, event.PrefixMailbox, func(b *event.MailboxRecord) { b.Uidvalidity = first - 1 })
+			change(t, m, event.PrefixMailbox, func(b *event.MailboxRecord) { b.Uidvalidity = other })
 		}, 2, "is also that of"},
 	}
 }
