@@ -507,6 +507,7 @@ func (s *system) commandLine(t *testing.T) {
 		{[]string{"failover", "confirm", "p999", "--yes"}, 2, "p999"},
 		{[]string{"slot", "show", "s999"}, 2, "s999"},
 		{[]string{"cluster", "token", "N_1"}, 2, "N_1"},
+		{[]string{"rescue", "dismiss", "s001", "--yes"}, 3, "no open loss"},
 		{[]string{"status", "--wrong"}, 2, "--wrong"},
 		{[]string{"stauts"}, 2, "stauts"},
 		{[]string{"user", "show", "nobody@example.test"}, 2, "nobody@example.test"},

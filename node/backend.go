@@ -277,6 +277,19 @@ func (b slotBook) Show(ctx context.Context, id slot.ID) (admin.SlotDetail, error
 	return d, nil
 }
 
+// Dismiss implements admin.SlotBook.
+func (b slotBook) Dismiss(ctx context.Context, r admin.DismissLoss) error {
+	sl, ok := b.n.State().Slot(r.Slot)
+	if !ok {
+		return cluster.ErrNotFound{Kind: "slot", Name: r.Slot.String()}
+	}
+	if sl.OpenLoss == nil {
+		return &admin.Error{Text: fmt.Sprintf("slot %s has no open loss", r.Slot), Exit: admin.ExitNothing, Next: "mailnode slot show " + r.Slot.String()}
+	}
+	_, err := b.n.Propose(ctx, cluster.ResolveLoss{Slot: r.Slot, Epoch: sl.Epoch, By: r.By, Why: r.Why, WallTime: b.n.wallTime()})
+	return err
+}
+
 // members implements admin.Cluster.
 type members struct{ n *Node }
 

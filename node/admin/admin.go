@@ -185,6 +185,14 @@ type SlotDetail struct {
 	History          []SlotChange    `json:"history"` // oldest first
 }
 
+// DismissLoss closes a slot's open loss without a rescue: a person says that what
+// the old copy had alone is not coming back. By is filled in by the server.
+type DismissLoss struct {
+	Slot slot.ID `json:"slot"`
+	Why  string  `json:"why,omitempty"`
+	By   string  `json:"-"`
+}
+
 // SlotChange is one change of a slot's master.
 type SlotChange struct {
 	Epoch   slot.Epoch    `json:"epoch"`

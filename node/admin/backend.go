@@ -52,6 +52,8 @@ type UserBook interface {
 type SlotBook interface {
 	List(ctx context.Context) ([]SlotStatus, error)
 	Show(ctx context.Context, id slot.ID) (SlotDetail, error)
+	// Dismiss closes an open loss; a slot without one is refused.
+	Dismiss(ctx context.Context, r DismissLoss) error
 }
 
 // Cluster knows the members, and lets in new ones.

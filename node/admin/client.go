@@ -102,6 +102,11 @@ func (c *Client) Slot(ctx context.Context, id string) (s SlotDetail, err error) 
 	return s, c.get(ctx, "/v1/slots/"+url.PathEscape(id), &s)
 }
 
+// DismissLoss closes a slot's open loss without a rescue.
+func (c *Client) DismissLoss(ctx context.Context, r DismissLoss) error {
+	return c.post(ctx, "/v1/losses/dismiss", r, &struct{}{})
+}
+
 // Members lists the members.
 func (c *Client) Members(ctx context.Context) (m Members, err error) {
 	return m, c.get(ctx, "/v1/members", &m)

@@ -27,6 +27,10 @@ func (s *Server) routes() http.Handler {
 		return Slots{Slots: orEmpty(list)}, err
 	}))
 	mux.Handle("GET /v1/slots/{id}", read(s, s.slot))
+	mux.Handle("POST /v1/losses/dismiss", change(s, "dismiss open loss", requestTimeout, func(ctx context.Context, q DismissLoss, by string) (struct{}, error) {
+		q.By = by
+		return struct{}{}, s.backend.Slots.Dismiss(ctx, q)
+	}))
 	mux.Handle("GET /v1/members", read(s, func(ctx context.Context, _ *http.Request) (Members, error) {
 		m, err := s.backend.Cluster.Members(ctx)
 		m.Members = orEmpty(m.Members)

@@ -158,6 +158,8 @@ type slotBook struct{ *site }
 
 func (s slotBook) List(context.Context) ([]admin.SlotStatus, error) { return s.status.Slots, nil }
 
+func (s slotBook) Dismiss(context.Context, admin.DismissLoss) error { return nil }
+
 func (s slotBook) Show(_ context.Context, id slot.ID) (admin.SlotDetail, error) {
 	return admin.SlotDetail{SlotStatus: s.status.Slots[id], Replicas: []slot.NodeName{"n2"}, InSync: []slot.NodeName{"n2"}, Unclean: 1, UnprotectedSince: slot.At(2, 90),
 		OpenLoss: "n3 was master before epoch 2 and has not come back", Users: 3, UsersKnown: true, History: []admin.SlotChange{
