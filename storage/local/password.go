@@ -17,12 +17,12 @@ import (
 	"mailnode/storage"
 )
 
-// The argon2id parameters of new hashes: 8 MiB, one pass, one lane. On two
-// cores a check takes 5 to 8 ms (docs/GUARANTEES.md). Hashes name their own
+// The argon2id parameters of new hashes: 7 MiB, one pass, one lane. On two
+// cores a check takes 6 to 7 ms (docs/GUARANTEES.md). Hashes name their own
 // parameters, so these may change.
 const (
 	argonPasses    = 1
-	argonMemoryKiB = 8 << 10
+	argonMemoryKiB = 7 << 10
 	argonLanes     = 1
 	argonSaltBytes = 16
 	argonKeyBytes  = 32
