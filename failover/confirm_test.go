@@ -132,7 +132,10 @@ func TestTwoOperators(t *testing.T) {
 		}
 		wg.Wait()
 		for _, o := range outs {
-			if o.ExitCode != ExitDone && o.ExitCode != ExitRefused || len(o.Done) != 15 && o.ExitCode == ExitDone {
+			switch {
+			case o.ExitCode == ExitDone && len(o.Done) == 15, o.ExitCode == ExitRefused:
+			case o.ExitCode == ExitNothing && len(o.Done) == 0: // the other had ended before this one looked
+			default:
 				t.Errorf("%+v", o)
 			}
 		}
