@@ -240,14 +240,16 @@ func (s *Store) create(path string) (vfs.File, error) {
 		s.o.FS.Remove(path + newSuffix)
 		return nil, err
 	}
-	if err := syncDir(s.o.FS, s.o.Dir); err != nil {
+	if err := SyncDir(s.o.FS, s.o.Dir); err != nil {
 		f.Close()
 		return nil, err
 	}
 	return f, nil
 }
 
-func syncDir(fs vfs.FS, dir string) error {
+// SyncDir makes a folder's entries durable: a synced file in a folder that was
+// not synced is lost with the power (FAULTS §1.5).
+func SyncDir(fs vfs.FS, dir string) error {
 	d, err := fs.OpenDir(dir)
 	if err != nil {
 		return err

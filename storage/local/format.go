@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"hash/crc32"
 	"io"
 	"strings"
 	"syscall"
@@ -14,6 +13,8 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"mailnode/storage"
+	"mailnode/storage/blob"
+	"mailnode/storage/event"
 	"mailnode/storage/slot"
 )
 
@@ -99,7 +100,7 @@ func (s *Slot) writeIdentity(path string) error {
 	// The folders above must be durable too: a synced file in a folder that a
 	// power loss forgets is lost (FAULTS §1.5).
 	for d := s.o.Dir; ; d = fs.PathDir(d) {
-		if err := syncDir(fs, d); err != nil {
+		if err := blob.SyncDir(fs, d); err != nil {
 			return err
 		}
 		if up := fs.PathDir(d); up == d || d == "." {
@@ -108,17 +109,8 @@ func (s *Slot) writeIdentity(path string) error {
 	}
 }
 
-func syncDir(fs vfs.FS, dir string) error {
-	d, err := fs.OpenDir(dir)
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	return d.Sync()
-}
-
 func sumLine(line string) string {
-	return fmt.Sprintf("crc32c %08x", crc32.Checksum([]byte(line), crc32.MakeTable(crc32.Castagnoli)))
+	return fmt.Sprintf("crc32c %08x", event.Checksum([]byte(line)))
 }
 
 // Keys of what a copy knows of itself.

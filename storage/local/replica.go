@@ -9,6 +9,7 @@ import (
 	"github.com/cockroachdb/pebble/v2"
 
 	"mailnode/storage"
+	"mailnode/storage/blob"
 	"mailnode/storage/event"
 	"mailnode/storage/slot"
 )
@@ -93,7 +94,7 @@ func (s *Slot) Quarantine(ev *event.Event, reason error) error {
 			return fmt.Errorf("quarantine event %s: %w", slot.Position(ev.Position), err)
 		}
 	}
-	return syncDir(fs, fs.PathJoin(s.o.Dir, "quarantine"))
+	return blob.SyncDir(fs, fs.PathJoin(s.o.Dir, "quarantine"))
 }
 
 // Quarantined lists the names of what lies in quarantine/.
@@ -138,7 +139,7 @@ func (s *Slot) SetAside(ctx context.Context) (name string, err error) {
 	if err := fs.Rename(tmp, path); err != nil {
 		return "", fmt.Errorf("set aside %s: %w", s.o.Slot, err)
 	}
-	return name, syncDir(fs, fs.PathJoin(s.o.Dir, "quarantine"))
+	return name, blob.SyncDir(fs, fs.PathJoin(s.o.Dir, "quarantine"))
 }
 
 // Building says whether a state transfer is under way or was cut off.
