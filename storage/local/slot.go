@@ -79,12 +79,13 @@ func (r *Resources) Close() {
 
 // Slot is this node's copy of a slot.
 type Slot struct {
-	o     Options
-	log   *slog.Logger
-	db    *pebble.DB
-	packs *blob.Store
-	com   committer
-	space spaceGuard
+	o      Options
+	log    *slog.Logger
+	format int // of the SLOT file
+	db     *pebble.DB
+	packs  *blob.Store
+	com    committer
+	space  spaceGuard
 
 	dirty    bool // the last stop was unclean; set by Open, read by Serve
 	durable  atomic.Pointer[view]
@@ -128,7 +129,10 @@ func Open(o Options) (*Slot, error) {
 		return nil, storage.Errorf(storage.ErrCorrupt, "open slot %s: %w", o.Slot, err)
 	}
 	s.packs = packs
-	if err := s.start(); err != nil {
+	if err = s.migrate(); err == nil {
+		err = s.start()
+	}
+	if err != nil {
 		s.packs.Close()
 		s.endViews()
 		s.guarded(s.db.Close)
