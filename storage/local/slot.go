@@ -44,6 +44,10 @@ type Options struct {
 	OnDamage func(slot.ID, error)
 	// JournalEventsMax is how many events are kept for replicas; 0: 2,000,000.
 	JournalEventsMax int
+	// Undelete is how long, by the slot clock, what was removed can be brought
+	// back; Master.Free forgets it afterwards. 0: 7 days;
+	// below 0: not at all.
+	Undelete time.Duration
 	// Refill says that the copy was here before: one that is empty now has lost
 	// what it had, and is a building one until it has been filled again.
 	Refill bool
@@ -110,6 +114,9 @@ type Slot struct {
 func Open(o Options) (*Slot, error) {
 	if o.JournalEventsMax == 0 {
 		o.JournalEventsMax = 2_000_000
+	}
+	if o.Undelete == 0 {
+		o.Undelete = 7 * 24 * time.Hour
 	}
 	s := &Slot{o: o, log: o.Logger.With("slot", o.Slot), failed: make(chan struct{}),
 		staged: map[slot.BodyRef]blob.Location{}}
