@@ -45,12 +45,16 @@ type Options struct {
 type Store struct {
 	o Options
 
+	syncMu sync.Mutex // held by Sync: one that finds nothing to do must not overtake one that does it
+
 	mu      sync.Mutex // guards all below
 	next    uint32     // number of the next pack
 	active  *writing
 	full    []*writing          // packs that are full but may still be written
 	readers map[uint32]vfs.File // kept open for the Store's life
 	poison  error
+	written uint64 // Puts that have returned without an error
+	synced  uint64 // and how many of them are known to be durable
 }
 
 // newSuffix is what a pack is called until its preamble is durable.
@@ -140,6 +144,9 @@ func (s *Store) Put(ref slot.BodyRef, note *BirthNote, body io.ReaderAt, size in
 	err = writeRecord(w.f, at, head, body, size)
 	s.mu.Lock()
 	w.writers--
+	if err == nil {
+		s.written++
+	}
 	s.mu.Unlock()
 	if err != nil {
 		// Nothing was promised: the place stays a hole, the store goes on.
@@ -258,15 +265,18 @@ func SyncDir(fs vfs.FS, dir string) error {
 	return d.Sync()
 }
 
-// Sync makes durable every body whose Put has returned. A full pack is closed
-// by the first Sync that finds no Put in it.
+// Sync makes durable every body whose Put has returned; without one since the
+// last Sync it does nothing. A full pack is closed by the first Sync that finds
+// no Put in it.
 func (s *Store) Sync() error {
+	s.syncMu.Lock()
+	defer s.syncMu.Unlock()
 	s.mu.Lock()
-	if s.poison != nil || s.active == nil {
+	if s.poison != nil || s.active == nil || s.written == s.synced {
 		defer s.mu.Unlock()
 		return s.poison
 	}
-	active := s.active.f
+	active, upTo := s.active.f, s.written
 	var last, busy []*writing
 	for _, w := range s.full {
 		if w.writers == 0 {
@@ -288,6 +298,9 @@ func (s *Store) Sync() error {
 	if err := active.SyncData(); err != nil {
 		return s.fail(fmt.Errorf("sync pack: %w", err))
 	}
+	s.mu.Lock()
+	s.synced = upTo
+	s.mu.Unlock()
 	return nil
 }
 
