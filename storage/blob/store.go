@@ -45,6 +45,7 @@ type Options struct {
 type Store struct {
 	o Options
 
+	chunks sync.Pool  // of *[chunkBytes]byte
 	syncMu sync.Mutex // held by Sync: one that finds nothing to do must not overtake one that does it
 
 	mu      sync.Mutex // guards all below
@@ -141,7 +142,7 @@ func (s *Store) Put(ref slot.BodyRef, note *BirthNote, body io.ReaderAt, size in
 		return Location{}, err
 	}
 	// The range is this call's own, so bodies are written side by side.
-	err = writeRecord(w.f, at, head, body, size)
+	err = s.writeRecord(w.f, at, head, body, size)
 	s.mu.Lock()
 	w.writers--
 	if err == nil {
@@ -155,10 +156,24 @@ func (s *Store) Put(ref slot.BodyRef, note *BirthNote, body io.ReaderAt, size in
 	return loc, nil
 }
 
-func writeRecord(f vfs.File, at int64, head []byte, body io.ReaderAt, size int64) error {
-	const small = 256 << 10
-	if size <= small {
-		rec := make([]byte, int64(len(head))+size)
+// chunkBytes is how much of a body is written at once; a smaller record is
+// written whole.
+const chunkBytes = 256 << 10
+
+// chunk gives a buffer; chunks.Put takes it back. Fresh memory for each body
+// would cost more than copying the body.
+func (s *Store) chunk() *[chunkBytes]byte {
+	if b, ok := s.chunks.Get().(*[chunkBytes]byte); ok {
+		return b
+	}
+	return new([chunkBytes]byte)
+}
+
+func (s *Store) writeRecord(f vfs.File, at int64, head []byte, body io.ReaderAt, size int64) error {
+	buf := s.chunk()
+	defer s.chunks.Put(buf)
+	if whole := int64(len(head)) + size; whole <= chunkBytes {
+		rec := buf[:whole]
 		copy(rec, head)
 		if err := readFull(body, rec[len(head):], 0); err != nil {
 			return err
@@ -166,9 +181,8 @@ func writeRecord(f vfs.File, at int64, head []byte, body io.ReaderAt, size int64
 		_, err := f.WriteAt(rec, at)
 		return err
 	}
-	buf := make([]byte, small)
-	for off := int64(0); off < size; off += small {
-		b := buf[:min(small, size-off)]
+	for off := int64(0); off < size; off += chunkBytes {
+		b := buf[:min(chunkBytes, size-off)]
 		if err := readFull(body, b, off); err != nil {
 			return err
 		}
