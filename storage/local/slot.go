@@ -101,8 +101,9 @@ type Slot struct {
 	failure  error         // why; set before failed is closed
 
 	stagedMu sync.Mutex
-	staged   map[slot.BodyRef]blob.Location // put, not yet in a committed batch
-	foreign  []slot.BodyRef                 // of staged: those from elsewhere, oldest first
+	staged   map[slot.BodyRef]staged // put, not yet in a committed batch
+	stagings uint64                  // how many there ever were
+	foreign  []slot.BodyRef          // of staged: those from elsewhere, oldest first
 
 	watch    watchers
 	heads    heads
@@ -119,7 +120,7 @@ func Open(o Options) (*Slot, error) {
 		o.Undelete = 7 * 24 * time.Hour
 	}
 	s := &Slot{o: o, log: o.Logger.With("slot", o.Slot), failed: make(chan struct{}),
-		staged: map[slot.BodyRef]blob.Location{}}
+		staged: map[slot.BodyRef]staged{}}
 	s.watch.init()
 	s.heads.init()
 	s.arrivals.init()
@@ -172,7 +173,7 @@ func (s *Slot) start() error {
 		return err
 	}
 	s.building.Store(building)
-	s.swapView()
+	s.install(s.newView())
 	if err := s.checkTail(); err != nil {
 		return err
 	}

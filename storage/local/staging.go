@@ -47,15 +47,35 @@ func (s *Slot) stage(ref slot.BodyRef, note *blob.BirthNote, body io.ReaderAt, s
 	}
 	s.stagedMu.Lock()
 	defer s.stagedMu.Unlock()
-	s.staged[ref] = loc
+	s.stagings++
+	s.staged[ref] = staged{loc, s.stagings}
 	return nil
 }
 
-func (s *Slot) stagedAt(ref slot.BodyRef) (blob.Location, bool) {
+// staged is a body that was put into the packs, the how-manieth of this copy.
+// Whoever reads stagedCount and syncs the packs then has made durable all
+// bodies up to that number, since Put returns before they get theirs.
+type staged struct {
+	blob.Location
+	number uint64
+}
+
+func (s *Slot) stagedCount() uint64 {
 	s.stagedMu.Lock()
 	defer s.stagedMu.Unlock()
-	loc, ok := s.staged[ref]
-	return loc, ok
+	return s.stagings
+}
+
+func (s *Slot) stagedBody(ref slot.BodyRef) (staged, bool) {
+	s.stagedMu.Lock()
+	defer s.stagedMu.Unlock()
+	st, ok := s.staged[ref]
+	return st, ok
+}
+
+func (s *Slot) stagedAt(ref slot.BodyRef) (blob.Location, bool) {
+	st, ok := s.stagedBody(ref)
+	return st.Location, ok
 }
 
 func (s *Slot) unstage(refs []slot.BodyRef) {

@@ -102,7 +102,7 @@ func (s *Slot) NeededBodies(fn func(ref slot.BodyRef, live bool) error) error {
 func (s *Slot) KeepBodies(ctx context.Context, refs []slot.BodyRef) error {
 	return s.do(ctx, func(t *txn) error {
 		for _, ref := range refs {
-			loc, ok := s.stagedAt(ref)
+			loc, ok := t.stagedAt(ref)
 			if !ok {
 				continue
 			}
@@ -110,7 +110,6 @@ func (s *Slot) KeepBodies(ctx context.Context, refs []slot.BodyRef) error {
 				return err
 			}
 			t.placed = append(t.placed, ref)
-			t.bodies = true
 		}
 		return nil
 	})

@@ -10,19 +10,25 @@ import (
 	"mailnode/storage/slot"
 )
 
-// view is the durable state: a snapshot taken after a sync, before the next
-// group is committed. It is counted, because readers outlive its replacement.
+// view is a state of the copy: a snapshot of one group and all before it, taken
+// before the next one is committed. It is shown to readers only once it is
+// durable. It is counted, because readers outlive its replacement.
 type view struct {
 	s    *Slot
 	snap *pebble.Snapshot
 	refs atomic.Int64
 }
 
-// swapView makes what is committed now the durable state. Only the committer
-// calls it, right after a sync.
-func (s *Slot) swapView() {
+// newView takes what is committed now, durable or not. Only the committer and
+// Open call it, right after a commit.
+func (s *Slot) newView() *view {
 	v := &view{s: s, snap: s.db.NewSnapshot()}
 	v.refs.Store(1)
+	return v
+}
+
+// install makes v, which has become durable, what readers see.
+func (s *Slot) install(v *view) {
 	s.readers.Add(1)
 	if old := s.durable.Swap(v); old != nil {
 		old.release()
