@@ -16,12 +16,14 @@ type view struct {
 	s    *Slot
 	snap *pebble.Snapshot
 	refs atomic.Int64
+	// generation counts how often the slot's whole state was replaced before.
+	generation uint64
 }
 
 // swapView makes what is committed now the durable state. Only the committer
 // calls it, right after a sync.
 func (s *Slot) swapView() {
-	v := &view{s: s, snap: s.db.NewSnapshot()}
+	v := &view{s: s, snap: s.db.NewSnapshot(), generation: s.generation.Load()}
 	v.refs.Store(1)
 	s.readers.Add(1)
 	if old := s.durable.Swap(v); old != nil {
