@@ -36,20 +36,22 @@ const (
 func ParseListed(b []byte, l *Listed) error {
 	*l = Listed{Flags: storage.Flags{Keywords: l.Flags.Keywords[:0]}}
 	for len(b) > 0 {
-		num, typ, n := protowire.ConsumeTag(b)
-		if n < 0 {
-			return corruptListed(n)
+		num, typ, n := protowire.Number(b[0]>>3), protowire.Type(b[0]&7), 1
+		if num == 0 || b[0] >= 0x80 { // a tag of more bytes, or none
+			if num, typ, n = protowire.ConsumeTag(b); n < 0 {
+				return corruptListed(n)
+			}
 		}
 		b = b[n:]
 		var v uint64
-		switch {
-		case typ == protowire.VarintType:
+		switch typ {
+		case protowire.VarintType:
 			v, n = protowire.ConsumeVarint(b)
-		case typ == protowire.Fixed64Type:
+		case protowire.Fixed64Type:
 			v, n = protowire.ConsumeFixed64(b)
-		case typ == protowire.BytesType && num == fieldKeywords:
+		case protowire.BytesType:
 			var k []byte
-			if k, n = protowire.ConsumeBytes(b); n >= 0 {
+			if k, n = protowire.ConsumeBytes(b); n >= 0 && num == fieldKeywords {
 				l.Flags.Keywords = append(l.Flags.Keywords, string(k))
 			}
 		default:

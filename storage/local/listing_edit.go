@@ -34,8 +34,8 @@ func (l *listing) edit(edits []edit) {
 		for n < len(rest) && rest[n].uid <= c[len(c)-1].uid {
 			n++
 		}
-		merged := l.merge(c, rest[:n])
-		reordered = reordered || len(merged) != len(c)
+		merged, same := l.merge(c, rest[:n])
+		reordered = reordered || !same
 		rest = rest[n:]
 		if l.chunks[i] = merged; len(merged) == 0 {
 			l.chunks = slices.Delete(l.chunks, i, i+1)
@@ -51,16 +51,19 @@ func (l *listing) edit(edits []edit) {
 	}
 }
 
-// merge gives a chunk with edits, none of which lies above its last UID.
-func (l *listing) merge(c []entry, edits []edit) []entry {
-	out := make([]entry, 0, len(c)+len(edits))
+// merge gives a chunk with edits, none of which lies above its last UID, and
+// says whether it has the same UIDs as before.
+func (l *listing) merge(c []entry, edits []edit) (out []entry, same bool) {
+	out, same = make([]entry, 0, len(c)+len(edits)), true
 	for len(c) > 0 || len(edits) > 0 {
 		if len(edits) == 0 || len(c) > 0 && c[0].uid < edits[0].uid {
 			out = append(out, c[0])
 			c = c[1:]
 			continue
 		}
-		if len(c) > 0 && c[0].uid == edits[0].uid {
+		was := len(c) > 0 && c[0].uid == edits[0].uid
+		same = same && was == edits[0].live
+		if was {
 			l.count(&c[0], -1)
 			c = c[1:]
 		}
@@ -70,7 +73,7 @@ func (l *listing) merge(c []entry, edits []edit) []entry {
 		}
 		edits = edits[1:]
 	}
-	return slices.Clip(out)
+	return slices.Clip(out), same
 }
 
 func (l *listing) count(e *entry, n int) {
