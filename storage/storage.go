@@ -84,14 +84,14 @@ type Mailbox struct {
 	Bytes         int64  // sum of message sizes
 }
 
-// Message is one message's record.
+// Message is one message as lists show it. Its flags may be shared between
+// sessions: Flags.Keywords is never changed in place.
 type Message struct {
 	UID          UID
 	ModSeq       ModSeq
 	Flags        Flags
 	InternalDate time.Time
 	Size         int64 // bytes, RFC822.SIZE
-	Body         slot.BodyRef
 }
 
 // Body is a message's bytes as a frontend hands them in: any number of reads,
@@ -167,8 +167,15 @@ type Messages interface {
 	// Append stores one message; the mailbox must exist (ErrNotFound).
 	Append(ctx context.Context, a AccountID, r Append) (Appended, error)
 	// Scan calls fn for each message with lo <= UID <= hi in the order of UIDs;
-	// it stops at fn's first error and returns it. fn must not keep m.Flags.
+	// it stops at fn's first error and returns it.
 	Scan(ctx context.Context, r Ref, lo, hi UID, fn func(m Message) error) error
+	// UIDs gives the UIDs of all messages, in order. The array is shared between
+	// sessions: it must not be changed.
+	UIDs(ctx context.Context, r Ref) ([]UID, error)
+	// Summaries calls fn for each message with lo <= UID <= hi in the order of
+	// UIDs, with what Summary gives; fn must not keep it. Messages that are gone
+	// may be among them. It stops at fn's first error and returns it.
+	Summaries(ctx context.Context, r Ref, lo, hi UID, fn func(uid UID, summary []byte) error) error
 	// Summary gives what storage/mime computed at delivery, in its encoding.
 	Summary(ctx context.Context, r Ref, uid UID) ([]byte, error)
 	// OpenBody proves a body's checksum and opens it. ErrNotFound when the
@@ -201,6 +208,9 @@ type ChangeSet struct {
 	Changed  []Message // new or changed, in UID order
 	Expunged []UID     // in order; may name messages that the caller never saw
 	Head     ModSeq    // pass this as since the next time
+	// UIDs, when not nil, has the UIDs of all messages at Head, in order. The
+	// array is shared between sessions: it must not be changed.
+	UIDs []UID
 }
 
 // Delivery is one LMTP transaction's share of one slot.

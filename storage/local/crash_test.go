@@ -81,8 +81,9 @@ func dumpStore(t *testing.T, m *Master, accounts []storage.Account) (text, numbe
 			fmt.Fprintf(&out, "%016x %s next %d\n", uint64(a.ID), b.Name, b.UIDNext)
 			fmt.Fprintf(&nums, "%016x %d %d\n", uint64(b.ID), b.UIDValidity, b.HighestModSeq)
 			highest = max(highest, b.HighestModSeq)
-			if err := m.Scan(ctx, storage.Ref{Account: a.ID, Mailbox: b.ID}, 1, ^storage.UID(0), func(msg storage.Message) error {
-				fmt.Fprintf(&out, "  %d %.12s %s\n", msg.UID, msg.Body.GUID, flagText(msg.Flags))
+			ref := storage.Ref{Account: a.ID, Mailbox: b.ID}
+			if err := m.Scan(ctx, ref, 1, ^storage.UID(0), func(msg storage.Message) error {
+				fmt.Fprintf(&out, "  %d %.12s %s\n", msg.UID, guidOf(t, m, ref, msg.UID), flagText(msg.Flags))
 				fmt.Fprintf(&nums, "  %d %d\n", msg.UID, msg.ModSeq)
 				return nil
 			}); err != nil {
@@ -91,6 +92,21 @@ func dumpStore(t *testing.T, m *Master, accounts []storage.Account) (text, numbe
 		}
 	}
 	return out.String(), nums.String(), highest
+}
+
+func guidOf(t *testing.T, m *Master, ref storage.Ref, uid storage.UID) slot.GUID {
+	t.Helper()
+	var guid slot.GUID
+	if err := m.s.read(func(v *view) error {
+		rec, err := loadMessage(v, ref, uid)
+		if err == nil {
+			guid = rec.Body().GUID
+		}
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	return guid
 }
 
 // walk runs random operations on a store and on the model at once.

@@ -59,6 +59,8 @@ type Options struct {
 type Resources struct {
 	cache *pebble.Cache
 	files *pebble.FileCache
+	// listings of opened mailboxes, within a quarter of what the block cache has.
+	listings *listingCache
 	// OnSync, when set before the first Open, is told how long each group's
 	// syncs took (packs and index).
 	OnSync func(time.Duration)
@@ -70,13 +72,16 @@ func (r *Resources) observeSync(took time.Duration) {
 	}
 }
 
-// NewResources makes a block cache of so many bytes and a file cache.
+// NewResources makes a block cache of so many bytes, a file cache, and room for
+// listings: a quarter of cacheBytes more.
 func NewResources(cacheBytes int64) *Resources {
-	return &Resources{cache: pebble.NewCache(cacheBytes), files: pebble.NewFileCache(4, 4096)}
+	return &Resources{cache: pebble.NewCache(cacheBytes), files: pebble.NewFileCache(4, 4096),
+		listings: newListingCache(cacheBytes / 4)}
 }
 
 // Close gives the caches back, after all copies are closed.
 func (r *Resources) Close() {
+	r.listings.close()
 	r.files.Unref()
 	r.cache.Unref()
 }
@@ -95,6 +100,9 @@ type Slot struct {
 	durable  atomic.Pointer[view]
 	readers  sync.WaitGroup // views that are not released
 	building atomic.Bool
+	// generation is raised in the committer when the whole state is replaced:
+	// what was remembered of an older one is worth nothing (listing.go).
+	generation atomic.Uint64
 
 	failOnce sync.Once
 	failed   chan struct{} // closed when the store can no longer commit
@@ -266,6 +274,7 @@ func (s *Slot) Close() error {
 		}
 	}
 	s.endViews()
+	s.o.Resources.listings.drop(s)
 	err := s.packs.Close()
 	// After a failure Pebble may hold a parked goroutine that owns its locks:
 	// closing could wait for it for ever. The process keeps the files, and the

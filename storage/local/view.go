@@ -17,12 +17,14 @@ type view struct {
 	s    *Slot
 	snap *pebble.Snapshot
 	refs atomic.Int64
+	// generation counts how often the slot's whole state was replaced before.
+	generation uint64
 }
 
 // newView takes what is committed now, durable or not. Only the committer and
 // Open call it, right after a commit.
 func (s *Slot) newView() *view {
-	v := &view{s: s, snap: s.db.NewSnapshot()}
+	v := &view{s: s, snap: s.db.NewSnapshot(), generation: s.generation.Load()}
 	v.refs.Store(1)
 	return v
 }
