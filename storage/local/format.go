@@ -169,14 +169,14 @@ func (s *Slot) openIndex() (string, error) {
 		Cache:                       s.o.Resources.cache,
 		FileCache:                   s.o.Resources.files,
 		FormatMajorVersion:          pebble.FormatWALSyncChunks, // law 6: see DESIGN §4
-		MemTableSize:                8 << 20,
+		MemTableSize:                s.o.Resources.memTableBytes(),
 		MemTableStopWritesThreshold: 4,
 		L0CompactionThreshold:       4,
 		L0StopWritesThreshold:       24,
-		MaxOpenFiles:                1000,
 		Logger:                      pebbleLogger{s},
 		EventListener:               &pebble.EventListener{BackgroundError: s.backgroundError},
 	}
+	opts.Experimental.CompactionScheduler = s.compactions
 	var db *pebble.DB
 	if err := s.guarded(func() (err error) {
 		db, err = pebble.Open(s.o.FS.PathJoin(s.o.Dir, "index"), opts)

@@ -19,7 +19,6 @@ import (
 	"log/slog"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/vfs"
@@ -52,32 +51,6 @@ type Options struct {
 	PackBytesMax int64
 }
 
-// Resources are the node-wide budgets that copies share.
-type Resources struct {
-	cache *pebble.Cache
-	files *pebble.FileCache
-	// OnSync, when set before the first Open, is told how long each group's
-	// syncs took (packs and index).
-	OnSync func(time.Duration)
-}
-
-func (r *Resources) observeSync(took time.Duration) {
-	if r.OnSync != nil {
-		r.OnSync(took)
-	}
-}
-
-// NewResources makes a block cache of so many bytes and a file cache.
-func NewResources(cacheBytes int64) *Resources {
-	return &Resources{cache: pebble.NewCache(cacheBytes), files: pebble.NewFileCache(4, 4096)}
-}
-
-// Close gives the caches back, after all copies are closed.
-func (r *Resources) Close() {
-	r.files.Unref()
-	r.cache.Unref()
-}
-
 // Slot is this node's copy of a slot.
 type Slot struct {
 	o     Options
@@ -86,6 +59,8 @@ type Slot struct {
 	packs *blob.Store
 	com   committer
 	space spaceGuard
+
+	compactions *slotCompactions // its share of the node's
 
 	checks     []Check // of Open
 	newestWall int64   // the newest wall-clock second that Open saw, Unix
@@ -118,7 +93,7 @@ func Open(o Options) (*Slot, error) {
 		o.PacksDir = o.FS.PathJoin(o.Dir, "packs")
 	}
 	s := &Slot{o: o, log: o.Logger.With("slot", o.Slot), failed: make(chan struct{}),
-		staged: map[slot.BodyRef]blob.Location{}}
+		compactions: &slotCompactions{all: o.Resources.compactions}, staged: map[slot.BodyRef]blob.Location{}}
 	s.watch.init()
 	s.heads.init()
 	s.arrivals.init()
@@ -281,6 +256,7 @@ func (s *Slot) fail(err error) {
 		s.failure = storage.Errorf(storage.ErrUnavailable, "slot %s has stopped: %w", s.o.Slot, err)
 		s.log.Error("slot stopped", "err", err)
 		close(s.failed)
+		go s.compactions.drop() // whoever fails may hold Pebble's locks
 	})
 }
 
