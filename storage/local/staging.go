@@ -188,7 +188,7 @@ func randomID() uint64 {
 // reserve.
 type spaceGuard struct {
 	fs    vfs.FS
-	dir   string
+	dirs  []string // one per volume
 	clock storage.Clock
 	state chan spaceState // capacity 1: holds the state, and is its lock
 }
@@ -196,7 +196,8 @@ type spaceGuard struct {
 type spaceState struct {
 	at    time.Duration
 	known bool
-	free  uint64
+	free  uint64 // in the folder that has the least
+	dir   string
 }
 
 const (
@@ -205,19 +206,21 @@ const (
 	spaceCheckEvery   = time.Second
 )
 
-func (g *spaceGuard) init(fs vfs.FS, dir string, c storage.Clock) {
-	g.fs, g.dir, g.clock, g.state = fs, dir, c, make(chan spaceState, 1)
+func (g *spaceGuard) init(fs vfs.FS, dirs []string, c storage.Clock) {
+	g.fs, g.dirs, g.clock, g.state = fs, dirs, c, make(chan spaceState, 1)
 	g.state <- spaceState{}
 }
 
 func (g *spaceGuard) check(size int64) error {
 	st := <-g.state
 	if now := g.clock.Mono(); !st.known || now-st.at >= spaceCheckEvery {
-		u, err := g.fs.GetDiskUsage(g.dir)
-		if err != nil { // a file system that cannot say (tests) has no limit
-			u.AvailBytes = 1 << 62
+		st = spaceState{at: now, known: true, free: 1 << 62}
+		for _, dir := range g.dirs {
+			// A file system that cannot say (tests) has no limit.
+			if u, err := g.fs.GetDiskUsage(dir); err == nil && u.AvailBytes < st.free {
+				st.free, st.dir = u.AvailBytes, dir
+			}
 		}
-		st = spaceState{at: now, known: true, free: u.AvailBytes}
 	}
 	full := st.free < SpaceReserveBytes+uint64(size)
 	if !full {
@@ -225,7 +228,7 @@ func (g *spaceGuard) check(size int64) error {
 	}
 	g.state <- st
 	if full {
-		return storage.Errorf(storage.ErrDiskFull, "slot folder %q: less than %d MiB would be left: free space or add a disk", g.dir, SpaceReserveBytes>>20)
+		return storage.Errorf(storage.ErrDiskFull, "slot folder %q: less than %d MiB would be left: free space or add a disk", st.dir, SpaceReserveBytes>>20)
 	}
 	return nil
 }
