@@ -55,6 +55,7 @@ type Options struct {
 type Resources struct {
 	cache *pebble.Cache
 	files *pebble.FileCache
+	packs *blob.Handles
 	// OnSync, when set before the first Open, is told how long each group's
 	// syncs took (packs and index).
 	OnSync func(time.Duration)
@@ -66,9 +67,13 @@ func (r *Resources) observeSync(took time.Duration) {
 	}
 }
 
-// NewResources makes a block cache of so many bytes and a file cache.
+// packFilesMax is how many packs a node keeps open between two reads.
+const packFilesMax = 512
+
+// NewResources makes a block cache of so many bytes, a file cache, and the
+// handles of packs.
 func NewResources(cacheBytes int64) *Resources {
-	return &Resources{cache: pebble.NewCache(cacheBytes), files: pebble.NewFileCache(4, 4096)}
+	return &Resources{cache: pebble.NewCache(cacheBytes), files: pebble.NewFileCache(4, 4096), packs: blob.NewHandles(packFilesMax)}
 }
 
 // Close gives the caches back, after all copies are closed.
@@ -90,6 +95,7 @@ type Slot struct {
 	durable  atomic.Pointer[view]
 	readers  sync.WaitGroup // views that are not released
 	building atomic.Bool
+	format   atomic.Int32 // as the SLOT file says
 
 	failOnce sync.Once
 	failed   chan struct{} // closed when the store can no longer commit
@@ -98,6 +104,7 @@ type Slot struct {
 	stagedMu sync.Mutex
 	staged   map[slot.BodyRef]blob.Location // put, not yet in a committed batch
 	foreign  []slot.BodyRef                 // of staged: those from elsewhere, oldest first
+	pins     packPins
 
 	watch    watchers
 	heads    heads
@@ -122,7 +129,7 @@ func Open(o Options) (*Slot, error) {
 	if err := s.openIndex(); err != nil {
 		return nil, fmt.Errorf("open slot %s: %w", o.Slot, err)
 	}
-	packs, err := blob.Open(blob.Options{FS: o.FS, Dir: o.FS.PathJoin(o.Dir, "packs"), Cluster: o.Cluster, Slot: o.Slot, PackBytesMax: o.PackBytesMax})
+	packs, err := blob.Open(blob.Options{FS: o.FS, Dir: o.FS.PathJoin(o.Dir, "packs"), Cluster: o.Cluster, Slot: o.Slot, PackBytesMax: o.PackBytesMax, Handles: o.Resources.packs})
 	if err != nil {
 		s.guarded(s.db.Close)
 		return nil, storage.Errorf(storage.ErrCorrupt, "open slot %s: %w", o.Slot, err)
@@ -247,6 +254,9 @@ func (s *Slot) fail(err error) {
 // failure nothing is marked clean, so that the next open checks.
 func (s *Slot) Close() error {
 	s.com.stop()
+	if s.Failure() == nil {
+		s.stopCompaction()
+	}
 	// A master's unclean stop stays on record until it has jumped (law 3).
 	if s.Failure() == nil && !s.dirty {
 		if err := s.guarded(func() error { return s.db.Set(localKey(keyClean), []byte{1}, pebble.Sync) }); err != nil {
