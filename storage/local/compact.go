@@ -339,9 +339,6 @@ func (c *compaction) rewrite(ctx context.Context, packs []*livePack) error {
 	}); err != nil {
 		return err
 	}
-	if err := c.s.raiseFormat(); err != nil {
-		return writeError(err)
-	}
 	rw, err := c.s.packs.NewRewriter()
 	if err != nil {
 		return storage.Errorf(storage.ErrUnavailable, "compact packs of %s: %w", c.s.o.Slot, err)

@@ -20,13 +20,7 @@ import (
 
 // formatVersion is the newest slot format that this release reads and writes.
 // It only ever goes up.
-const formatVersion = formatEncodedBodies
-
-// formatEncodedBodies is the first format that has encoded bodies. An older
-// release would take them for damage, so the SLOT file of an older slot is made
-// anew before the first of them is written, and not before: until then the older
-// release can be put back.
-const formatEncodedBodies = 2
+const formatVersion = 1
 
 // identity is what the SLOT file says: one line of JSON, one line with its
 // CRC-32C. A wrong or foreign disk is refused by it.
@@ -77,16 +71,7 @@ func (s *Slot) checkIdentity(path string, f vfs.File) error {
 	case id.Slot != s.o.Slot:
 		return fmt.Errorf("%q belongs to slot %s: is this the right folder?", path, id.Slot)
 	}
-	s.format.Store(int32(id.Format))
 	return nil
-}
-
-// raiseFormat makes the SLOT file say this release's format.
-func (s *Slot) raiseFormat() error {
-	if s.format.Load() >= formatVersion {
-		return nil
-	}
-	return s.writeIdentity(s.o.FS.PathJoin(s.o.Dir, "SLOT"))
 }
 
 func (s *Slot) writeIdentity(path string) error {
@@ -119,7 +104,6 @@ func (s *Slot) writeIdentity(path string) error {
 			return err
 		}
 		if up := fs.PathDir(d); up == d || d == "." {
-			s.format.Store(formatVersion)
 			return nil
 		}
 	}

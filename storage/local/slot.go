@@ -95,7 +95,6 @@ type Slot struct {
 	durable  atomic.Pointer[view]
 	readers  sync.WaitGroup // views that are not released
 	building atomic.Bool
-	format   atomic.Int32 // as the SLOT file says
 
 	failOnce sync.Once
 	failed   chan struct{} // closed when the store can no longer commit
