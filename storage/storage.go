@@ -119,6 +119,7 @@ type Store interface {
 	Mailboxes
 	Messages
 	Changes
+	Undelete
 }
 
 // Accounts is the part of a Store that knows users.

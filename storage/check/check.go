@@ -56,8 +56,9 @@ type Options struct {
 
 // Run gives all findings; the error is about reading the snapshot itself.
 func Run(s Snapshot, o Options) ([]Finding, error) {
-	c := &checker{s: s, o: o, accounts: map[storage.AccountID]*event.AccountRecord{}, used: map[storage.AccountID]int64{}}
-	for _, step := range []func() error{c.slot, c.journal, c.readAccounts, c.addresses, c.mailboxes, c.names, c.stray, c.usage} {
+	c := &checker{s: s, o: o, accounts: map[storage.AccountID]*event.AccountRecord{}, used: map[storage.AccountID]int64{},
+		refs: map[slot.BodyRef]uint64{}}
+	for _, step := range []func() error{c.slot, c.journal, c.readAccounts, c.addresses, c.mailboxes, c.names, c.stray, c.usage, c.bodies} {
 		if err := step(); err != nil {
 			return c.found, err
 		}
@@ -73,6 +74,7 @@ type checker struct {
 	slotRec  event.SlotRecord
 	accounts map[storage.AccountID]*event.AccountRecord
 	used     map[storage.AccountID]int64
+	refs     map[slot.BodyRef]uint64
 }
 
 func (c *checker) add(f Finding) { c.found = append(c.found, f) }
@@ -256,6 +258,26 @@ func (c *checker) usage() error {
 		if bytes != 0 {
 			wrong(id, 0)
 		}
+	}
+	return err
+}
+
+// bodies checks the counts of references, and that what is counted has a place.
+func (c *checker) bodies() error {
+	wrong := func(b slot.BodyRef, have, want uint64) {
+		c.report(1, "body %s has %d references on record, %d messages name it", b, have, want)
+	}
+	err := c.s.Each(prefix(event.PrefixRefs), func(k, v []byte) error {
+		b := event.BodyOf(k)
+		have, err := event.ParseRefs(b, v)
+		if err != nil || have != c.refs[b] {
+			wrong(b, have, c.refs[b])
+		}
+		delete(c.refs, b)
+		return nil
+	})
+	for b, want := range c.refs {
+		wrong(b, 0, want)
 	}
 	return err
 }

@@ -93,6 +93,7 @@ func (m *mailbox) common(key []byte, r *event.MessageRecord) {
 	if r.Modseq == 0 || r.Modseq > m.limitModSeq() {
 		m.finding(3, uid, "MODSEQ %d is above the head", r.Modseq)
 	}
+	m.c.refs[r.Body()]++
 	m.sum.HighestModseq = max(m.sum.HighestModseq, r.Modseq)
 	m.changed[string(event.ChangedKey(m.rec.Ref(), storage.ModSeq(r.Modseq), uid))] = true
 }

@@ -24,7 +24,7 @@ type Records interface {
 // An event that carries digests is compared with what came out (law 8): a
 // difference is storage.ErrCorrupt. One that carries none gets them.
 func Apply(r Records, ev *Event) error {
-	a := applier{r: r, ev: ev, stats: map[storage.Ref]*MailboxStats{}}
+	a := applier{r: r, ev: ev, stats: map[storage.Ref]*MailboxStats{}, refs: map[slot.BodyRef]int{}}
 	if err := a.head(); err != nil {
 		return err
 	}
@@ -50,6 +50,16 @@ type applier struct {
 	ev    *Event
 	stats map[storage.Ref]*MailboxStats
 	order []storage.Ref // of stats, as first touched
+	refs  map[slot.BodyRef]int
+	named []slot.BodyRef // of refs, as first touched
+}
+
+// name counts n more references to a body.
+func (a *applier) name(b slot.BodyRef, n int) {
+	if _, ok := a.refs[b]; !ok {
+		a.named = append(a.named, b)
+	}
+	a.refs[b] += n
 }
 
 func (a *applier) head() error {
@@ -108,6 +118,10 @@ func (a *applier) change(c *Change) error {
 		}
 	case *Change_Slot:
 		Store(a.r, SlotKey(), rec.Slot)
+	case *Change_Freed:
+		return a.freed(rec.Freed)
+	case *Change_Missing:
+		a.missing(rec.Missing)
 	default:
 		return storage.Errorf(storage.ErrInvalid, "a kind of change that this release does not know: upgrade this node")
 	}
@@ -157,6 +171,7 @@ func (a *applier) message(m *MessageRecord) error {
 	if err := a.forget(st, ref, uid); err != nil {
 		return err
 	}
+	a.name(m.Body(), 1)
 	if len(m.Summary) > 0 {
 		a.r.Set(SummaryKey(ref, uid), m.Summary)
 		bare := proto.CloneOf(m)
@@ -181,6 +196,7 @@ func (a *applier) expunged(x *ExpungedRecord) error {
 	if err := a.forget(st, ref, uid); err != nil {
 		return err
 	}
+	a.name(m.Body(), 1)
 	Store(a.r, ExpungedKey(ref, uid), x)
 	a.r.Set(ChangedKey(ref, storage.ModSeq(m.Modseq), uid), nil)
 	st.HighestModseq = max(st.HighestModseq, m.Modseq)
@@ -188,7 +204,7 @@ func (a *applier) expunged(x *ExpungedRecord) error {
 }
 
 // forget takes what the index holds of a UID, live or expunged, out of the
-// message records, the change index and the counters.
+// message records, the change index, the counters and the body's references.
 func (a *applier) forget(st *MailboxStats, ref storage.Ref, uid storage.UID) error {
 	var old MessageRecord
 	found, err := Load(a.r, MessageKey(ref, uid), &old)
@@ -199,6 +215,7 @@ func (a *applier) forget(st *MailboxStats, ref storage.Ref, uid storage.UID) err
 		st.count(&old, -1)
 		a.r.Delete(ChangedKey(ref, storage.ModSeq(old.Modseq), uid))
 		a.r.Delete(MessageKey(ref, uid))
+		a.name(old.Body(), -1)
 		return a.use(ref.Account, -old.Size)
 	}
 	var gone ExpungedRecord
@@ -206,11 +223,12 @@ func (a *applier) forget(st *MailboxStats, ref storage.Ref, uid storage.UID) err
 		return err
 	}
 	a.r.Delete(ChangedKey(ref, storage.ModSeq(gone.Message.GetModseq()), uid))
+	a.name(gone.Message.Body(), -1)
 	return nil
 }
 
 // use adds to an account's bytes; messages of deleted mailboxes are counted by
-// mailbox(), since no event changes messages in them.
+// mailbox() when it is deleted, and not again when they are freed.
 func (a *applier) use(id storage.AccountID, bytes int64) error {
 	if bytes == 0 {
 		return nil
@@ -225,8 +243,10 @@ func (a *applier) use(id storage.AccountID, bytes int64) error {
 }
 
 func (a *applier) statsOf(ref storage.Ref) (*MailboxStats, error) {
-	if st := a.stats[ref]; st != nil {
+	if st, touched := a.stats[ref]; st != nil {
 		return st, nil
+	} else if touched {
+		return nil, storage.Errorf(storage.ErrCorrupt, "apply event %s: mailbox %016x is freed and used", slot.Position(a.ev.Position), uint64(ref.Mailbox))
 	}
 	st := &MailboxStats{}
 	if _, err := Load(a.r, StatsKey(ref), st); err != nil {
@@ -239,9 +259,16 @@ func (a *applier) statsOf(ref storage.Ref) (*MailboxStats, error) {
 
 // finish stores the counters and settles the digests.
 func (a *applier) finish() error {
+	if err := a.settleRefs(); err != nil {
+		return err
+	}
 	got := make([]*MailboxDigest, 0, len(a.order))
 	for _, ref := range a.order {
 		st := a.stats[ref]
+		if st == nil { // the mailbox is gone for good
+			got = append(got, &MailboxDigest{Account: uint64(ref.Account), Mailbox: uint64(ref.Mailbox), Digest: Digest{}.Bytes()})
+			continue
+		}
 		Store(a.r, StatsKey(ref), st)
 		var m MailboxRecord
 		if found, err := Load(a.r, MailboxKey(ref), &m); err != nil {

@@ -113,6 +113,8 @@ type Change struct {
 	//	*Change_Expunged
 	//	*Change_Subscription
 	//	*Change_Slot
+	//	*Change_Freed
+	//	*Change_Missing
 	Record        isChange_Record `protobuf_oneof:"record"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -218,6 +220,24 @@ func (x *Change) GetSlot() *SlotRecord {
 	return nil
 }
 
+func (x *Change) GetFreed() *FreedRecord {
+	if x != nil {
+		if x, ok := x.Record.(*Change_Freed); ok {
+			return x.Freed
+		}
+	}
+	return nil
+}
+
+func (x *Change) GetMissing() *MissingRecord {
+	if x != nil {
+		if x, ok := x.Record.(*Change_Missing); ok {
+			return x.Missing
+		}
+	}
+	return nil
+}
+
 type isChange_Record interface {
 	isChange_Record()
 }
@@ -250,6 +270,14 @@ type Change_Slot struct {
 	Slot *SlotRecord `protobuf:"bytes,7,opt,name=slot,proto3,oneof"`
 }
 
+type Change_Freed struct {
+	Freed *FreedRecord `protobuf:"bytes,8,opt,name=freed,proto3,oneof"`
+}
+
+type Change_Missing struct {
+	Missing *MissingRecord `protobuf:"bytes,9,opt,name=missing,proto3,oneof"`
+}
+
 func (*Change_Account) isChange_Record() {}
 
 func (*Change_Address) isChange_Record() {}
@@ -263,6 +291,10 @@ func (*Change_Expunged) isChange_Record() {}
 func (*Change_Subscription) isChange_Record() {}
 
 func (*Change_Slot) isChange_Record() {}
+
+func (*Change_Freed) isChange_Record() {}
+
+func (*Change_Missing) isChange_Record() {}
 
 type AccountRecord struct {
 	state        protoimpl.MessageState `protogen:"open.v1"`
@@ -279,7 +311,8 @@ type AccountRecord struct {
 	UidvalidityBirth  uint32 `protobuf:"varint,9,opt,name=uidvalidity_birth,json=uidvalidityBirth,proto3" json:"uidvalidity_birth,omitempty"` // the unclean count at creation or move-in
 	UidvalidityNext   uint32 `protobuf:"varint,10,opt,name=uidvalidity_next,json=uidvalidityNext,proto3" json:"uidvalidity_next,omitempty"`   // the least value never given out
 	Deleted           bool   `protobuf:"varint,11,opt,name=deleted,proto3" json:"deleted,omitempty"`
-	Generation        uint32 `protobuf:"varint,12,opt,name=generation,proto3" json:"generation,omitempty"` // raised by a move
+	Generation        uint32 `protobuf:"varint,12,opt,name=generation,proto3" json:"generation,omitempty"`                                 // raised by a move
+	DeletedClockMs    uint64 `protobuf:"varint,13,opt,name=deleted_clock_ms,json=deletedClockMs,proto3" json:"deleted_clock_ms,omitempty"` // slot clock of the deletion
 	unknownFields     protoimpl.UnknownFields
 	sizeCache         protoimpl.SizeCache
 }
@@ -394,6 +427,13 @@ func (x *AccountRecord) GetDeleted() bool {
 func (x *AccountRecord) GetGeneration() uint32 {
 	if x != nil {
 		return x.Generation
+	}
+	return 0
+}
+
+func (x *AccountRecord) GetDeletedClockMs() uint64 {
+	if x != nil {
+		return x.DeletedClockMs
 	}
 	return 0
 }
@@ -820,6 +860,8 @@ type ExpungedRecord struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Message       *MessageRecord         `protobuf:"bytes,1,opt,name=message,proto3" json:"message,omitempty"` // as it was, with the MODSEQ of its expunge
 	SlotClockMs   uint64                 `protobuf:"varint,2,opt,name=slot_clock_ms,json=slotClockMs,proto3" json:"slot_clock_ms,omitempty"`
+	Moved         bool                   `protobuf:"varint,3,opt,name=moved,proto3" json:"moved,omitempty"`       // it lives on in another mailbox
+	Restored      bool                   `protobuf:"varint,4,opt,name=restored,proto3" json:"restored,omitempty"` // undelete has brought it back under another UID
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -866,6 +908,20 @@ func (x *ExpungedRecord) GetSlotClockMs() uint64 {
 		return x.SlotClockMs
 	}
 	return 0
+}
+
+func (x *ExpungedRecord) GetMoved() bool {
+	if x != nil {
+		return x.Moved
+	}
+	return false
+}
+
+func (x *ExpungedRecord) GetRestored() bool {
+	if x != nil {
+		return x.Restored
+	}
+	return false
 }
 
 type SubscriptionRecord struct {
@@ -1041,6 +1097,153 @@ func (x *Branch) GetAfter() uint64 {
 	return 0
 }
 
+// FreedRecord forgets for good what the undelete window no longer keeps:
+// tombstones of a mailbox, or whatever a deleted one has.
+type FreedRecord struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Account       uint64                 `protobuf:"fixed64,1,opt,name=account,proto3" json:"account,omitempty"`
+	Mailbox       uint64                 `protobuf:"fixed64,2,opt,name=mailbox,proto3" json:"mailbox,omitempty"` // 0: the account, which has no mailbox left
+	Uids          []uint32               `protobuf:"varint,3,rep,packed,name=uids,proto3" json:"uids,omitempty"`
+	Whole         bool                   `protobuf:"varint,4,opt,name=whole,proto3" json:"whole,omitempty"` // and the mailbox, of which nothing is left; always so for an account
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FreedRecord) Reset() {
+	*x = FreedRecord{}
+	mi := &file_event_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FreedRecord) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FreedRecord) ProtoMessage() {}
+
+func (x *FreedRecord) ProtoReflect() protoreflect.Message {
+	mi := &file_event_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FreedRecord.ProtoReflect.Descriptor instead.
+func (*FreedRecord) Descriptor() ([]byte, []int) {
+	return file_event_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *FreedRecord) GetAccount() uint64 {
+	if x != nil {
+		return x.Account
+	}
+	return 0
+}
+
+func (x *FreedRecord) GetMailbox() uint64 {
+	if x != nil {
+		return x.Mailbox
+	}
+	return 0
+}
+
+func (x *FreedRecord) GetUids() []uint32 {
+	if x != nil {
+		return x.Uids
+	}
+	return nil
+}
+
+func (x *FreedRecord) GetWhole() bool {
+	if x != nil {
+		return x.Whole
+	}
+	return false
+}
+
+// MissingRecord says that no copy has the body of a message any more (law 7).
+type MissingRecord struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Message       *MessageRecord         `protobuf:"bytes,1,opt,name=message,proto3" json:"message,omitempty"` // as it was
+	Address       string                 `protobuf:"bytes,2,opt,name=address,proto3" json:"address,omitempty"` // of the account
+	MailboxName   string                 `protobuf:"bytes,3,opt,name=mailbox_name,json=mailboxName,proto3" json:"mailbox_name,omitempty"`
+	SlotClockMs   uint64                 `protobuf:"varint,4,opt,name=slot_clock_ms,json=slotClockMs,proto3" json:"slot_clock_ms,omitempty"` // when it was given up
+	Found         bool                   `protobuf:"varint,5,opt,name=found,proto3" json:"found,omitempty"`                                  // the body came back, and the message with it: the record goes
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MissingRecord) Reset() {
+	*x = MissingRecord{}
+	mi := &file_event_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MissingRecord) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MissingRecord) ProtoMessage() {}
+
+func (x *MissingRecord) ProtoReflect() protoreflect.Message {
+	mi := &file_event_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MissingRecord.ProtoReflect.Descriptor instead.
+func (*MissingRecord) Descriptor() ([]byte, []int) {
+	return file_event_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *MissingRecord) GetMessage() *MessageRecord {
+	if x != nil {
+		return x.Message
+	}
+	return nil
+}
+
+func (x *MissingRecord) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
+func (x *MissingRecord) GetMailboxName() string {
+	if x != nil {
+		return x.MailboxName
+	}
+	return ""
+}
+
+func (x *MissingRecord) GetSlotClockMs() uint64 {
+	if x != nil {
+		return x.SlotClockMs
+	}
+	return 0
+}
+
+func (x *MissingRecord) GetFound() bool {
+	if x != nil {
+		return x.Found
+	}
+	return false
+}
+
 type MailboxDigest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Account       uint64                 `protobuf:"fixed64,1,opt,name=account,proto3" json:"account,omitempty"`
@@ -1052,7 +1255,7 @@ type MailboxDigest struct {
 
 func (x *MailboxDigest) Reset() {
 	*x = MailboxDigest{}
-	mi := &file_event_proto_msgTypes[11]
+	mi := &file_event_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1064,7 +1267,7 @@ func (x *MailboxDigest) String() string {
 func (*MailboxDigest) ProtoMessage() {}
 
 func (x *MailboxDigest) ProtoReflect() protoreflect.Message {
-	mi := &file_event_proto_msgTypes[11]
+	mi := &file_event_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1077,7 +1280,7 @@ func (x *MailboxDigest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MailboxDigest.ProtoReflect.Descriptor instead.
 func (*MailboxDigest) Descriptor() ([]byte, []int) {
-	return file_event_proto_rawDescGZIP(), []int{11}
+	return file_event_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *MailboxDigest) GetAccount() uint64 {
@@ -1115,7 +1318,7 @@ type MailboxStats struct {
 
 func (x *MailboxStats) Reset() {
 	*x = MailboxStats{}
-	mi := &file_event_proto_msgTypes[12]
+	mi := &file_event_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1127,7 +1330,7 @@ func (x *MailboxStats) String() string {
 func (*MailboxStats) ProtoMessage() {}
 
 func (x *MailboxStats) ProtoReflect() protoreflect.Message {
-	mi := &file_event_proto_msgTypes[12]
+	mi := &file_event_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1140,7 +1343,7 @@ func (x *MailboxStats) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MailboxStats.ProtoReflect.Descriptor instead.
 func (*MailboxStats) Descriptor() ([]byte, []int) {
-	return file_event_proto_rawDescGZIP(), []int{12}
+	return file_event_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *MailboxStats) GetMessages() uint32 {
@@ -1194,7 +1397,7 @@ type AccountStats struct {
 
 func (x *AccountStats) Reset() {
 	*x = AccountStats{}
-	mi := &file_event_proto_msgTypes[13]
+	mi := &file_event_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1206,7 +1409,7 @@ func (x *AccountStats) String() string {
 func (*AccountStats) ProtoMessage() {}
 
 func (x *AccountStats) ProtoReflect() protoreflect.Message {
-	mi := &file_event_proto_msgTypes[13]
+	mi := &file_event_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1219,7 +1422,7 @@ func (x *AccountStats) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AccountStats.ProtoReflect.Descriptor instead.
 func (*AccountStats) Descriptor() ([]byte, []int) {
-	return file_event_proto_rawDescGZIP(), []int{13}
+	return file_event_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *AccountStats) GetBytes() int64 {
@@ -1243,7 +1446,7 @@ type HeadRecord struct {
 
 func (x *HeadRecord) Reset() {
 	*x = HeadRecord{}
-	mi := &file_event_proto_msgTypes[14]
+	mi := &file_event_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1255,7 +1458,7 @@ func (x *HeadRecord) String() string {
 func (*HeadRecord) ProtoMessage() {}
 
 func (x *HeadRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_event_proto_msgTypes[14]
+	mi := &file_event_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1268,7 +1471,7 @@ func (x *HeadRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HeadRecord.ProtoReflect.Descriptor instead.
 func (*HeadRecord) Descriptor() ([]byte, []int) {
-	return file_event_proto_rawDescGZIP(), []int{14}
+	return file_event_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *HeadRecord) GetPosition() uint64 {
@@ -1309,7 +1512,7 @@ const file_event_proto_rawDesc = "" +
 	"\bprevious\x18\x02 \x01(\x06R\bprevious\x12\"\n" +
 	"\rslot_clock_ms\x18\x03 \x01(\x04R\vslotClockMs\x123\n" +
 	"\achanges\x18\x04 \x03(\v2\x19.mailnode.event.v1.ChangeR\achanges\x12:\n" +
-	"\adigests\x18\x05 \x03(\v2 .mailnode.event.v1.MailboxDigestR\adigests\"\xcd\x03\n" +
+	"\adigests\x18\x05 \x03(\v2 .mailnode.event.v1.MailboxDigestR\adigests\"\xc3\x04\n" +
 	"\x06Change\x12<\n" +
 	"\aaccount\x18\x01 \x01(\v2 .mailnode.event.v1.AccountRecordH\x00R\aaccount\x12<\n" +
 	"\aaddress\x18\x02 \x01(\v2 .mailnode.event.v1.AddressRecordH\x00R\aaddress\x12<\n" +
@@ -1317,8 +1520,10 @@ const file_event_proto_rawDesc = "" +
 	"\amessage\x18\x04 \x01(\v2 .mailnode.event.v1.MessageRecordH\x00R\amessage\x12?\n" +
 	"\bexpunged\x18\x05 \x01(\v2!.mailnode.event.v1.ExpungedRecordH\x00R\bexpunged\x12K\n" +
 	"\fsubscription\x18\x06 \x01(\v2%.mailnode.event.v1.SubscriptionRecordH\x00R\fsubscription\x123\n" +
-	"\x04slot\x18\a \x01(\v2\x1d.mailnode.event.v1.SlotRecordH\x00R\x04slotB\b\n" +
-	"\x06record\"\xa0\x03\n" +
+	"\x04slot\x18\a \x01(\v2\x1d.mailnode.event.v1.SlotRecordH\x00R\x04slot\x126\n" +
+	"\x05freed\x18\b \x01(\v2\x1e.mailnode.event.v1.FreedRecordH\x00R\x05freed\x12<\n" +
+	"\amissing\x18\t \x01(\v2 .mailnode.event.v1.MissingRecordH\x00R\amissingB\b\n" +
+	"\x06record\"\xca\x03\n" +
 	"\rAccountRecord\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x06R\x02id\x12\x18\n" +
 	"\aaddress\x18\x02 \x01(\tR\aaddress\x12#\n" +
@@ -1336,7 +1541,8 @@ const file_event_proto_rawDesc = "" +
 	"\adeleted\x18\v \x01(\bR\adeleted\x12\x1e\n" +
 	"\n" +
 	"generation\x18\f \x01(\rR\n" +
-	"generation\"\xba\x01\n" +
+	"generation\x12(\n" +
+	"\x10deleted_clock_ms\x18\r \x01(\x04R\x0edeletedClockMs\"\xba\x01\n" +
 	"\rAddressRecord\x12\x18\n" +
 	"\aaddress\x18\x01 \x01(\tR\aaddress\x12\x18\n" +
 	"\aaccount\x18\x02 \x01(\x06R\aaccount\x12\x12\n" +
@@ -1381,10 +1587,12 @@ const file_event_proto_rawDesc = "" +
 	" \x01(\x06R\x06bodyId\x12\x1d\n" +
 	"\n" +
 	"saved_unix\x18\v \x01(\x03R\tsavedUnix\x12\x18\n" +
-	"\asummary\x18\f \x01(\fR\asummary\"p\n" +
+	"\asummary\x18\f \x01(\fR\asummary\"\xa2\x01\n" +
 	"\x0eExpungedRecord\x12:\n" +
 	"\amessage\x18\x01 \x01(\v2 .mailnode.event.v1.MessageRecordR\amessage\x12\"\n" +
-	"\rslot_clock_ms\x18\x02 \x01(\x04R\vslotClockMs\"\\\n" +
+	"\rslot_clock_ms\x18\x02 \x01(\x04R\vslotClockMs\x12\x14\n" +
+	"\x05moved\x18\x03 \x01(\bR\x05moved\x12\x1a\n" +
+	"\brestored\x18\x04 \x01(\bR\brestored\"\\\n" +
 	"\x12SubscriptionRecord\x12\x18\n" +
 	"\aaccount\x18\x01 \x01(\x06R\aaccount\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x18\n" +
@@ -1396,7 +1604,18 @@ const file_event_proto_rawDesc = "" +
 	"\fmodseq_floor\x18\x03 \x01(\x06R\vmodseqFloor\"4\n" +
 	"\x06Branch\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\rR\x05epoch\x12\x14\n" +
-	"\x05after\x18\x02 \x01(\x06R\x05after\"[\n" +
+	"\x05after\x18\x02 \x01(\x06R\x05after\"k\n" +
+	"\vFreedRecord\x12\x18\n" +
+	"\aaccount\x18\x01 \x01(\x06R\aaccount\x12\x18\n" +
+	"\amailbox\x18\x02 \x01(\x06R\amailbox\x12\x12\n" +
+	"\x04uids\x18\x03 \x03(\rR\x04uids\x12\x14\n" +
+	"\x05whole\x18\x04 \x01(\bR\x05whole\"\xc2\x01\n" +
+	"\rMissingRecord\x12:\n" +
+	"\amessage\x18\x01 \x01(\v2 .mailnode.event.v1.MessageRecordR\amessage\x12\x18\n" +
+	"\aaddress\x18\x02 \x01(\tR\aaddress\x12!\n" +
+	"\fmailbox_name\x18\x03 \x01(\tR\vmailboxName\x12\"\n" +
+	"\rslot_clock_ms\x18\x04 \x01(\x04R\vslotClockMs\x12\x14\n" +
+	"\x05found\x18\x05 \x01(\bR\x05found\"[\n" +
 	"\rMailboxDigest\x12\x18\n" +
 	"\aaccount\x18\x01 \x01(\x06R\aaccount\x12\x18\n" +
 	"\amailbox\x18\x02 \x01(\x06R\amailbox\x12\x16\n" +
@@ -1430,7 +1649,7 @@ func file_event_proto_rawDescGZIP() []byte {
 	return file_event_proto_rawDescData
 }
 
-var file_event_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
+var file_event_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
 var file_event_proto_goTypes = []any{
 	(*Event)(nil),              // 0: mailnode.event.v1.Event
 	(*Change)(nil),             // 1: mailnode.event.v1.Change
@@ -1443,14 +1662,16 @@ var file_event_proto_goTypes = []any{
 	(*SubscriptionRecord)(nil), // 8: mailnode.event.v1.SubscriptionRecord
 	(*SlotRecord)(nil),         // 9: mailnode.event.v1.SlotRecord
 	(*Branch)(nil),             // 10: mailnode.event.v1.Branch
-	(*MailboxDigest)(nil),      // 11: mailnode.event.v1.MailboxDigest
-	(*MailboxStats)(nil),       // 12: mailnode.event.v1.MailboxStats
-	(*AccountStats)(nil),       // 13: mailnode.event.v1.AccountStats
-	(*HeadRecord)(nil),         // 14: mailnode.event.v1.HeadRecord
+	(*FreedRecord)(nil),        // 11: mailnode.event.v1.FreedRecord
+	(*MissingRecord)(nil),      // 12: mailnode.event.v1.MissingRecord
+	(*MailboxDigest)(nil),      // 13: mailnode.event.v1.MailboxDigest
+	(*MailboxStats)(nil),       // 14: mailnode.event.v1.MailboxStats
+	(*AccountStats)(nil),       // 15: mailnode.event.v1.AccountStats
+	(*HeadRecord)(nil),         // 16: mailnode.event.v1.HeadRecord
 }
 var file_event_proto_depIdxs = []int32{
 	1,  // 0: mailnode.event.v1.Event.changes:type_name -> mailnode.event.v1.Change
-	11, // 1: mailnode.event.v1.Event.digests:type_name -> mailnode.event.v1.MailboxDigest
+	13, // 1: mailnode.event.v1.Event.digests:type_name -> mailnode.event.v1.MailboxDigest
 	2,  // 2: mailnode.event.v1.Change.account:type_name -> mailnode.event.v1.AccountRecord
 	3,  // 3: mailnode.event.v1.Change.address:type_name -> mailnode.event.v1.AddressRecord
 	4,  // 4: mailnode.event.v1.Change.mailbox:type_name -> mailnode.event.v1.MailboxRecord
@@ -1458,14 +1679,17 @@ var file_event_proto_depIdxs = []int32{
 	7,  // 6: mailnode.event.v1.Change.expunged:type_name -> mailnode.event.v1.ExpungedRecord
 	8,  // 7: mailnode.event.v1.Change.subscription:type_name -> mailnode.event.v1.SubscriptionRecord
 	9,  // 8: mailnode.event.v1.Change.slot:type_name -> mailnode.event.v1.SlotRecord
-	5,  // 9: mailnode.event.v1.MailboxRecord.marks:type_name -> mailnode.event.v1.UncleanMark
-	6,  // 10: mailnode.event.v1.ExpungedRecord.message:type_name -> mailnode.event.v1.MessageRecord
-	10, // 11: mailnode.event.v1.SlotRecord.lineage:type_name -> mailnode.event.v1.Branch
-	12, // [12:12] is the sub-list for method output_type
-	12, // [12:12] is the sub-list for method input_type
-	12, // [12:12] is the sub-list for extension type_name
-	12, // [12:12] is the sub-list for extension extendee
-	0,  // [0:12] is the sub-list for field type_name
+	11, // 9: mailnode.event.v1.Change.freed:type_name -> mailnode.event.v1.FreedRecord
+	12, // 10: mailnode.event.v1.Change.missing:type_name -> mailnode.event.v1.MissingRecord
+	5,  // 11: mailnode.event.v1.MailboxRecord.marks:type_name -> mailnode.event.v1.UncleanMark
+	6,  // 12: mailnode.event.v1.ExpungedRecord.message:type_name -> mailnode.event.v1.MessageRecord
+	10, // 13: mailnode.event.v1.SlotRecord.lineage:type_name -> mailnode.event.v1.Branch
+	6,  // 14: mailnode.event.v1.MissingRecord.message:type_name -> mailnode.event.v1.MessageRecord
+	15, // [15:15] is the sub-list for method output_type
+	15, // [15:15] is the sub-list for method input_type
+	15, // [15:15] is the sub-list for extension type_name
+	15, // [15:15] is the sub-list for extension extendee
+	0,  // [0:15] is the sub-list for field type_name
 }
 
 func init() { file_event_proto_init() }
@@ -1481,6 +1705,8 @@ func file_event_proto_init() {
 		(*Change_Expunged)(nil),
 		(*Change_Subscription)(nil),
 		(*Change_Slot)(nil),
+		(*Change_Freed)(nil),
+		(*Change_Missing)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -1488,7 +1714,7 @@ func file_event_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_event_proto_rawDesc), len(file_event_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   15,
+			NumMessages:   17,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -23,6 +23,8 @@ const (
 	PrefixStats        = 'D' // account, mailbox -> MailboxStats (derived)
 	PrefixUsage        = 'U' // account -> AccountStats (derived)
 	PrefixSlot         = 's' // SlotRecord and HeadRecord
+	PrefixRefs         = 'r' // GUID, body ID -> how many messages and tombstones name the body (derived)
+	PrefixMissing      = 'x' // account, mailbox, UID -> MissingRecord
 
 	PrefixJournal = 'j' // position -> CRC-32C, event
 	PrefixBody    = 'b' // GUID, body ID -> where it lies in the packs
@@ -33,7 +35,7 @@ const (
 // state transfer carries exactly these.
 func StatePrefixes() []byte {
 	return []byte{PrefixAccount, PrefixStats, PrefixMailbox, PrefixName, PrefixSubscription, PrefixUsage,
-		PrefixAddress, PrefixChanged, PrefixSummary, PrefixMessage, PrefixSlot, PrefixExpunged}
+		PrefixAddress, PrefixChanged, PrefixSummary, PrefixMessage, PrefixRefs, PrefixSlot, PrefixExpunged, PrefixMissing}
 }
 
 var be = binary.BigEndian
@@ -144,11 +146,29 @@ func JournalKey(p slot.Position) []byte { return be.AppendUint64([]byte{PrefixJo
 // PositionOf reads the position of a journal key.
 func PositionOf(key []byte) slot.Position { return slot.Position(be.Uint64(key[1:])) }
 
+// MissingKey is where a MissingRecord lies.
+func MissingKey(r storage.Ref, u storage.UID) []byte {
+	return be.AppendUint32(refKey(PrefixMissing, r, 4), uint32(u))
+}
+
 // BodyKey is where a body's place in the packs lies.
-func BodyKey(b slot.BodyRef) []byte {
-	k := append(make([]byte, 0, 41), PrefixBody)
+func BodyKey(b slot.BodyRef) []byte { return bodyKey(PrefixBody, b) }
+
+// RefsKey is where the count of a body's references lies (a uvarint above 0).
+func RefsKey(b slot.BodyRef) []byte { return bodyKey(PrefixRefs, b) }
+
+func bodyKey(prefix byte, b slot.BodyRef) []byte {
+	k := append(make([]byte, 0, 41), prefix)
 	k = append(k, b.GUID[:]...)
 	return be.AppendUint64(k, uint64(b.ID))
+}
+
+// BodyOf reads the body of a BodyKey or a RefsKey.
+func BodyOf(key []byte) slot.BodyRef {
+	var b slot.BodyRef
+	copy(b.GUID[:], key[1:])
+	b.ID = slot.BodyID(be.Uint64(key[1+len(b.GUID):]))
+	return b
 }
 
 // SlotKey is where the SlotRecord lies.

@@ -279,6 +279,7 @@ func (t *txn) apply(ev *event.Event) error {
 	if err != nil {
 		return err
 	}
+	over.dropBodies()
 	over.Set(event.JournalKey(slot.Position(ev.Position)), event.Encode(ev))
 	t.torn = true
 	if err := over.flush(t.b); err != nil {
@@ -345,6 +346,16 @@ func (o *overlay) put(key []byte, c change) {
 
 func (o *overlay) Set(key, value []byte) { o.put(key, change{value: value}) }
 func (o *overlay) Delete(key []byte)     { o.put(key, change{delete: true}) }
+
+// dropBodies forgets where the bodies lie that the event took the last reference
+// from: what is in the packs is dead then.
+func (o *overlay) dropBodies() {
+	for _, k := range o.order {
+		if k[0] == event.PrefixRefs && o.m[k].delete {
+			o.Delete(event.BodyKey(event.BodyOf([]byte(k))))
+		}
+	}
+}
 
 func (o *overlay) flush(b *pebble.Batch) error {
 	for _, k := range o.order {

@@ -19,8 +19,11 @@ import (
 )
 
 // formatVersion is the newest slot format that this release reads and writes.
-// It only ever goes up.
-const formatVersion = 1
+// It only ever goes up (migrate.go).
+//
+//	1  the first
+//	2  bodies have counts of references
+const formatVersion = 2
 
 // identity is what the SLOT file says: one line of JSON, one line with its
 // CRC-32C. A wrong or foreign disk is refused by it.
@@ -63,6 +66,7 @@ func (s *Slot) checkIdentity(path string, f vfs.File) error {
 	if strings.TrimSpace(crc) != sumLine(line) || json.Unmarshal([]byte(line), &id) != nil {
 		return storage.Errorf(storage.ErrCorrupt, "%q is damaged", path)
 	}
+	s.format = id.Format
 	switch {
 	case id.Format > formatVersion:
 		return fmt.Errorf("%q has format %d, this release knows %d: install the newer release", path, id.Format, formatVersion)
@@ -79,6 +83,7 @@ func (s *Slot) writeIdentity(path string) error {
 	if err != nil {
 		return err
 	}
+	s.format = formatVersion
 	fs := s.o.FS
 	f, err := fs.Create(path+".new", "mailnode-slot")
 	if err != nil {

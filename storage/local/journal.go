@@ -95,6 +95,45 @@ func (s *Slot) TrimJournal(ctx context.Context, p slot.Position) error {
 	})
 }
 
+// TrimJournalClock forgets events older than a time of the slot clock (ms), in
+// steps. A replica that needs them gets the whole state.
+func (s *Slot) TrimJournalClock(ctx context.Context, before uint64) error {
+	for more := true; more; {
+		if err := s.do(ctx, func(t *txn) error {
+			start, err := journalStart(t)
+			if err != nil {
+				return err
+			}
+			upTo, n, err := t.olderThan(start, before)
+			if more = n == trimStepEvents; err != nil || n == 0 {
+				return err
+			}
+			return t.forget(start, n, upTo)
+		}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// olderThan finds at most a step of events after start that are older than a
+// time of the slot clock. The last event always stays: its place is the head's.
+func (t *txn) olderThan(start slot.Position, clock uint64) (upTo slot.Position, n int, err error) {
+	it, err := t.iter(journalSpan(start))
+	if err != nil {
+		return 0, 0, err
+	}
+	defer it.Close()
+	for ok := it.First(); ok && n < trimStepEvents && event.PositionOf(it.Key()) < t.head; ok = it.Next() {
+		// A damaged one is as old as its neighbours, and has been applied.
+		if ev, err := event.Decode(it.Value()); err == nil && ev.SlotClockMs >= clock {
+			break
+		}
+		upTo, n = event.PositionOf(it.Key()), n+1
+	}
+	return upTo, n, it.Error()
+}
+
 // JournalAfter gives durable events after a position, in order and in the
 // journal's encoding (event.Decode): at least one if there is any, and at most
 // about bytesMax. ErrNotFound: the journal no longer goes back that far, or

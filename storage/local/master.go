@@ -247,3 +247,19 @@ func accountChange(a *event.AccountRecord) *event.Change {
 func messageChange(r *event.MessageRecord) *event.Change {
 	return &event.Change{Record: &event.Change_Message{Message: r}}
 }
+
+func expungedChange(x *event.ExpungedRecord) *event.Change {
+	return &event.Change{Record: &event.Change_Expunged{Expunged: x}}
+}
+
+func freedChange(x *event.FreedRecord) *event.Change {
+	return &event.Change{Record: &event.Change_Freed{Freed: x}}
+}
+
+func addressChange(x *event.AddressRecord) *event.Change {
+	return &event.Change{Record: &event.Change_Address{Address: x}}
+}
+
+func missingChange(x *event.MissingRecord) *event.Change {
+	return &event.Change{Record: &event.Change_Missing{Missing: x}}
+}

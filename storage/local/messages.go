@@ -193,7 +193,7 @@ func (m *Master) Expunge(ctx context.Context, r storage.Ref, uids []storage.UID)
 			var gone []storage.UID
 			for _, rec := range recs {
 				if rec.FlagSet().Has(storage.Deleted) {
-					changes = append(changes, m.expunged(t, a, rec))
+					changes = append(changes, m.expunged(t, a, rec, false))
 					gone = append(gone, storage.UID(rec.Uid))
 				}
 			}
@@ -210,10 +210,11 @@ func (m *Master) Expunge(ctx context.Context, r storage.Ref, uids []storage.UID)
 	return out, err
 }
 
-func (m *Master) expunged(t *txn, a *event.AccountRecord, rec *event.MessageRecord) *event.Change {
+// expunged makes the tombstone of a message; moved: it lives on elsewhere.
+func (m *Master) expunged(t *txn, a *event.AccountRecord, rec *event.MessageRecord, moved bool) *event.Change {
 	gone := m.record(rec)
 	gone.Modseq = m.modSeq(t, a)
-	return &event.Change{Record: &event.Change_Expunged{Expunged: &event.ExpungedRecord{Message: gone, SlotClockMs: m.slotClock(t)}}}
+	return expungedChange(&event.ExpungedRecord{Message: gone, SlotClockMs: m.slotClock(t), Moved: moved})
 }
 
 // record copies a message record, without the summary.
@@ -318,7 +319,7 @@ func (m *Master) Move(ctx context.Context, r storage.Ref, uids []storage.UID, to
 				return err
 			}
 			for _, rec := range recs {
-				changes = append(changes, m.expunged(t, a, rec))
+				changes = append(changes, m.expunged(t, a, rec, true))
 			}
 			if err := m.emit(t, changes...); err != nil {
 				return err
@@ -363,6 +364,11 @@ func (m *Master) Changes(ctx context.Context, r storage.Ref, since storage.ModSe
 		}); err != nil {
 			return err
 		}
+		if gone := storage.ModSeq(b.ExpungeFloorModseq); since < gone {
+			if out.Expunged, err = absent(v, r, storage.UID(b.Uidnext)); err != nil {
+				return err
+			}
+		}
 		if since >= floor {
 			return nil
 		}
@@ -378,6 +384,25 @@ func (m *Master) Changes(ctx context.Context, r storage.Ref, since storage.ModSe
 	})
 	slices.Sort(out.Expunged)
 	slices.SortFunc(out.Changed, func(x, y storage.Message) int { return int(int64(x.UID) - int64(y.UID)) })
+	return out, err
+}
+
+// absent gives every UID below next that no message has: below the expunge floor
+// nobody knows any more which of them have gone since (DESIGN §4).
+func absent(v *view, r storage.Ref, next storage.UID) ([]storage.UID, error) {
+	var out []storage.UID
+	uid := storage.UID(1)
+	fill := func(to storage.UID) {
+		for ; uid < to; uid++ {
+			out = append(out, uid)
+		}
+		uid = to + 1
+	}
+	err := each(v, event.MessagesIn(r, 1, ^storage.UID(0)), func(key, _ []byte) error {
+		fill(event.UIDOf(key))
+		return nil
+	})
+	fill(next)
 	return out, err
 }
 

@@ -44,6 +44,10 @@ type Options struct {
 	OnDamage func(slot.ID, error)
 	// JournalEventsMax is how many events are kept for replicas; 0: 2,000,000.
 	JournalEventsMax int
+	// Undelete is how long, by the slot clock, what was removed can be brought
+	// back; Master.Free forgets it afterwards. 0: 7 days;
+	// below 0: not at all.
+	Undelete time.Duration
 	// Refill says that the copy was here before: one that is empty now has lost
 	// what it had, and is a building one until it has been filled again.
 	Refill bool
@@ -84,12 +88,13 @@ func (r *Resources) Close() {
 
 // Slot is this node's copy of a slot.
 type Slot struct {
-	o     Options
-	log   *slog.Logger
-	db    *pebble.DB
-	packs *blob.Store
-	com   committer
-	space spaceGuard
+	o      Options
+	log    *slog.Logger
+	format int // of the SLOT file
+	db     *pebble.DB
+	packs  *blob.Store
+	com    committer
+	space  spaceGuard
 
 	dirty    bool // the last stop was unclean; set by Open, read by Serve
 	durable  atomic.Pointer[view]
@@ -116,6 +121,9 @@ func Open(o Options) (*Slot, error) {
 	if o.JournalEventsMax == 0 {
 		o.JournalEventsMax = 2_000_000
 	}
+	if o.Undelete == 0 {
+		o.Undelete = 7 * 24 * time.Hour
+	}
 	s := &Slot{o: o, log: o.Logger.With("slot", o.Slot), failed: make(chan struct{}),
 		staged: map[slot.BodyRef]blob.Location{}}
 	s.watch.init()
@@ -134,7 +142,10 @@ func Open(o Options) (*Slot, error) {
 		return nil, storage.Errorf(storage.ErrCorrupt, "open slot %s: %w", o.Slot, err)
 	}
 	s.packs = packs
-	if err := s.start(); err != nil {
+	if err = s.migrate(); err == nil {
+		err = s.start()
+	}
+	if err != nil {
 		s.packs.Close()
 		s.endViews()
 		s.guarded(s.db.Close)

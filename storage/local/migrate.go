@@ -1,0 +1,76 @@
+package local
+
+import (
+	"encoding/binary"
+	"fmt"
+
+	"github.com/cockroachdb/pebble/v2"
+
+	"mailnode/storage/event"
+	"mailnode/storage/slot"
+)
+
+// migrate brings an older slot to formatVersion. It may be cut off at any point:
+// the SLOT file says the new version only when everything is durable.
+func (s *Slot) migrate() error {
+	if s.format >= formatVersion {
+		return nil
+	}
+	from := s.format
+	if err := s.countRefs(); err != nil {
+		return fmt.Errorf("bring %s from format %d to %d: %w", s.o.Slot, from, formatVersion, err)
+	}
+	if err := s.writeIdentity(s.o.FS.PathJoin(s.o.Dir, "SLOT")); err != nil {
+		return err
+	}
+	s.log.Info("slot format raised", "from", from, "to", formatVersion)
+	return nil
+}
+
+// countRefs writes the reference counts that format 1 did not have.
+func (s *Slot) countRefs() error {
+	counts := map[slot.BodyRef]uint64{}
+	all := func(prefix byte) event.Span { return event.SpanOf([]byte{prefix}) }
+	db := dbReader{s.db}
+	if err := each(db, all(event.PrefixMessage), func(_, value []byte) error {
+		m := &event.MessageRecord{}
+		err := unmarshal(value, m)
+		counts[m.Body()]++
+		return err
+	}); err != nil {
+		return err
+	}
+	if err := each(db, all(event.PrefixExpunged), func(_, value []byte) error {
+		x := &event.ExpungedRecord{}
+		err := unmarshal(value, x)
+		if x.Message != nil {
+			counts[x.Message.Body()]++
+		}
+		return err
+	}); err != nil {
+		return err
+	}
+	b := s.db.NewBatch()
+	defer func() { b.Close() }()
+	for ref, n := range counts {
+		if err := b.Set(event.RefsKey(ref), binary.AppendUvarint(nil, n), nil); err != nil {
+			return err
+		}
+		if b.Len() < groupBytesMax {
+			continue
+		}
+		if err := s.guarded(func() error { return s.db.Apply(b, pebble.NoSync) }); err != nil {
+			return err
+		}
+		b.Close()
+		b = s.db.NewBatch()
+	}
+	return s.guarded(func() error { return s.db.Apply(b, pebble.Sync) })
+}
+
+// dbReader reads what is committed, durable or not: before the copy is open.
+type dbReader struct{ db *pebble.DB }
+
+func (r dbReader) Get(key []byte) ([]byte, bool, error) { return pebbleGet(r.db, key) }
+
+func (r dbReader) iter(sp event.Span) (*pebble.Iterator, error) { return newIter(r.db, sp) }

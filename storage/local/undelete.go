@@ -1,0 +1,325 @@
+package local
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sort"
+	"strings"
+	"time"
+
+	"mailnode/storage"
+	"mailnode/storage/event"
+	"mailnode/storage/slot"
+)
+
+// DeleteAccount implements storage.Undelete.
+func (m *Master) DeleteAccount(ctx context.Context, id storage.AccountID) error {
+	return m.acknowledged(ctx, func(t *txn) error {
+		a, err := loadAccount(t, id)
+		if err != nil {
+			return err
+		}
+		a.Deleted, a.DeletedClockMs = true, m.slotClock(t)
+		return m.emit(t, accountChange(a))
+	})
+}
+
+// DeletedAccounts implements storage.Undelete.
+func (m *Master) DeletedAccounts(ctx context.Context) ([]storage.DeletedAccount, error) {
+	var out []storage.DeletedAccount
+	err := m.view(ctx, func(v *view) error {
+		now := m.clockNow(v)
+		return each(v, event.SpanOf([]byte{event.PrefixAccount}), func(_, value []byte) error {
+			a := &event.AccountRecord{}
+			if err := unmarshal(value, a); err != nil || !a.Deleted {
+				return err
+			}
+			held, err := holdsAddress(v, a)
+			if err != nil || !held {
+				return err // it is erased: only its mail is left
+			}
+			shown, err := showAccount(v, a)
+			ago := clockSince(now, a.DeletedClockMs)
+			out = append(out, storage.DeletedAccount{Account: shown, Ago: ago, Left: max(0, m.s.o.Undelete-ago)})
+			return err
+		})
+	})
+	sort.Slice(out, func(i, j int) bool { return out[i].Address < out[j].Address })
+	return out, err
+}
+
+// clockNow is the slot clock as of a view.
+func (m *Master) clockNow(v *view) uint64 {
+	_, clock, err := v.head()
+	if err != nil {
+		clock = 0
+	}
+	return max(clock, m.clockBase+uint64((m.s.o.Clock.Mono()-m.since)/time.Millisecond))
+}
+
+func clockSince(nowMs, thenMs uint64) time.Duration {
+	if thenMs > nowMs {
+		return 0
+	}
+	return time.Duration(nowMs-thenMs) * time.Millisecond
+}
+
+// holdsAddress says whether an account's address still leads to it.
+func holdsAddress(r reader, a *event.AccountRecord) (bool, error) {
+	rec := &event.AddressRecord{}
+	found, err := event.Load(r, event.AddressKey(slot.Address(a.Address)), rec)
+	return found && !rec.Erased && rec.Account == a.Id, err
+}
+
+// deletedAccount finds a deleted account that still holds its address.
+func deletedAccount(r reader, addr slot.Address) (*event.AccountRecord, *event.AddressRecord, error) {
+	rec := &event.AddressRecord{}
+	found, err := event.Load(r, event.AddressKey(addr), rec)
+	if err != nil {
+		return nil, nil, err
+	}
+	a := &event.AccountRecord{}
+	if found && !rec.Erased {
+		if found, err = event.Load(r, event.AccountKey(storage.AccountID(rec.Account)), a); err != nil {
+			return nil, nil, err
+		}
+	}
+	switch {
+	case !found || rec.Erased:
+		return nil, nil, storage.Errorf(storage.ErrNotFound, "account %q: there is none that can be brought back", addr)
+	case !a.Deleted:
+		return nil, nil, storage.Errorf(storage.ErrInvalid, "account %q is not deleted", addr)
+	}
+	return a, rec, nil
+}
+
+// UndeleteAccount implements storage.Undelete.
+func (m *Master) UndeleteAccount(ctx context.Context, addr slot.Address) (storage.Account, error) {
+	var id storage.AccountID
+	err := m.acknowledged(ctx, func(t *txn) error {
+		a, _, err := deletedAccount(t, addr)
+		if err != nil {
+			return err
+		}
+		id = storage.AccountID(a.Id)
+		a.Deleted, a.DeletedClockMs = false, 0
+		return m.emit(t, accountChange(a))
+	})
+	if err != nil {
+		return storage.Account{}, err
+	}
+	return m.Account(ctx, id)
+}
+
+// EraseAccount implements storage.Undelete. Free takes the mail.
+func (m *Master) EraseAccount(ctx context.Context, addr slot.Address) error {
+	return m.acknowledged(ctx, func(t *txn) error {
+		a, rec, err := deletedAccount(t, addr)
+		if err != nil {
+			return err
+		}
+		return m.emit(t, addressChange(erasedAddress(rec, a)))
+	})
+}
+
+// erasedAddress remembers which UIDVALIDITYs were given out (law 2).
+func erasedAddress(rec *event.AddressRecord, a *event.AccountRecord) *event.AddressRecord {
+	rec.Erased, rec.UidvalidityNext = true, max(rec.UidvalidityNext, a.UidvalidityNext)
+	return rec
+}
+
+// Restore implements storage.Undelete: deleted mailboxes first, then messages, in
+// steps of at most storage.MaxTxnRecords.
+func (m *Master) Restore(ctx context.Context, id storage.AccountID, r storage.Restore) (storage.Restored, error) {
+	var out storage.Restored
+	if r.Mailbox != "" {
+		name, err := storage.CanonicalMailboxName(r.Mailbox)
+		if err != nil {
+			return out, err
+		}
+		r.Mailbox = name
+	}
+	var boxes, gone []*event.MailboxRecord
+	var since uint64 // slot clock
+	err := m.view(ctx, func(v *view) error {
+		if _, err := loadAccount(v, id); err != nil {
+			return err
+		}
+		if now := m.clockNow(v); r.Since > 0 && now > uint64(r.Since/time.Millisecond) {
+			since = now - uint64(r.Since/time.Millisecond)
+		}
+		return each(v, event.MailboxesOf(id), func(_, value []byte) error {
+			b := &event.MailboxRecord{}
+			if err := unmarshal(value, b); err != nil || r.Mailbox != "" && b.Name != r.Mailbox {
+				return err
+			}
+			switch {
+			case !b.Deleted:
+				boxes = append(boxes, b)
+			case b.DeletedClockMs >= since:
+				gone = append(gone, b)
+			}
+			return nil
+		})
+	})
+	if err != nil {
+		return out, err
+	}
+	if r.Mailbox != "" && len(boxes)+len(gone) == 0 {
+		return out, storage.Errorf(storage.ErrNotFound, "restore mailbox %q: there is none, nor was one deleted that is still kept", r.Mailbox)
+	}
+	// Those above come before those below, so that the names below find them.
+	slices.SortFunc(gone, func(x, y *event.MailboxRecord) int { return strings.Compare(x.Name, y.Name) })
+	for _, b := range gone {
+		name, err := m.restoreMailbox(ctx, b.Ref())
+		if err != nil {
+			return out, err
+		}
+		if name != "" {
+			out.Mailboxes = append(out.Mailboxes, name)
+		}
+	}
+	for _, b := range append(boxes, gone...) {
+		if err := m.restoreMessages(ctx, b.Ref(), since, &out); err != nil {
+			return out, err
+		}
+	}
+	return out, nil
+}
+
+// restoreMailbox brings a deleted mailbox back with its messages, under a new
+// UIDVALIDITY: to clients they are new (law 2).
+func (m *Master) restoreMailbox(ctx context.Context, ref storage.Ref) (name string, err error) {
+	err = m.acknowledged(ctx, func(t *txn) error {
+		a, err := loadAccount(t, ref.Account)
+		if err != nil {
+			return err
+		}
+		b := &event.MailboxRecord{}
+		found, err := event.Load(t, event.MailboxKey(ref), b)
+		if err != nil || !found || !b.Deleted {
+			return err // freed, or restored by somebody else
+		}
+		if name, err = freeName(t, a, b.Name); err != nil {
+			return err
+		}
+		parents, err := m.missingParents(t, a, name, map[string]bool{})
+		if err != nil {
+			return err
+		}
+		b.Name, b.Deleted, b.DeletedClockMs, b.Changed = name, false, 0, m.modSeq(t, a)
+		if !event.NewUIDValidity(a, b, m.unclean) {
+			return storage.Errorf(storage.ErrLimit, "restore mailbox %q: its UIDs, or the account's UIDVALIDITYs, are used up", name)
+		}
+		return m.emit(t, append(parents, mailboxChange(b), accountChange(a))...)
+	})
+	return name, err
+}
+
+// freeName gives the name, or the first of "name (2)", "name (3)", … that is free.
+func freeName(r reader, a *event.AccountRecord, name string) (string, error) {
+	for n := 1; ; n++ {
+		try := name
+		if n > 1 {
+			try = fmt.Sprintf("%s (%d)", name, n)
+		}
+		if _, taken, err := mailboxID(r, storage.AccountID(a.Id), try); err != nil || !taken {
+			return try, err
+		}
+	}
+}
+
+// restoreMessages gives the expunged messages of a mailbox new UIDs. What was
+// moved lives on elsewhere and stays there.
+func (m *Master) restoreMessages(ctx context.Context, ref storage.Ref, since uint64, out *storage.Restored) error {
+	var uids []storage.UID
+	if err := m.view(ctx, func(v *view) error {
+		return each(v, event.ExpungedIn(ref), func(key, value []byte) error {
+			x := &event.ExpungedRecord{}
+			err := unmarshal(value, x)
+			if err == nil && restorable(x, since) {
+				uids = append(uids, event.UIDOf(key))
+			}
+			return err
+		})
+	}); err != nil {
+		return err
+	}
+	return inChunks(uids, func(uids []storage.UID) error {
+		restored, gone := 0, 0
+		if err := m.acknowledged(ctx, func(t *txn) (err error) {
+			restored, gone, err = m.restoreSome(t, ref, uids, since)
+			return err
+		}); err != nil {
+			return err
+		}
+		out.Messages += restored
+		out.Gone += gone
+		return nil
+	})
+}
+
+func restorable(x *event.ExpungedRecord, since uint64) bool {
+	return x.Message != nil && !x.Moved && !x.Restored && x.SlotClockMs >= since
+}
+
+func (m *Master) restoreSome(t *txn, ref storage.Ref, uids []storage.UID, since uint64) (restored, gone int, err error) {
+	a, b, err := in(t, ref)
+	if err != nil {
+		return 0, 0, err
+	}
+	var back []*event.ExpungedRecord
+	for _, u := range uids {
+		x := &event.ExpungedRecord{}
+		if found, err := event.Load(t, event.ExpungedKey(ref, u), x); err != nil {
+			return 0, 0, err
+		} else if !found || !restorable(x, since) {
+			continue
+		}
+		if _, err := t.s.locate(t, x.Message.Body()); errors.Is(err, storage.ErrNotFound) {
+			gone++
+			continue
+		} else if err != nil {
+			return 0, 0, err
+		}
+		if x.Message.Summary, _, err = t.Get(event.SummaryKey(ref, u)); err != nil {
+			return 0, 0, err
+		}
+		back = append(back, x)
+	}
+	if len(back) == 0 {
+		return 0, gone, nil
+	}
+	first, changes, err := m.takeUIDs(t, a, b, len(back))
+	if err != nil {
+		return 0, 0, err
+	}
+	for i, x := range back {
+		rec := m.born(t, x.Message, a, b, first+storage.UID(i))
+		rec.SystemFlags &^= uint32(storage.Deleted)
+		x.Message.Summary, x.Restored = nil, true
+		changes = append(changes, messageChange(rec), expungedChange(x))
+	}
+	return len(back), gone, m.emit(t, changes...)
+}
+
+// Missing implements storage.Undelete.
+func (m *Master) Missing(ctx context.Context) ([]storage.Missing, error) {
+	var out []storage.Missing
+	err := m.view(ctx, func(v *view) error {
+		now := m.clockNow(v)
+		return each(v, event.SpanOf([]byte{event.PrefixMissing}), func(_, value []byte) error {
+			x := &event.MissingRecord{}
+			if err := unmarshal(value, x); err != nil {
+				return err
+			}
+			out = append(out, storage.Missing{Address: slot.Address(x.Address), Mailbox: x.MailboxName, UID: storage.UID(x.Message.GetUid()),
+				GUID: x.Message.Body().GUID, Size: x.Message.GetSize(), InternalDate: time.Unix(x.Message.GetInternalDateUnix(), 0).UTC(),
+				Ago: clockSince(now, x.SlotClockMs)})
+			return nil
+		})
+	})
+	return out, err
+}
