@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -31,7 +30,6 @@ type stock struct {
 	a    storage.Account
 	box  storage.Ref
 	text map[storage.UID]string
-	free []slot.BodyRef // of bodies that were freed
 	n    int
 }
 
@@ -65,21 +63,16 @@ func (k *stock) put(messages int) {
 	}
 }
 
-// drop makes messages vanish with all that the index has of them, as freeing
-// their tombstones does in the end.
+// drop makes messages vanish, their tombstones and their bodies' places too.
 func (k *stock) drop(dead func(storage.UID) bool) {
 	k.t.Helper()
 	ctx := context.Background()
 	var uids []storage.UID
-	refs := map[storage.UID]slot.BodyRef{}
-	if err := k.m.Scan(ctx, k.box, 1, ^storage.UID(0), func(msg storage.Message) error {
-		if dead(msg.UID) {
-			uids = append(uids, msg.UID)
-			refs[msg.UID] = msg.Body
+	for u := range k.text {
+		if dead(u) {
+			uids = append(uids, u)
+			delete(k.text, u)
 		}
-		return nil
-	}); err != nil {
-		k.t.Fatal(err)
 	}
 	if _, err := k.m.SetFlags(ctx, k.box, uids, storage.FlagChange{Flags: storage.Flags{System: storage.Deleted}}); err != nil {
 		k.t.Fatal(err)
@@ -88,51 +81,27 @@ func (k *stock) drop(dead func(storage.UID) bool) {
 	if err != nil || len(gone) != len(uids) {
 		k.t.Fatalf("expunge %d: %d, %v", len(uids), len(gone), err)
 	}
-	for _, u := range gone {
-		delete(k.text, u)
-		k.free = append(k.free, refs[u])
-		freeBody(k.t, k.s, refs[u])
-	}
-}
-
-// freeBody does what happens when a body's reference count reaches zero.
-func freeBody(t *testing.T, s *Slot, ref slot.BodyRef) {
-	t.Helper()
-	if err := s.do(context.Background(), func(x *txn) error { return x.b.Delete(event.BodyKey(ref), nil) }); err != nil {
-		t.Fatal(err)
+	if f := free(k.t, k.m); f.Messages != len(uids) {
+		k.t.Fatalf("freed %+v, want %d messages", f, len(uids))
 	}
 }
 
 // reopen closes and opens the slot: its packs are closed ones then.
 func (k *stock) reopen(o Options) {
 	k.t.Helper()
-	closeTombstones(k.t, k.s)
-	k.s = openSlotLoose(k.t, o)
+	closeOnce(k.t, k.s)
+	k.s = openSlot(k.t, o)
 	k.m = serve(k.t, k.s, 1, 0)
 }
 
-// closeTombstones closes without the checker: freeBody leaves tombstones whose
-// bodies are gone, which in the real course of things are gone before.
-func closeTombstones(t *testing.T, s *Slot) {
-	t.Helper()
-	if err := s.Close(); err != nil {
-		t.Fatal(err)
-	}
-}
-
-func openSlotLoose(t *testing.T, o Options) *Slot {
+// openUnchecked is for slots from which a test took bodies behind the index's back.
+func openUnchecked(t *testing.T, o Options) *Slot {
 	t.Helper()
 	s, err := Open(o)
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() {
-		select {
-		case <-s.com.quit:
-		default:
-			s.Close()
-		}
-	})
+	t.Cleanup(func() { s.Close() })
 	return s
 }
 
@@ -181,7 +150,7 @@ func (k *stock) packBytes() (packs int, size int64) {
 
 func smallPacks(t *testing.T, fs vfs.FS) Options {
 	o := options(t, fs)
-	o.PackBytesMax = 8 << 10
+	o.PackBytesMax, o.Undelete = 8<<10, -1
 	return o
 }
 
@@ -189,7 +158,7 @@ func smallPacks(t *testing.T, fs vfs.FS) Options {
 // compaction finds nothing to do.
 func TestCompactionGivesRoomBack(t *testing.T) {
 	o := smallPacks(t, newFS(t))
-	k := newStock(t, openSlotLoose(t, o))
+	k := newStock(t, openSlot(t, o))
 	k.put(120)
 	k.drop(func(u storage.UID) bool { return u%4 != 0 })
 	_, before := k.packBytes()
@@ -224,7 +193,7 @@ func TestCompactionGivesRoomBack(t *testing.T) {
 // replica gets the bodies as they were received.
 func TestCompactionCompressesOldPacks(t *testing.T) {
 	o := smallPacks(t, newFS(t))
-	k := newStock(t, openSlotLoose(t, o))
+	k := newStock(t, openSlot(t, o))
 	k.put(60)
 	k.reopen(o)
 	_, before := k.packBytes()
@@ -307,7 +276,7 @@ func TestLocationsOfOldReleases(t *testing.T) {
 func TestLaw07NothingThatIsNeededIsCompacted(t *testing.T) {
 	ctx := context.Background()
 	o := smallPacks(t, newFS(t))
-	k := newStock(t, openSlotLoose(t, o))
+	k := newStock(t, openSlot(t, o))
 	k.put(60)
 	k.reopen(o)
 	k.drop(func(u storage.UID) bool { return u%2 == 0 || u < 20 })
@@ -368,7 +337,7 @@ func TestLaw07NothingThatIsNeededIsCompacted(t *testing.T) {
 // its time stay, those of later do not.
 func TestLaw07SetAsideStateKeepsItsPacksOnly(t *testing.T) {
 	o := smallPacks(t, newFS(t))
-	k := newStock(t, openSlotLoose(t, o))
+	k := newStock(t, openSlot(t, o))
 	k.put(30)
 	places := map[slot.BodyRef]blob.Location{}
 	if err := k.s.read(func(v *view) error {
@@ -411,7 +380,7 @@ func TestLaw01StagedBodySurvivesCompaction(t *testing.T) {
 	for i := range 40 {
 		deliver(t, m, mail(i)+strings.Repeat("x", 400), a)
 	}
-	s := openSlotLoose(t, smallPacks(t, newFS(t)))
+	s := openUnchecked(t, smallPacks(t, newFS(t)))
 	evs := journalOf(t, from, 0)
 	giveBodies(t, from, s, evs)
 	if n, err := s.ApplyEvents(ctx, evs[:len(evs)-20]); err != nil || n != len(evs)-20 {
@@ -419,7 +388,9 @@ func TestLaw01StagedBodySurvivesCompaction(t *testing.T) {
 	}
 	for _, ev := range evs[:len(evs)-20] {
 		for _, ref := range ev.Bodies() {
-			freeBody(t, s, ref)
+			if err := s.do(ctx, func(x *txn) error { return x.b.Delete(event.BodyKey(ref), nil) }); err != nil {
+				t.Fatal(err)
+			}
 		}
 	}
 	r, err := s.CompactPacks(ctx, CompactOptions{})
@@ -452,7 +423,7 @@ func TestLaw07DamagedBodyKeepsItsPack(t *testing.T) {
 	o := smallPacks(t, fs)
 	var reported atomic.Int32
 	o.OnDamage = func(slot.ID, error) { reported.Add(1) }
-	k := newStock(t, openSlotLoose(t, o))
+	k := newStock(t, openSlot(t, o))
 	k.put(60)
 	k.reopen(o)
 	k.drop(func(u storage.UID) bool { return u%3 != 0 })
@@ -483,7 +454,7 @@ func TestLaw07DamagedBodyKeepsItsPack(t *testing.T) {
 	if _, err := k.m.OpenBody(context.Background(), k.box, 9); !errors.Is(err, storage.ErrCorrupt) {
 		t.Errorf("the damaged body: %v", err)
 	}
-	freeBody(t, k.s, bad) // repaired or given up
+	k.drop(func(u storage.UID) bool { return u == 9 }) // given up
 	if r := k.compact(CompactOptions{}); r.Removed != 1 || r.Damaged != 0 {
 		t.Errorf("afterwards: %+v", r)
 	}
@@ -505,7 +476,7 @@ func TestCompactionFailureIsItsOwn(t *testing.T) {
 			failed := 0
 			for n := 1; n < 40; n = n + 1 + n/3 {
 				o := smallPacks(t, errorfs.Wrap(newFS(t), f))
-				k := newStock(t, openSlotLoose(t, o))
+				k := newStock(t, openSlot(t, o))
 				k.put(40)
 				k.reopen(o)
 				k.drop(func(u storage.UID) bool { return u%3 != 0 })
@@ -578,7 +549,7 @@ func TestLaw01CompactionSurvivesPowerLoss(t *testing.T) {
 	fs := newFS(t)
 	cut := &everyWrite{fs: fs, rng: rand.New(rand.NewPCG(sd, 3))}
 	o := smallPacks(t, errorfs.Wrap(fs, cut))
-	k := newStock(t, openSlotLoose(t, o))
+	k := newStock(t, openSlot(t, o))
 	k.put(60)
 	k.reopen(o)
 	k.drop(func(u storage.UID) bool { return u > 20 && u%4 != 0 })
@@ -595,8 +566,8 @@ func TestLaw01CompactionSurvivesPowerLoss(t *testing.T) {
 		func() {
 			oc := o
 			oc.FS = cut.clones[i]
-			s := openSlotLoose(t, oc)
-			defer s.Close()
+			s := openSlot(t, oc)
+			defer closeOnce(t, s)
 			m := serve(t, s, 1, 0)
 			what := fmt.Sprintf("crash %d of %d", i, len(cut.clones))
 			proveStock(t, m, k.a, k.text, what)
@@ -621,7 +592,7 @@ func TestLaw01Law06CompactionBesideMail(t *testing.T) {
 	sd := seed(t)
 	o := smallPacks(t, newFS(t))
 	o.OnDamage = func(_ slot.ID, err error) { t.Errorf("damage: %v", err) }
-	s := openSlotLoose(t, o)
+	s := openSlot(t, o)
 	m := serve(t, s, 1, 0)
 	a := account(t, m, "u1@example.test")
 	b, err := m.Mailbox(ctx, a.ID, "INBOX")
@@ -704,7 +675,7 @@ func TestLaw01Law06CompactionBesideMail(t *testing.T) {
 				}
 				if g == 0 && len(list) > 50 {
 					i := rng.IntN(len(list) - 20)
-					freeSome(t, s, m, box, list[i:i+15])
+					freeSome(t, m, box, list[i:i+15])
 				}
 			}
 		})
@@ -721,7 +692,7 @@ func TestLaw01Law06CompactionBesideMail(t *testing.T) {
 }
 
 // freeSome expunges messages and then frees their bodies.
-func freeSome(t *testing.T, s *Slot, m *Master, box storage.Ref, list []storage.Message) {
+func freeSome(t *testing.T, m *Master, box storage.Ref, list []storage.Message) {
 	t.Helper()
 	ctx := context.Background()
 	var uids []storage.UID
@@ -731,14 +702,11 @@ func freeSome(t *testing.T, s *Slot, m *Master, box storage.Ref, list []storage.
 	if _, err := m.SetFlags(ctx, box, uids, storage.FlagChange{Flags: storage.Flags{System: storage.Deleted}}); err != nil {
 		t.Error(err)
 	}
-	gone, err := m.Expunge(ctx, box, uids)
-	if err != nil {
+	if _, err := m.Expunge(ctx, box, uids); err != nil {
 		t.Error(err)
 	}
-	for _, msg := range list {
-		if slices.Contains(gone, msg.UID) {
-			freeBody(t, s, msg.Body)
-		}
+	if _, err := m.Free(ctx, polite); err != nil {
+		t.Error(err)
 	}
 }
 
@@ -746,7 +714,7 @@ func freeSome(t *testing.T, s *Slot, m *Master, box storage.Ref, list []storage.
 // gives up does too, and the next one goes on.
 func TestLaw12CompactionEndsWhenAsked(t *testing.T) {
 	o := smallPacks(t, newFS(t))
-	k := newStock(t, openSlotLoose(t, o))
+	k := newStock(t, openSlot(t, o))
 	k.put(40)
 	k.reopen(o)
 	k.drop(func(u storage.UID) bool { return u%2 == 0 })
@@ -775,13 +743,13 @@ func TestLaw12CompactionEndsWhenAsked(t *testing.T) {
 	if _, err := k.s.CompactPacks(context.Background(), CompactOptions{}); !errors.Is(err, storage.ErrUnavailable) {
 		t.Errorf("a second one at the same time: %v", err)
 	}
-	within(t, "Close", func() { closeTombstones(t, k.s) })
+	within(t, "Close", func() { k.s.Close() })
 	within(t, "the compaction", func() {
 		if err := <-ended; !errors.Is(err, storage.ErrUnavailable) {
 			t.Errorf("closed: %v", err)
 		}
 	})
-	k.s = openSlotLoose(t, o)
+	k.s = openSlot(t, o)
 	k.m = serve(t, k.s, 1, 0)
 	if r := k.compact(CompactOptions{DeadShareMin: 0.1}); r.Moved == 0 {
 		t.Errorf("the next one: %+v", r)
