@@ -96,17 +96,22 @@ func dumpStore(t *testing.T, m *Master, accounts []storage.Account) (text, numbe
 
 func guidOf(t *testing.T, m *Master, ref storage.Ref, uid storage.UID) slot.GUID {
 	t.Helper()
-	var guid slot.GUID
+	return bodyOf(t, m, ref, uid).GUID
+}
+
+func bodyOf(t *testing.T, m *Master, ref storage.Ref, uid storage.UID) slot.BodyRef {
+	t.Helper()
+	var b slot.BodyRef
 	if err := m.s.read(func(v *view) error {
 		rec, err := loadMessage(v, ref, uid)
 		if err == nil {
-			guid = rec.Body().GUID
+			b = rec.Body()
 		}
 		return err
 	}); err != nil {
 		t.Fatal(err)
 	}
-	return guid
+	return b
 }
 
 // walk runs random operations on a store and on the model at once.

@@ -39,9 +39,9 @@ func (m *Master) OpenBody(ctx context.Context, r storage.Ref, uid storage.UID) (
 	if err != nil {
 		return nil, err
 	}
-	b, err := m.s.packs.Open(rec.Body(), loc)
+	b, err := m.s.openAt(rec.Body(), loc)
 	if err != nil {
-		return nil, m.s.damaged(err)
+		return nil, err // and no nil *blob.Body in an interface
 	}
 	return b, nil
 }

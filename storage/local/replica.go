@@ -114,7 +114,7 @@ func (s *Slot) Quarantined() ([]string, error) {
 
 // SetAside keeps the whole index as it is now, under a name of its own in
 // quarantine/, before a diverged copy takes the master's state. The packs that
-// it points into are kept because nothing here deletes packs.
+// there are now are kept for as long as it lies there (pins.go).
 func (s *Slot) SetAside(ctx context.Context) (name string, err error) {
 	h, err := s.Head()
 	if err != nil {
@@ -130,10 +130,14 @@ func (s *Slot) SetAside(ctx context.Context) (name string, err error) {
 	if err := fs.RemoveAll(tmp); err != nil {
 		return "", fmt.Errorf("set aside %s: %w", s.o.Slot, err)
 	}
+	defer s.PinPacks()()
 	// Inside read, so that Close waits for it.
 	if err := s.read(func(*view) error {
 		return s.guarded(func() error { return s.db.Checkpoint(tmp, pebble.WithFlushedWAL()) })
 	}); err != nil {
+		return "", fmt.Errorf("set aside %s: %w", s.o.Slot, err)
+	}
+	if err := s.writePinFile(tmp); err != nil {
 		return "", fmt.Errorf("set aside %s: %w", s.o.Slot, err)
 	}
 	if err := fs.Rename(tmp, path); err != nil {

@@ -6,10 +6,12 @@ import (
 	"time"
 
 	"github.com/cockroachdb/pebble/v2"
+
+	"mailnode/storage/blob"
 )
 
 // Resources are the node-wide budgets that copies share: blocks and memtables,
-// open files of indexes, compactions.
+// open files of indexes and packs, compactions.
 //
 // Pebble takes a memtable's size out of the block cache when it makes it
 // (Cache.Reserve), whatever is left for blocks; with many slots of fixed
@@ -21,6 +23,7 @@ type Resources struct {
 	compactions *compactions
 	cacheBytes  int64
 	copies      atomic.Int64
+	packs       *blob.Handles
 	listings    *listingCache // of opened mailboxes: a quarter of cacheBytes more
 	// OnSync, when set before the first Open, is told how long each group's
 	// syncs took (packs and index).
@@ -29,6 +32,7 @@ type Resources struct {
 
 const (
 	filesOpenMax     = 4096    // tables of all indexes
+	packFilesMax     = 512     // packs that stay open between two reads
 	memTableBytesMax = 8 << 20 // more makes no commit faster
 	memTableBytesMin = 1 << 20
 	memTablesPerCopy = 2 // one that is filled, one that is flushed or kept for the next
@@ -43,7 +47,7 @@ func (r *Resources) observeSync(took time.Duration) {
 // NewResources makes the budgets; cacheBytes are for blocks and memtables, a
 // quarter more is for listings.
 func NewResources(cacheBytes int64) *Resources {
-	return &Resources{cache: pebble.NewCache(cacheBytes), cacheBytes: cacheBytes, files: pebble.NewFileCache(4, filesOpenMax),
+	return &Resources{cache: pebble.NewCache(cacheBytes), cacheBytes: cacheBytes, files: pebble.NewFileCache(4, filesOpenMax), packs: blob.NewHandles(packFilesMax),
 		compactions: newCompactions(compactionsMax(runtime.GOMAXPROCS(0))), listings: newListingCache(cacheBytes / 4)}
 }
 

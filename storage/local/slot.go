@@ -86,6 +86,7 @@ type Slot struct {
 	staged   map[slot.BodyRef]staged // put, not yet in a committed batch
 	stagings uint64                  // how many there ever were
 	foreign  []slot.BodyRef          // of staged: those from elsewhere, oldest first
+	pins     packPins
 
 	watch    watchers
 	heads    heads
@@ -132,7 +133,7 @@ func Open(o Options) (*Slot, error) {
 
 func (s *Slot) openPacks() (text string, err error) {
 	o := s.o
-	if s.packs, err = blob.Open(blob.Options{FS: o.FS, Dir: o.PacksDir, Cluster: o.Cluster, Slot: o.Slot, PackBytesMax: o.PackBytesMax}); err != nil {
+	if s.packs, err = blob.Open(blob.Options{FS: o.FS, Dir: o.PacksDir, Cluster: o.Cluster, Slot: o.Slot, PackBytesMax: o.PackBytesMax, Handles: o.Resources.packs}); err != nil {
 		return "", storage.Errorf(storage.ErrCorrupt, "open packs: %w", err)
 	}
 	numbers, err := s.packs.Packs()
@@ -279,6 +280,9 @@ func (s *Slot) fail(err error) {
 // failure nothing is marked clean, so that the next open checks.
 func (s *Slot) Close() error {
 	s.com.stop()
+	if s.Failure() == nil {
+		s.stopCompaction()
+	}
 	// A master's unclean stop stays on record until it has jumped (law 3).
 	if s.Failure() == nil && !s.dirty {
 		if err := s.guarded(func() error { return s.db.Set(localKey(keyClean), []byte{1}, pebble.Sync) }); err != nil {

@@ -19,17 +19,32 @@ import (
 
 var be = binary.BigEndian
 
+// A location is 24 bytes: pack, offset, size, bytes of note. That of an encoded
+// body has its encoding (1) and its bytes as stored (8) behind these.
+const (
+	plainLocationBytes   = 24
+	encodedLocationBytes = plainLocationBytes + 9
+)
+
 func encodeLocation(l blob.Location) []byte {
-	b := be.AppendUint32(make([]byte, 0, 24), l.Pack)
+	b := be.AppendUint32(make([]byte, 0, encodedLocationBytes), l.Pack)
 	b = be.AppendUint64(be.AppendUint64(b, uint64(l.Offset)), uint64(l.Size))
-	return be.AppendUint32(b, l.NoteBytes)
+	b = be.AppendUint32(b, l.NoteBytes)
+	if l.Encoding == 0 {
+		return b
+	}
+	return be.AppendUint64(append(b, l.Encoding), uint64(l.Stored))
 }
 
 func decodeLocation(b []byte) (blob.Location, error) {
-	if len(b) != 24 {
+	if len(b) != plainLocationBytes && (len(b) != encodedLocationBytes || b[plainLocationBytes] == 0) {
 		return blob.Location{}, storage.Errorf(storage.ErrCorrupt, "read body location: %d bytes", len(b))
 	}
-	return blob.Location{Pack: be.Uint32(b), Offset: int64(be.Uint64(b[4:])), Size: int64(be.Uint64(b[12:])), NoteBytes: be.Uint32(b[20:])}, nil
+	l := blob.Location{Pack: be.Uint32(b), Offset: int64(be.Uint64(b[4:])), Size: int64(be.Uint64(b[12:])), NoteBytes: be.Uint32(b[20:])}
+	if len(b) == encodedLocationBytes {
+		l.Encoding, l.Stored = b[plainLocationBytes], int64(be.Uint64(b[plainLocationBytes+1:]))
+	}
+	return l, nil
 }
 
 // stage puts a body into the packs, for an event that will name it.
@@ -37,6 +52,7 @@ func (s *Slot) stage(ref slot.BodyRef, note *blob.BirthNote, body io.ReaderAt, s
 	if err := s.space.check(size); err != nil {
 		return err
 	}
+	defer s.pins.putting(s.packs)()
 	loc, err := s.packs.Put(ref, note, body, size)
 	if errors.Is(err, syscall.EIO) || errors.Is(err, syscall.EROFS) {
 		s.fail(err) // a disk that cannot be written to: the slot is to be served elsewhere
@@ -142,6 +158,44 @@ func (s *Slot) locate(r reader, ref slot.BodyRef) (blob.Location, error) {
 	return blob.Location{}, storage.Errorf(storage.ErrNotFound, "body %s is not here", ref)
 }
 
+// at calls use with the place of a body. A compaction may have moved the body
+// since loc was looked up: when its pack is gone, use is called with the new
+// place. ErrCorrupt when the body is damaged, ErrUnavailable when that cannot be
+// told.
+func (s *Slot) at(ref slot.BodyRef, loc blob.Location, use func(blob.Location) error) error {
+	err := use(loc)
+	for errors.Is(err, blob.ErrGone) {
+		var now blob.Location
+		if lost := s.read(func(v *view) (err error) {
+			now, err = s.locate(v, ref)
+			return err
+		}); lost != nil {
+			return lost
+		}
+		if now == loc {
+			break
+		}
+		loc = now
+		err = use(loc)
+	}
+	if err != nil && !errors.Is(err, blob.ErrDamaged) {
+		return storage.Errorf(storage.ErrUnavailable, "slot %s: %w", s.o.Slot, err)
+	}
+	if err != nil {
+		return s.damaged(err)
+	}
+	return nil
+}
+
+// openAt proves and opens a body that was found at loc.
+func (s *Slot) openAt(ref slot.BodyRef, loc blob.Location) (b *blob.Body, err error) {
+	err = s.at(ref, loc, func(loc blob.Location) (err error) {
+		b, err = s.packs.Open(ref, loc)
+		return err
+	})
+	return b, err
+}
+
 // Body proves and opens a body, and gives its birth note, for another copy.
 func (s *Slot) Body(ref slot.BodyRef) (storage.BodyReader, []byte, error) {
 	var loc blob.Location
@@ -152,13 +206,16 @@ func (s *Slot) Body(ref slot.BodyRef) (storage.BodyReader, []byte, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	body, err := s.packs.Open(ref, loc)
-	if err != nil {
-		return nil, nil, s.damaged(err)
-	}
-	note, err := s.packs.Note(loc)
-	if err != nil {
-		return nil, nil, s.damaged(err)
+	var body *blob.Body
+	var note []byte
+	if err := s.at(ref, loc, func(loc blob.Location) (err error) {
+		if note, err = s.packs.Note(ref, loc); err != nil {
+			return err
+		}
+		body, err = s.packs.Open(ref, loc)
+		return err
+	}); err != nil {
+		return nil, nil, err
 	}
 	return body, note, nil
 }
