@@ -97,8 +97,13 @@ func (s *Slot) writeIdentity(path string) error {
 	if err != nil {
 		return err
 	}
-	// The folders above must be durable too: a synced file in a folder that a
-	// power loss forgets is lost (FAULTS §1.5).
+	return s.syncFolders()
+}
+
+// syncFolders makes the folder and those above durable: a synced file in a
+// folder that a power loss forgets is lost (FAULTS §1.5).
+func (s *Slot) syncFolders() error {
+	fs := s.o.FS
 	for d := s.o.Dir; ; d = fs.PathDir(d) {
 		if err := blob.SyncDir(fs, d); err != nil {
 			return err
