@@ -36,7 +36,12 @@ func (s *Slot) openFolder() error {
 	f, err := fs.Open(path)
 	if err == nil {
 		defer f.Close()
-		return s.checkIdentity(path, f)
+		if err := s.checkIdentity(path, f); err != nil {
+			return err
+		}
+		// That it can be seen does not make it durable: the process that wrote it
+		// may have been killed before it synced the folders.
+		return s.syncFolders()
 	}
 	if !oserror.IsNotExist(err) {
 		return err

@@ -117,7 +117,9 @@ func (s *Slot) SetAside(ctx context.Context) (name string, err error) {
 	name = fmt.Sprintf("diverged-%d-%d", h.Position.Epoch(), h.Position.N())
 	path := fs.PathJoin(s.o.Dir, "quarantine", name)
 	if names, err := fs.List(path); err == nil && len(names) > 0 {
-		return name, nil // set aside before a crash; nothing was written since
+		// Set aside before a crash, nothing was written since; perhaps the crash
+		// came before its name was durable.
+		return name, blob.SyncDir(fs, fs.PathJoin(s.o.Dir, "quarantine"))
 	}
 	tmp := path + ".new"
 	if err := fs.RemoveAll(tmp); err != nil {
