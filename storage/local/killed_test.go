@@ -5,6 +5,7 @@ import (
 	"errors"
 	"math/rand/v2"
 	"testing"
+	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
 )
@@ -35,7 +36,7 @@ func (h *harness) kill(n int) {
 // never synced, builds on it, acknowledges; and then the power fails. A new
 // process must not take for durable what it merely can see.
 func TestLaw01KilledAndThenPowerLoss(t *testing.T) {
-	lane(t, 3, func(t *testing.T, rng *rand.Rand) int {
+	lane(t, 2, func(t *testing.T, rng *rand.Rand, _ time.Time) int {
 		ops := harnessOps()
 		const kills = 12
 		for range kills {

@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 
@@ -176,8 +177,9 @@ func (r *replicaHarness) proveBuilding(p crashPoint, s *Slot) {
 // The same for a replica: power fails at every sync point of applying events, of
 // a state transfer, of setting aside and of quarantine.
 func TestLaw01Law08EveryReplicaOperationSurvivesPowerLoss(t *testing.T) {
-	lane(t, 4, func(t *testing.T, rng *rand.Rand) int {
+	lane(t, 3, func(t *testing.T, rng *rand.Rand, until time.Time) int {
 		h := newReplicaHarness(t, rng)
+		h.until = until
 		ops := replicaOps()
 		rng.Shuffle(len(ops), func(i, j int) { ops[i], ops[j] = ops[j], ops[i] })
 		for _, op := range append([]harnessOp{{"apply the first events", func(h *harness) error { return h.replica.follow(5) }}}, ops...) {
