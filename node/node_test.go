@@ -309,7 +309,7 @@ func TestLaw09DamagedSlotIsRefusedAlone(t *testing.T) {
 	s.eventually("the slots that can be serve, the damage is named", func(st admin.Status) bool {
 		named := map[string]bool{}
 		for _, c := range st.Conditions {
-			named[c.Name+" "+c.About] = true
+			named[string(c.Name)+" "+c.About] = true
 		}
 		return st.Slots[2].Serving && st.Slots[1].Serving && !st.Slots[0].Serving && named["slot-refused s000"] && named["message-missing s001"]
 	})

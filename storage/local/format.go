@@ -57,6 +57,13 @@ func (s *Slot) openFolder() (string, error) {
 	case found && packsFound && id.Copy != packsID.Copy:
 		return "", fmt.Errorf("%q and %q are of two copies of the slot: is this the right disk?", own, packs)
 	case found && packsFound:
+		// That they can be seen does not make them durable: the process that wrote
+		// them may have been killed before it synced the folders.
+		for _, dir := range []string{s.o.PacksDir, s.o.Dir} {
+			if err := s.syncFolders(dir); err != nil {
+				return "", err
+			}
+		}
 		return text, nil
 	case found && len(s.folders()) > 1:
 		return "", storage.Errorf(storage.ErrCorrupt, "%q is missing: is the data volume mounted? If it is lost, move %q away as well: the copy is then filled from a replica", packs, s.o.Dir)
@@ -142,9 +149,14 @@ func (s *Slot) writeIdentity(path, born string) error {
 	if err != nil {
 		return err
 	}
-	// The folders above must be durable too: a synced file in a folder that a
-	// power loss forgets is lost (FAULTS §1.5).
-	for d := fs.PathDir(path); ; d = fs.PathDir(d) {
+	return s.syncFolders(fs.PathDir(path))
+}
+
+// syncFolders makes a folder and those above it durable: a synced file in a
+// folder that a power loss forgets is lost (FAULTS §1.5).
+func (s *Slot) syncFolders(dir string) error {
+	fs := s.o.FS
+	for d := dir; ; d = fs.PathDir(d) {
 		if err := blob.SyncDir(fs, d); err != nil {
 			return err
 		}
