@@ -3,6 +3,7 @@ package local
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -290,6 +291,9 @@ func (t *txn) apply(ev *event.Event) error {
 	t.placed = append(t.placed, placed...)
 	t.bodies = t.bodies || len(placed) > 0
 	t.head, t.clock = slot.Position(ev.Position), ev.SlotClockMs
+	if slices.ContainsFunc(ev.Changes, endsSessions) {
+		t.touched[storage.Ref{}] = struct{}{}
+	}
 	for _, d := range ev.Digests {
 		t.touched[storage.Ref{Account: storage.AccountID(d.Account), Mailbox: storage.MailboxID(d.Mailbox)}] = struct{}{}
 	}
