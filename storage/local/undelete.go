@@ -8,6 +8,7 @@ import (
 	"sort"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"mailnode/storage"
 	"mailnode/storage/event"
@@ -252,7 +253,12 @@ func freeName(r reader, a *event.AccountRecord, name string) (string, error) {
 	for n := 1; ; n++ {
 		try := name
 		if n > 1 {
-			try = fmt.Sprintf("%s (%d)", name, n)
+			suffix := fmt.Sprintf(" (%d)", n)
+			for len(name)+len(suffix) > storage.MaxMailboxNameBytes {
+				_, size := utf8.DecodeLastRuneInString(name)
+				name = name[:len(name)-size]
+			}
+			try = name + suffix
 		}
 		if _, taken, err := mailboxID(r, storage.AccountID(a.Id), try); err != nil || !taken {
 			return try, err
