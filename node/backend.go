@@ -214,13 +214,6 @@ func (u userBook) SetPassword(ctx context.Context, r admin.SetPassword) error {
 	return err
 }
 
-// Show implements admin.UserBook.
-func (u userBook) Show(ctx context.Context, addr slot.Address) (admin.User, error) {
-	var a storage.Account
-	sl, err := u.call(ctx, addr, &rpc.AccountCall{Verb: "show"}, &a)
-	return showUser(a, sl), err
-}
-
 // List implements admin.UserBook.
 func (u userBook) List(ctx context.Context) (admin.Users, error) {
 	out := admin.Users{Users: []admin.User{}}

@@ -25,8 +25,9 @@ import (
 
 // site is a cluster of real nodes in this process, on loopback TCP.
 type site struct {
-	t     *testing.T
-	nodes []*running
+	t           *testing.T
+	nodes       []*running
+	upkeepEvery time.Duration // 0: the node's
 }
 
 type running struct {
@@ -52,7 +53,12 @@ func freePort(t *testing.T) string {
 
 func newSite(t *testing.T, nodes, replicas, slots int) *site {
 	t.Helper()
-	s := &site{t: t}
+	return newSiteWith(t, &site{t: t}, nodes, replicas, slots, "")
+}
+
+// newSiteWith adds settings to every node's file.
+func newSiteWith(t *testing.T, s *site, nodes, replicas, slots int, settings string) *site {
+	t.Helper()
 	base := t.TempDir()
 	ctx, cancel := context.WithTimeout(context.Background(), 50*time.Second)
 	defer cancel()
@@ -61,7 +67,7 @@ func newSite(t *testing.T, nodes, replicas, slots int) *site {
 		dir := filepath.Join(base, name)
 		text := fmt.Sprintf("name = %q\ndata = %q\nhostname = \"%s.example.test\"\npeer = %q\nsocket = %q\nmetrics = %q\nimap = %q\nimaps = %q\nlmtp = %q\nlmtp_socket = \"\"\nsuspect_after = \"2s\"\nlog_level = \"info\"\n",
 			name, dir, name, freePort(t), filepath.Join(base, name+".sock"), freePort(t), freePort(t), freePort(t), freePort(t))
-		cfg, problems := config.Parse("test", text)
+		cfg, problems := config.Parse("test", text+settings)
 		if len(problems) > 0 {
 			t.Fatal(problems)
 		}
@@ -120,6 +126,9 @@ func (s *site) start(r *running) {
 	r.node = newNode(r.cfg, log, "test")
 	r.node.fs = errorfs.Wrap(r.node.fs, r)
 	r.node.protectAfter = time.Second
+	if s.upkeepEvery > 0 {
+		r.node.upkeepEvery = s.upkeepEvery
+	}
 	r.ended.Go(func() {
 		r.runErr = r.node.run(ctx, func() { close(ready) })
 		if r.runErr != nil {

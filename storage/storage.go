@@ -124,7 +124,8 @@ type Store interface {
 
 // Accounts is the part of a Store that knows users.
 type Accounts interface {
-	// Address looks an address up in its home slot; ErrNotFound when unknown.
+	// Address looks an address up in its home slot; ErrNotFound when unknown,
+	// or when its account is deleted.
 	Address(ctx context.Context, a slot.Address) (Address, error)
 	Account(ctx context.Context, id AccountID) (Account, error)
 	// Accounts lists all, in the order of their addresses.
@@ -133,6 +134,11 @@ type Accounts interface {
 	// (INBOX and the special-use ones) in one event. ErrExists.
 	CreateAccount(ctx context.Context, a slot.Address, password string, quotaBytes int64) (Account, error)
 	SetPassword(ctx context.Context, id AccountID, password string) error
+	// SetQuota changes how much an account may hold, in bytes; 0: no limit. What
+	// is there already stays.
+	SetQuota(ctx context.Context, id AccountID, quotaBytes int64) error
+	// SetDisabled keeps a user out, or lets him in again; mail comes in all the same.
+	SetDisabled(ctx context.Context, id AccountID, disabled bool) error
 	// Authenticate proves a password. ErrAuth: it is wrong, or the account is disabled.
 	Authenticate(ctx context.Context, id AccountID, password string) error
 }
@@ -200,6 +206,8 @@ type Changes interface {
 	Changes(ctx context.Context, r Ref, since ModSeq) (ChangeSet, error)
 	// Watch gives a channel that gets a value (capacity one, never blocking the
 	// store) after each durable change of the mailbox, and the func that ends it.
+	// The zero Ref watches for accounts whose sessions must end: deleted or
+	// disabled ones.
 	Watch(r Ref) (changed <-chan struct{}, stop func())
 }
 
