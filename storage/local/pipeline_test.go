@@ -362,7 +362,7 @@ func (c *clones) MaybeError(op errorfs.Op) error {
 	case errorfs.OpFileSync, errorfs.OpFileSyncData, errorfs.OpFileSyncTo:
 		c.mu.Lock()
 		defer c.mu.Unlock()
-		if c.n++; c.every > 0 && c.n%c.every == 0 && len(c.taken) < 40 {
+		if c.n++; c.every > 0 && c.n%c.every == 0 && len(c.taken) < 16 {
 			c.take(c.acked)
 		}
 	}
@@ -389,7 +389,7 @@ func TestLaw01PowerLossWithGroupsInFlight(t *testing.T) {
 	m := serve(t, s, 1, 0)
 	a := account(t, m, "u1@example.test")
 	c.mu.Lock()
-	c.every = 7
+	c.every = 5
 	c.mu.Unlock()
 	var writers, readers sync.WaitGroup
 	stop := make(chan struct{})
@@ -397,7 +397,7 @@ func TestLaw01PowerLossWithGroupsInFlight(t *testing.T) {
 	for w := range 8 {
 		rng := rand.New(rand.NewPCG(sd, uint64(10+w)))
 		writers.Go(func() {
-			for i := range 40 {
+			for i := range 12 {
 				text := mail(1000*w+i) + strings.Repeat("x", rng.IntN(3000))
 				res, err := m.Append(context.Background(), a.ID, storage.Append{Mailbox: "INBOX", Body: spooled(text)})
 				if err != nil {
@@ -414,7 +414,7 @@ func TestLaw01PowerLossWithGroupsInFlight(t *testing.T) {
 	close(stop)
 	readers.Wait()
 	end := journalOf(t, s, 0)
-	if len(c.taken) < 20 {
+	if len(c.taken) < 8 {
 		t.Errorf("only %d crashes: this proves too little", len(c.taken))
 	}
 	short := 0
@@ -430,19 +430,20 @@ func TestLaw01PowerLossWithGroupsInFlight(t *testing.T) {
 
 // readAndClone reads, and lets the power fail at once.
 func readAndClone(t *testing.T, m *Master, a storage.Account, c *clones, stop chan struct{}) {
-	for n := 0; ; {
+	for n := 0; n < 8; {
+		moved := m.s.HeadMoved()
+		_, got := inbox(t, m, a)
+		if len(got) > 5*n {
+			n++
+			c.mu.Lock()
+			c.take(got)
+			c.mu.Unlock()
+		}
 		select {
 		case <-stop:
 			return
-		default:
+		case <-moved:
 		}
-		_, got := inbox(t, m, a)
-		c.mu.Lock()
-		if len(got) > 5*n && n < 20 {
-			n++
-			c.take(got)
-		}
-		c.mu.Unlock()
 	}
 }
 
