@@ -62,6 +62,7 @@ func (c *session) fetch(cmd *command) (reply, error) {
 type fetching struct {
 	*session
 	plan     *fetchPlan
+	one      fetched // the message of visit
 	batch    []fetched
 	batchMax int
 	raw      []byte // the summaries of batch that were read at once
@@ -88,7 +89,8 @@ type fetched struct {
 
 // visit answers for a message whose record is all that is needed.
 func (f *fetching) visit(i int, m *storage.Message) (enough bool, err error) {
-	err = f.writeMessage(&fetched{index: i, m: *m})
+	f.one = fetched{index: i, m: *m}
+	err = f.writeMessage(&f.one)
 	return f.w.Full(), err
 }
 

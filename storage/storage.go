@@ -224,7 +224,7 @@ type ChangeSet struct {
 // Delivery is one LMTP transaction's share of one slot.
 type Delivery struct {
 	Body         Body
-	InternalDate time.Time
+	InternalDate time.Time // zero: now
 	Recipients   []Recipient
 }
 

@@ -101,6 +101,9 @@ func specialMailboxes() []struct {
 
 // CreateAccount implements storage.Accounts.
 func (m *Master) CreateAccount(ctx context.Context, addr slot.Address, password string, quotaBytes int64) (storage.Account, error) {
+	if err := storage.CheckAddress(addr); err != nil {
+		return storage.Account{}, err
+	}
 	hash, err := m.s.o.Passwords.Hash(ctx, password)
 	if err != nil {
 		return storage.Account{}, err

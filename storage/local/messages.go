@@ -89,8 +89,12 @@ func in(r reader, ref storage.Ref) (*event.AccountRecord, *event.MailboxRecord, 
 // SetFlags implements storage.Messages. Flags are the one change that does not
 // wait for a replica (law 1).
 func (m *Master) SetFlags(ctx context.Context, r storage.Ref, uids []storage.UID, c storage.FlagChange) ([]storage.Message, error) {
+	c, err := c.Canonical()
+	if err != nil {
+		return nil, err
+	}
 	var out []storage.Message
-	err := inChunks(uids, func(uids []storage.UID) error {
+	err = inChunks(uids, func(uids []storage.UID) error {
 		var part []storage.Message
 		_, err := m.change(ctx, func(t *txn) error {
 			part = nil
