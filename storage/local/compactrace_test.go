@@ -120,3 +120,32 @@ func TestReaderOfAMovedBodyFindsIt(t *testing.T) {
 		t.Errorf("read: %v", err)
 	}
 }
+
+// readerFunc is a body that tells when it is read.
+type readerFunc func(b []byte, off int64) (int, error)
+
+func (f readerFunc) ReadAt(b []byte, off int64) (int, error) { return f(b, off) }
+
+// A pack that a body is being put into is not settled before the body is staged,
+// however full it is by then.
+func TestPackOfAPutUnderWayIsUnsettled(t *testing.T) {
+	s := openSlot(t, smallPacks(t, newFS(t)))
+	text := strings.NewReader(mail(1))
+	ref := slot.BodyRef{GUID: slot.SumGUID([]byte(mail(1))), ID: 1}
+	during := false
+	var pack uint32
+	if err := s.stage(ref, nil, readerFunc(func(b []byte, off int64) (int, error) {
+		pack = s.packs.PutsFrom()
+		during = s.unsettled()(pack) && s.unsettled()(pack+1)
+		return text.ReadAt(b, off)
+	}), text.Size()); err != nil {
+		t.Fatal(err)
+	}
+	if after := s.unsettled(); !during || !after(pack) || after(pack+1) || after(pack-1) {
+		t.Errorf("unsettled: during the Put %v, after it %v, the next pack %v", during, after(pack), after(pack+1))
+	}
+	s.unstage([]slot.BodyRef{ref})
+	if s.unsettled()(pack) {
+		t.Error("unsettled without a staged body")
+	}
+}
