@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"hash"
 	"io"
+	"slices"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/klauspost/compress/zstd"
@@ -15,7 +16,7 @@ import (
 
 const (
 	// shrinkMin is how much of a body zstd must save to be worth decoding it at
-	// each read: a tenth (measured, docs/BENCHMARKS.md).
+	// each read: less than base64 gives, more than headers around binary do.
 	shrinkMin = 0.1
 	// rewriteSyncBytes is how much a Rewriter leaves unsynced: one sync of a whole
 	// pack would hold up those of deliveries beside it.
@@ -33,15 +34,19 @@ type Rewriter struct {
 	number   uint32
 	end      int64 // first free offset
 	unsynced int64
-	buf      []byte
+	raw      []byte // buffers, kept from record to record
+	small    []byte
+	record   []byte
 	failed   error // of a write or sync; final
 }
 
 // NewRewriter makes one; its Close must be called.
 func (s *Store) NewRewriter() (*Rewriter, error) {
-	// The second level: 40% faster than the third for 2% more bytes.
-	enc, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedDefault), zstd.WithEncoderConcurrency(1),
-		zstd.WithEncoderCRC(false), zstd.WithWindowSize(EncodedBytesMax), zstd.WithLowerEncoderMem(true))
+	// The first level leaves 1% more than the third for half the time. Base64 has
+	// no matches to find, but 6 bits in 8: a quarter of most mail, and only saved
+	// when literals are always coded (measured, docs/BENCHMARKS.md).
+	enc, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithAllLitEntropyCompression(true),
+		zstd.WithEncoderConcurrency(1), zstd.WithEncoderCRC(false), zstd.WithWindowSize(EncodedBytesMax), zstd.WithLowerEncoderMem(true))
 	if err != nil {
 		return nil, fmt.Errorf("make zstd encoder: %w", err)
 	}
@@ -84,8 +89,8 @@ func (r *Rewriter) Copy(ref slot.BodyRef, from Location) (Location, error) {
 	if err := r.place(&to); err != nil {
 		return Location{}, err
 	}
-	r.buf = append(appendEncoded(r.buf[:0], ref, to, note), stored...)
-	return to, r.write(r.buf, to.Offset-to.headBytes(), &to)
+	r.record = append(appendEncoded(r.record[:0], ref, to, note), stored...)
+	return to, r.write(r.record, to.Offset-to.headBytes(), &to)
 }
 
 // encoded gives a proved body in the form in which it is to be stored.
@@ -95,14 +100,16 @@ func (r *Rewriter) encoded(f io.ReaderAt, ref slot.BodyRef, from Location, to *L
 		to.Encoding, to.Stored = from.Encoding, from.Stored
 		return stored, err
 	}
-	raw := make([]byte, from.Size)
+	r.raw = slices.Grow(r.raw[:0], int(from.Size))[:from.Size]
+	raw := r.raw
 	if err := readFull(f, raw, from.Offset); err != nil {
 		return nil, err
 	}
 	if got := slot.SumGUID(raw); got != ref.GUID {
 		return nil, fmt.Errorf("its SHA-256 is %s", got)
 	}
-	small := r.enc.EncodeAll(raw, nil)
+	r.small = r.enc.EncodeAll(raw, r.small[:0])
+	small := r.small
 	if float64(len(small)) > float64(len(raw))*(1-shrinkMin) {
 		return raw, nil
 	}
