@@ -52,6 +52,12 @@ func freePort(t *testing.T) string {
 
 func newSite(t *testing.T, nodes, replicas, slots int) *site {
 	t.Helper()
+	return newSiteOf(t, nodes, replicas, slots, "")
+}
+
+// newSiteOf adds lines to every node's configuration.
+func newSiteOf(t *testing.T, nodes, replicas, slots int, lines string) *site {
+	t.Helper()
 	s := &site{t: t}
 	base := t.TempDir()
 	ctx, cancel := context.WithTimeout(context.Background(), 50*time.Second)
@@ -60,7 +66,7 @@ func newSite(t *testing.T, nodes, replicas, slots int) *site {
 		name := fmt.Sprintf("n%d", i+1)
 		dir := filepath.Join(base, name)
 		text := fmt.Sprintf("name = %q\ndata = %q\nhostname = \"%s.example.test\"\npeer = %q\nsocket = %q\nmetrics = %q\nimap = %q\nimaps = %q\nlmtp = %q\nlmtp_socket = \"\"\nsuspect_after = \"2s\"\nlog_level = \"info\"\n",
-			name, dir, name, freePort(t), filepath.Join(base, name+".sock"), freePort(t), freePort(t), freePort(t), freePort(t))
+			name, dir, name, freePort(t), filepath.Join(base, name+".sock"), freePort(t), freePort(t), freePort(t), freePort(t)) + lines
 		cfg, problems := config.Parse("test", text)
 		if len(problems) > 0 {
 			t.Fatal(problems)
