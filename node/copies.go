@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"sync"
 	"time"
@@ -27,18 +26,12 @@ type copies struct {
 	n  *Node
 	mu sync.Mutex
 	m  map[slot.ID]*keeper
-
-	opening chan struct{} // capacity: how many are opened at once
 }
-
-// openingMax is how many copies are opened at once on so many cores: a disk
-// answers several as fast as one, and checksums need cores.
-func openingMax(cores int) int { return min(max(2*cores, 4), 32) }
 
 var _ repl.Copies = (*copies)(nil)
 
 func newCopies(n *Node) *copies {
-	return &copies{n: n, m: map[slot.ID]*keeper{}, opening: make(chan struct{}, openingMax(runtime.GOMAXPROCS(0)))}
+	return &copies{n: n, m: map[slot.ID]*keeper{}}
 }
 
 // keeper keeps one copy in the role that Raft gives it.
@@ -212,13 +205,10 @@ func (k *keeper) run(ctx context.Context) {
 }
 
 func (k *keeper) openCopy(ctx context.Context) bool {
-	select {
-	case k.n.copies.opening <- struct{}{}:
-		defer func() { <-k.n.copies.opening }()
-	case <-ctx.Done():
+	s, err := k.openFiles(ctx)
+	if ctx.Err() != nil && s == nil {
 		return false
 	}
-	s, err := k.openFiles()
 	k.n.setCondition(monitor.SlotRefused, k.id.String(), err)
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -243,12 +233,17 @@ func (k *keeper) setAside(name string) {
 		filepath.Join(k.dir, "quarantine", name)))
 }
 
-func (k *keeper) openFiles() (*local.Slot, error) {
+func (k *keeper) openFiles(ctx context.Context) (*local.Slot, error) {
 	n := k.n
 	p, err := n.volumes.find(k.id)
 	if err != nil {
 		return nil, err
 	}
+	opened, err := n.volumes.opening(ctx, p)
+	if err != nil {
+		return nil, err
+	}
+	defer opened()
 	k.dir = slotDir(p.volume, k.id)
 	s, err := local.Open(local.Options{
 		FS: n.fs, Dir: k.dir, PacksDir: packsDir(p.volume, k.id), Cluster: n.id.ClusterID(), Slot: k.id,

@@ -1,11 +1,13 @@
 package node
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -35,13 +37,36 @@ type volumes struct {
 
 	mu    sync.Mutex
 	slots map[config.Volume]int // new slots and old ones, as they are placed
+	doors map[config.Volume]chan struct{}
+}
+
+// openingMax is how many copies of a volume are opened at once on so many cores:
+// a disk answers several as fast as one, and checksums need cores.
+func openingMax(cores int) int { return min(max(2*cores, 4), 32) }
+
+// opening waits until a copy may be opened; opened makes room for the next. Each
+// volume has a bound of its own: one whose disk hangs holds up its slots only.
+func (v *volumes) opening(ctx context.Context, p place) (opened func(), err error) {
+	v.mu.Lock()
+	door := v.doors[p.volume]
+	if door == nil {
+		door = make(chan struct{}, openingMax(runtime.GOMAXPROCS(0)))
+		v.doors[p.volume] = door
+	}
+	v.mu.Unlock()
+	select {
+	case door <- struct{}{}:
+		return func() { <-door }, nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
 }
 
 // volumeMark is the file that a used volume has in both its folders.
 const volumeMark = "VOLUME"
 
 func newVolumes(fs vfs.FS, c config.Config) *volumes {
-	return &volumes{fs: fs, home: c.Node.Data, list: c.Volumes, slots: map[config.Volume]int{}}
+	return &volumes{fs: fs, home: c.Node.Data, list: c.Volumes, slots: map[config.Volume]int{}, doors: map[config.Volume]chan struct{}{}}
 }
 
 // place is where one slot's files are.
