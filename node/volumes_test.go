@@ -14,6 +14,7 @@ import (
 
 	"mailnode/node/admin"
 	"mailnode/node/config"
+	"mailnode/node/job"
 	"mailnode/storage/slot"
 )
 
@@ -224,4 +225,20 @@ func TestLaw09FailingVolumeConcernsItsSlots(t *testing.T) {
 		t.Errorf("slot show: %+v, %v", d.Copies, err)
 	}
 	n.broken.Store(nil)
+	j := n.node.jobs.Start(job.Spec{Kind: job.Scrub, Slot: good[0].String()}, func(ctx context.Context, p *job.Progress) error {
+		p.Finding("found")
+		<-ctx.Done()
+		return ctx.Err()
+	})
+	st, err := n.admin.Status(ctx)
+	if err != nil || len(st.Jobs) != 1 || st.Jobs[0].ID != j.ID() {
+		t.Errorf("status has the jobs %+v, %v", st.Jobs, err)
+	}
+	if _, err := n.admin.StopJob(ctx, j.ID()); err != nil {
+		t.Error(err)
+	}
+	<-j.Over()
+	if d, err := n.admin.Job(ctx, j.ID(), 0); err != nil || d.State != job.Stopped || len(d.Lines) != 1 {
+		t.Errorf("%+v, %v", d, err)
+	}
 }
