@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/cockroachdb/errors/oserror"
 	"github.com/cockroachdb/pebble/v2/vfs"
@@ -90,8 +91,6 @@ func (v *volumes) all() []config.Volume {
 
 // find gives the place of a slot that lies on a volume, or a new one.
 func (v *volumes) find(id slot.ID) (place, error) {
-	v.mu.Lock()
-	defer v.mu.Unlock()
 	was, held, err := v.remembered(id)
 	if err != nil {
 		return place{}, err
@@ -100,10 +99,14 @@ func (v *volumes) find(id slot.ID) (place, error) {
 	if held && !slices.Contains(where, was) {
 		where = append(slices.Clone(where), was) // to notice a volume that was taken out of the configuration
 	}
-	at, err := v.lies(id, where)
-	if err != nil {
-		return place{}, err
+	at, unknown := v.lies(id, where)
+	for vol, err := range unknown {
+		if !held || vol == was { // else it is where it was: another disk that fails does not concern it
+			return place{}, err
+		}
 	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
 	switch {
 	case len(at) == 1 && !slices.Contains(v.all(), at[0]):
 		return place{}, fmt.Errorf("slot %s lies on the volume %s, which is not in the configuration: write its [[volume]] again, then `systemctl restart mailnode`", id, at[0])
@@ -124,22 +127,56 @@ func (v *volumes) find(id slot.ID) (place, error) {
 	return place{best, held}, nil
 }
 
-// lies gives those of some volumes that have something of a slot. An index on one and the
-// packs on another are two: they belong into one [[volume]].
-func (v *volumes) lies(id slot.ID, where []config.Volume) ([]config.Volume, error) {
-	var at []config.Volume
+// lookWithin is how long a volume may take to say what is in a folder.
+const lookWithin = 5 * time.Second
+
+// lies gives those of some volumes that have something of a slot, and those of
+// which that is not known. An index on one and the packs on another are two: they
+// belong into one [[volume]].
+func (v *volumes) lies(id slot.ID, where []config.Volume) (at []config.Volume, unknown map[config.Volume]error) {
+	type answer struct {
+		vol  config.Volume
+		some bool
+		err  error
+	}
+	unknown = map[config.Volume]error{}
+	answers := make(chan answer, len(where))
 	for _, vol := range where {
-		for _, dir := range []string{slotDir(vol, id), packsDir(vol, id)} {
-			names, err := v.fs.List(dir)
-			if err != nil && !oserror.IsNotExist(err) {
-				return nil, fmt.Errorf("look for slot %s: %w", id, err)
+		unknown[vol] = fmt.Errorf("look for slot %s: the disk of %s does not answer: look at it (`dmesg`), then `systemctl restart mailnode`", id, vol)
+		go func() {
+			some, err := v.has(vol, id)
+			answers <- answer{vol, some, err}
+		}()
+	}
+	late := time.NewTimer(lookWithin)
+	defer late.Stop()
+	for range where {
+		select {
+		case a := <-answers:
+			delete(unknown, a.vol)
+			if a.err != nil {
+				unknown[a.vol] = fmt.Errorf("look for slot %s on %s: %w", id, a.vol, a.err)
+			} else if a.some {
+				at = append(at, a.vol)
 			}
-			if len(names) > 0 && !slices.Contains(at, vol) {
-				at = append(at, vol)
-			}
+		case <-late.C:
+			return at, unknown
 		}
 	}
-	return at, nil
+	return at, unknown
+}
+
+func (v *volumes) has(vol config.Volume, id slot.ID) (bool, error) {
+	for _, dir := range []string{slotDir(vol, id), packsDir(vol, id)} {
+		names, err := v.fs.List(dir)
+		if err != nil && !oserror.IsNotExist(err) {
+			return false, err
+		}
+		if len(names) > 0 {
+			return true, nil
+		}
+	}
+	return false, nil
 }
 
 // choose gives the volume that has the most room for each slot on it, the new

@@ -152,6 +152,49 @@ func TestLaw07VolumesAreNotBegunAnew(t *testing.T) {
 	}
 }
 
+// stuckDisk never says what is in its folders.
+type stuckDisk struct {
+	vfs.FS
+	folder  string
+	release chan struct{}
+}
+
+func (s stuckDisk) List(dir string) ([]string, error) {
+	if strings.HasPrefix(dir, s.folder) {
+		<-s.release
+	}
+	return s.FS.List(dir)
+}
+
+// TestLaw09HungVolumeHoldsUpItsSlotsOnly: the others are found.
+func TestLaw09HungVolumeHoldsUpItsSlotsOnly(t *testing.T) {
+	t.Parallel()
+	base, start := testVolumes(t, map[string]uint64{"ssd": 4 << 30, "disk": 4 << 30, "other": 3 << 30})
+	v := start()
+	var ids [2]place
+	for id := range slot.ID(2) {
+		p, err := v.find(id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		lay(t, v, id, p)
+		ids[id] = p
+	}
+	if ids[0].volume == ids[1].volume {
+		t.Fatalf("both slots are on %s", ids[0].volume)
+	}
+	v = start()
+	stuck := stuckDisk{v.fs, base + "/ssd", make(chan struct{})}
+	defer close(stuck.release)
+	v.fs = stuck
+	if _, err := v.find(0); err == nil || !strings.Contains(err.Error(), "does not answer") {
+		t.Errorf("the slot of the hung disk: %v", err)
+	}
+	if p, err := v.find(1); err != nil || p.volume != ids[1].volume {
+		t.Errorf("the slot of the other: %+v, %v", p, err)
+	}
+}
+
 // unmount leaves empty folders, as a mount point is without its disk.
 func unmount(t *testing.T, base string, dirs ...string) {
 	t.Helper()
@@ -225,7 +268,15 @@ func TestLaw09FailingVolumeConcernsItsSlots(t *testing.T) {
 		t.Errorf("slot show: %+v, %v", d.Copies, err)
 	}
 	n.broken.Store(nil)
-	j := n.node.jobs.Start(job.Spec{Kind: job.Scrub, Slot: good[0].String()}, func(ctx context.Context, p *job.Progress) error {
+}
+
+// TestJobsOfANode: status and the job verbs see what a node runs.
+func TestJobsOfANode(t *testing.T) {
+	t.Parallel()
+	n := newSite(t, 1, 0, 1).nodes[0]
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	j := n.node.jobs.Start(job.Spec{Kind: job.Scrub, Slot: "s000"}, func(ctx context.Context, p *job.Progress) error {
 		p.Finding("found")
 		<-ctx.Done()
 		return ctx.Err()
