@@ -30,9 +30,7 @@ type copies struct {
 
 var _ repl.Copies = (*copies)(nil)
 
-func newCopies(n *Node) *copies {
-	return &copies{n: n, m: map[slot.ID]*keeper{}}
-}
+func newCopies(n *Node) *copies { return &copies{n: n, m: map[slot.ID]*keeper{}} }
 
 // keeper keeps one copy in the role that Raft gives it.
 type keeper struct {

@@ -107,7 +107,16 @@ func Open(o Options) (*Slot, error) {
 	}
 	s.dog = startWatchdog(s.o.HangAfter, s.fail)
 	s.o.FS = watchedFS{o.FS, s.dog}
-	if err := s.open(); err != nil {
+	done := make(chan error, 1)
+	s.unlessHung(func() { done <- s.open() })
+	var err error
+	select {
+	case err = <-done:
+	default: // whatever hangs may go on for ever, and keeps what it has opened
+		text := s.Failure().Error()
+		err = &Refused{Slot: o.Slot, Checks: []Check{{"disk", CheckFailed, text}}, Next: nextDamage, Err: s.Failure()}
+	}
+	if err != nil {
 		s.dog.close()
 		return nil, err
 	}

@@ -76,6 +76,27 @@ func TestLaw09HungDiskFailsTheCopy(t *testing.T) {
 	}
 }
 
+// TestLaw09HungDiskWhileOpening: the copy is refused, and says why.
+func TestLaw09HungDiskWhileOpening(t *testing.T) {
+	for _, folder := range []string{"SLOT", "MANIFEST", "index/marker"} {
+		t.Run(folder, func(t *testing.T) {
+			t.Parallel()
+			h := &hang{folder: folder, kinds: []errorfs.OpKind{errorfs.OpCreate, errorfs.OpFileSync, errorfs.OpFileWrite}, release: make(chan struct{})}
+			defer close(h.release)
+			h.armed.Store(true)
+			o := options(t, errorfs.Wrap(newFS(t), h))
+			o.HangAfter = 200 * time.Millisecond
+			within(t, "open", func() {
+				_, err := Open(o)
+				var refused *Refused
+				if !errors.As(err, &refused) || !strings.Contains(err.Error(), "does not answer") || refused.Next == "" {
+					t.Errorf("%v", err)
+				}
+			})
+		})
+	}
+}
+
 // TestPauseIsNoHang: a process that was stopped for an hour looks once at an
 // operation that began an hour ago; only one that stays is a hang.
 func TestPauseIsNoHang(t *testing.T) {
