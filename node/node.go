@@ -65,6 +65,7 @@ type Node struct {
 	resources *local.Resources
 	passwords *local.Passwords
 	jobs      *job.Registry
+	volumes   *volumes
 	spool     *storage.SpoolDir
 	copies    *copies
 
@@ -136,6 +137,7 @@ func (n *Node) open() error {
 	n.evidence = failover.NewEvidence(cfg.Node.Name, n.clock.Mono())
 	n.lastTick.Store(int64(n.clock.Mono()))
 	n.jobs = job.New(job.Options{Clock: n.clock, Logger: n.log.With("part", "jobs"), RunningMax: map[string]int{job.Reindex: cfg.ReindexWorkers}})
+	n.volumes = newVolumes(n.fs, cfg)
 	n.copies = newCopies(n)
 	o := peer.Options{Log: n.log, Admit: n.admit}
 	if n.port, err = peer.Listen(cfg.Node.Peer, id, o); err != nil {

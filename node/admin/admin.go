@@ -73,6 +73,8 @@ type CopyStatus struct {
 	Position slot.Position `json:"position"`
 	LagS     float64       `json:"lag_s"`
 	State    string        `json:"state,omitempty"` // master, following, building, diverged, failed, silent
+
+	SelfCheck []string `json:"self_check,omitempty"` // lines, in `slot show` only
 }
 
 // Proposal is a recorded wish to change masters.

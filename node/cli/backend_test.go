@@ -210,7 +210,10 @@ func (s slotBook) List(context.Context) ([]admin.SlotStatus, error) { return s.s
 func (s slotBook) Dismiss(context.Context, admin.DismissLoss) error { return nil }
 
 func (s slotBook) Show(_ context.Context, id slot.ID) (admin.SlotDetail, error) {
-	return admin.SlotDetail{SlotStatus: s.status.Slots[id], Replicas: []slot.NodeName{"n2"}, InSync: []slot.NodeName{"n2"}, Unclean: 1, UnprotectedSince: slot.At(2, 90),
+	st := s.status.Slots[id]
+	st.Copies = append([]admin.CopyStatus{}, st.Copies...)
+	st.Copies[0].SelfCheck = []string{"ok: identity: format 1, cluster 7a6a, slot s007", "FAILED: packs folder: the index knows bodies, and there are no packs in \"/disk1/slots/s007/packs\": is the volume mounted?"}
+	return admin.SlotDetail{SlotStatus: st, Replicas: []slot.NodeName{"n2"}, InSync: []slot.NodeName{"n2"}, Unclean: 1, UnprotectedSince: slot.At(2, 90),
 		OpenLoss: "n3 was master before epoch 2 and has not come back", Users: 3, UsersKnown: true, History: []admin.SlotChange{
 			{Epoch: 1, To: "n3", When: "2026-11-20T10:00:00Z", Why: "first placement"},
 			{Epoch: 2, From: "n3", To: "n1", When: "2026-11-21T03:32:10Z", By: "root", Why: "n3 is silent", Unclean: true}}}, nil

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"strings"
 	"testing"
 	"time"
@@ -73,21 +74,24 @@ func flipBodies(t *testing.T, o Options, most int) {
 	})
 }
 
-// TestLaw06SelfCheckRefuses: each check keeps a copy down for its own reason,
-// and says which it was and what to type next.
-func TestLaw06SelfCheckRefuses(t *testing.T) {
+// refusal is a way to damage a copy, and what Open says then.
+type refusal struct {
+	damage func(t *testing.T, o *Options)
+	check  string
+	text   string
+	next   string // "": any
+}
+
+// identityRefusals are about whose files these are, damageRefusals about what is
+// in them.
+func identityRefusals() map[string]refusal {
 	slotFile := func(t *testing.T, o Options, dir string, id identity) {
 		rewrite(t, o.FS, o.FS.PathJoin(dir, "SLOT"), func([]byte) []byte {
 			line := fmt.Sprintf(`{"format":%d,"cluster":%q,"slot":%q,"copy":%q}`, id.Format, id.Cluster, id.Slot, id.Copy)
 			return []byte(line + "\n" + sumLine(line) + "\n")
 		})
 	}
-	for name, c := range map[string]struct {
-		damage func(t *testing.T, o *Options)
-		check  string
-		text   string
-		next   string
-	}{
+	return map[string]refusal{
 		"newer format": {func(t *testing.T, o *Options) {
 			slotFile(t, *o, o.Dir, identity{Format: formatVersion + 1, Cluster: "test", Slot: 7})
 		}, "identity", "written by a newer release", nextRelease},
@@ -104,6 +108,11 @@ func TestLaw06SelfCheckRefuses(t *testing.T) {
 				t.Fatal(err)
 			}
 		}, "identity", "is missing", nextDisk},
+	}
+}
+
+func damageRefusals() map[string]refusal {
+	return map[string]refusal{
 		"index damaged": {func(t *testing.T, o *Options) {
 			names, err := o.FS.List(o.FS.PathJoin(o.Dir, "index"))
 			if err != nil {
@@ -140,7 +149,15 @@ func TestLaw06SelfCheckRefuses(t *testing.T) {
 			damageIndex(t, *o, func(db *pebble.DB) error { return db.Delete(localKey(keyClean), pebble.Sync) })
 			flipBodies(t, *o, 12)
 		}, "newest bodies", "12 of the newest 20", ""},
-	} {
+	}
+}
+
+// TestLaw06SelfCheckRefuses: each check keeps a copy down for its own reason,
+// and says which it was and what to type next.
+func TestLaw06SelfCheckRefuses(t *testing.T) {
+	all := identityRefusals()
+	maps.Copy(all, damageRefusals())
+	for name, c := range all {
 		t.Run(name, func(t *testing.T) {
 			o := options(t, newFS(t))
 			filled(t, o, 20)

@@ -51,6 +51,8 @@ type Options struct {
 	// Refill says that the copy was here before: one that is empty now has lost
 	// what it had, and is a building one until it has been filled again.
 	Refill bool
+	// HangAfter is how long a write or sync may take before the copy fails; 0: 30 s.
+	HangAfter time.Duration
 	// PackBytesMax is for tests; 0: blob's default.
 	PackBytesMax int64
 }
@@ -66,6 +68,7 @@ type Slot struct {
 
 	identity    identity         // of the SLOT file beside the index
 	compactions *slotCompactions // its share of the node's
+	dog         *watchdog
 
 	checks     []Check // of Open
 	newestWall int64   // the newest wall-clock second that Open saw, Unix
@@ -111,24 +114,46 @@ func Open(o Options) (*Slot, error) {
 	s.heads.init()
 	s.arrivals.init()
 	s.space.init(o.FS, s.folders(), o.Clock)
-	if err := s.lint("identity", s.openFolder); err != nil {
+	if s.o.HangAfter == 0 {
+		s.o.HangAfter = hangAfter
+	}
+	s.dog = startWatchdog(s.o.HangAfter, s.fail)
+	s.o.FS = watchedFS{o.FS, s.dog}
+	done := make(chan error, 1)
+	s.unlessHung(func() { done <- s.open() })
+	var err error
+	select {
+	case err = <-done:
+	default: // whatever hangs may go on for ever, and keeps what it has opened
+		text := s.Failure().Error()
+		err = &Refused{Slot: o.Slot, Checks: []Check{{"disk", CheckFailed, text}}, Next: nextDamage, Err: s.Failure()}
+	}
+	if err != nil {
+		s.dog.close()
 		return nil, err
+	}
+	return s, nil
+}
+
+func (s *Slot) open() error {
+	if err := s.lint("identity", s.openFolder); err != nil {
+		return err
 	}
 	s.lintSpace()
 	if err := s.lint("index", s.openIndex); err != nil {
-		return nil, err
+		return err
 	}
 	if err := s.lint("packs folder", s.openPacks); err != nil {
 		s.guarded(s.db.Close)
-		return nil, err
+		return err
 	}
 	if err := s.start(); err != nil {
 		s.packs.Close()
 		s.endViews()
 		s.guarded(s.db.Close)
-		return nil, err
+		return err
 	}
-	return s, nil
+	return nil
 }
 
 func (s *Slot) openPacks() (text string, err error) {
@@ -279,7 +304,8 @@ func (s *Slot) fail(err error) {
 // Close stops the committer, waits for readers, and closes the copy; after a
 // failure nothing is marked clean, so that the next open checks.
 func (s *Slot) Close() error {
-	s.com.stop()
+	defer s.dog.close()
+	s.unlessHung(s.com.stop)
 	if s.Failure() == nil {
 		s.stopCompaction()
 	}
@@ -291,14 +317,37 @@ func (s *Slot) Close() error {
 	}
 	s.endViews()
 	s.o.Resources.listings.drop(s)
-	err := s.packs.Close()
+	var err error
+	s.unlessHung(func() { err = s.packs.Close() })
 	// After a failure Pebble may hold a parked goroutine that owns its locks:
 	// closing could wait for it for ever. The process keeps the files, and the
 	// lock on the folder, until it ends.
-	if s.Failure() == nil {
-		if dbErr := s.guarded(s.db.Close); dbErr != nil {
-			err = fmt.Errorf("close slot %s: %w", s.o.Slot, dbErr)
-		}
+	if failure := s.Failure(); failure != nil {
+		return failure
+	}
+	if dbErr := s.guarded(s.db.Close); dbErr != nil {
+		err = fmt.Errorf("close slot %s: %w", s.o.Slot, dbErr)
 	}
 	return err
+}
+
+// hungGrace is how long a failed copy waits for what may hang.
+const hungGrace = time.Second
+
+// unlessHung waits for fn, but not for long once the copy has failed: its disk
+// may never answer.
+func (s *Slot) unlessHung(fn func()) {
+	done := make(chan struct{})
+	go func() { defer close(done); fn() }()
+	select {
+	case <-done:
+		return
+	case <-s.failed:
+	}
+	grace := time.NewTimer(hungGrace)
+	defer grace.Stop()
+	select {
+	case <-done:
+	case <-grace.C:
+	}
 }

@@ -53,7 +53,11 @@ func (s *Slot) stage(ref slot.BodyRef, note *blob.BirthNote, body io.ReaderAt, s
 		return err
 	}
 	defer s.pins.putting(s.packs)()
-	loc, err := s.packs.Put(ref, note, body, size)
+	var loc blob.Location
+	err := s.guarded(func() (err error) { // a disk that hangs holds nobody up
+		loc, err = s.packs.Put(ref, note, body, size)
+		return err
+	})
 	if errors.Is(err, syscall.EIO) || errors.Is(err, syscall.EROFS) {
 		s.fail(err) // a disk that cannot be written to: the slot is to be served elsewhere
 		return s.failure
