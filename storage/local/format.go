@@ -147,6 +147,14 @@ func (s *Slot) openIndex() error {
 		Logger:                      pebbleLogger{s},
 		EventListener:               &pebble.EventListener{BackgroundError: s.backgroundError},
 	}
+	_, witnessed, err := s.witness()
+	if err != nil {
+		return err
+	}
+	opts.ErrorIfNotExists = witnessed // one that lost its marker is not a new one
+	if s.doubt, err = proveIndex(s.o.FS, s.o.FS.PathJoin(s.o.Dir, "index")); err != nil {
+		return fmt.Errorf("open index: %w", err)
+	}
 	var db *pebble.DB
 	if err := s.guarded(func() (err error) {
 		db, err = pebble.Open(s.o.FS.PathJoin(s.o.Dir, "index"), opts)

@@ -24,7 +24,7 @@ func (x Snapshot) Each(sp event.Span, fn func(key, value []byte) error) error {
 	return each(x.v, sp, fn)
 }
 
-// ProveBody reads a body whole and proves its checksum.
+// ProveBody reads a body whole and proves its checksum, and that of its note.
 func (x Snapshot) ProveBody(ref slot.BodyRef) error {
 	loc, err := x.s.locate(x.v, ref)
 	if err != nil {
@@ -34,5 +34,9 @@ func (x Snapshot) ProveBody(ref slot.BodyRef) error {
 	if err != nil {
 		return err
 	}
-	return b.Close()
+	if err := b.Close(); err != nil {
+		return err
+	}
+	_, err = x.s.packs.Note(loc) // header and birth note: replicas and reindex need them
+	return err
 }

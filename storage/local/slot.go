@@ -90,6 +90,7 @@ type Slot struct {
 	durable  atomic.Pointer[view]
 	readers  sync.WaitGroup // views that are not released
 	building atomic.Bool
+	doubt    bool // set by openIndex: the records must prove each other
 
 	failOnce sync.Once
 	failed   chan struct{} // closed when the store can no longer commit
@@ -164,6 +165,14 @@ func (s *Slot) start() error {
 	s.swapView()
 	if err := s.checkTail(); err != nil {
 		return err
+	}
+	if err := s.proveHead(); err != nil {
+		return err
+	}
+	if s.doubt && !building {
+		if err := s.proveRecords(); err != nil {
+			return err
+		}
 	}
 	return s.com.start(s)
 }
@@ -251,6 +260,11 @@ func (s *Slot) Close() error {
 	if s.Failure() == nil && !s.dirty {
 		if err := s.guarded(func() error { return s.db.Set(localKey(keyClean), []byte{1}, pebble.Sync) }); err != nil {
 			s.fail(err)
+		}
+	}
+	if h, err := s.Head(); err == nil && s.Failure() == nil && !h.Building {
+		if err := s.writeWitness(h.Position); err != nil {
+			s.log.Warn("head not written down", "err", err)
 		}
 	}
 	s.endViews()
