@@ -26,10 +26,10 @@ import (
 //
 //   - a log is damaged when a chunk behind the first bad one says that the bad
 //     place had been synced (proveLog);
-//   - a MANIFEST is damaged when the oldest log that it needs is not there: that
-//     log is removed only after a newer edit is durable (proveIndex); when its
-//     end is torn, or logs are to be replayed that it may have forgotten, the
-//     records must prove each other (proveRecords);
+//   - a MANIFEST is in doubt when its end is torn, when the oldest log that it
+//     needs is not there, or when there are more: that log is removed only after
+//     a newer edit is durable (proveIndex). Then the records must prove each
+//     other (proveRecords);
 //   - the HEAD file says how far the index was at the last start or clean stop,
 //     so that an index which was cut short or began anew is refused (proveHead).
 //
@@ -59,9 +59,9 @@ func proveIndex(fs vfs.FS, dir string) (doubt bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	if name := fmt.Sprintf("%06d.log", oldest); oldest > 0 && !slices.Contains(names, name) {
-		return false, storage.Errorf(storage.ErrCorrupt, "%q needs %q, which is not there: one is damaged, the other is lost", fs.PathJoin(dir, manifest), name)
-	}
+	// The first recovery names a log that it never makes, so a log that is not
+	// there proves nothing: until the flush that start asks for.
+	lost := oldest > 0 && !slices.Contains(names, fmt.Sprintf("%06d.log", oldest))
 	logs := 0
 	for _, n := range names {
 		number, is := strings.CutSuffix(n, ".log")
@@ -73,7 +73,7 @@ func proveIndex(fs vfs.FS, dir string) (doubt bool, err error) {
 		}
 	}
 	// An older MANIFEST would have Pebble replay logs that it keeps for reuse.
-	return torn || logs > 1, nil
+	return torn || lost || logs > 1, nil
 }
 
 // proveRecords runs the checker, without bodies, on what the index came to.

@@ -174,6 +174,11 @@ func (s *Slot) start() error {
 			return err
 		}
 	}
+	// A table and an edit that name the log in use: a restart that finds another
+	// one is in doubt. It may take its time, and a full disk may refuse it.
+	if err := s.guarded(func() error { _, err := s.db.AsyncFlush(); return err }); err != nil {
+		return err
+	}
 	return s.com.start(s)
 }
 

@@ -62,6 +62,9 @@ func TestLaw01SyncOrderIsFixed(t *testing.T) {
 	o := options(t, errorfs.Wrap(newFS(t), tr))
 	tr.note("open")
 	s := openSlot(t, o)
+	if err := s.guarded(s.db.Flush); err != nil { // and the one that Open began
+		t.Fatal(err)
+	}
 	tr.note("serve")
 	m := serve(t, s, 1, 0)
 	tr.note("create account")
