@@ -348,21 +348,28 @@ func journalOf(t *testing.T, s *Slot, after slot.Position) (evs []*event.Event) 
 // giveBodies stages what the events need.
 func giveBodies(t *testing.T, from, to *Slot, evs []*event.Event) {
 	t.Helper()
+	if err := sendBodies(from, to, evs); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func sendBodies(from, to *Slot, evs []*event.Event) error {
 	for _, ev := range evs {
 		missing, err := to.MissingBodies(ev)
 		if err != nil {
-			t.Fatal(err)
+			return err
 		}
 		for _, ref := range missing {
 			b, note, err := from.Body(ref)
 			if err != nil {
-				t.Fatal(err)
+				return err
 			}
 			if err := to.StageBody(ref, note, b, b.Size()); err != nil {
-				t.Fatal(err)
+				return err
 			}
 		}
 	}
+	return nil
 }
 
 func same(t *testing.T, a, b *Slot) {

@@ -204,6 +204,9 @@ func (r *reading) readAsClient(m *Master) {
 		names += fmt.Sprintf("%+v\n", a)
 		boxes, err := m.Mailboxes(ctx, a.ID)
 		list := ""
+		if err != nil {
+			boxes = nil
+		}
 		for _, b := range boxes {
 			list += fmt.Sprintf("%+v\n", b)
 			r.readMailbox(m, a, b)
