@@ -8,7 +8,7 @@ LDFLAGS   := -s -w -X mailnode/node/cli.version=$(VERSION)
 FUZZTIME  ?= 20s
 
 help: ## print this
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 build: ## bin/mailnode: one static binary
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/mailnode .
@@ -40,6 +40,12 @@ fuzz: ## each fuzz target for FUZZTIME (20s)
 bench: build ## deliveries, IMAP mixes, failover time; needs ../shared/mailbench, else says so
 	packaging/bench.sh
 
+# It needs a real disk: BENCH_STORAGE=folder (this one, else). See storage/local/bench_test.go for what else can be set.
+bench-storage: ## durable deliveries through the storage API beside the limits of disk and SHA-256, growing mailboxes
+	@dir="$${BENCH_STORAGE:-$(CURDIR)/bin}"; mkdir -p "$$dir"; case "$$(stat -f -c %T "$$dir")" in tmpfs|ramfs) \
+	  echo "$$dir is in memory: set BENCH_STORAGE to a folder on a disk"; exit 1;; esac; \
+	  BENCH_STORAGE="$$dir" $(GO) test -count=1 -timeout 30m -run '^TestBenchStorage$$' -v ./storage/local
+
 proto: ## generate *.pb.go anew (needs protoc, protoc-gen-go, protoc-gen-go-grpc)
 	@set -e; for f in $$(find . -name '*.proto' -not -path './.git/*'); do echo "protoc $$f"; \
 	  (cd "$$(dirname $$f)" && protoc --go_out=. --go_opt=paths=source_relative \
@@ -50,4 +56,4 @@ clean: ## remove what build and demo made
 	rm -rf bin demo
 	$(GO) clean -testcache
 
-.PHONY: help build demo test lint fuzz proto clean
+.PHONY: help build demo test lint fuzz bench bench-storage proto clean
