@@ -101,6 +101,11 @@ func TestLaw07Law08RemovalsOnMasterAndReplica(t *testing.T) {
 			if diff := cmp.Diff(state(t, s), state(t, replica)); diff != "" {
 				t.Fatalf("after %s master and replica differ:\n%q", what, diff)
 			}
+			for who, c := range map[string]*Slot{"master": s, "replica": replica} {
+				if bodies, refs := countKeys(t, c, event.PrefixBody), countKeys(t, c, event.PrefixRefs); bodies != refs {
+					t.Fatalf("after %s the %s keeps %d bodies, %d are named", what, who, bodies, refs)
+				}
+			}
 		}
 	}
 	follow()
