@@ -207,6 +207,26 @@ func kept(t *testing.T, s *local.Slot, prefix byte) (n int) {
 	return n
 }
 
+// bodiesOf gives the bodies of what a user has in INBOX.
+func bodiesOf(ctx context.Context, t *testing.T, m *local.Master, user string) (out []slot.BodyRef) {
+	t.Helper()
+	rec, err := m.Address(ctx, addr(t, user))
+	if err != nil {
+		t.Fatal(err)
+	}
+	box, err := m.Mailbox(ctx, rec.Account, "INBOX")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := m.Scan(ctx, storage.Ref{Account: rec.Account, Mailbox: box.ID}, 1, ^storage.UID(0), func(msg storage.Message) error {
+		out = append(out, msg.Body)
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
+
 // After the undelete window master and replica forget the same: tombstones,
 // deleted mailboxes and accounts, their bodies and the journal about them.
 func TestLaw08FreedOnEveryCopy(t *testing.T) {
@@ -228,23 +248,7 @@ func TestLaw08FreedOnEveryCopy(t *testing.T) {
 	}
 	_, master, _ := s.masterOf(ctx, stays, 1)
 	m := master.node.copies.serving(0)
-	var bodies []slot.BodyRef
-	for _, u := range []string{stays, goes} {
-		rec, err := m.Address(ctx, addr(t, u))
-		if err != nil {
-			t.Fatal(err)
-		}
-		box, err := m.Mailbox(ctx, rec.Account, "INBOX")
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := m.Scan(ctx, storage.Ref{Account: rec.Account, Mailbox: box.ID}, 1, ^storage.UID(0), func(msg storage.Message) error {
-			bodies = append(bodies, msg.Body)
-			return nil
-		}); err != nil {
-			t.Fatal(err)
-		}
-	}
+	bodies := append(bodiesOf(ctx, t, m, stays), bodiesOf(ctx, t, m, goes)...)
 	s.expungeAll(n1, stays)
 	if err := n1.admin.DeleteUser(ctx, admin.NamedUser{Address: addr(t, goes)}); err != nil {
 		t.Fatal(err)
