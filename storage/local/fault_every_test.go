@@ -148,6 +148,12 @@ func (h *harness) faulty(f fileFault, op harnessOp, n int, outcomes map[string]i
 		t.Errorf("%s: an error of no kind: %v", what, err)
 	}
 	within(t, "Close", func() { old.Close() })
+	h.fs.watch(func(op errorfs.Op, after bool) error {
+		if !after && op.Kind.ReadOrWrite() == errorfs.OpIsWrite {
+			return syscall.EROFS // its process is dead, whatever Pebble still has under way
+		}
+		return nil
+	})
 	h.fs = newPowerFS(h.fs.mem)
 	h.o.FS = h.fs
 	h.s = openSlot(t, h.o)
