@@ -22,7 +22,7 @@ func (n *Node) serveAdmin(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	s := admin.NewServer(admin.Backend{Health: health{n}, Failovers: failovers{n}, Users: userBook{n}, Slots: slotBook{n}, Cluster: members{n}},
+	s := admin.NewServer(admin.Backend{Health: health{n}, Failovers: failovers{n}, Users: userBook{n}, Slots: slotBook{n}, Cluster: members{n}, Jobs: n.jobs},
 		n.cfg.Node.Name, n.version, n.log.With("part", "admin"))
 	n.wg.Go(func() { n.logErr("serve admin", s.Serve(ln)) })
 	context.AfterFunc(ctx, func() {
@@ -49,7 +49,7 @@ func (h health) Status(ctx context.Context) (admin.Status, error) {
 	st, v := n.State(), n.view()
 	leader := n.leader()
 	s := admin.Status{Node: n.cfg.Node.Name, State: "serving", Version: n.version, Cluster: n.id.ClusterID(), Generation: n.id.Generation(),
-		Leader: leader, Nodes: n.nodes(st, v), Slots: []admin.SlotStatus{}, Proposals: []admin.Proposal{}, Jobs: []admin.Job{}}
+		Leader: leader, Nodes: n.nodes(st, v), Slots: []admin.SlotStatus{}, Proposals: []admin.Proposal{}, Jobs: n.jobs.List(false)}
 	if n.stopping.Load() {
 		s.State = "draining"
 	}
@@ -80,7 +80,10 @@ func (n *Node) openProposals(ctx context.Context, st *cluster.State, v failover.
 	return out
 }
 
-const statusAskWithin = 700 * time.Millisecond
+const (
+	statusAskWithin = 700 * time.Millisecond
+	showAskWithin   = 3 * time.Second // per copy
+)
 
 func (n *Node) leader() slot.NodeName {
 	if n.raft == nil {
@@ -214,13 +217,6 @@ func (u userBook) SetPassword(ctx context.Context, r admin.SetPassword) error {
 	return err
 }
 
-// Show implements admin.UserBook.
-func (u userBook) Show(ctx context.Context, addr slot.Address) (admin.User, error) {
-	var a storage.Account
-	sl, err := u.call(ctx, addr, &rpc.AccountCall{Verb: "show"}, &a)
-	return showUser(a, sl), err
-}
-
 // List implements admin.UserBook.
 func (u userBook) List(ctx context.Context) (admin.Users, error) {
 	out := admin.Users{Users: []admin.User{}}
@@ -263,10 +259,16 @@ func (b slotBook) Show(ctx context.Context, id slot.ID) (admin.SlotDetail, error
 	if l := sl.OpenLoss; l != nil {
 		d.OpenLoss = fmt.Sprintf("epoch %d began without the tail of %s", l.Since, l.Node)
 	}
-	for _, name := range append([]slot.NodeName{sl.Master}, sl.Replicas...) {
-		if got, err := b.n.Ask(ctx, name, []slot.ID{id}); err == nil && len(got) == 1 && got[0].UsersKnown {
+	for i := range d.Copies {
+		ctx, cancel := context.WithTimeout(ctx, showAskWithin)
+		got, err := b.n.Ask(ctx, d.Copies[i].Node, []slot.ID{id})
+		cancel()
+		if err != nil || len(got) != 1 {
+			continue
+		}
+		d.Copies[i].SelfCheck = got[0].SelfCheck
+		if got[0].UsersKnown && !d.UsersKnown {
 			d.Users, d.UsersKnown = got[0].Users, true
-			break
 		}
 	}
 	for _, c := range st.History {

@@ -69,6 +69,9 @@ type Options struct {
 type Store struct {
 	o Options
 
+	chunks sync.Pool  // of *[chunkBytes]byte
+	syncMu sync.Mutex // held by Sync: one that finds nothing to do must not overtake one that does it
+
 	mu        sync.Mutex // guards all below
 	next      uint32     // number of the next pack
 	active    *writing
@@ -77,6 +80,8 @@ type Store struct {
 	removed   map[uint32]struct{} // packs that this Store removed
 	closed    bool
 	poison    error
+	written   uint64 // Puts that have returned without an error
+	synced    uint64 // and how many of them are known to be durable
 }
 
 // newSuffix is what a pack is called until its preamble is durable.
@@ -181,9 +186,12 @@ func (s *Store) Put(ref slot.BodyRef, note *BirthNote, body io.ReaderAt, size in
 		return Location{}, err
 	}
 	// The range is this call's own, so bodies are written side by side.
-	err = writeRecord(w.f, at, head, body, size)
+	err = s.writeRecord(w.f, at, head, body, size)
 	s.mu.Lock()
 	w.writers--
+	if err == nil {
+		s.written++
+	}
 	s.mu.Unlock()
 	if err != nil {
 		// Nothing was promised: the place stays a hole, the store goes on.
@@ -192,10 +200,24 @@ func (s *Store) Put(ref slot.BodyRef, note *BirthNote, body io.ReaderAt, size in
 	return loc, nil
 }
 
-func writeRecord(f vfs.File, at int64, head []byte, body io.ReaderAt, size int64) error {
-	const small = 256 << 10
-	if size <= small {
-		rec := make([]byte, int64(len(head))+size)
+// chunkBytes is how much of a body is written at once; a smaller record is
+// written whole.
+const chunkBytes = 256 << 10
+
+// chunk gives a buffer; chunks.Put takes it back. Fresh memory for each body
+// would cost more than copying the body.
+func (s *Store) chunk() *[chunkBytes]byte {
+	if b, ok := s.chunks.Get().(*[chunkBytes]byte); ok {
+		return b
+	}
+	return new([chunkBytes]byte)
+}
+
+func (s *Store) writeRecord(f vfs.File, at int64, head []byte, body io.ReaderAt, size int64) error {
+	buf := s.chunk()
+	defer s.chunks.Put(buf)
+	if whole := int64(len(head)) + size; whole <= chunkBytes {
+		rec := buf[:whole]
 		copy(rec, head)
 		if err := readFull(body, rec[len(head):], 0); err != nil {
 			return err
@@ -203,9 +225,8 @@ func writeRecord(f vfs.File, at int64, head []byte, body io.ReaderAt, size int64
 		_, err := f.WriteAt(rec, at)
 		return err
 	}
-	buf := make([]byte, small)
-	for off := int64(0); off < size; off += small {
-		b := buf[:min(small, size-off)]
+	for off := int64(0); off < size; off += chunkBytes {
+		b := buf[:min(chunkBytes, size-off)]
 		if err := readFull(body, b, off); err != nil {
 			return err
 		}
@@ -302,15 +323,18 @@ func SyncDir(fs vfs.FS, dir string) error {
 	return d.Sync()
 }
 
-// Sync makes durable every body whose Put has returned. A full pack is closed
-// by the first Sync that finds no Put in it.
+// Sync makes durable every body whose Put has returned; without one since the
+// last Sync it does nothing. A full pack is closed by the first Sync that finds
+// no Put in it.
 func (s *Store) Sync() error {
+	s.syncMu.Lock()
+	defer s.syncMu.Unlock()
 	s.mu.Lock()
-	if s.poison != nil || s.active == nil {
+	if s.poison != nil || s.active == nil || s.written == s.synced {
 		defer s.mu.Unlock()
 		return s.poison
 	}
-	active := s.active.f
+	active, upTo := s.active.f, s.written
 	var last, busy []*writing
 	for _, w := range s.full {
 		if w.writers == 0 {
@@ -332,6 +356,9 @@ func (s *Store) Sync() error {
 	if err := active.SyncData(); err != nil {
 		return s.fail(fmt.Errorf("sync pack: %w", err))
 	}
+	s.mu.Lock()
+	s.synced = upTo
+	s.mu.Unlock()
 	return nil
 }
 

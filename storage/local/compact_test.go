@@ -424,11 +424,8 @@ func TestLaw07DamagedBodyKeepsItsPack(t *testing.T) {
 	k.put(60)
 	k.reopen(o)
 	k.drop(func(u storage.UID) bool { return u%3 != 0 })
-	var bad slot.BodyRef
+	bad := bodyOf(t, k.m, k.box, 9)
 	var at blob.Location
-	if err := k.m.Scan(context.Background(), k.box, 9, 9, func(msg storage.Message) error { bad = msg.Body; return nil }); err != nil {
-		t.Fatal(err)
-	}
 	if err := k.s.read(func(v *view) (err error) { at, err = k.s.locate(v, bad); return err }); err != nil {
 		t.Fatal(err)
 	}

@@ -190,13 +190,23 @@ func (w *besideMail) read(msg storage.Message) {
 	if _, err := r.ReadAt(got, 0); err != nil {
 		w.t.Errorf("UID %d: %v", msg.UID, err)
 	}
+	var ref slot.BodyRef
+	if w.s.read(func(v *view) error {
+		rec, err := loadMessage(v, w.box, msg.UID)
+		if err == nil {
+			ref = rec.Body()
+		}
+		return err
+	}) != nil {
+		return // expunged meanwhile
+	}
 	w.mu.Lock()
-	want := w.texts[msg.Body.GUID]
+	want := w.texts[ref.GUID]
 	w.mu.Unlock()
 	if string(got) != want {
 		w.t.Errorf("UID %d: %d bytes, want %d", msg.UID, len(got), len(want))
 	}
-	if rb, _, err := w.s.Body(msg.Body); err == nil {
+	if rb, _, err := w.s.Body(ref); err == nil {
 		rb.Close()
 	} else if !errors.Is(err, storage.ErrNotFound) {
 		w.t.Errorf("body of UID %d: %v", msg.UID, err)

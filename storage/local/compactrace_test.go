@@ -90,15 +90,11 @@ func TestFreedWhileItIsCopied(t *testing.T) {
 
 // A reader that looked a body up just before it was moved finds it.
 func TestReaderOfAMovedBodyFindsIt(t *testing.T) {
-	ctx := context.Background()
 	o := smallPacks(t, newFS(t))
 	k := newStock(t, openSlot(t, o))
 	k.put(40)
 	k.reopen(o)
-	var ref slot.BodyRef
-	if err := k.m.Scan(ctx, k.box, 9, 9, func(msg storage.Message) error { ref = msg.Body; return nil }); err != nil {
-		t.Fatal(err)
-	}
+	ref := bodyOf(t, k.m, k.box, 9)
 	v := k.s.acquire()
 	defer v.release()
 	loc, err := k.s.locate(v, ref)

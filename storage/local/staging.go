@@ -53,7 +53,11 @@ func (s *Slot) stage(ref slot.BodyRef, note *blob.BirthNote, body io.ReaderAt, s
 		return err
 	}
 	defer s.pins.putting(s.packs)()
-	loc, err := s.packs.Put(ref, note, body, size)
+	var loc blob.Location
+	err := s.guarded(func() (err error) { // a disk that hangs holds nobody up
+		loc, err = s.packs.Put(ref, note, body, size)
+		return err
+	})
 	if errors.Is(err, syscall.EIO) || errors.Is(err, syscall.EROFS) {
 		s.fail(err) // a disk that cannot be written to: the slot is to be served elsewhere
 		return s.failure
@@ -63,15 +67,35 @@ func (s *Slot) stage(ref slot.BodyRef, note *blob.BirthNote, body io.ReaderAt, s
 	}
 	s.stagedMu.Lock()
 	defer s.stagedMu.Unlock()
-	s.staged[ref] = loc
+	s.stagings++
+	s.staged[ref] = staged{loc, s.stagings}
 	return nil
 }
 
-func (s *Slot) stagedAt(ref slot.BodyRef) (blob.Location, bool) {
+// staged is a body that was put into the packs, the how-manieth of this copy.
+// Whoever reads stagedCount and syncs the packs then has made durable all
+// bodies up to that number, since Put returns before they get theirs.
+type staged struct {
+	blob.Location
+	number uint64
+}
+
+func (s *Slot) stagedCount() uint64 {
 	s.stagedMu.Lock()
 	defer s.stagedMu.Unlock()
-	loc, ok := s.staged[ref]
-	return loc, ok
+	return s.stagings
+}
+
+func (s *Slot) stagedBody(ref slot.BodyRef) (staged, bool) {
+	s.stagedMu.Lock()
+	defer s.stagedMu.Unlock()
+	st, ok := s.staged[ref]
+	return st, ok
+}
+
+func (s *Slot) stagedAt(ref slot.BodyRef) (blob.Location, bool) {
+	st, ok := s.stagedBody(ref)
+	return st.Location, ok
 }
 
 func (s *Slot) unstage(refs []slot.BodyRef) {
@@ -225,7 +249,7 @@ func randomID() uint64 {
 // reserve.
 type spaceGuard struct {
 	fs    vfs.FS
-	dir   string
+	dirs  []string // one per volume
 	clock storage.Clock
 	state chan spaceState // capacity 1: holds the state, and is its lock
 }
@@ -233,7 +257,8 @@ type spaceGuard struct {
 type spaceState struct {
 	at    time.Duration
 	known bool
-	free  uint64
+	free  uint64 // in the folder that has the least
+	dir   string
 }
 
 const (
@@ -242,19 +267,21 @@ const (
 	spaceCheckEvery   = time.Second
 )
 
-func (g *spaceGuard) init(fs vfs.FS, dir string, c storage.Clock) {
-	g.fs, g.dir, g.clock, g.state = fs, dir, c, make(chan spaceState, 1)
+func (g *spaceGuard) init(fs vfs.FS, dirs []string, c storage.Clock) {
+	g.fs, g.dirs, g.clock, g.state = fs, dirs, c, make(chan spaceState, 1)
 	g.state <- spaceState{}
 }
 
 func (g *spaceGuard) check(size int64) error {
 	st := <-g.state
 	if now := g.clock.Mono(); !st.known || now-st.at >= spaceCheckEvery {
-		u, err := g.fs.GetDiskUsage(g.dir)
-		if err != nil { // a file system that cannot say (tests) has no limit
-			u.AvailBytes = 1 << 62
+		st = spaceState{at: now, known: true, free: 1 << 62}
+		for _, dir := range g.dirs {
+			// A file system that cannot say (tests) has no limit.
+			if u, err := g.fs.GetDiskUsage(dir); err == nil && u.AvailBytes < st.free {
+				st.free, st.dir = u.AvailBytes, dir
+			}
 		}
-		st = spaceState{at: now, known: true, free: u.AvailBytes}
 	}
 	full := st.free < SpaceReserveBytes+uint64(size)
 	if !full {
@@ -262,7 +289,7 @@ func (g *spaceGuard) check(size int64) error {
 	}
 	g.state <- st
 	if full {
-		return storage.Errorf(storage.ErrDiskFull, "slot folder %q: less than %d MiB would be left: free space or add a disk", g.dir, SpaceReserveBytes>>20)
+		return storage.Errorf(storage.ErrDiskFull, "slot folder %q: less than %d MiB would be left: free space or add a disk", st.dir, SpaceReserveBytes>>20)
 	}
 	return nil
 }
