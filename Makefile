@@ -37,6 +37,14 @@ fuzz: ## each fuzz target for FUZZTIME (20s)
 	  done; \
 	done
 
+crash: ## power loss, bit flips and faults for DURATION (10m) each, or ROUNDS seeds; SEED begins
+	@set -o pipefail; for lane in SurvivesPowerLoss KilledAndThen EveryFlippedBit FaultAtEvery ReadErrorIs; do \
+	  DURATION=$${DURATION:-10m} $(GO) test -count=1 -timeout 0 -v -run "$$lane" ./storage/local | sed '/=== \|--- PASS: .*SEED/d' || exit 1; \
+	done
+
+kill: ## kill -9 under full delivery load, ROUNDS (50) of it, then every message is looked for
+	MAILNODE_KILL_ROUNDS=$${ROUNDS:-50} $(GO) test -count=1 -timeout 0 -v -run '^TestSystemKillLoop$$' .
+
 bench: build ## deliveries, IMAP mixes, failover time; needs ../shared/mailbench, else says so
 	packaging/bench.sh
 
@@ -58,4 +66,4 @@ clean: ## remove what build and demo made
 	rm -rf bin demo
 	$(GO) clean -testcache
 
-.PHONY: help build demo test lint fuzz bench bench-restart bench-storage proto clean
+.PHONY: help build demo test lint fuzz crash kill bench bench-restart bench-storage proto clean

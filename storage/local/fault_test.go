@@ -345,6 +345,8 @@ func journalOf(t *testing.T, s *Slot, after slot.Position) (evs []*event.Event) 
 	}
 }
 
+func posOf(ev *event.Event) slot.Position { return slot.Position(ev.Position) }
+
 // giveBodies stages what the events need.
 func giveBodies(t *testing.T, from, to *Slot, evs []*event.Event) {
 	t.Helper()

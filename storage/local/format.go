@@ -191,7 +191,7 @@ func (s *Slot) openIndex() (string, error) {
 		L0CompactionThreshold:       4,
 		L0StopWritesThreshold:       24,
 		Logger:                      pebbleLogger{s},
-		EventListener:               &pebble.EventListener{BackgroundError: s.backgroundError},
+		EventListener:               &pebble.EventListener{BackgroundError: s.backgroundError, DataCorruption: s.dataCorruption},
 	}
 	opts.Experimental.CompactionScheduler = s.compactions
 	_, witnessed, err := s.witness()
@@ -227,6 +227,13 @@ func (s *Slot) backgroundError(err error) {
 		return
 	}
 	s.fail(fmt.Errorf("write index: %w", err))
+}
+
+// dataCorruption is told of a damaged block by whoever reads it, and who gets
+// the error as well. Pebble's default is to end the process: here it would park
+// the reader, and take the slot down for one block (law 9).
+func (s *Slot) dataCorruption(i pebble.DataCorruptionInfo) {
+	s.damaged(fmt.Errorf("%q is damaged: %w", i.Path, i.Details))
 }
 
 // guarded runs what may end in Fatalf, which parks its goroutine, or in a panic

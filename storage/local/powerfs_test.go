@@ -338,7 +338,8 @@ func (ph photo) mix(out *vfs.MemFS, dir string, rng *rand.Rand) error {
 		if err != nil {
 			return err
 		}
-		if _, err := f.Write(ph.content(path, rng)); err != nil {
+		// Write may change what it is given, and with -race it does.
+		if _, err := f.Write(slices.Clone(ph.content(path, rng))); err != nil {
 			return err
 		}
 		f.Close()
