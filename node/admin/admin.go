@@ -229,11 +229,3 @@ type Version struct {
 	Node    slot.NodeName `json:"node"`
 	Version string        `json:"version"`
 }
-
-// Job is long work with its progress (law 12).
-type Job struct {
-	Kind  string  `json:"kind"`
-	About string  `json:"about"`
-	Done  float64 `json:"done"`  // 0 to 1
-	EtaS  int64   `json:"eta_s"` // -1: not known
-}

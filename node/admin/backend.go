@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 
+	"mailnode/node/job"
 	"mailnode/node/monitor"
 	"mailnode/storage/slot"
 )
@@ -19,6 +20,7 @@ type Backend struct {
 	Users     UserBook
 	Slots     SlotBook
 	Cluster   Cluster
+	Jobs      *job.Registry
 }
 
 // Health says how things are.

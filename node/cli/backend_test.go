@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"mailnode/node/admin"
+	"mailnode/node/job"
 	"mailnode/node/monitor"
 	"mailnode/storage"
 	"mailnode/storage/slot"
@@ -21,6 +22,7 @@ type site struct {
 	rejected  []admin.RejectRequest
 	added     []admin.AddUser
 	passwords []admin.SetPassword
+	jobs      *job.Registry
 }
 
 // calm is a cluster of three nodes where all is well.
@@ -66,7 +68,7 @@ func broken() *site {
 	c.Set(monitor.ProposalOpen, "p3", "")
 	c.Set(monitor.TLSSelfSigned, "", "")
 	s.status.Conditions = c.List()
-	s.status.Jobs = []admin.Job{{Kind: "resync", About: "s005", Done: 0.25, EtaS: 200}}
+	s.status.Jobs = []admin.Job{{ID: "j12", State: "running", Kind: "resync", About: "s005", Done: 0.25, EtaS: 200}}
 	s.outcome = admin.Outcome{Exit: admin.ExitRefused, Text: "p3: 7 of 8 done\ns007 was not changed\n  mailnode failover confirm p3 --slot s007 --accept-loss", Refused: []slot.ID{7}}
 	return s
 }
@@ -79,7 +81,7 @@ func (s *site) serve(t *testing.T) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b := admin.Backend{Health: s, Failovers: failovers{s}, Users: userBook{s}, Slots: slotBook{s}, Cluster: s}
+	b := admin.Backend{Health: s, Failovers: failovers{s}, Users: userBook{s}, Slots: slotBook{s}, Cluster: s, Jobs: s.jobs}
 	server := admin.NewServer(b, s.status.Node, s.status.Version, slog.New(slog.DiscardHandler))
 	done := make(chan error, 1)
 	go func() { done <- server.Serve(ln) }()
