@@ -160,6 +160,9 @@ func (s *Slot) openIndex() error {
 func (s *Slot) backgroundError(err error) {
 	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) || pebble.IsCorruptionError(err) {
 		s.log.Warn("index", "err", err)
+		if pebble.IsCorruptionError(err) {
+			s.met(readError(err))
+		}
 		return
 	}
 	s.fail(fmt.Errorf("write index: %w", err))

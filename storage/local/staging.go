@@ -134,21 +134,13 @@ func (s *Slot) Body(ref slot.BodyRef) (storage.BodyReader, []byte, error) {
 	}
 	body, err := s.packs.Open(ref, loc)
 	if err != nil {
-		return nil, nil, s.damaged(err)
+		return nil, nil, s.damaged(Damage{Body: ref, Err: err})
 	}
 	note, err := s.packs.Note(loc)
 	if err != nil {
-		return nil, nil, s.damaged(err)
+		return nil, nil, s.damaged(Damage{Body: ref, Err: err})
 	}
 	return body, note, nil
-}
-
-func (s *Slot) damaged(err error) error {
-	s.log.Error("damage found", "err", err)
-	if s.o.OnDamage != nil {
-		s.o.OnDamage(s.o.Slot, err)
-	}
-	return storage.Errorf(storage.ErrCorrupt, "slot %s: %w", s.o.Slot, err)
 }
 
 func randomID() uint64 {

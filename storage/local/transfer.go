@@ -142,6 +142,7 @@ func (s *Slot) FinishImport(ctx context.Context, slotRecords []event.Record) err
 	})
 	if err == nil {
 		s.building.Store(false)
+		s.indexTold.Store(false)
 	}
 	return err
 }
