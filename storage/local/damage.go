@@ -3,6 +3,8 @@ package local
 import (
 	"errors"
 
+	"github.com/cockroachdb/pebble/v2"
+
 	"mailnode/storage"
 	"mailnode/storage/slot"
 )
@@ -51,4 +53,11 @@ func (s *Slot) met(err error) error {
 		}
 	}
 	return err
+}
+
+// tableDamaged is told of a table of the index that fails its checksums. Left to
+// itself Pebble takes that for fatal, and the reader would hang; but one bad block
+// is damage of what lies in it, not of the slot (law 9).
+func (s *Slot) tableDamaged(i pebble.DataCorruptionInfo) {
+	s.met(storage.Errorf(storage.ErrCorrupt, "read index: %q is damaged: %w", i.Path, i.Details))
 }

@@ -140,7 +140,7 @@ func (s *Slot) openIndex() error {
 		L0StopWritesThreshold:       24,
 		MaxOpenFiles:                1000,
 		Logger:                      pebbleLogger{s},
-		EventListener:               &pebble.EventListener{BackgroundError: s.backgroundError},
+		EventListener:               &pebble.EventListener{BackgroundError: s.backgroundError, DataCorruption: s.tableDamaged},
 	}
 	var db *pebble.DB
 	if err := s.guarded(func() (err error) {
@@ -159,9 +159,8 @@ func (s *Slot) openIndex() error {
 // full disk passes, and damage of one table is met by whoever reads it.
 func (s *Slot) backgroundError(err error) {
 	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) || pebble.IsCorruptionError(err) {
-		s.log.Warn("index", "err", err)
-		if pebble.IsCorruptionError(err) {
-			s.met(readError(err))
+		if !s.indexTold.Load() { // Pebble tries again hundreds of times a second
+			s.log.Warn("index", "err", err)
 		}
 		return
 	}

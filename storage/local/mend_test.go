@@ -305,8 +305,9 @@ func TestLaw07ReturningCopyKeepsMissingBody(t *testing.T) {
 	}
 }
 
-// Damage of the index that a read meets is told of once, not once a read.
-func TestLaw06IndexDamageIsToldOnce(t *testing.T) {
+// Damage of the index that a read meets is an error of that read, told of once;
+// the copy goes on with the rest (law 9).
+func TestLaw06Law09IndexDamageIsToldOnce(t *testing.T) {
 	_, seen, s, m := mendBench(t)
 	a := account(t, m, "a@example.test")
 	for i := range 200 {
@@ -340,5 +341,8 @@ func TestLaw06IndexDamageIsToldOnce(t *testing.T) {
 	}
 	if got := seen.take(); failed != 3 || len(got) != 1 || !got[0].Index {
 		t.Errorf("%d of 3 reads of mailbox %d met damage, told of %+v", failed, box.ID, got)
+	}
+	if err := again.Failure(); err != nil {
+		t.Errorf("the copy has stopped: %v", err)
 	}
 }
