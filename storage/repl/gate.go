@@ -69,6 +69,7 @@ type Feed struct {
 	waiting   int             // changes that wait
 	waitSince time.Duration   // since when, or since the last progress
 	heads     []headAt        // where the head was, oldest first
+	refetch   map[slot.NodeName]bool
 	closed    error
 }
 
