@@ -40,6 +40,7 @@ type keeper struct {
 	id   slot.ID
 	log  *slog.Logger
 	poke chan struct{} // look at Raft again now
+	mend *mender
 
 	ending sync.Mutex // held while a role is left, so that the next one begins after it
 
@@ -135,6 +136,7 @@ func (c *copies) keep(ctx context.Context, id slot.ID) {
 		return
 	}
 	k := &keeper{n: c.n, id: id, log: c.n.log.With("slot", id), poke: make(chan struct{}, 1), role: failover.RoleNone}
+	k.mend = newMender(k)
 	c.m[id] = k
 	c.n.wg.Go(func() { k.run(ctx) })
 }
@@ -178,6 +180,7 @@ func (k *keeper) run(ctx context.Context) {
 	if !k.openCopy() {
 		return // refused: a person must act, and the process be restarted
 	}
+	k.n.wg.Go(func() { k.mend.run(ctx) })
 	failed := k.copy.Failed()
 	for ctx.Err() == nil {
 		changed := k.n.raft.Changed()
@@ -241,13 +244,9 @@ func (n *Node) remember(marker string) error {
 func (k *keeper) openFiles(held bool) (*local.Slot, error) {
 	return local.Open(local.Options{
 		FS: k.n.fs, Dir: filepath.Join(k.n.cfg.Node.Data, "slots", k.id.String()), Cluster: k.n.id.ClusterID(), Slot: k.id,
-		Logger: k.n.log, Clock: k.n.clock, Resources: k.n.resources, Passwords: k.n.passwords, OnDamage: k.n.onDamage,
+		Logger: k.n.log, Clock: k.n.clock, Resources: k.n.resources, Passwords: k.n.passwords, OnDamage: k.mend.report,
 		JournalEventsMax: int(k.n.cfg.JournalMax), Refill: held,
 	})
-}
-
-func (n *Node) onDamage(id slot.ID, err error) {
-	n.setCondition(monitor.MessageMissing, id.String(), err)
 }
 
 // end leaves the role. It may be called from any goroutine but the role's own.
@@ -343,6 +342,7 @@ func (k *keeper) follow(ctx context.Context, sl cluster.Slot, term uint64) error
 	f := repl.NewFollower(repl.FollowerOptions{
 		Slot: k.copy, Node: k.n.cfg.Node.Name, Master: sl.Master, Epoch: sl.Epoch, Client: repl.NewReplicationClient(conn),
 		Spool: k.n.spool, Clock: k.n.clock, Logger: k.n.log, OnFenced: k.wake, OnSetAside: k.setAside,
+		Others: k.clientsBeside(sl.Master),
 	})
 	ctx, cancel := context.WithCancel(ctx)
 	var wg sync.WaitGroup

@@ -87,8 +87,11 @@ func recode(v, into any) error {
 
 // runAccount is an account call at its master.
 func runAccount(ctx context.Context, m *local.Master, c *rpc.AccountCall) (any, error) {
-	if c.Verb == "list" {
+	switch c.Verb {
+	case "list":
 		return m.Accounts(ctx)
+	case "missing":
+		return m.Missing(ctx)
 	}
 	a, err := slot.ParseAddress(c.Address)
 	if err != nil {
