@@ -48,12 +48,12 @@ type mender struct {
 	index   error // damage of the index that is not dealt with
 
 	// run's own.
-	masterSince time.Duration // 0: it is not the master
-	lookAt      time.Duration // when missing bodies are looked for again
-	countAt     time.Duration // when missing messages are counted again
-	connected   []slot.NodeName
-	givenUp     int           // bodies since hourFrom
-	hourFrom    time.Duration // Clock.Mono
+	masterSince time.Duration         // 0: it is not the master
+	lookAt      time.Duration         // when missing bodies are looked for again
+	countAt     time.Duration         // when missing messages are counted again
+	connected   map[slot.NodeName]int // replicas, by how often each has connected
+	givenUp     int                   // bodies since hourFrom
+	hourFrom    time.Duration         // Clock.Mono
 }
 
 // ailing is a body that is damaged here.
@@ -75,11 +75,13 @@ func (m *mender) report(d local.Damage) {
 	switch {
 	case d.Index:
 		m.index = d.Err
+		m.k.log.Error("damage found in the index", "err", d.Err)
 	case m.damaged[d.Body] != nil:
 	case len(m.damaged) >= damagedMax:
 		m.dropped++
 	default:
 		m.damaged[d.Body] = &ailing{met: now, next: now, pause: mendAgainMin}
+		m.k.log.Error("damage found", "body", d.Body, "err", d.Err)
 	}
 	m.mu.Unlock()
 	select {
@@ -376,12 +378,12 @@ func (m *mender) newcomer(feed *repl.Feed) bool {
 		return false
 	}
 	_, replicas := feed.State()
-	var now []slot.NodeName
 	fresh := false
+	now := map[slot.NodeName]int{}
 	for _, r := range replicas {
-		if r.Connected {
-			now = append(now, r.Node)
-			fresh = fresh || !slices.Contains(m.connected, r.Node)
+		if r.Connected { // else it is looked at when it has come
+			now[r.Node] = r.Times
+			fresh = fresh || m.connected[r.Node] != r.Times
 		}
 	}
 	m.connected = now

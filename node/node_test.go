@@ -113,6 +113,11 @@ func (r *running) String() string { return "broken folder of " + r.name }
 
 func (s *site) start(r *running) {
 	s.t.Helper()
+	s.startWith(r, func(*Node) {})
+}
+
+func (s *site) startWith(r *running, set func(*Node)) {
+	s.t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	r.stop = cancel
 	ready := make(chan struct{})
@@ -120,6 +125,7 @@ func (s *site) start(r *running) {
 	r.node = newNode(r.cfg, log, "test")
 	r.node.fs = errorfs.Wrap(r.node.fs, r)
 	r.node.protectAfter = time.Second
+	set(r.node)
 	r.ended.Go(func() {
 		r.runErr = r.node.run(ctx, func() { close(ready) })
 		if r.runErr != nil {

@@ -26,12 +26,17 @@ type Damage struct {
 
 // damaged tells of damage and gives its error, of kind storage.ErrCorrupt.
 func (s *Slot) damaged(d Damage) error {
-	d.Slot = s.o.Slot
-	s.log.Error("damage found", "body", d.Body, "index", d.Index, "err", d.Err)
-	if s.o.OnDamage != nil {
-		s.o.OnDamage(d)
-	}
+	s.tell(d)
 	return &bodyDamage{storage.Errorf(storage.ErrCorrupt, "slot %s: %w", s.o.Slot, d.Err)}
+}
+
+// tell tells OnDamage, which knows what it has heard before.
+func (s *Slot) tell(d Damage) {
+	if d.Slot = s.o.Slot; s.o.OnDamage != nil {
+		s.o.OnDamage(d)
+	} else {
+		s.log.Error("damage found", "body", d.Body, "index", d.Index, "err", d.Err)
+	}
 }
 
 // bodyDamage marks an error that damaged has told of.
@@ -47,10 +52,7 @@ func (s *Slot) met(err error) error {
 		return err
 	}
 	if s.indexTold.CompareAndSwap(false, true) {
-		s.log.Error("damage found", "index", true, "err", err)
-		if s.o.OnDamage != nil {
-			s.o.OnDamage(Damage{Slot: s.o.Slot, Index: true, Err: err})
-		}
+		s.tell(Damage{Index: true, Err: err})
 	}
 	return err
 }
