@@ -24,6 +24,7 @@ type audit struct {
 	p      *job.Progress
 	ctx    context.Context
 	repair bool
+	giveUp bool // what no copy has, at once: an operator said so
 
 	found   int
 	left    int  // findings that are not dealt with
@@ -77,7 +78,7 @@ func (a *audit) body(f local.ScrubFinding) {
 	}
 	fixed, did := false, "not repaired: --repair takes it from another copy"
 	if a.repair {
-		fixed, did = a.k.mend.now(a.ctx, f.Body)
+		fixed, did = a.k.mend.now(a.ctx, f.Body, a.giveUp)
 	}
 	if len(f.Messages) == 0 {
 		a.line(fixed, "%s of expunged mail, sha256 %s: %s", what, f.Body.GUID, did)
@@ -228,7 +229,7 @@ func (b mending) Audit(_ context.Context, r admin.AuditRequest) (admin.Jobs, err
 }
 
 func auditJob(ctx context.Context, k *keeper, p *job.Progress, repair bool) error {
-	a := &audit{k: k, p: p, ctx: ctx, repair: repair}
+	a := &audit{k: k, p: p, ctx: ctx, repair: repair, giveUp: repair}
 	if err := a.run(0, nil); err != nil {
 		return err
 	}

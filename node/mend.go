@@ -27,8 +27,9 @@ const (
 	fetchWithin   = 2 * time.Minute  // for one body from one copy
 	mendAgainMin  = time.Second
 	mendAgainMax  = time.Minute
-	lookEvery     = time.Hour // for missing messages' bodies
-	damagedMax    = 10_000    // bodies a mender remembers; a scrub finds the others again
+	lookEvery     = time.Hour       // for missing messages' bodies
+	lookAgain     = 2 * time.Second // when a copy that is connected did not answer
+	damagedMax    = 10_000          // bodies a mender remembers; a scrub finds the others again
 	mendTick      = time.Second
 	recountWithin = 30 * time.Second // between two looks at how many messages are missing
 )
@@ -54,6 +55,7 @@ type mender struct {
 	connected   map[slot.NodeName]int // replicas, by how often each has connected
 	givenUp     int                   // bodies since hourFrom
 	hourFrom    time.Duration         // Clock.Mono
+	giveUpAt    time.Duration         // not before
 }
 
 // ailing is a body that is damaged here.
@@ -182,12 +184,12 @@ func (m *mender) fetch(ctx context.Context, ref slot.BodyRef, silent map[slot.No
 	case err == nil:
 		out.whole = true
 		return out
-	case errors.Is(err, storage.ErrNotFound):
-		if unneeded, err := s.BodyUnneeded(ref); err == nil && unneeded {
-			out.freed = true
-			return out
-		}
-	case !errors.Is(err, storage.ErrCorrupt):
+	case !errors.Is(err, storage.ErrNotFound) && !errors.Is(err, storage.ErrCorrupt):
+		return out
+	}
+	if unneeded, err := s.BodyUnneeded(ref); err == nil && unneeded {
+		m.k.n.logErr("forget a damaged body", s.ForgetDamaged(ctx, ref))
+		out.freed = true
 		return out
 	}
 	out.gone = true
@@ -289,15 +291,18 @@ func (m *mender) giveUp(ctx context.Context) {
 		}
 	}
 	m.mu.Unlock()
-	if over = over[:min(len(over), max(0, giveUpMax-m.givenUp))]; len(over) == 0 {
+	if over = over[:min(len(over), max(0, giveUpMax-m.givenUp))]; len(over) == 0 || now < m.giveUpAt {
 		return
 	}
-	m.givenUp += len(over)
 	m.mending.Lock()
 	defer m.mending.Unlock()
 	if _, err := m.giveUpNow(ctx, master, over); err != nil {
 		m.k.log.Warn("messages not given up yet", "bodies", len(over), "err", err)
+		m.giveUpAt = now + mendAgainMax // it reads the whole index
+		return
 	}
+	m.givenUp += len(over)
+	m.countAt = 0
 }
 
 // giveUpNow gives bodies up; m.mending is held.
@@ -314,7 +319,6 @@ func (m *mender) giveUpNow(ctx context.Context, master *local.Master, bodies []s
 	for _, ref := range bodies {
 		delete(m.damaged, ref)
 	}
-	m.countAt = 0
 	return gone, nil
 }
 
@@ -362,7 +366,10 @@ func (m *mender) watchMissing(ctx context.Context) {
 	if now >= m.lookAt {
 		m.lookAt = now + lookEvery
 		for _, ref := range bodies {
-			messages -= m.takeBack(ctx, master, ref)
+			n, all := m.takeBack(ctx, master, ref)
+			if messages -= n; !all {
+				m.lookAt = now + lookAgain
+			}
 		}
 	}
 	detail := fmt.Sprintf("%d messages", messages)
@@ -391,22 +398,35 @@ func (m *mender) newcomer(feed *repl.Feed) bool {
 }
 
 // takeBack delivers the missing messages of a body anew when a copy has it, and
-// gives their number.
-func (m *mender) takeBack(ctx context.Context, master *local.Master, ref slot.BodyRef) int {
+// gives their number. all is false when a copy that is connected did not answer.
+func (m *mender) takeBack(ctx context.Context, master *local.Master, ref slot.BodyRef) (n int, all bool) {
 	m.mending.Lock()
 	defer m.mending.Unlock()
-	if err := m.k.copy.ProveBody(ref); err != nil && !slices.ContainsFunc(m.k.others(), func(node slot.NodeName) bool {
-		return m.fetchFrom(ctx, node, ref) == nil
-	}) {
-		return 0
+	all = true
+	whole := m.k.copy.ProveBody(ref) == nil
+	for _, node := range m.k.others() {
+		if whole {
+			break
+		}
+		err := m.fetchFrom(ctx, node, ref)
+		whole = err == nil
+		if _, connected := m.connected[node]; connected && err != nil && !errors.Is(err, storage.ErrNotFound) {
+			m.k.log.Info("missing body not fetched", "body", ref, "from", node, "err", err)
+			all = false
+		}
+	}
+	if !whole {
+		return 0, all
 	}
 	n, err := master.TakeBack(ctx, ref)
 	if err != nil {
 		m.k.log.Warn("missing messages not delivered yet", "body", ref, "err", err)
-	} else if n > 0 {
+		return n, false
+	}
+	if n > 0 {
 		m.k.log.Info("missing messages delivered anew: their body has turned up", "body", ref, "messages", n)
 	}
-	return n
+	return n, true
 }
 
 // tell keeps the conditions about damage of this copy.
@@ -431,8 +451,9 @@ func (m *mender) tell() {
 }
 
 // now is the repair of one body while an audit waits for it: what became of it,
-// in an operator's words, and whether that is the end of it.
-func (m *mender) now(ctx context.Context, ref slot.BodyRef) (fixed bool, did string) {
+// in an operator's words, and whether that is the end of it. giveUp allows it to
+// give the body up at once; without it run does, within its bounds.
+func (m *mender) now(ctx context.Context, ref slot.BodyRef, giveUp bool) (fixed bool, did string) {
 	m.mending.Lock()
 	defer m.mending.Unlock()
 	out := m.mend(ctx, ref, map[slot.NodeName]bool{})
@@ -444,7 +465,7 @@ func (m *mender) now(ctx context.Context, ref slot.BodyRef) (fixed bool, did str
 		return true, "whole when it was read again"
 	case out.freed:
 		return true, "nothing needs it any more"
-	case out.gone && master != nil:
+	case out.gone && master != nil && giveUp:
 		gone, err := m.giveUpNow(ctx, master, []slot.BodyRef{ref})
 		if err != nil {
 			return false, fmt.Sprintf("not repaired: no copy has it; not given up: %v", err)
@@ -453,10 +474,11 @@ func (m *mender) now(ctx context.Context, ref slot.BodyRef) (fixed bool, did str
 			return true, "no copy has it, and no mailbox shows it"
 		}
 		return false, "no copy has it: removed from the mailbox, mailnode slot missing " + m.k.id.String()
-	case out.gone:
+	}
+	m.report(local.Damage{Slot: m.k.id, Body: ref, Err: errors.New("found by an audit")})
+	if out.gone {
 		return false, "not repaired: no copy has it; the master gives it up"
 	}
-	m.report(local.Damage{Slot: m.k.id, Body: ref})
 	return false, "not repaired: not all copies answer; tried again in the background"
 }
 

@@ -189,6 +189,43 @@ func TestLaw06Law07DamagedBodies(t *testing.T) {
 	until(t, "the condition clears", func() bool { return !has(master, monitor.MessageMissing) })
 }
 
+// What is damaged at the master while the other copy is away is refused until the
+// time is over, then listed as missing; the other copy returns, and gives it back.
+func TestLaw07GivenUpWhileTheOtherCopyIsAway(t *testing.T) {
+	t.Parallel()
+	s, master, replica, _ := mendSite(t)
+	master.stop()
+	master.ended.Wait()
+	s.startWith(master, func(n *Node) { n.giveUpAfter = 3 * time.Second })
+	replica.stop()
+	replica.ended.Wait()
+	master.flip(t, "this is the body of number 1")
+	refused := 0
+	until(t, "the message is given up", func() bool {
+		text, err := s.read(master, "u@example.test", 2)
+		switch {
+		case text != "":
+			t.Fatalf("a damaged body was given out: %q", text)
+		case unavailable(err):
+			refused++
+			return false
+		}
+		n, cerr := s.count(master, "u@example.test", "pw")
+		return err == nil && cerr == nil && n == 2
+	})
+	if refused == 0 {
+		t.Error("no client was told to wait")
+	}
+	s.start(replica)
+	until(t, "the message is back", func() bool {
+		text, err := s.read(master, "u@example.test", 4)
+		return err == nil && strings.HasSuffix(text, mendText(1))
+	})
+	if n, err := s.count(master, "u@example.test", "pw"); err != nil || n != 3 {
+		t.Errorf("%d messages, %v", n, err)
+	}
+}
+
 // audited runs an audit to its end.
 func audited(t *testing.T, r *running, repair bool) (lines []string, end admin.Job) {
 	t.Helper()

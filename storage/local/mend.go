@@ -77,7 +77,7 @@ func (s *Slot) prove(ref slot.BodyRef) (place []byte, err error) {
 			return err
 		})
 		if err != nil {
-			return place, err
+			return place, unfound(ref, err)
 		}
 		if err = s.proveAt(ref, loc); err == nil {
 			return place, nil
@@ -85,7 +85,7 @@ func (s *Slot) prove(ref slot.BodyRef) (place []byte, err error) {
 		now, _, again := s.placeOf(ref)
 		switch {
 		case again != nil:
-			return place, again
+			return place, unfound(ref, again)
 		case !bytes.Equal(now, place):
 			continue // moved or replaced in between
 		case errors.Is(err, blob.ErrDamaged):
@@ -93,6 +93,15 @@ func (s *Slot) prove(ref slot.BodyRef) (place []byte, err error) {
 		}
 		return place, storage.Errorf(storage.ErrUnavailable, "slot %s: %w", s.o.Slot, err)
 	}
+}
+
+// unfound keeps damage of the index apart from damage of a body, about which it
+// says nothing.
+func unfound(ref slot.BodyRef, err error) error {
+	if errors.Is(err, storage.ErrCorrupt) {
+		return storage.Errorf(storage.ErrUnavailable, "find body %s: %v", ref, err)
+	}
+	return err
 }
 
 func (s *Slot) placeOf(ref slot.BodyRef) (place []byte, found bool, err error) {
@@ -216,19 +225,36 @@ func (g *givingUp) isLost(t *txn, ref slot.BodyRef) (bool, error) {
 // forget drops the damaged places, so that no tombstone can be brought back with
 // wrong bytes. The bytes stay in the pack.
 func (g *givingUp) forget(ctx context.Context) error {
-	return g.m.s.do(ctx, func(t *txn) error {
-		for ref, was := range g.lost {
-			if lost, err := g.isLost(t, ref); err != nil {
-				return err
-			} else if !lost || was == nil {
-				continue
-			}
-			if err := t.b.Delete(event.BodyKey(ref), nil); err != nil {
-				return err
-			}
+	for ref, was := range g.lost {
+		if was == nil {
+			continue
 		}
-		return nil
+		if err := g.m.s.forgetPlace(ctx, ref, was); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// forgetPlace drops a body's place, unless it has another one by now.
+func (s *Slot) forgetPlace(ctx context.Context, ref slot.BodyRef, was []byte) error {
+	return s.do(ctx, func(t *txn) error {
+		now, found, err := t.Get(event.BodyKey(ref))
+		if err != nil || !found || !bytes.Equal(now, was) {
+			return err
+		}
+		return t.b.Delete(event.BodyKey(ref), nil)
 	})
+}
+
+// ForgetDamaged drops the place of a body that is damaged here and that no message
+// which anybody can see needs (BodyUnneeded). The bytes stay in the pack.
+func (s *Slot) ForgetDamaged(ctx context.Context, ref slot.BodyRef) error {
+	place, err := s.prove(ref)
+	if place == nil || !errors.Is(err, storage.ErrCorrupt) {
+		return err
+	}
+	return s.forgetPlace(ctx, ref, place)
 }
 
 func showMissing(x *event.MissingRecord, nowMs uint64) storage.Missing {

@@ -129,11 +129,8 @@ func (s *Slot) Body(ref slot.BodyRef) (storage.BodyReader, []byte, error) {
 		loc, err = s.locate(v, ref)
 		return err
 	})
-	if errors.Is(err, storage.ErrCorrupt) { // of the index: it says nothing about the body
-		err = storage.Errorf(storage.ErrUnavailable, "find body %s: %w", ref, errors.New(err.Error()))
-	}
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, unfound(ref, err)
 	}
 	body, err := s.packs.Open(ref, loc)
 	if err != nil {
