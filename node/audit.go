@@ -233,13 +233,14 @@ func auditJob(ctx context.Context, k *keeper, p *job.Progress, repair bool) erro
 	if err := a.run(0, nil); err != nil {
 		return err
 	}
-	switch {
-	case a.left == 0:
+	if a.left == 0 {
 		return nil
-	case repair:
-		return fmt.Errorf("audit slot %s: %d of %d findings are left: mailnode slot show %s", k.id, a.left, a.found, k.id)
 	}
-	return fmt.Errorf("audit slot %s: %d findings: mailnode slot audit %s --repair", k.id, a.left, k.id)
+	next := "mailnode slot show " + k.id.String()
+	if !repair {
+		next = "mailnode slot audit " + k.id.String() + " --repair"
+	}
+	return fmt.Errorf("audit slot %s: %d of %d findings left: %s", k.id, a.left, a.found, next)
 }
 
 // auditable gives this node's copy of a slot, or says who has one.
@@ -257,7 +258,7 @@ func (n *Node) auditable(id slot.ID) (*keeper, error) {
 		for _, node := range append([]slot.NodeName{sl.Master}, sl.Replicas...) {
 			names = append(names, string(node))
 		}
-		return nil, &admin.Error{Text: fmt.Sprintf("audit slot %s: %s has no copy of it, %s has", id, n.cfg.Node.Name, strings.Join(names, " and ")),
+		return nil, &admin.Error{Text: fmt.Sprintf("audit slot %s: %s has no copy of it; copies are on %s", id, n.cfg.Node.Name, strings.Join(names, " and ")),
 			Exit: admin.ExitUsage, Next: fmt.Sprintf("ssh %s mailnode slot audit %s", names[0], id)}
 	}
 	return nil, storage.Errorf(storage.ErrUnavailable, "audit slot %s: its copy on %s is not open", id, n.cfg.Node.Name)
