@@ -95,11 +95,14 @@ func (s *Slot) prove(ref slot.BodyRef) (place []byte, err error) {
 	}
 }
 
+// errUnfound marks what unfound gives.
+var errUnfound = errors.New("the index is damaged")
+
 // unfound keeps damage of the index apart from damage of a body, about which it
 // says nothing.
 func unfound(ref slot.BodyRef, err error) error {
 	if errors.Is(err, storage.ErrCorrupt) {
-		return storage.Errorf(storage.ErrUnavailable, "find body %s: %v", ref, err)
+		return storage.Errorf(storage.ErrUnavailable, "find body %s: %w: %v", ref, errUnfound, err)
 	}
 	return err
 }

@@ -17,19 +17,19 @@ import (
 	"mailnode/storage/slot"
 )
 
-// met collects what OnDamage is told.
-type met struct {
+// damageMet collects what OnDamage is told.
+type damageMet struct {
 	mu  sync.Mutex
 	all []Damage
 }
 
-func (m *met) note(d Damage) {
+func (m *damageMet) note(d Damage) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.all = append(m.all, d)
 }
 
-func (m *met) take() []Damage {
+func (m *damageMet) take() []Damage {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	out := m.all
@@ -38,10 +38,10 @@ func (m *met) take() []Damage {
 }
 
 // mendBench is a master whose damage is collected.
-func mendBench(t *testing.T) (*steppedClock, *met, *Slot, *Master) {
+func mendBench(t *testing.T) (*steppedClock, *damageMet, *Slot, *Master) {
 	t.Helper()
 	o := options(t, newFS(t))
-	clock, seen := &steppedClock{mono: time.Hour}, &met{}
+	clock, seen := &steppedClock{mono: time.Hour}, &damageMet{}
 	o.Clock.Mono = func() time.Duration { return clock.mono }
 	o.OnDamage = seen.note
 	s := openSlot(t, o)
@@ -64,8 +64,8 @@ func bodyOf(t *testing.T, s *Slot, ref storage.Ref, uid storage.UID) slot.BodyRe
 	return out
 }
 
-// flip turns one bit of a file over, behind everybody's back.
-func flip(t *testing.T, fs vfs.FS, path string, offset int64) {
+// flipBit turns one bit of a file over, behind everybody's back.
+func flipBit(t *testing.T, fs vfs.FS, path string, offset int64) {
 	t.Helper()
 	f, err := fs.OpenReadWrite(path, "test")
 	if err != nil {
@@ -82,8 +82,8 @@ func flip(t *testing.T, fs vfs.FS, path string, offset int64) {
 	}
 }
 
-// spoil damages a stored body.
-func spoil(t *testing.T, s *Slot, ref slot.BodyRef) {
+// spoilBody damages a stored body.
+func spoilBody(t *testing.T, s *Slot, ref slot.BodyRef) {
 	t.Helper()
 	if err := s.packs.Sync(); err != nil {
 		t.Fatal(err)
@@ -91,7 +91,7 @@ func spoil(t *testing.T, s *Slot, ref slot.BodyRef) {
 	if err := s.read(func(v *view) error {
 		loc, err := s.locate(v, ref)
 		if err == nil {
-			flip(t, s.o.FS, s.o.FS.PathJoin(s.o.Dir, "packs", packName(loc.Pack)), loc.Offset+loc.Size/2)
+			flipBit(t, s.o.FS, s.o.FS.PathJoin(s.o.Dir, "packs", packName(loc.Pack)), loc.Offset+loc.Size/2)
 		}
 		return err
 	}); err != nil {
@@ -112,7 +112,7 @@ func TestLaw06Law07DamagedBodyIsReplaced(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	spoil(t, s, ref)
+	spoilBody(t, s, ref)
 	if _, err := m.OpenBody(t.Context(), r, 1); !errors.Is(err, storage.ErrCorrupt) {
 		t.Fatalf("open a damaged body: %v", err)
 	}
@@ -160,7 +160,7 @@ func lostMail(t *testing.T, s *Slot, m *Master) (a, b storage.Account, ref slot.
 	if got, err := m.GiveUp(t.Context(), []slot.BodyRef{ref}); err != nil || len(got) != 0 {
 		t.Fatalf("a whole body was given up: %v, %v", got, err)
 	}
-	spoil(t, s, ref)
+	spoilBody(t, s, ref)
 	got, err := m.GiveUp(t.Context(), []slot.BodyRef{ref})
 	if err != nil {
 		t.Fatal(err)
@@ -262,7 +262,7 @@ func TestLaw07ReturningCopyKeepsMissingBody(t *testing.T) {
 		catchUp()
 		box, _ := inbox(t, m, a)
 		ref := bodyOf(t, s, storage.Ref{Account: a.ID, Mailbox: box.ID}, 1)
-		spoil(t, s, ref)
+		spoilBody(t, s, ref)
 		if got, err := m.GiveUp(t.Context(), []slot.BodyRef{ref}); err != nil || len(got) != 1 {
 			t.Fatalf("gave up %v, %v", got, err)
 		}
@@ -320,7 +320,7 @@ func TestLaw06Law09IndexDamageIsToldOnce(t *testing.T) {
 	tables := tablesOf(t, s)
 	closeOnce(t, s)
 	for _, path := range tables {
-		flip(t, s.o.FS, path, 2000)
+		flipBit(t, s.o.FS, path, 2000)
 	}
 	o := s.o
 	o.Resources = NewResources(8 << 20)

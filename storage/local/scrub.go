@@ -212,6 +212,7 @@ func (x *scrubbing) body(p placed, bad map[slot.BodyRef]error) error {
 	switch err = x.s.ProveBody(p.ref); {
 	case errors.Is(err, storage.ErrCorrupt):
 		bad[p.ref] = err
+	case errors.Is(err, errUnfound): // tables says which
 	case err != nil && !errors.Is(err, storage.ErrNotFound):
 		return err
 	}
@@ -224,7 +225,7 @@ func (x *scrubbing) name(kind FindingKind, bad map[slot.BodyRef]error) error {
 		return nil
 	}
 	names, err := x.s.NamesOf(x.ctx, bad)
-	if err != nil {
+	if err = x.damagedOr(err); err != nil {
 		return err
 	}
 	for ref, err := range bad {

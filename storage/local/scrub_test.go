@@ -31,8 +31,8 @@ func tablesOf(t *testing.T, s *Slot) (paths []string) {
 	return paths
 }
 
-// scrub runs a Scrub and gives its findings, and how many bytes it asked for.
-func scrub(t *testing.T, s *Slot, from uint32) (found []ScrubFinding, total, spent int64) {
+// scrubbed runs a Scrub and gives its findings, and how many bytes it asked for.
+func scrubbed(t *testing.T, s *Slot, from uint32) (found []ScrubFinding, total, spent int64) {
 	t.Helper()
 	if err := s.Scrub(t.Context(), ScrubOptions{FromPack: from,
 		Spend: func(_ context.Context, n int64) error { spent += n; return nil },
@@ -68,7 +68,7 @@ func scrubBench(t *testing.T) (*Slot, *Master, storage.Account) {
 // body) is found, and named by the messages that it concerns.
 func TestLaw06ScrubNamesDamagedBodies(t *testing.T) {
 	s, m, a := scrubBench(t)
-	if got, total, spent := scrub(t, s, 0); len(got) != 0 || total == 0 || spent == 0 {
+	if got, total, spent := scrubbed(t, s, 0); len(got) != 0 || total == 0 || spent == 0 {
 		t.Fatalf("a sound copy: %+v, %d of %d bytes", got, spent, total)
 	}
 	box, _ := inbox(t, m, a)
@@ -88,13 +88,13 @@ func TestLaw06ScrubNamesDamagedBodies(t *testing.T) {
 		}); err != nil {
 			t.Fatal(err)
 		}
-		flip(t, s.o.FS, path, at)
-		got, _, _ := scrub(t, s, 0)
+		flipBit(t, s.o.FS, path, at)
+		got, _, _ := scrubbed(t, s, 0)
 		if len(got) != 1 || got[0].Kind != BodyDamaged || got[0].Body != ref || got[0].Slot != 7 ||
 			!slices.ContainsFunc(got[0].Messages, func(n MessageName) bool { return n.String() == fmt.Sprintf("a@example.test INBOX uid %d", uid) }) {
 			t.Fatalf("uid %d, byte %d of %q: %+v", uid, at, path, got)
 		}
-		flip(t, s.o.FS, path, at)
+		flipBit(t, s.o.FS, path, at)
 	}
 }
 
@@ -109,12 +109,12 @@ func TestLaw06ScrubReadsTheDiskNotTheCache(t *testing.T) {
 		}
 	}
 	for _, path := range tablesOf(t, s) {
-		flip(t, s.o.FS, path, 1000)
-		got, _, _ := scrub(t, s, 0)
+		flipBit(t, s.o.FS, path, 1000)
+		got, _, _ := scrubbed(t, s, 0)
 		if len(got) != 1 || got[0].Kind != IndexDamaged || !strings.Contains(got[0].Err.Error(), path) {
 			t.Errorf("%q: %+v", path, got)
 		}
-		flip(t, s.o.FS, path, 1000)
+		flipBit(t, s.o.FS, path, 1000)
 	}
 }
 
@@ -125,12 +125,12 @@ func TestLaw06ScrubFindsWhatRecordsSay(t *testing.T) {
 	box, _ := inbox(t, m, a)
 	r := storage.Ref{Account: a.ID, Mailbox: box.ID}
 	ref := bodyOf(t, s, r, 3)
-	place, usage := raw(t, s, event.BodyKey(ref)), raw(t, s, event.UsageKey(a.ID))
+	place, usage := rawRecord(t, s, event.BodyKey(ref)), rawRecord(t, s, event.UsageKey(a.ID))
 	damage := &event.AccountStats{Bytes: 1}
 	for key, value := range map[string][]byte{string(event.BodyKey(ref)): nil, string(event.UsageKey(a.ID)): event.Marshal(damage)} {
-		write(t, s, []byte(key), value)
+		writeRecord(t, s, []byte(key), value)
 	}
-	got, _, _ := scrub(t, s, 0)
+	got, _, _ := scrubbed(t, s, 0)
 	kinds := map[FindingKind]int{}
 	for _, f := range got {
 		kinds[f.Kind]++
@@ -141,11 +141,11 @@ func TestLaw06ScrubFindsWhatRecordsSay(t *testing.T) {
 	if len(got) != 2 || kinds[BodyMissing] != 1 || kinds[RecordDiffers] != 1 {
 		t.Errorf("found %+v", got)
 	}
-	write(t, s, event.BodyKey(ref), place)
-	write(t, s, event.UsageKey(a.ID), usage)
+	writeRecord(t, s, event.BodyKey(ref), place)
+	writeRecord(t, s, event.UsageKey(a.ID), usage)
 }
 
-func raw(t *testing.T, s *Slot, key []byte) []byte {
+func rawRecord(t *testing.T, s *Slot, key []byte) []byte {
 	t.Helper()
 	v, _, err := s.get(key)
 	if err != nil {
@@ -154,8 +154,8 @@ func raw(t *testing.T, s *Slot, key []byte) []byte {
 	return v
 }
 
-// write changes a record behind the committer's back; nil deletes it.
-func write(t *testing.T, s *Slot, key, value []byte) {
+// writeRecord changes a record behind the committer's back; nil deletes it.
+func writeRecord(t *testing.T, s *Slot, key, value []byte) {
 	t.Helper()
 	if err := s.do(t.Context(), func(tx *txn) error {
 		if value == nil {
@@ -170,7 +170,7 @@ func write(t *testing.T, s *Slot, key, value []byte) {
 // A Scrub that is cut off goes on where it was, and ends when it is told to.
 func TestLaw12ScrubResumes(t *testing.T) {
 	s, _, _ := scrubBench(t)
-	_, whole, _ := scrub(t, s, 0)
+	_, whole, _ := scrubbed(t, s, 0)
 	enough := errors.New("enough")
 	var reached uint32
 	spent := int64(0)
@@ -188,7 +188,7 @@ func TestLaw12ScrubResumes(t *testing.T) {
 	if err := x.bodies(); !errors.Is(err, enough) || reached < 2 {
 		t.Fatalf("cut off at pack %d: %v", reached, err)
 	}
-	_, rest, _ := scrub(t, s, reached)
+	_, rest, _ := scrubbed(t, s, reached)
 	if rest > whole-4000 || rest < whole-9000 {
 		t.Errorf("%d of %d bytes are left after pack %d", rest, whole, reached)
 	}
