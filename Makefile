@@ -8,7 +8,7 @@ LDFLAGS   := -s -w -X mailnode/node/cli.version=$(VERSION)
 FUZZTIME  ?= 20s
 
 help: ## print this
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 build: ## bin/mailnode: one static binary
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/mailnode .
@@ -40,6 +40,9 @@ fuzz: ## each fuzz target for FUZZTIME (20s)
 bench: build ## deliveries, IMAP mixes, failover time; needs ../shared/mailbench, else says so
 	packaging/bench.sh
 
+bench-restart: ## 40 slots of 100,000 messages: clean stop, kill -9, memory; DIR=/path keeps them
+	CGO_ENABLED=0 MAILNODE_RESTART=$(or $(DIR),1) $(GO) test -count=1 -v -timeout 90m -run '^TestRestart$$' ./node
+
 proto: ## generate *.pb.go anew (needs protoc, protoc-gen-go, protoc-gen-go-grpc)
 	@set -e; for f in $$(find . -name '*.proto' -not -path './.git/*'); do echo "protoc $$f"; \
 	  (cd "$$(dirname $$f)" && protoc --go_out=. --go_opt=paths=source_relative \
@@ -50,4 +53,4 @@ clean: ## remove what build and demo made
 	rm -rf bin demo
 	$(GO) clean -testcache
 
-.PHONY: help build demo test lint fuzz proto clean
+.PHONY: help bench bench-restart build demo test lint fuzz proto clean

@@ -40,6 +40,7 @@ type CopyAnswer struct {
 	UsersKnown bool     `json:"users_known"`
 	Users      int      `json:"users"`
 	UserNames  []string `json:"user_names,omitempty"` // the first few
+	SelfCheck  []string `json:"self_check,omitempty"` // lines of the check when the copy was opened
 }
 
 // Ownership is Raft's state as this node has applied it, and the way to the

@@ -80,7 +80,10 @@ func (n *Node) openProposals(ctx context.Context, st *cluster.State, v failover.
 	return out
 }
 
-const statusAskWithin = 700 * time.Millisecond
+const (
+	statusAskWithin = 700 * time.Millisecond
+	showAskWithin   = 3 * time.Second // per copy
+)
 
 func (n *Node) leader() slot.NodeName {
 	if n.raft == nil {
@@ -214,13 +217,6 @@ func (u userBook) SetPassword(ctx context.Context, r admin.SetPassword) error {
 	return err
 }
 
-// Show implements admin.UserBook.
-func (u userBook) Show(ctx context.Context, addr slot.Address) (admin.User, error) {
-	var a storage.Account
-	sl, err := u.call(ctx, addr, &rpc.AccountCall{Verb: "show"}, &a)
-	return showUser(a, sl), err
-}
-
 // List implements admin.UserBook.
 func (u userBook) List(ctx context.Context) (admin.Users, error) {
 	out := admin.Users{Users: []admin.User{}}
@@ -263,10 +259,16 @@ func (b slotBook) Show(ctx context.Context, id slot.ID) (admin.SlotDetail, error
 	if l := sl.OpenLoss; l != nil {
 		d.OpenLoss = fmt.Sprintf("epoch %d began without the tail of %s", l.Since, l.Node)
 	}
-	for _, name := range append([]slot.NodeName{sl.Master}, sl.Replicas...) {
-		if got, err := b.n.Ask(ctx, name, []slot.ID{id}); err == nil && len(got) == 1 && got[0].UsersKnown {
+	for i := range d.Copies {
+		ctx, cancel := context.WithTimeout(ctx, showAskWithin)
+		got, err := b.n.Ask(ctx, d.Copies[i].Node, []slot.ID{id})
+		cancel()
+		if err != nil || len(got) != 1 {
+			continue
+		}
+		d.Copies[i].SelfCheck = got[0].SelfCheck
+		if got[0].UsersKnown && !d.UsersKnown {
 			d.Users, d.UsersKnown = got[0].Users, true
-			break
 		}
 	}
 	for _, c := range st.History {

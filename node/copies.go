@@ -5,14 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"os"
 	"path/filepath"
 	"strings"
 	"sync"
 	"time"
 
 	"mailnode/failover"
-	"mailnode/node/admin"
 	"mailnode/node/monitor"
 	"mailnode/node/rpc"
 	"mailnode/raftfsm/cluster"
@@ -39,6 +37,7 @@ type keeper struct {
 	n    *Node
 	id   slot.ID
 	log  *slog.Logger
+	dir  string        // of the copy, set when it is opened
 	poke chan struct{} // look at Raft again now
 	mend *mender
 
@@ -117,10 +116,15 @@ func (c *copies) all() []*keeper {
 func (c *copies) run(ctx context.Context) {
 	for ctx.Err() == nil && c.n.raft != nil {
 		changed := c.n.raft.Changed()
+		var mine []slot.ID
 		for _, sl := range c.n.raft.State().Slots {
 			if sl.Holds(c.n.cfg.Node.Name) {
-				c.keep(ctx, sl.ID)
+				mine = append(mine, sl.ID)
 			}
+		}
+		c.n.resources.Expect(len(mine))
+		for _, id := range mine {
+			c.keep(ctx, id)
 		}
 		select {
 		case <-changed:
@@ -177,7 +181,7 @@ const retryRole = time.Second
 // run converges until ctx ends.
 func (k *keeper) run(ctx context.Context) {
 	defer k.end()
-	if !k.openCopy() {
+	if !k.openCopy(ctx) {
 		return // refused: a person must act, and the process be restarted
 	}
 	k.n.wg.Go(func() { k.mend.run(ctx) })
@@ -201,12 +205,10 @@ func (k *keeper) run(ctx context.Context) {
 	}
 }
 
-func (k *keeper) openCopy() bool {
-	marker := filepath.Join(k.n.cfg.Node.Data, "held", k.id.String())
-	_, missing := os.Stat(marker)
-	s, err := k.openFiles(missing == nil)
-	if err == nil && missing != nil {
-		err = k.n.remember(marker)
+func (k *keeper) openCopy(ctx context.Context) bool {
+	s, err := k.openFiles(ctx)
+	if ctx.Err() != nil && s == nil {
+		return false
 	}
 	k.n.setCondition(monitor.SlotRefused, k.id.String(), err)
 	k.mu.Lock()
@@ -229,24 +231,38 @@ func (k *keeper) openCopy() bool {
 
 func (k *keeper) setAside(name string) {
 	k.n.setCondition(monitor.CopyDiverged, k.id.String(), fmt.Errorf("this copy held what the new master never saw; it is kept in %s",
-		filepath.Join(k.n.cfg.Node.Data, "slots", k.id.String(), "quarantine", name)))
+		filepath.Join(k.dir, "quarantine", name)))
 }
 
-// remember notes that this node has a copy of a slot. A folder that is gone
-// later, with its disk or by somebody's hand, is told apart from a new slot's by it.
-func (n *Node) remember(marker string) error {
-	if err := os.MkdirAll(filepath.Dir(marker), 0o700); err != nil {
-		return err
+func (k *keeper) openFiles(ctx context.Context) (*local.Slot, error) {
+	n := k.n
+	p, err := n.volumes.find(k.id)
+	if err != nil {
+		return nil, err
 	}
-	return admin.ReplaceFile(marker, nil)
-}
-
-func (k *keeper) openFiles(held bool) (*local.Slot, error) {
-	return local.Open(local.Options{
-		FS: k.n.fs, Dir: filepath.Join(k.n.cfg.Node.Data, "slots", k.id.String()), Cluster: k.n.id.ClusterID(), Slot: k.id,
-		Logger: k.n.log, Clock: k.n.clock, Resources: k.n.resources, Passwords: k.n.passwords, OnDamage: k.mend.report,
-		JournalEventsMax: int(k.n.cfg.JournalMax), Refill: held,
+	opened, err := n.volumes.opening(ctx, p)
+	if err != nil {
+		return nil, err
+	}
+	defer opened()
+	undelete := n.cfg.Replication.Undelete
+	if undelete == 0 {
+		undelete = -1 // none; 0 would be the default
+	}
+	k.dir = slotDir(p.volume, k.id)
+	s, err := local.Open(local.Options{
+		FS: n.fs, Dir: k.dir, PacksDir: packsDir(p.volume, k.id), Cluster: n.id.ClusterID(), Slot: k.id,
+		Logger: n.log, Clock: n.clock, Resources: n.resources, Passwords: n.passwords, OnDamage: k.mend.report,
+		JournalEventsMax: int(n.cfg.JournalMax), Undelete: undelete, Refill: p.held,
 	})
+	if err != nil {
+		return nil, err
+	}
+	if err := n.volumes.remember(k.id, p); err != nil {
+		n.logErr("close slot", s.Close())
+		return nil, fmt.Errorf("remember slot %s: %w", k.id, err)
+	}
+	return s, nil
 }
 
 // end leaves the role. It may be called from any goroutine but the role's own.

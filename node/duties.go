@@ -287,9 +287,12 @@ func (n *Node) watch(ctx context.Context) {
 			n.watchSlot(sl)
 		}
 		n.conditions.Put(n.raft != nil && !n.raft.Quorum(), monitor.RaftNoQuorum, "", "")
-		if u, err := n.fs.GetDiskUsage(n.cfg.Node.Data); err == nil {
-			n.conditions.Put(u.AvailBytes < local.SpaceReserveBytes, monitor.DiskFull, n.cfg.Node.Data, "")
+		for _, dir := range n.volumes.folders() {
+			if u, err := n.fs.GetDiskUsage(dir); err == nil {
+				n.conditions.Put(u.AvailBytes < local.SpaceReserveBytes, monitor.DiskFull, dir, "")
+			}
 		}
+		n.conditions.Put(n.clockDoubt() != "", monitor.ClockBehind, "", n.clockDoubt())
 	})
 }
 

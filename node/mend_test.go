@@ -288,9 +288,13 @@ func TestLaw12ScrubRepairsByItself(t *testing.T) {
 	s, master, _, _ := mendSite(t)
 	master.stop()
 	master.ended.Wait()
-	master.flip(t, "this is the body of number 0")
 	scrubbed := filepath.Join(master.cfg.Node.Data, "scrub.json")
-	s.startWith(master, func(n *Node) { n.scrubDelay = 3 * time.Second })
+	s.startWith(master, func(n *Node) { n.scrubDelay = 5 * time.Second })
+	until(t, "the slot is served", func() bool { // after the self-check, which would find it
+		_, err := s.read(master, "u@example.test", 2)
+		return err == nil
+	})
+	master.flip(t, "this is the body of number 0")
 	until(t, "a round of the scrub ends", func() bool {
 		b, err := os.ReadFile(scrubbed)
 		return err == nil && bytes.Contains(b, []byte(`"idle":true`))

@@ -65,12 +65,14 @@ type Node struct {
 	resources *local.Resources
 	passwords *local.Passwords
 	jobs      *job.Registry
+	volumes   *volumes
 	spool     *storage.SpoolDir
 	copies    *copies
 
 	protectAfter time.Duration // repl.FeedOptions.ProtectAfter; 0: its default
 	giveUpAfter  time.Duration // see mend.go
 	scrubDelay   time.Duration // before the first scrub of this process
+	upkeepEvery  time.Duration // a copy's turn in upkeep
 
 	imap *imapd.Server
 	lmtp *lmtpd.Server
@@ -90,7 +92,7 @@ func Run(ctx context.Context, cfg config.Config, log *slog.Logger, version strin
 
 func newNode(cfg config.Config, log *slog.Logger, version string) *Node {
 	return &Node{cfg: cfg, log: log.With("node", cfg.Node.Name), version: version, clock: storage.SystemClock(), fs: vfs.Default, boot: newBoot(), reportNow: make(chan struct{}, 1),
-		giveUpAfter: giveUpAfter, scrubDelay: scrubDelay}
+		giveUpAfter: giveUpAfter, scrubDelay: scrubDelay, upkeepEvery: upkeepEvery}
 }
 
 func (n *Node) run(ctx context.Context, ready func()) error {
@@ -138,6 +140,7 @@ func (n *Node) open() error {
 	n.evidence = failover.NewEvidence(cfg.Node.Name, n.clock.Mono())
 	n.lastTick.Store(int64(n.clock.Mono()))
 	n.jobs = job.New(job.Options{Clock: n.clock, Logger: n.log.With("part", "jobs"), RunningMax: map[string]int{job.Reindex: cfg.ReindexWorkers}})
+	n.volumes = newVolumes(n.fs, cfg)
 	n.copies = newCopies(n)
 	o := peer.Options{Log: n.log, Admit: n.admit}
 	if n.port, err = peer.Listen(cfg.Node.Peer, id, o); err != nil {

@@ -83,7 +83,7 @@ func (n *Node) answers(ids []slot.ID) []failover.CopyAnswer {
 		if k == nil {
 			continue
 		}
-		a := failover.CopyAnswer{CopyReport: k.report()}
+		a := failover.CopyAnswer{CopyReport: k.report(), SelfCheck: k.selfCheck()}
 		if s := n.copies.slot(id); s != nil && !a.Building {
 			count, names, err := s.Users(planNamesMax)
 			a.UsersKnown, a.Users, a.UserNames = err == nil, count, names

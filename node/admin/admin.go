@@ -73,6 +73,8 @@ type CopyStatus struct {
 	Position slot.Position `json:"position"`
 	LagS     float64       `json:"lag_s"`
 	State    string        `json:"state,omitempty"` // master, following, building, diverged, failed, silent
+
+	SelfCheck []string `json:"self_check,omitempty"` // lines, in `slot show` only
 }
 
 // Proposal is a recorded wish to change masters.
@@ -143,6 +145,11 @@ type User struct {
 
 	Master   slot.NodeName `json:"master,omitempty"`   // of the slot
 	Messages int64         `json:"messages,omitempty"` // where it was asked for one user
+
+	UndeleteS   int64 `json:"undelete_s,omitempty"` // how long removed mail can be brought back, where it was asked for one user
+	Deleted     bool  `json:"deleted,omitempty"`
+	DeletedAgoS int64 `json:"deleted_ago_s,omitempty"`
+	LeftS       int64 `json:"left_s,omitempty"` // until it is erased
 }
 
 // Users is the answer of `user list`. Unknown names the slots that could not be

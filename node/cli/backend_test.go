@@ -24,6 +24,7 @@ type site struct {
 	passwords []admin.SetPassword
 	jobs      *job.Registry
 	mending   *audits
+	orders    []any // those of user delete, undelete, erase, quota, disable, enable
 }
 
 // calm is a cluster of three nodes where all is well.
@@ -151,10 +152,56 @@ func (u userBook) List(context.Context) (admin.Users, error) {
 }
 
 func (u userBook) Show(_ context.Context, a slot.Address) (admin.User, error) {
-	if a != "u1@example.org" {
-		return admin.User{}, storage.Errorf(storage.ErrNotFound, "find user %q: there is none", a)
+	switch a {
+	case "u1@example.org":
+		return admin.User{Address: a, Slot: 7, Master: "n1", UsedBytes: 3 << 20, QuotaBytes: 5 << 30, Messages: 1234, UndeleteS: 7 * 86400}, nil
+	case "gone@example.org":
+		return deletedUser(), nil
 	}
-	return admin.User{Address: a, Slot: 7, Master: "n1", UsedBytes: 3 << 20, QuotaBytes: 5 << 30, Messages: 12}, nil
+	return admin.User{}, storage.Errorf(storage.ErrNotFound, "find user %q: there is none", a)
+}
+
+func deletedUser() admin.User {
+	return admin.User{Address: "gone@example.org", Slot: 3, Master: "n2", UsedBytes: 5 << 20, UndeleteS: 7 * 86400, Deleted: true, DeletedAgoS: 3 * 3600, LeftS: 6*86400 + 5}
+}
+
+func (u userBook) Deleted(context.Context) (admin.Users, error) {
+	return admin.Users{Users: []admin.User{deletedUser(), {Address: "old@example.org", Slot: 4, Deleted: true, DeletedAgoS: 8 * 86400}}}, nil
+}
+
+// order notes an order as it came; who gave it is the server's to fill in.
+func (u userBook) order(o any) error {
+	u.orders = append(u.orders, o)
+	return nil
+}
+
+func (u userBook) Delete(_ context.Context, r admin.NamedUser) error {
+	return u.order("delete " + string(r.Address))
+}
+
+func (u userBook) Erase(_ context.Context, r admin.NamedUser) error {
+	return u.order("erase " + string(r.Address))
+}
+
+func (u userBook) SetQuota(_ context.Context, r admin.SetQuota) error {
+	r.By = ""
+	return u.order(r)
+}
+
+func (u userBook) SetDisabled(_ context.Context, r admin.SetDisabled) error {
+	r.By = ""
+	return u.order(r)
+}
+
+func (u userBook) Undelete(_ context.Context, r admin.UndeleteUser) (admin.Undeleted, error) {
+	r.By = ""
+	if err := u.order(r); err != nil || r.Address == "gone@example.org" {
+		return admin.Undeleted{Account: true}, err
+	}
+	if r.Mailbox == "empty" {
+		return admin.Undeleted{}, &admin.Error{Text: `undelete "u1@example.org": nothing that was removed is still kept`, Exit: admin.ExitNothing}
+	}
+	return admin.Undeleted{Messages: 2345, Gone: 1, Mailboxes: []string{"work/x (2)"}}, nil
 }
 
 type slotBook struct{ *site }
@@ -164,7 +211,10 @@ func (s slotBook) List(context.Context) ([]admin.SlotStatus, error) { return s.s
 func (s slotBook) Dismiss(context.Context, admin.DismissLoss) error { return nil }
 
 func (s slotBook) Show(_ context.Context, id slot.ID) (admin.SlotDetail, error) {
-	return admin.SlotDetail{SlotStatus: s.status.Slots[id], Replicas: []slot.NodeName{"n2"}, InSync: []slot.NodeName{"n2"}, Unclean: 1, UnprotectedSince: slot.At(2, 90),
+	st := s.status.Slots[id]
+	st.Copies = append([]admin.CopyStatus{}, st.Copies...)
+	st.Copies[0].SelfCheck = []string{"ok: identity: format 1, cluster 7a6a, slot s007", "FAILED: packs folder: the index knows bodies, and there are no packs in \"/disk1/slots/s007/packs\": is the volume mounted?"}
+	return admin.SlotDetail{SlotStatus: st, Replicas: []slot.NodeName{"n2"}, InSync: []slot.NodeName{"n2"}, Unclean: 1, UnprotectedSince: slot.At(2, 90),
 		OpenLoss: "n3 was master before epoch 2 and has not come back", Users: 3, UsersKnown: true, History: []admin.SlotChange{
 			{Epoch: 1, To: "n3", When: "2026-11-20T10:00:00Z", Why: "first placement"},
 			{Epoch: 2, From: "n3", To: "n1", When: "2026-11-21T03:32:10Z", By: "root", Why: "n3 is silent", Unclean: true}}}, nil

@@ -74,6 +74,14 @@ func slotScreen(s admin.SlotDetail) string {
 		rows = append(rows, []string{"  " + string(c.Node), state, c.Position.String(), fmt.Sprintf("%.1f s", c.LagS)})
 	}
 	b.WriteString(table(rows))
+	for _, c := range s.Copies {
+		for i, line := range c.SelfCheck {
+			if i == 0 {
+				fmt.Fprintf(&b, "  %s, when it was opened\n", c.Node)
+			}
+			b.WriteString(wrap("    ", clean(line)))
+		}
+	}
 	for i, h := range s.History {
 		if i == 0 {
 			b.WriteString("  masters so far\n")

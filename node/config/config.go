@@ -19,6 +19,7 @@ type Config struct {
 	LMTP        LMTP
 	Replication Replication
 	Log         Log
+	Volumes     []Volume // at least one
 
 	CacheBytes      int64 // Pebble block cache of the whole node
 	JournalMax      int64 // events kept per slot for a replica that is behind

@@ -125,6 +125,12 @@ func (r *reader) apply(key toml.Key, values map[string]any) {
 	if len(key) > 1 {
 		return // inside something that was already refused under its first name
 	}
+	if name == "volume" {
+		if r.config.Volumes == nil {
+			r.volumes(r.lines[name], values[name])
+		}
+		return
+	}
 	if isBlock(values[name]) {
 		r.complain(r.lines[name], "unknown block [%s]: the file is flat, one `setting = value` per line", name)
 		return
@@ -165,6 +171,9 @@ func (r *reader) complete(host string) {
 	}
 	if (n.TLSCert == "") != (n.TLSKey == "") && !slices.Contains(r.wrong, "tls_cert") && !slices.Contains(r.wrong, "tls_key") {
 		r.complain(max(r.lines["tls_cert"], r.lines["tls_key"]), "tls_cert and tls_key belong together: write both, or neither for a self-signed certificate")
+	}
+	if len(r.config.Volumes) == 0 {
+		r.config.Volumes = []Volume{{Meta: n.Data, Data: n.Data}}
 	}
 	if n.Standby && n.Witness {
 		r.complain(max(r.lines["standby"], r.lines["witness"]), "a witness holds no mail and cannot be standby: write witness = false or standby = false")

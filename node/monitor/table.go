@@ -42,6 +42,7 @@ const (
 	SettingsDiffer     Name = "settings-differ"
 	VersionsDiffer     Name = "versions-differ"
 	ClockDiffers       Name = "clock-differs"
+	ClockBehind        Name = "clock-behind"
 	PagerNotConfigured Name = "pager-not-configured"
 )
 
@@ -127,6 +128,7 @@ func settingKinds() []Kind {
 		{SettingsDiffer, Warn, "node", "It runs with other settings than this node where all should agree.", "mailnode status --json"},
 		{VersionsDiffer, Info, "node", "It runs another release; neighbouring releases work together, for the time of an upgrade.", "mailnode cluster members"},
 		{ClockDiffers, Warn, "node", "Its wall clock differs by more than a minute; only dates that people see are wrong.", "chronyc tracking"},
+		{ClockBehind, Warn, "", "This machine's wall clock is before what is recorded, or in no sensible year; only dates that people see are wrong.", "chronyc tracking"},
 		{PagerNotConfigured, Info, "", "Pages are shown here and in the metrics only: this release sends none.", "mailnode status"},
 	}
 }

@@ -33,21 +33,21 @@ func (s *Slot) ReplaceBody(ctx context.Context, ref slot.BodyRef, note []byte, b
 		} else if !named {
 			return storage.Errorf(storage.ErrNotFound, "replace body %s: no message names it", ref)
 		}
-		loc, ok := s.stagedAt(ref)
+		loc, ok := t.stagedAt(ref)
 		if !ok {
 			return storage.Errorf(storage.ErrUnavailable, "replace body %s: it was replaced twice at one time", ref)
 		}
 		if err := t.b.Set(event.BodyKey(ref), encodeLocation(loc), nil); err != nil {
 			return err
 		}
-		t.placed, t.bodies = append(t.placed, ref), true
+		t.placed = append(t.placed, ref)
 		return nil
 	})
 }
 
 // proveAt reads a record of the packs whole: header, birth note and body.
 func (s *Slot) proveAt(ref slot.BodyRef, loc blob.Location) error {
-	if _, err := s.packs.Note(loc); err != nil {
+	if _, err := s.packs.Note(ref, loc); err != nil {
 		return err
 	}
 	b, err := s.packs.Open(ref, loc)

@@ -3,9 +3,12 @@ package local
 import (
 	"fmt"
 	"io"
+	"strings"
 	"sync/atomic"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
+
+	"mailnode/storage/blob"
 )
 
 // poisonFS is the file system as the index has it. Pebble answers an error of
@@ -34,8 +37,16 @@ func (p *poisonFS) poisoned(err error) error {
 // Unwrap implements vfs.FS.
 func (p *poisonFS) Unwrap() vfs.FS { return p.FS }
 
-// Create implements vfs.FS.
+// Create implements vfs.FS. A marker names the manifest that is in force. Pebble
+// makes both names durable with one sync of the folder, so that a power loss
+// could keep the marker alone, and the index would not open again; the manifest's
+// name is made durable first.
 func (p *poisonFS) Create(name string, c vfs.DiskWriteCategory) (vfs.File, error) {
+	if strings.HasPrefix(p.PathBase(name), "marker.") {
+		if err := p.poisoned(blob.SyncDir(p.FS, p.PathDir(name))); err != nil {
+			return nil, err
+		}
+	}
 	f, err := p.FS.Create(name, c)
 	return p.file(f, c, err)
 }

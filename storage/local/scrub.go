@@ -112,8 +112,8 @@ func (x *scrubbing) plan() error {
 				return err
 			}
 			l := x.perPack[loc.Pack]
-			x.perPack[loc.Pack] = packLoad{l.bodies + 1, l.bytes + loc.Size}
-			total += loc.Size
+			x.perPack[loc.Pack] = packLoad{l.bodies + 1, l.bytes + loc.RecordBytes()}
+			total += loc.RecordBytes()
 			return nil
 		})
 	})
@@ -201,7 +201,7 @@ func (x *scrubbing) window(first, last uint32) error {
 }
 
 func (x *scrubbing) body(p placed, bad map[slot.BodyRef]error) error {
-	if err := x.o.Spend(x.ctx, p.loc.Size); err != nil {
+	if err := x.o.Spend(x.ctx, p.loc.RecordBytes()); err != nil {
 		return err
 	}
 	err := x.s.proveAt(p.ref, p.loc)

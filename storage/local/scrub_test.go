@@ -76,7 +76,7 @@ func TestLaw06ScrubNamesDamagedBodies(t *testing.T) {
 	rng := rand.New(rand.NewPCG(seed(t), 1))
 	for range 30 {
 		uid := storage.UID(1 + rng.IntN(80))
-		ref := bodyOf(t, s, r, uid)
+		ref := bodyAt(t, s, r, uid)
 		var path string
 		var at int64
 		if err := s.read(func(v *view) error {
@@ -124,7 +124,7 @@ func TestLaw06ScrubFindsWhatRecordsSay(t *testing.T) {
 	s, m, a := scrubBench(t)
 	box, _ := inbox(t, m, a)
 	r := storage.Ref{Account: a.ID, Mailbox: box.ID}
-	ref := bodyOf(t, s, r, 3)
+	ref := bodyAt(t, s, r, 3)
 	place, usage := rawRecord(t, s, event.BodyKey(ref)), rawRecord(t, s, event.UsageKey(a.ID))
 	damage := &event.AccountStats{Bytes: 1}
 	for key, value := range map[string][]byte{string(event.BodyKey(ref)): nil, string(event.UsageKey(a.ID)): event.Marshal(damage)} {

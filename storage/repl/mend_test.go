@@ -68,11 +68,11 @@ func (s *side) body(a storage.Account, uid storage.UID) (storage.Ref, slot.BodyR
 		s.t.Fatal(err)
 	}
 	ref := storage.Ref{Account: a.ID, Mailbox: box.ID}
-	var out slot.BodyRef
-	if err := s.master.Scan(context.Background(), ref, uid, uid, func(m storage.Message) error { out = m.Body; return nil }); err != nil {
+	m := &event.MessageRecord{}
+	if v, _, err := s.get(event.MessageKey(ref, uid)); err != nil || proto.Unmarshal(v, m) != nil {
 		s.t.Fatal(err)
 	}
-	return ref, out
+	return ref, m.Body()
 }
 
 // repair takes a body from another side, as a mender does.
