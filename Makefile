@@ -42,6 +42,11 @@ bench: build ## deliveries, IMAP mixes, failover time; needs ../shared/mailbench
 
 bench-restart: ## 40 slots of 100,000 messages: clean stop, kill -9, memory; DIR=/path keeps them
 	CGO_ENABLED=0 MAILNODE_RESTART=$(or $(DIR),1) $(GO) test -count=1 -v -timeout 90m -run '^TestRestart$$' ./node
+# It needs a real disk: BENCH_STORAGE=folder (this one, else). See storage/local/bench_test.go for what else can be set.
+bench-storage: ## durable deliveries through the storage API beside the limits of disk and SHA-256, growing mailboxes
+	@dir="$${BENCH_STORAGE:-$(CURDIR)/bin}"; mkdir -p "$$dir"; case "$$(stat -f -c %T "$$dir")" in tmpfs|ramfs) \
+	  echo "$$dir is in memory: set BENCH_STORAGE to a folder on a disk"; exit 1;; esac; \
+	  BENCH_STORAGE="$$dir" $(GO) test -count=1 -timeout 30m -run '^TestBenchStorage$$' -v ./storage/local
 
 proto: ## generate *.pb.go anew (needs protoc, protoc-gen-go, protoc-gen-go-grpc)
 	@set -e; for f in $$(find . -name '*.proto' -not -path './.git/*'); do echo "protoc $$f"; \
@@ -53,4 +58,4 @@ clean: ## remove what build and demo made
 	rm -rf bin demo
 	$(GO) clean -testcache
 
-.PHONY: help bench bench-restart build demo test lint fuzz proto clean
+.PHONY: help build demo test lint fuzz bench bench-restart bench-storage proto clean

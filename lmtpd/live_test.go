@@ -136,7 +136,7 @@ func TestLargeMessageGoesThroughSpoolFile(t *testing.T) {
 
 func TestSpoolOnBrokenDisk(t *testing.T) {
 	h := serve(t, func(c *Config) {
-		c.Spool = &storage.SpoolDir{FS: errorfs.Wrap(vfs.NewMem(), errorfs.ErrInjected.If(errorfs.Writes)), Dir: ""}
+		c.Spool = &storage.SpoolDir{FS: errorfs.Wrap(vfs.NewMem(), errorfs.ErrInjected.If(errorfs.Writes)), Dir: "", LargeBytesMax: -1}
 	})
 	c := h.greeted(t)
 	text := strings.Repeat(strings.Repeat("z", 76)+"\r\n", 10_000)

@@ -78,6 +78,8 @@ func (m *mender) report(d local.Damage) {
 	case d.Index:
 		m.index = d.Err
 		m.k.log.Error("damage found in the index", "err", d.Err)
+	case d.Body == slot.BodyRef{}:
+		m.k.log.Error("damage found and dealt with", "err", d.Err)
 	case m.damaged[d.Body] != nil:
 	case len(m.damaged) >= damagedMax:
 		m.dropped++

@@ -15,11 +15,11 @@ import (
 
 // A message is kept in pages of memory. One that is larger than spoolSmallBytes
 // goes to a file, unless all pages beyond that of all Spools of the SpoolDir
-// take less than spoolLargeBytesMax together.
+// take no more than LargeBytesMax together.
 const (
-	spoolPageBytes     = 32 << 10
-	spoolSmallBytes    = 512 << 10
-	spoolLargeBytesMax = 64 << 20
+	spoolPageBytes       = 32 << 10
+	spoolSmallBytes      = 512 << 10
+	defaultLargeBytesMax = 64 << 20
 )
 
 type spoolPage = [spoolPageBytes]byte
@@ -27,11 +27,14 @@ type spoolPage = [spoolPageBytes]byte
 // SpoolDir makes Spools. The files it makes are never needed after a restart:
 // whoever opens the folder empties it.
 type SpoolDir struct {
-	FS    vfs.FS
-	Dir   string // exists
-	next  atomic.Uint64
-	large atomic.Int64 // bytes of pages beyond spoolSmallBytes
-	pages sync.Pool    // of *spoolPage: fresh memory costs as much as copying a message into it
+	FS  vfs.FS
+	Dir string // exists
+	// LargeBytesMax is how much of large messages is kept in memory, all
+	// together; 0: 64 MiB, negative: nothing, they go to files.
+	LargeBytesMax int64
+	next          atomic.Uint64
+	large         atomic.Int64 // bytes of pages beyond spoolSmallBytes
+	pages         sync.Pool    // of *spoolPage: fresh memory costs as much as copying a message into it
 }
 
 // New starts an empty Spool. Nothing is written to disk until it is large.
@@ -107,7 +110,11 @@ func (s *Spool) writeSome(p []byte) (int, error) {
 
 // mayGrow takes one more page beyond spoolSmallBytes from the SpoolDir's budget.
 func (s *Spool) mayGrow() bool {
-	if s.dir.large.Add(spoolPageBytes) > spoolLargeBytesMax {
+	limit := s.dir.LargeBytesMax
+	if limit == 0 {
+		limit = defaultLargeBytesMax
+	}
+	if s.dir.large.Add(spoolPageBytes) > limit {
 		s.dir.large.Add(-spoolPageBytes)
 		return false
 	}

@@ -22,8 +22,7 @@ func TestSpoolWriteErrorIsFinal(t *testing.T) {
 		}
 		return nil
 	})
-	d := &SpoolDir{FS: errorfs.Wrap(vfs.NewMem(), full), Dir: "/"}
-	d.large.Store(spoolLargeBytesMax)
+	d := &SpoolDir{FS: errorfs.Wrap(vfs.NewMem(), full), Dir: "/", LargeBytesMax: -1}
 	s := d.New()
 	b := make([]byte, 300<<10)
 	for i := range 5 {
@@ -40,21 +39,20 @@ func TestSpoolWriteErrorIsFinal(t *testing.T) {
 // What is read from a spool is what was written, in memory and on disk; closed
 // spools give back all memory that the folder's budget counts.
 func TestSpoolGivesBackWhatWasWritten(t *testing.T) {
-	for name, room := range map[string]int64{"in memory": spoolLargeBytesMax, "some in memory": 2 * spoolPageBytes, "on disk": 0} {
+	for name, room := range map[string]int64{"in memory": 0, "some in memory": 2 * spoolPageBytes, "on disk": -1} {
 		t.Run(name, func(t *testing.T) {
 			fs := vfs.NewMem()
-			d := &SpoolDir{FS: fs, Dir: "/"}
-			d.large.Store(spoolLargeBytesMax - room)
+			d := &SpoolDir{FS: fs, Dir: "/", LargeBytesMax: room}
 			for _, size := range []int{0, 1, spoolPageBytes, spoolSmallBytes, spoolSmallBytes + 1, 3 << 20} {
 				proveSpool(t, d, size)
 			}
-			if got := d.large.Load(); got != spoolLargeBytesMax-room {
-				t.Errorf("%d bytes are still counted", got-spoolLargeBytesMax+room)
+			if got := d.large.Load(); got != 0 {
+				t.Errorf("%d bytes are still counted", got)
 			}
 			if names, err := fs.List("/"); err != nil || len(names) != 0 {
 				t.Errorf("left in the folder: %q, %v", names, err)
 			}
-			if made := d.next.Load() > 0; made != (room < 3<<20) {
+			if made := d.next.Load() > 0; made != (room != 0) {
 				t.Errorf("files were made: %v", made)
 			}
 		})

@@ -233,13 +233,11 @@ func TestLaw06BombIsRefused(t *testing.T) {
 	}
 }
 
-// Readers of many packs share few handles; a pack that is removed while it is
-// read stays readable until the reader is done; afterwards nothing is open.
-func TestHandlesAreBoundedAndShared(t *testing.T) {
+// sharingStores makes Stores of small packs that share hs.
+func sharingStores(t *testing.T, hs *Handles, count int) (out []*Store) {
+	t.Helper()
 	fs := newFS(t)
-	hs := NewHandles(4)
-	stores := map[int]*Store{}
-	for i := range 2 {
+	for i := range count {
 		dir := fmt.Sprintf("/packs/%d", i)
 		if err := fs.MkdirAll(dir, 0o700); err != nil {
 			t.Fatal(err)
@@ -248,8 +246,16 @@ func TestHandlesAreBoundedAndShared(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		stores[i] = s
+		out = append(out, s)
 	}
+	return out
+}
+
+// Readers of many packs share few handles; a pack that is removed while it is
+// read stays readable until the reader is done; afterwards nothing is open.
+func TestHandlesAreBoundedAndShared(t *testing.T) {
+	hs := NewHandles(4)
+	stores := sharingStores(t, hs, 2)
 	type kept struct {
 		s    *Store
 		ref  slot.BodyRef

@@ -323,6 +323,14 @@ func SyncDir(fs vfs.FS, dir string) error {
 	return d.Sync()
 }
 
+// Unsynced says whether a Put has returned that no finished Sync covers. While
+// a Sync runs that may be so for bodies that it does cover.
+func (s *Store) Unsynced() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.written != s.synced || s.poison != nil
+}
+
 // Sync makes durable every body whose Put has returned; without one since the
 // last Sync it does nothing. A full pack is closed by the first Sync that finds
 // no Put in it.

@@ -26,9 +26,10 @@ import (
 )
 
 // What `make bench-storage` measures: ratios of one run. It is a test that only
-// runs when BENCH_STORAGE names a folder on a real disk. BENCH_ONLY picks parts
+// runs when BENCH_STORAGE names a folder on a real disk (absolute). BENCH_ONLY picks parts
 // (deliver, grow), BENCH_ROUNDS and BENCH_MESSAGES change how much is measured,
-// BENCH_PROFILE names a file for a CPU profile of the deliveries.
+// BENCH_GROW_MAX is the size of the largest mailbox, BENCH_PROFILE names a file
+// for a CPU profile.
 func TestBenchStorage(t *testing.T) {
 	top := os.Getenv("BENCH_STORAGE")
 	if top == "" {
@@ -39,6 +40,17 @@ func TestBenchStorage(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
+	if path := os.Getenv("BENCH_PROFILE"); path != "" {
+		f, err := os.Create(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		if err := pprof.StartCPUProfile(f); err != nil {
+			t.Fatal(err)
+		}
+		defer pprof.StopCPUProfile()
+	}
 	only := os.Getenv("BENCH_ONLY")
 	if only == "" || only == "deliver" {
 		t.Run("deliver", func(t *testing.T) { benchDeliver(t, dir) })
@@ -127,17 +139,6 @@ func benchDeliver(t *testing.T, dir string) {
 		for _, wide := range []int{1, 16, 64} {
 			delivers = append(delivers, &lane{name: fmt.Sprintf("deliver, %d slots, %d at once", slots, wide), slots: slots, wide: wide})
 		}
-	}
-	if path := os.Getenv("BENCH_PROFILE"); path != "" {
-		f, err := os.Create(path)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer f.Close()
-		if err := pprof.StartCPUProfile(f); err != nil {
-			t.Fatal(err)
-		}
-		defer pprof.StopCPUProfile()
 	}
 	lanes := os.Getenv("BENCH_LANES") // "1x64": only that many slots and clients
 	for round := range rounds {
@@ -307,7 +308,8 @@ func deliverSpooled(m *Master, spools *storage.SpoolDir, text []byte, to storage
 func benchGrow(t *testing.T, dir string) {
 	masters, who, stop := benchSlots(t, filepath.Join(dir, "grow"), 1, 3)
 	defer stop()
-	m, sizes := masters[0], []int{1000, 100_000, 1_000_000}
+	most := benchNumber(t, "BENCH_GROW_MAX", 1_000_000)
+	m, sizes := masters[0], []int{most / 1000, most / 10, most}
 	rng := rand.New(rand.NewPCG(1, 1))
 	for i, size := range sizes {
 		start := time.Now()

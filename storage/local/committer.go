@@ -234,6 +234,10 @@ func (c *committer) group() {
 // syncPacks begins to make durable what was staged until now.
 func (c *committer) syncPacks() <-chan error {
 	done := make(chan error, 1)
+	if !c.s.packs.Unsynced() {
+		done <- nil
+		return done
+	}
 	go func() { done <- c.s.packs.Sync() }()
 	return done
 }

@@ -13,7 +13,7 @@ import (
 type Damage struct {
 	Slot slot.ID
 	// Body is the body that is damaged, or has no place here although the index
-	// names it; the zero one when Index is set.
+	// names it; the zero one when Index is set. Neither: it is dealt with already.
 	Body slot.BodyRef
 	// Mailbox and UID are the message that was asked for; 0 when the body was met
 	// in another way, and then several messages may name it.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"strings"
 	"sync"
 	"syscall"
@@ -80,7 +81,8 @@ func within(t *testing.T, what string, fn func()) {
 	select {
 	case <-done:
 	case <-time.After(20 * time.Second):
-		t.Fatalf("%s hangs", what)
+		stacks := make([]byte, 1<<20)
+		t.Fatalf("%s hangs\n%s", what, stacks[:runtime.Stack(stacks, true)])
 	}
 }
 
@@ -346,21 +348,28 @@ func journalOf(t *testing.T, s *Slot, after slot.Position) (evs []*event.Event) 
 // giveBodies stages what the events need.
 func giveBodies(t *testing.T, from, to *Slot, evs []*event.Event) {
 	t.Helper()
+	if err := sendBodies(from, to, evs); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func sendBodies(from, to *Slot, evs []*event.Event) error {
 	for _, ev := range evs {
 		missing, err := to.MissingBodies(ev)
 		if err != nil {
-			t.Fatal(err)
+			return err
 		}
 		for _, ref := range missing {
 			b, note, err := from.Body(ref)
 			if err != nil {
-				t.Fatal(err)
+				return err
 			}
 			if err := to.StageBody(ref, note, b, b.Size()); err != nil {
-				t.Fatal(err)
+				return err
 			}
 		}
 	}
+	return nil
 }
 
 func same(t *testing.T, a, b *Slot) {

@@ -194,6 +194,14 @@ func (s *Slot) openIndex() (string, error) {
 		EventListener:               &pebble.EventListener{BackgroundError: s.backgroundError, DataCorruption: s.tableDamaged},
 	}
 	opts.Experimental.CompactionScheduler = s.compactions
+	_, witnessed, err := s.witness()
+	if err != nil {
+		return "", err
+	}
+	opts.ErrorIfNotExists = witnessed // one that lost its marker is not a new one
+	if s.doubt, err = proveIndex(s.o.FS, s.o.FS.PathJoin(s.o.Dir, "index")); err != nil {
+		return "", fmt.Errorf("open index: %w", err)
+	}
 	var db *pebble.DB
 	if err := s.guarded(func() (err error) {
 		db, err = pebble.Open(s.o.FS.PathJoin(s.o.Dir, "index"), opts)

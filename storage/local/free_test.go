@@ -102,6 +102,11 @@ func TestLaw07Law08RemovalsOnMasterAndReplica(t *testing.T) {
 			if diff := cmp.Diff(state(t, s), state(t, replica)); diff != "" {
 				t.Fatalf("after %s master and replica differ:\n%q", what, diff)
 			}
+			for who, c := range map[string]*Slot{"master": s, "replica": replica} {
+				if bodies, refs := countKeys(t, c, event.PrefixBody), countKeys(t, c, event.PrefixRefs); bodies != refs {
+					t.Fatalf("after %s the %s keeps %d bodies, %d are named", what, who, bodies, refs)
+				}
+			}
 		}
 	}
 	follow()
@@ -141,6 +146,22 @@ func partOf(a, b map[storage.UID]modelMessage) bool {
 		}
 	}
 	return true
+}
+
+// between proves that a store cut off on the way from before to after is at one
+// of them, or has some of the steps; kept is what comes back with its mailbox.
+func between(t *testing.T, before, got, after map[storage.MailboxID]seenBox, kept map[storage.MailboxID]map[storage.UID]modelMessage) {
+	t.Helper()
+	for id, b := range after {
+		g, there := got[id]
+		was, old := before[id]
+		switch {
+		case !there && old:
+			t.Fatalf("mailbox %q is gone", b.Name)
+		case there && (!partOf(was.messages, g.messages) || !partOf(kept[id], g.messages) || !partOf(g.messages, b.messages)):
+			t.Fatalf("mailbox %q is neither before nor after nor between", b.Name)
+		}
+	}
 }
 
 // Power fails in the middle of a Restore: each message was restored once or not
@@ -184,16 +205,7 @@ func TestLaw01Law02Law07RestoreSurvivesPowerLoss(t *testing.T) {
 			if whole && dumpSeen(got) != dumpSeen(after) {
 				t.Fatalf("acknowledged, and after the crash it is\n%s\nnot\n%s", dumpSeen(got), dumpSeen(after))
 			}
-			for id, b := range after {
-				g, there := got[id]
-				was, old := before[id]
-				switch {
-				case !there && old:
-					t.Fatalf("mailbox %q is gone", b.Name)
-				case there && (!partOf(was.messages, g.messages) || !partOf(kept[id], g.messages) || !partOf(g.messages, b.messages)):
-					t.Fatalf("mailbox %q is neither before nor after nor between", b.Name)
-				}
-			}
+			between(t, before, got, after, kept)
 			if dumpSeen(got) != dumpSeen(after) {
 				cut++
 				if dumpSeen(got) != dumpSeen(before) {

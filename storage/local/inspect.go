@@ -1,6 +1,7 @@
 package local
 
 import (
+	"mailnode/storage/blob"
 	"mailnode/storage/event"
 	"mailnode/storage/slot"
 )
@@ -26,15 +27,21 @@ func (x Snapshot) Each(sp event.Span, fn func(key, value []byte) error) error {
 	return each(x.v, sp, fn)
 }
 
-// ProveBody reads a body whole and proves its checksum.
+// ProveBody reads a body whole and proves its checksum, and that of its note.
 func (x Snapshot) ProveBody(ref slot.BodyRef) error {
 	loc, err := x.s.locate(x.v, ref)
 	if err != nil {
 		return err
 	}
-	b, err := x.s.openAt(ref, loc)
-	if err != nil {
+	return x.s.at(ref, loc, func(loc blob.Location) error {
+		b, err := x.s.packs.Open(ref, loc)
+		if err != nil {
+			return err
+		}
+		if err := b.Close(); err != nil {
+			return err
+		}
+		_, err = x.s.packs.Note(ref, loc) // replicas and reindex need it
 		return err
-	}
-	return b.Close()
+	})
 }

@@ -120,7 +120,7 @@ func damageRefusals() map[string]refusal {
 			}
 			for _, n := range names {
 				if strings.HasPrefix(n, "MANIFEST") {
-					rewrite(t, o.FS, o.FS.PathJoin(o.Dir, "index", n), func(b []byte) []byte { b[len(b)/2] ^= 4; return b })
+					rewrite(t, o.FS, o.FS.PathJoin(o.Dir, "index", n), func(b []byte) []byte { b[20] ^= 4; return b })
 				}
 			}
 		}, "index", "open index", nextDamage},

@@ -250,7 +250,7 @@ func TestListingIsTheRecords(t *testing.T) {
 	a := account(t, m, "u1@example.test")
 	ref := fill(t, m, a, "box", 1200)
 	since := map[storage.ModSeq][]storage.Message{}
-	for range 100 {
+	for range 60 {
 		for range 1 + rng.IntN(3) {
 			listingStep(t, m, a, ref, rng)
 		}

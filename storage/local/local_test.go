@@ -49,7 +49,7 @@ func closeOnce(t *testing.T, s *Slot) {
 		return
 	default:
 	}
-	if s.Failure() == nil {
+	if s.Failure() == nil && !s.Building() {
 		if err := s.Inspect(func(x Snapshot) error {
 			found, err := check.Run(x, check.Options{Bodies: true})
 			for _, f := range found {

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"mailnode/storage"
+	"mailnode/storage/event"
 	"mailnode/storage/slot"
 )
 
@@ -434,5 +435,15 @@ func (w *removals) free() {
 				maps.DeleteFunc(b.gone, func(_ storage.UID, x removedMessage) bool { return x.at <= cutoff })
 			}
 		}
+	}
+	boxes, gone, messages := 0, 0, 0
+	for _, a := range w.accounts {
+		for _, b := range a.boxes {
+			boxes, gone, messages = boxes+1, gone+len(b.gone), messages+len(b.messages)
+		}
+	}
+	got := []int{countKeys(w.t, w.m.s, event.PrefixAccount), countKeys(w.t, w.m.s, event.PrefixMailbox), countKeys(w.t, w.m.s, event.PrefixExpunged), countKeys(w.t, w.m.s, event.PrefixMessage)}
+	if want := []int{len(w.accounts), boxes, gone, messages}; !slices.Equal(got, want) {
+		w.t.Fatalf("after freeing %v accounts, mailboxes, tombstones and messages are kept, want %v", got, want)
 	}
 }

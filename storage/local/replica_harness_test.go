@@ -72,7 +72,9 @@ func (r *replicaHarness) follow(n int) error {
 	if err != nil {
 		return err
 	}
-	giveBodies(h.t, h.w.m.s, h.s, evs)
+	if err := sendBodies(h.w.m.s, h.s, evs); err != nil {
+		return err
+	}
 	for part := range slices.Chunk(evs, n) {
 		if did, err := h.s.ApplyEvents(context.Background(), part); err != nil || did != len(part) {
 			return fmt.Errorf("%d of %d events: %w", did, len(part), err)

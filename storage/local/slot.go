@@ -81,6 +81,7 @@ type Slot struct {
 	// generation is raised in the committer when the whole state is replaced:
 	// what was remembered of an older one is worth nothing (listing.go).
 	generation atomic.Uint64
+	doubt      bool // set by openIndex: the records must prove each other
 
 	indexTold atomic.Bool // damage of the index has been told of
 
@@ -193,6 +194,11 @@ func (s *Slot) start() error {
 	if err := s.lint("format", s.migrate); err != nil {
 		return err
 	}
+	_, building, err := s.get(localKey(keyBuilding))
+	if err != nil {
+		return s.lint("index", func() (string, error) { return "", err })
+	}
+	s.building.Store(building)
 	var newest tail
 	s.install(s.newView())
 	if err := s.lint("last stop", s.lastStop); err != nil {
@@ -200,6 +206,14 @@ func (s *Slot) start() error {
 	}
 	if err := s.lint("newest events", func() (string, error) { return s.lintTail(&newest) }); err != nil {
 		return err
+	}
+	if err := s.lint("head", s.proveHead); err != nil {
+		return err
+	}
+	if s.doubt && !building {
+		if err := s.lint("records", s.proveRecords); err != nil {
+			return err
+		}
 	}
 	if err := s.lintBodies(&newest); err != nil {
 		return err
@@ -252,6 +266,11 @@ func (s *Slot) begin() (string, error) {
 	}
 	s.building.Store(building)
 	s.install(s.newView())
+	// A table and an edit that name the log in use: a restart that finds another
+	// one is in doubt. It may take its time, and a full disk may refuse it.
+	if err := s.guarded(func() error { _, err := s.db.AsyncFlush(); return err }); err != nil {
+		return "", err
+	}
 	return "changes are taken", s.com.start(s)
 }
 
@@ -316,6 +335,11 @@ func (s *Slot) Close() error {
 	if s.Failure() == nil && !s.dirty {
 		if err := s.guarded(func() error { return s.db.Set(localKey(keyClean), []byte{1}, pebble.Sync) }); err != nil {
 			s.fail(err)
+		}
+	}
+	if h, err := s.Head(); err == nil && s.Failure() == nil && !h.Building {
+		if err := s.writeWitness(h.Position); err != nil {
+			s.log.Warn("head not written down", "err", err)
 		}
 	}
 	s.endViews()

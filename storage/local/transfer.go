@@ -28,6 +28,9 @@ func (s *Slot) ReadState(fn func(r event.Record) error) error {
 // building, over crashes, until FinishImport. Bodies stay: those that the new
 // state needs are not fetched again.
 func (s *Slot) BeginImport(ctx context.Context) error {
+	if err := s.forgetWitness(); err != nil {
+		return storage.Errorf(storage.ErrUnavailable, "import into %s: %w", s.o.Slot, err)
+	}
 	err := s.do(ctx, func(t *txn) error {
 		t.alone, t.reload = true, true
 		s.generation.Add(1)

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"io"
+	"strings"
 )
 
 // windowBytes is the scanner's buffer. A boundary line, trailing white space included, must fit.
@@ -17,7 +18,7 @@ const maxEmptyReads = 100
 func Scan(r io.Reader) (*Message, error) {
 	s := scanner{
 		r: r, buf: make([]byte, windowBytes), lineStart: true,
-		msg: &Message{}, left: maxTextBytes,
+		msg: &Message{}, left: maxTextBytes, open: map[string]int{},
 	}
 	s.msg.Root = s.push(0, false)
 	if err := s.run(); err != nil {
@@ -35,7 +36,8 @@ type frame struct {
 	part      *Part
 	inHeader  bool
 	digest    bool   // its Content-Type default is message/rfc822 (RFC 2046 section 5.1.5)
-	boundary  []byte // of a multipart whose close delimiter has not been seen, else nil
+	boundary  string // of a multipart whose close delimiter has not been seen, else ""
+	shadows   int    // the frame further out with the same boundary, or -1
 	linesBody int64  // LFs of the message before the part's body
 }
 
@@ -54,9 +56,9 @@ type scanner struct {
 
 	msg       *Message
 	stack     []frame
-	open      int  // frames with a boundary
-	parts     int  // created so far
-	full      bool // maxParts reached: boundaries mean nothing any more
+	open      map[string]int // the innermost frame with each boundary
+	parts     int            // created so far
+	full      bool           // maxParts reached: boundaries mean nothing any more
 	header    []byte
 	headerCut bool
 	left      allowance
@@ -65,7 +67,7 @@ type scanner struct {
 func (s *scanner) run() error {
 	for {
 		if !s.stack[len(s.stack)-1].inHeader {
-			if s.open == 0 || s.full {
+			if len(s.open) == 0 || s.full {
 				return s.drain()
 			}
 			s.skipLines()
@@ -83,7 +85,7 @@ func (s *scanner) run() error {
 
 // take consumes one line, or a piece of one that is longer than the window.
 func (s *scanner) take(line []byte) {
-	if s.lineStart && s.open > 0 && !s.full && len(line) > 2 && line[0] == '-' && line[1] == '-' {
+	if s.lineStart && len(s.open) > 0 && !s.full && len(line) > 2 && line[0] == '-' && line[1] == '-' {
 		if i, closing, ok := s.match(line); ok && s.delimit(i, closing) {
 			s.advance(line)
 			if !closing {
@@ -111,24 +113,44 @@ func (s *scanner) take(line []byte) {
 
 // match finds the innermost open multipart whose delimiter this line is. The whole line must be the delimiter, white
 // space at its end aside (RFC 2046 section 5.1.1): so a boundary that begins with another one is never mistaken for it.
+// It does not go through what is open: a message may have millions of lines that begin with two hyphens.
 func (s *scanner) match(line []byte) (index int, closing, ok bool) {
 	if line[len(line)-1] != '\n' && !s.eof {
 		return 0, false, false
 	}
 	text := bytes.TrimRight(line[2:], " \t\r\n")
-	for i := len(s.stack) - 1; i >= 0; i-- {
-		boundary := s.stack[i].boundary
-		if boundary == nil || !bytes.HasPrefix(text, boundary) {
-			continue
-		}
-		switch string(text[len(boundary):]) {
-		case "":
-			return i, false, true
-		case "--":
+	if len(text) == 0 || len(text) > maxBoundaryBytes+2 {
+		return 0, false, false
+	}
+	index, ok = s.open[string(text)]
+	if shorter, hyphens := bytes.CutSuffix(text, []byte("--")); hyphens {
+		if i, found := s.open[string(shorter)]; found && (!ok || i > index) {
 			return i, true, true
 		}
 	}
-	return 0, false, false
+	return index, false, ok
+}
+
+// enter opens the innermost frame as a multipart.
+func (s *scanner) enter(boundary string) {
+	i := len(s.stack) - 1
+	s.stack[i].boundary, s.stack[i].shadows = boundary, -1
+	if out, ok := s.open[boundary]; ok {
+		s.stack[i].shadows = out
+	}
+	s.open[boundary] = i
+}
+
+// leave closes the multipart of a frame, if it is open; those further in are closed.
+func (s *scanner) leave(f *frame) {
+	if f.boundary == "" {
+		return
+	}
+	delete(s.open, f.boundary)
+	if f.shadows >= 0 {
+		s.open[f.boundary] = f.shadows
+	}
+	f.boundary = ""
 }
 
 // delimit ends every part inside the multipart at stack index i, before the line at off. It refuses, and ends nothing,
@@ -143,8 +165,7 @@ func (s *scanner) delimit(i int, closing bool) bool {
 		s.pop(s.off - s.breakLen)
 	}
 	if closing {
-		s.stack[i].boundary = nil
-		s.open--
+		s.leave(&s.stack[i])
 	}
 	return true
 }
@@ -187,9 +208,7 @@ func (s *scanner) pop(at int64) {
 		p.Children = []*Part{{Header: p.End, Body: p.End, End: p.End, Type: "text", Subtype: "plain", Encoding: "7bit"}}
 	}
 	p.Lines = s.linesBefore(p.End) - top.linesBody
-	if top.boundary != nil {
-		s.open--
-	}
+	s.leave(top)
 	s.stack = s.stack[:depth-1]
 }
 
@@ -211,7 +230,7 @@ func (s *scanner) endHeader(at, lines int64) {
 	switch {
 	case p.Type == "multipart":
 		boundary, _ := p.Param("boundary")
-		b := bytes.TrimRight([]byte(boundary), " \t\r\n")
+		b := strings.TrimRight(boundary, " \t\r\n")
 		if len(b) == 0 || len(b) > maxBoundaryBytes {
 			// Nothing can be found in it: RFC 2045 section 5.2 says to show text.
 			p.Type, p.Subtype, p.Params = "text", "plain", nil
@@ -221,8 +240,8 @@ func (s *scanner) endHeader(at, lines int64) {
 			p.Type, p.Subtype, p.Params = "application", "octet-stream", nil
 			return
 		}
-		p.Kind, top.boundary = KindMultipart, b
-		s.open++
+		p.Kind = KindMultipart
+		s.enter(b)
 	case p.Type == "message" && (p.Subtype == "rfc822" || p.Subtype == "global"):
 		if depth > maxDepth || s.full || s.parts >= maxParts {
 			p.Type, p.Subtype, p.Params = "application", "octet-stream", nil

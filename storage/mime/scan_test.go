@@ -363,3 +363,33 @@ func BenchmarkParseSummary(b *testing.B) {
 		}
 	}
 }
+
+// TestScanNestedBoundaries: the innermost open multipart with a boundary has its delimiters; when it is closed, the
+// next one further out has them.
+func TestScanNestedBoundaries(t *testing.T) {
+	part := func(boundary string) string {
+		return "Content-Type: multipart/mixed; boundary=" + boundary + "\r\n\r\n--" + boundary + "\r\n"
+	}
+	for _, tt := range []struct{ raw, want string }{
+		{part("b") + part("b") + "\r\nx\r\n--b\r\n\r\ny\r\n--b--\r\n--b\r\n\r\nz\r\n--b--\r\n", "((..).)"},
+		{part("b") + part("c") + part("b") + "\r\nx\r\n--c\r\n\r\ny\r\n--b\r\n\r\nz\r\n", "(((.).).)"},
+		{part("b") + part("b--") + "\r\nx\r\n--b--\r\n\r\ny\r\n--b----\r\n--b--\r\n", "((..))"},
+		{part("b--") + part("b") + "\r\nx\r\n--b--\r\n--b--\r\n\r\ny\r\n--b----\r\n", "((.).)"},
+	} {
+		var shape func(p *Part) string
+		shape = func(p *Part) string {
+			if len(p.Children) == 0 {
+				return "."
+			}
+			out := "("
+			for _, c := range p.Children {
+				out += shape(c)
+			}
+			return out + ")"
+		}
+		m, _ := mustScan(t, []byte(tt.raw))
+		if got := shape(m.Root); got != tt.want {
+			t.Errorf("%q: %s, want %s", tt.raw, got, tt.want)
+		}
+	}
+}

@@ -1,0 +1,266 @@
+package local
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
+
+	"mailnode/storage"
+)
+
+// fileFault is one way in which a disk fails an operation that changes it.
+type fileFault struct {
+	name    string
+	err     error
+	short   bool // a write ends half way
+	forever bool
+}
+
+func fileFaults() []fileFault {
+	return []fileFault{
+		{"EIO once", syscall.EIO, false, false},
+		{"EIO for ever", syscall.EIO, false, true},
+		{"short write", syscall.EIO, true, false},
+		{"ENOSPC once", syscall.ENOSPC, false, false},
+		{"ENOSPC for ever", syscall.ENOSPC, false, true},
+		{"short write and ENOSPC for ever", syscall.ENOSPC, true, true},
+	}
+}
+
+// inject fails the n-th change of the disk from now on; after tells what was hit.
+func (h *harness) inject(f fileFault, n int) (hit func() (errorfs.Op, bool)) {
+	var mu sync.Mutex
+	var at errorfs.Op
+	was := false
+	h.fs.watch(func(op errorfs.Op, after bool) error {
+		mu.Lock()
+		defer mu.Unlock()
+		if after || op.Kind.ReadOrWrite() != errorfs.OpIsWrite || f.err == syscall.ENOSPC && !takesSpace(op.Kind) {
+			return nil
+		}
+		if n--; n > 0 || n < 0 && !f.forever {
+			return nil
+		}
+		if !was {
+			was, at = true, op
+		}
+		if f.short && (op.Kind == errorfs.OpFileWrite || op.Kind == errorfs.OpFileWriteAt) {
+			return errShort{f.err}
+		}
+		return f.err
+	})
+	return func() (errorfs.Op, bool) {
+		mu.Lock()
+		defer mu.Unlock()
+		return at, was
+	}
+}
+
+// takesSpace says which operations a full disk refuses. A sync can meet ENOSPC
+// too (delayed allocation); that is the same as EIO for whoever must not retry.
+func takesSpace(k errorfs.OpKind) bool {
+	return slices.Contains([]errorfs.OpKind{errorfs.OpCreate, errorfs.OpFileWrite, errorfs.OpFileWriteAt, errorfs.OpFilePreallocate,
+		errorfs.OpLink, errorfs.OpMkdirAll, errorfs.OpFileSync, errorfs.OpFileSyncData}, k)
+}
+
+// A disk fails one change of itself, or all from there on, in the midst of any
+// operation. Whoever asked is answered. The copy goes on, or it says that it has
+// stopped, and then it acknowledges nothing more; reading goes on where it goes
+// on. A new process finds one position of the journal, with all that was shown.
+func TestLaw01FaultAtEveryFileOperation(t *testing.T) {
+	outcomes := map[string]int{}
+	runSeeds(t, 4, func(t *testing.T, rng *rand.Rand, until time.Time) (proved int) {
+		for ; proved < 4 || proved < 40 && time.Now().Before(until); proved++ {
+			h, ops := newHarness(t, rng, 3), harnessOps()
+			ops = ops[:len(ops)-2] // the restarts
+			if rng.IntN(3) == 0 {
+				h, ops = newReplicaHarness(t, rng), replicaOps()
+				ops = ops[:len(ops)-2]
+			}
+			f, op := fileFaults()[rng.IntN(len(fileFaults()))], ops[rng.IntN(len(ops))]
+			h.faulty(f, op, 1+rng.IntN(20), outcomes)
+			if t.Failed() {
+				t.Fatalf("after %s, %s", f.name, op.name)
+			}
+		}
+		return proved
+	})
+	t.Log(outcomes)
+}
+
+func (h *harness) faulty(f fileFault, op harnessOp, n int, outcomes map[string]int) {
+	t := h.t
+	t.Helper()
+	hit := h.inject(f, n)
+	var err error
+	within(t, op.name, func() {
+		done := make(chan struct{})
+		go func() { defer close(done); err = op.run(h) }()
+		if f.err == syscall.ENOSPC && strings.HasSuffix(op.name, "the index") {
+			// Pebble's own work waits for room, and goes on by itself.
+			select {
+			case <-done:
+			case <-time.After(300 * time.Millisecond):
+				h.fs.watch(nil)
+			}
+		}
+		<-done
+	})
+	at, was := hit()
+	what := fmt.Sprintf("%s, %s at %d of %s", op.name, f.name, at.Kind, at.Path)
+	if !was && err != nil {
+		t.Fatalf("%s: %v", op.name, err)
+	}
+	old, stopped := h.s, h.s.Failure() != nil
+	if was && strings.Contains(at.Path, "packs/") && at.Kind == errorfs.OpFileSyncData && !stopped {
+		t.Errorf("%s: a sync of a pack failed, and the copy goes on", what)
+	}
+	h.fs.watch(nil) // the disk is well again, or has room again
+	switch {
+	case stopped:
+		outcomes["stopped"]++
+		if err := h.w.deliver(h.w.accounts[0]); h.replica == nil && err == nil {
+			t.Errorf("%s: acknowledged after the copy had stopped", what)
+		}
+	case was:
+		outcomes["went on"]++
+		if h.replica == nil {
+			h.w.model = model{} // it does not know what of the operation came to be
+			if err := errors.Join(h.w.m.Deliver(context.Background(), storage.Delivery{Body: spooled("later"),
+				Recipients: []storage.Recipient{{Account: h.w.accounts[0].ID}}})...); err != nil && old.Failure() == nil {
+				t.Errorf("%s: the disk is well again, and mail does not flow: %v", what, err)
+			}
+		}
+		if old.Failure() == nil { // a flush beside the operation may have met it later
+			h.show()
+		}
+	}
+	if err != nil && was && !isClosedKind(err) && !errors.Is(err, f.err) {
+		t.Errorf("%s: an error of no kind: %v", what, err)
+	}
+	within(t, "Close", func() { old.Close() })
+	h.fs.watch(func(op errorfs.Op, after bool) error {
+		if !after && op.Kind.ReadOrWrite() == errorfs.OpIsWrite {
+			return syscall.EROFS // its process is dead, whatever Pebble still has under way
+		}
+		return nil
+	})
+	h.fs = newPowerFS(h.fs.mem)
+	h.o.FS = h.fs
+	h.s = openSlot(t, h.o)
+	if h.replica == nil {
+		h.hist.follow(t, h.s)
+	} else {
+		h.hist.follow(t, h.w.m.s)
+		h.replica.importing = h.s.Building()
+	}
+	h.photograph(what)
+	p := h.photos[len(h.photos)-1]
+	h.prove(p, "all unsynced lost", p.synced)
+}
+
+func isClosedKind(err error) bool {
+	return errors.Is(err, storage.ErrUnavailable) || errors.Is(err, storage.ErrDiskFull) || errors.Is(err, storage.ErrCorrupt)
+}
+
+// A read that fails is the error of the one who asked, and of a kind that does
+// not lose mail; the next read goes on, and so do changes.
+func TestLaw09ReadErrorIsTheRequestsOwn(t *testing.T) {
+	runSeeds(t, 2, func(t *testing.T, rng *rand.Rand, until time.Time) (proved int) {
+		d := newDamagedDisk(t, rng, false)
+		for ; proved < 3 || proved < 60 && time.Now().Before(until); proved++ {
+			fs := newPowerFS(d.copy())
+			o := d.o
+			o.FS, o.Resources = fs, NewResources(1<<10)
+			s, err := Open(o)
+			if err != nil {
+				t.Fatal(err)
+			}
+			m := serve(t, s, 1, 0)
+			n := 1 + rng.IntN(100)
+			var mu sync.Mutex
+			fs.watch(func(op errorfs.Op, after bool) error {
+				mu.Lock()
+				defer mu.Unlock()
+				if !after && (op.Kind == errorfs.OpFileReadAt || op.Kind == errorfs.OpFileRead || op.Kind == errorfs.OpOpen) {
+					if n--; n == 0 {
+						return syscall.EIO
+					}
+				}
+				return nil
+			})
+			bad := reading{read: map[string]string{}, errs: map[string]error{}}
+			bad.readAsClient(m)
+			for what, err := range bad.errs {
+				if !isClosedKind(err) {
+					t.Errorf("%s: an error of no kind: %v", what, err)
+				}
+			}
+			for what, got := range bad.read {
+				if want := d.want[what]; got != want && !strings.HasPrefix(what, "LIST") && what != "accounts" && bad.errs[what] == nil {
+					t.Errorf("%s: got %q beside a read error, want %q", what, got, want)
+				}
+			}
+			fs.watch(nil)
+			good := reading{read: map[string]string{}, errs: map[string]error{}}
+			good.readAsClient(m)
+			if len(good.errs) > 0 || s.Failure() != nil {
+				t.Errorf("after one read error: %v, %v", good.errs, s.Failure())
+			}
+			accounts, err := m.Accounts(context.Background())
+			if err != nil {
+				t.Fatal(err)
+			}
+			deliver(t, m, mail(1), accounts[0])
+			closeOnce(t, s)
+			o.Resources.Close()
+			if t.Failed() {
+				return proved
+			}
+		}
+		return proved
+	})
+}
+
+// A slow disk makes acknowledgements slow, and nothing else: readers do not wait
+// for a sync, and who waits shares it.
+func TestSlowDiskOnlySlows(t *testing.T) {
+	h := newHarness(t, rand.New(rand.NewPCG(1, 1)), 12)
+	syncs := 0
+	var mu sync.Mutex
+	h.fs.watch(func(op errorfs.Op, after bool) error {
+		if !after && op.Kind == errorfs.OpFileSyncData {
+			mu.Lock()
+			syncs++
+			mu.Unlock()
+			<-time.After(30 * time.Millisecond)
+		}
+		return nil
+	})
+	delivered := make(chan error, 1)
+	go func() { delivered <- h.deliverSideBySide() }()
+	reads := 0
+	for done := false; !done; reads++ {
+		select {
+		case err := <-delivered:
+			if err != nil {
+				t.Fatal(err)
+			}
+			done = true
+		default:
+			dumpStore(t, h.w.m)
+		}
+	}
+	if syncs == 0 || syncs > 12 || reads < syncs {
+		t.Errorf("12 deliveries made %d syncs, beside %d reads", syncs, reads)
+	}
+}
