@@ -39,6 +39,7 @@ type keeper struct {
 	log  *slog.Logger
 	dir  string        // of the copy, set when it is opened
 	poke chan struct{} // look at Raft again now
+	mend *mender
 
 	ending sync.Mutex // held while a role is left, so that the next one begins after it
 
@@ -139,6 +140,7 @@ func (c *copies) keep(ctx context.Context, id slot.ID) {
 		return
 	}
 	k := &keeper{n: c.n, id: id, log: c.n.log.With("slot", id), poke: make(chan struct{}, 1), role: failover.RoleNone}
+	k.mend = newMender(k)
 	c.m[id] = k
 	c.n.wg.Go(func() { k.run(ctx) })
 }
@@ -182,6 +184,7 @@ func (k *keeper) run(ctx context.Context) {
 	if !k.openCopy(ctx) {
 		return // refused: a person must act, and the process be restarted
 	}
+	k.n.wg.Go(func() { k.mend.run(ctx) })
 	failed := k.copy.Failed()
 	for ctx.Err() == nil {
 		changed := k.n.raft.Changed()
@@ -249,7 +252,7 @@ func (k *keeper) openFiles(ctx context.Context) (*local.Slot, error) {
 	k.dir = slotDir(p.volume, k.id)
 	s, err := local.Open(local.Options{
 		FS: n.fs, Dir: k.dir, PacksDir: packsDir(p.volume, k.id), Cluster: n.id.ClusterID(), Slot: k.id,
-		Logger: n.log, Clock: n.clock, Resources: n.resources, Passwords: n.passwords, OnDamage: n.onDamage,
+		Logger: n.log, Clock: n.clock, Resources: n.resources, Passwords: n.passwords, OnDamage: k.mend.report,
 		JournalEventsMax: int(n.cfg.JournalMax), Undelete: undelete, Refill: p.held,
 	})
 	if err != nil {
@@ -260,10 +263,6 @@ func (k *keeper) openFiles(ctx context.Context) (*local.Slot, error) {
 		return nil, fmt.Errorf("remember slot %s: %w", k.id, err)
 	}
 	return s, nil
-}
-
-func (n *Node) onDamage(id slot.ID, err error) {
-	n.setCondition(monitor.MessageMissing, id.String(), err)
 }
 
 // end leaves the role. It may be called from any goroutine but the role's own.
@@ -359,6 +358,7 @@ func (k *keeper) follow(ctx context.Context, sl cluster.Slot, term uint64) error
 	f := repl.NewFollower(repl.FollowerOptions{
 		Slot: k.copy, Node: k.n.cfg.Node.Name, Master: sl.Master, Epoch: sl.Epoch, Client: repl.NewReplicationClient(conn),
 		Spool: k.n.spool, Clock: k.n.clock, Logger: k.n.log, OnFenced: k.wake, OnSetAside: k.setAside,
+		Others: k.clientsBeside(sl.Master),
 	})
 	ctx, cancel := context.WithCancel(ctx)
 	var wg sync.WaitGroup

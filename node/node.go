@@ -70,6 +70,8 @@ type Node struct {
 	copies    *copies
 
 	protectAfter time.Duration // repl.FeedOptions.ProtectAfter; 0: its default
+	giveUpAfter  time.Duration // see mend.go
+	scrubDelay   time.Duration // before the first scrub of this process
 	upkeepEvery  time.Duration // a copy's turn in upkeep
 
 	imap *imapd.Server
@@ -89,7 +91,8 @@ func Run(ctx context.Context, cfg config.Config, log *slog.Logger, version strin
 }
 
 func newNode(cfg config.Config, log *slog.Logger, version string) *Node {
-	return &Node{cfg: cfg, log: log.With("node", cfg.Node.Name), version: version, clock: storage.SystemClock(), fs: vfs.Default, boot: newBoot(), reportNow: make(chan struct{}, 1), upkeepEvery: upkeepEvery}
+	return &Node{cfg: cfg, log: log.With("node", cfg.Node.Name), version: version, clock: storage.SystemClock(), fs: vfs.Default, boot: newBoot(), reportNow: make(chan struct{}, 1),
+		giveUpAfter: giveUpAfter, scrubDelay: scrubDelay, upkeepEvery: upkeepEvery}
 }
 
 func (n *Node) run(ctx context.Context, ready func()) error {

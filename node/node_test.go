@@ -119,6 +119,11 @@ func (r *running) String() string { return "broken folder of " + r.name }
 
 func (s *site) start(r *running) {
 	s.t.Helper()
+	s.startWith(r, func(*Node) {})
+}
+
+func (s *site) startWith(r *running, set func(*Node)) {
+	s.t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	r.stop = cancel
 	ready := make(chan struct{})
@@ -129,6 +134,7 @@ func (s *site) start(r *running) {
 	if s.upkeepEvery > 0 {
 		r.node.upkeepEvery = s.upkeepEvery
 	}
+	set(r.node)
 	r.ended.Go(func() {
 		r.runErr = r.node.run(ctx, func() { close(ready) })
 		if r.runErr != nil {

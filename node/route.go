@@ -90,6 +90,8 @@ func runAccount(ctx context.Context, m *local.Master, c *rpc.AccountCall) (any, 
 	switch c.Verb {
 	case "list":
 		return m.Accounts(ctx)
+	case "missing":
+		return m.Missing(ctx)
 	case "deleted":
 		return m.DeletedAccounts(ctx)
 	}

@@ -21,6 +21,7 @@ type Backend struct {
 	Slots     SlotBook
 	Cluster   Cluster
 	Jobs      *job.Registry
+	Mending   Mending
 }
 
 // Health says how things are.

@@ -23,6 +23,7 @@ type site struct {
 	added     []admin.AddUser
 	passwords []admin.SetPassword
 	jobs      *job.Registry
+	mending   *audits
 	orders    []any // those of user delete, undelete, erase, quota, disable, enable
 }
 
@@ -82,7 +83,7 @@ func (s *site) serve(t *testing.T) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b := admin.Backend{Health: s, Failovers: failovers{s}, Users: userBook{s}, Slots: slotBook{s}, Cluster: s, Jobs: s.jobs}
+	b := admin.Backend{Health: s, Failovers: failovers{s}, Users: userBook{s}, Slots: slotBook{s}, Cluster: s, Jobs: s.jobs, Mending: s.mending}
 	server := admin.NewServer(b, s.status.Node, s.status.Version, slog.New(slog.DiscardHandler))
 	done := make(chan error, 1)
 	go func() { done <- server.Serve(ln) }()

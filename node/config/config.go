@@ -25,6 +25,7 @@ type Config struct {
 	JournalMax      int64 // events kept per slot for a replica that is behind
 	MessageMaxBytes int64
 	ReindexWorkers  int
+	ScrubEvery      time.Duration // every copy is read whole in that time
 }
 
 // Node says who this node is and where it listens for its peers and operators.

@@ -104,6 +104,8 @@ func sizeSettings() []setting {
 			count(func(c *Config, n int64) { c.JournalMax = n }, 1000, 1<<40)},
 		{"cache_bytes", `268435456`, `Memory for the cache of indexes, shared by all slots of this node.`,
 			count(func(c *Config, n int64) { c.CacheBytes = n }, 1<<20, 1<<40)},
+		{"scrub_every", `"336h"`, `How often every byte of this node's copies is read and proved, at least, all the time and slowly. What is damaged is taken from another copy.`,
+			duration(func(c *Config, d span) { c.ScrubEvery = d }, "1h", "8760h")},
 		{"reindex_workers", `1`, `Indexes that are rebuilt at the same time on this node.`,
 			count(func(c *Config, n int64) { c.ReindexWorkers = int(n) }, 1, 64)},
 	}

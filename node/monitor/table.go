@@ -31,6 +31,8 @@ const (
 	CopyDigestDiffers  Name = "copy-digest-differs"
 	EventQuarantined   Name = "event-quarantined"
 	MessageMissing     Name = "message-missing"
+	BodyDamaged        Name = "body-damaged"
+	IndexDamaged       Name = "index-damaged"
 	OpenLoss           Name = "open-loss"
 	ProposalOpen       Name = "proposal-open"
 	HandoverStuck      Name = "handover-stuck"
@@ -113,7 +115,9 @@ func copyKinds() []Kind {
 		{CopyBuilding, Info, "slot", "A copy is being filled or refilled and counts for nothing until it is done.", "mailnode slot show {}"},
 		{CopyDigestDiffers, Page, "slot", "Two copies at the same position hold different mail; the replica is healed from the master.", "mailnode slot show {}"},
 		{EventQuarantined, Warn, "slot", "A replica set aside events that it could not apply, and heals what they touch.", "mailnode slot show {}"},
-		{MessageMissing, Warn, "slot", "Bodies of messages are damaged and no copy has them whole.", "mailnode slot show {}"},
+		{MessageMissing, Warn, "slot", "No copy has the bodies of some messages, which were removed from their mailboxes; they come back when a copy that has them does.", "mailnode slot missing {}"},
+		{BodyDamaged, Warn, "slot", "Bodies of messages are damaged in this node's copy and are being fetched from the others.", "mailnode slot audit {}"},
+		{IndexDamaged, Page, "slot", "The index of this node's copy is damaged or contradicts itself; what can be read is served.", "mailnode slot audit {} --repair"},
 	}
 }
 

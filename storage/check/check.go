@@ -58,7 +58,7 @@ type Options struct {
 func Run(s Snapshot, o Options) ([]Finding, error) {
 	c := &checker{s: s, o: o, accounts: map[storage.AccountID]*event.AccountRecord{}, used: map[storage.AccountID]int64{},
 		refs: map[slot.BodyRef]uint64{}}
-	for _, step := range []func() error{c.slot, c.journal, c.readAccounts, c.addresses, c.mailboxes, c.names, c.stray, c.usage, c.bodies} {
+	for _, step := range []func() error{c.slot, c.journal, c.readAccounts, c.addresses, c.mailboxes, c.names, c.stray, c.usage, c.missing, c.bodies} {
 		if err := step(); err != nil {
 			return c.found, err
 		}
@@ -260,6 +260,18 @@ func (c *checker) usage() error {
 		}
 	}
 	return err
+}
+
+// missing counts the bodies that notes of missing messages name.
+func (c *checker) missing() error {
+	return each(c, prefix(event.PrefixMissing), func(k []byte, x *event.MissingRecord) error {
+		if x.Message == nil || event.UIDOf(k) != storage.UID(x.Message.Uid) || event.RefOf(k) != x.Message.Ref() {
+			c.report(6, "the note of missing message %x is under another key", k)
+			return nil
+		}
+		c.refs[x.Message.Body()]++
+		return nil
+	})
 }
 
 // bodies checks the counts of references, and that what is counted has a place.

@@ -121,7 +121,7 @@ func (a *applier) change(c *Change) error {
 	case *Change_Freed:
 		return a.freed(rec.Freed)
 	case *Change_Missing:
-		a.missing(rec.Missing)
+		return a.missing(rec.Missing)
 	default:
 		return storage.Errorf(storage.ErrInvalid, "a kind of change that this release does not know: upgrade this node")
 	}

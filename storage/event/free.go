@@ -91,14 +91,26 @@ func (a *applier) freedAccount(id storage.AccountID) error {
 	return nil
 }
 
-// missing notes a message whose body no copy has, or takes the note away.
-func (a *applier) missing(x *MissingRecord) {
+// missing notes a message whose body no copy has, or takes the note away. The
+// note names the body: a copy that was away and still has it keeps it, however
+// long ago the message was given up (law 7).
+func (a *applier) missing(x *MissingRecord) error {
 	key := MissingKey(x.Message.Ref(), storage.UID(x.Message.Uid))
+	var old MissingRecord
+	found, err := Load(a.r, key, &old)
+	if err != nil {
+		return err
+	}
+	if found {
+		a.name(old.Message.Body(), -1)
+	}
 	if x.Found {
 		a.r.Delete(key)
-	} else {
-		Store(a.r, key, x)
+		return nil
 	}
+	a.name(x.Message.Body(), 1)
+	Store(a.r, key, x)
+	return nil
 }
 
 // settleRefs writes the counts of references. A body that nothing names any

@@ -23,7 +23,7 @@ const (
 	PrefixStats        = 'D' // account, mailbox -> MailboxStats (derived)
 	PrefixUsage        = 'U' // account -> AccountStats (derived)
 	PrefixSlot         = 's' // SlotRecord and HeadRecord
-	PrefixRefs         = 'r' // GUID, body ID -> how many messages and tombstones name the body (derived)
+	PrefixRefs         = 'r' // GUID, body ID -> how many messages, tombstones and MissingRecords name the body (derived)
 	PrefixMissing      = 'x' // account, mailbox, UID -> MissingRecord
 
 	PrefixJournal = 'j' // position -> CRC-32C, event

@@ -215,7 +215,7 @@ func (c *compaction) eachBody(ctx context.Context, fn func(slot.BodyRef, blob.Lo
 			loc, err := decodeLocation(value)
 			if err != nil || len(key) != 1+len(slot.GUID{})+8 {
 				// What cannot be read may point anywhere: nothing may go.
-				return c.s.damaged(errors.Join(errors.New("compact packs: a body's place cannot be read"), err))
+				return storage.Errorf(storage.ErrCorrupt, "compact packs: the place of body %x cannot be read: %v", key[1:], err)
 			}
 			ref := slot.BodyRef{ID: slot.BodyID(be.Uint64(key[1+len(slot.GUID{}):]))}
 			copy(ref.GUID[:], key[1:])
@@ -442,7 +442,7 @@ func (c *compaction) reportDamaged(m moving, damage error) error {
 			return err
 		}
 		c.result.Damaged++
-		c.s.damaged(damage)
+		c.s.damaged(Damage{Body: m.ref, Err: damage})
 		return nil
 	})
 }

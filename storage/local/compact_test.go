@@ -419,7 +419,7 @@ func TestLaw07DamagedBodyKeepsItsPack(t *testing.T) {
 	fs := newFS(t)
 	o := smallPacks(t, fs)
 	var reported atomic.Int32
-	o.OnDamage = func(slot.ID, error) { reported.Add(1) }
+	o.OnDamage = func(Damage) { reported.Add(1) }
 	k := newStock(t, openSlot(t, o))
 	k.put(60)
 	k.reopen(o)

@@ -239,7 +239,7 @@ func TestLaw01Law06CompactionBesideMail(t *testing.T) {
 	ctx := context.Background()
 	sd := seed(t)
 	o := smallPacks(t, newFS(t))
-	o.OnDamage = func(_ slot.ID, err error) { t.Errorf("damage: %v", err) }
+	o.OnDamage = func(d Damage) { t.Errorf("damage: %v", d.Err) }
 	s := openSlot(t, o)
 	m := serve(t, s, 1, 0)
 	a := account(t, m, "u1@example.test")

@@ -12,7 +12,6 @@ import (
 	"mailnode/storage"
 	"mailnode/storage/check"
 	"mailnode/storage/event"
-	"mailnode/storage/slot"
 )
 
 // spoil writes a record as no event would have: what a bad memory does, with a
@@ -145,9 +144,9 @@ func TestLaw09DamagedBlockIsTheReadersOwn(t *testing.T) {
 		o.FS, o.Resources = fs, NewResources(1<<10)
 		t.Cleanup(o.Resources.Close)
 		told := make(chan error, 1000)
-		o.OnDamage = func(_ slot.ID, err error) {
+		o.OnDamage = func(d Damage) {
 			select {
-			case told <- err:
+			case told <- d.Err:
 			default:
 			}
 		}

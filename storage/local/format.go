@@ -191,7 +191,7 @@ func (s *Slot) openIndex() (string, error) {
 		L0CompactionThreshold:       4,
 		L0StopWritesThreshold:       24,
 		Logger:                      pebbleLogger{s},
-		EventListener:               &pebble.EventListener{BackgroundError: s.backgroundError, DataCorruption: s.dataCorruption},
+		EventListener:               &pebble.EventListener{BackgroundError: s.backgroundError, DataCorruption: s.tableDamaged},
 	}
 	opts.Experimental.CompactionScheduler = s.compactions
 	_, witnessed, err := s.witness()
@@ -223,17 +223,12 @@ func (s *Slot) openIndex() (string, error) {
 // full disk passes, and damage of one table is met by whoever reads it.
 func (s *Slot) backgroundError(err error) {
 	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) || pebble.IsCorruptionError(err) {
-		s.log.Warn("index", "err", err)
+		if !s.indexTold.Load() { // Pebble tries again hundreds of times a second
+			s.log.Warn("index", "err", err)
+		}
 		return
 	}
 	s.fail(fmt.Errorf("write index: %w", err))
-}
-
-// dataCorruption is told of a damaged block by whoever reads it, and who gets
-// the error as well. Pebble's default is to end the process: here it would park
-// the reader, and take the slot down for one block (law 9).
-func (s *Slot) dataCorruption(i pebble.DataCorruptionInfo) {
-	s.damaged(fmt.Errorf("%q is damaged: %w", i.Path, i.Details))
 }
 
 // guarded runs what may end in Fatalf, which parks its goroutine, or in a panic

@@ -205,6 +205,10 @@ func (s *Slot) lintBodies(t *tail) error {
 		if errors.Is(err, storage.ErrNotFound) {
 			continue // dropped since
 		}
+		if errors.Is(err, storage.ErrCorrupt) { // the index is damaged there, not the body
+			worst, damaged = s.met(err), damaged+1
+			continue
+		}
 		if err == nil && (proved+damaged >= bodiesMax || bytes+loc.Size > bytesMax) {
 			break
 		}
@@ -218,7 +222,7 @@ func (s *Slot) lintBodies(t *tail) error {
 			}
 		}
 		damaged++
-		worst = s.damaged(err)
+		worst = s.damaged(Damage{Body: ref, Err: err})
 	}
 	if damaged > tailDamagedMax && damaged > proved {
 		return s.lint("newest bodies", func() (string, error) {

@@ -187,7 +187,7 @@ func TestLaw09FewDamagedBodiesAreNamed(t *testing.T) {
 	damageIndex(t, o, func(db *pebble.DB) error { return db.Delete(localKey(keyClean), pebble.Sync) })
 	flipBodies(t, o, 3)
 	var told []error
-	o.OnDamage = func(_ slot.ID, err error) { told = append(told, err) }
+	o.OnDamage = func(d Damage) { told = append(told, d.Err) }
 	s, err := Open(o)
 	if err != nil {
 		t.Fatal(err)

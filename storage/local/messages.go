@@ -32,7 +32,7 @@ func (m *Master) OpenBody(ctx context.Context, r storage.Ref, uid storage.UID) (
 			return err
 		}
 		if loc, err = m.s.locate(v, rec.Body()); errors.Is(err, storage.ErrNotFound) {
-			return m.s.damaged(err) // a record without its body is damage
+			return m.s.damaged(Damage{Body: rec.Body(), Mailbox: r, UID: uid, Err: err}) // a record without its body is damage
 		}
 		return err
 	})

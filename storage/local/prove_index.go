@@ -84,7 +84,7 @@ func (s *Slot) proveRecords() (string, error) {
 		found, err := check.Run(x, check.Options{})
 		unreadable := slices.ContainsFunc(found, func(f check.Finding) bool { return f.Law == 6 })
 		if err == nil && unreadable {
-			s.damaged(fmt.Errorf("%d findings in the index, such as: %s", len(found), found[0]))
+			s.tell(Damage{Index: true, Err: storage.Errorf(storage.ErrCorrupt, "%d findings in the index, such as: %s", len(found), found[0])})
 		} else if err == nil && len(found) > 0 {
 			err = storage.Errorf(storage.ErrCorrupt, "the index is damaged (%d findings): %s; put the disk right, or remove %q to have it fetched from a replica",
 				len(found), found[0], s.o.Dir)
@@ -209,7 +209,7 @@ func (s *Slot) witness() (p slot.Position, found bool, err error) {
 	line, sum, _ := strings.Cut(string(b), "\n")
 	n, err := strconv.ParseUint(line, 10, 64)
 	if err != nil || strings.TrimSpace(sum) != sumLine(line) {
-		s.damaged(fmt.Errorf("%q is damaged: it is written anew", s.headFile()))
+		s.damaged(Damage{Err: fmt.Errorf("%q is damaged: it is written anew", s.headFile())})
 		return 0, false, nil
 	}
 	return slot.Position(n), true, nil

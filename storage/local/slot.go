@@ -41,8 +41,9 @@ type Options struct {
 	Clock     storage.Clock
 	Resources *Resources // shared by all copies of a node
 	Passwords *Passwords // shared by all copies of a node
-	// OnDamage is told of damage found while serving: what, and how it was met.
-	OnDamage func(slot.ID, error)
+	// OnDamage is told of damage as it is met. It must return soon and must not
+	// call the Slot.
+	OnDamage func(Damage)
 	// JournalEventsMax is how many events are kept for replicas; 0: 2,000,000.
 	JournalEventsMax int
 	// Undelete is how long, by the slot clock, what was removed can be brought
@@ -81,6 +82,8 @@ type Slot struct {
 	// what was remembered of an older one is worth nothing (listing.go).
 	generation atomic.Uint64
 	doubt      bool // set by openIndex: the records must prove each other
+
+	indexTold atomic.Bool // damage of the index has been told of
 
 	failOnce sync.Once
 	failed   chan struct{} // closed when the store can no longer commit

@@ -186,7 +186,7 @@ func (s *Slot) at(ref slot.BodyRef, loc blob.Location, use func(blob.Location) e
 		return storage.Errorf(storage.ErrUnavailable, "slot %s: %w", s.o.Slot, err)
 	}
 	if err != nil {
-		return s.damaged(err)
+		return s.damaged(Damage{Body: ref, Err: err})
 	}
 	return nil
 }
@@ -208,7 +208,7 @@ func (s *Slot) Body(ref slot.BodyRef) (storage.BodyReader, []byte, error) {
 		return err
 	})
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, unfound(ref, err)
 	}
 	var body *blob.Body
 	var note []byte
@@ -222,14 +222,6 @@ func (s *Slot) Body(ref slot.BodyRef) (storage.BodyReader, []byte, error) {
 		return nil, nil, err
 	}
 	return body, note, nil
-}
-
-func (s *Slot) damaged(err error) error {
-	s.log.Error("damage found", "err", err)
-	if s.o.OnDamage != nil {
-		s.o.OnDamage(s.o.Slot, err)
-	}
-	return storage.Errorf(storage.ErrCorrupt, "slot %s: %w", s.o.Slot, err)
 }
 
 func randomID() uint64 {

@@ -148,6 +148,7 @@ func (s *Slot) FinishImport(ctx context.Context, slotRecords []event.Record) err
 	if err == nil {
 		s.o.Resources.listings.drop(s)
 		s.building.Store(false)
+		s.indexTold.Store(false)
 	}
 	return err
 }
@@ -195,6 +196,18 @@ func (s *Slot) Digest() (slot.Position, event.Digest, error) {
 }
 
 func digestOf(v *view) (sum event.Digest, err error) {
+	if sum, err = digestOfRest(v); err != nil {
+		return sum, err
+	}
+	err = eachDigest(v, func(_ storage.Ref, d event.Digest) error {
+		sum = sum.Add(d)
+		return nil
+	})
+	return sum, err
+}
+
+// digestOfRest sums what is in no mailbox.
+func digestOfRest(v *view) (sum event.Digest, err error) {
 	add := func(prefix byte, digest func(key, value []byte) (event.Digest, error)) {
 		if err == nil {
 			err = each(v, event.SpanOf([]byte{prefix}), func(k, value []byte) error {
@@ -217,14 +230,59 @@ func digestOf(v *view) (sum event.Digest, err error) {
 	add(event.PrefixSubscription, func(k, _ []byte) (event.Digest, error) {
 		return event.DigestSubscription(be.Uint64(k[1:]), string(k[9:])), nil
 	})
-	add(event.PrefixMailbox, func(_, value []byte) (event.Digest, error) {
+	return sum, err
+}
+
+// eachDigest calls fn for every live mailbox, with the digest of its record and
+// its messages.
+func eachDigest(v *view, fn func(r storage.Ref, d event.Digest) error) error {
+	return each(v, event.SpanOf([]byte{event.PrefixMailbox}), func(_, value []byte) error {
 		r := &event.MailboxRecord{}
 		if err := unmarshal(value, r); err != nil || r.Deleted {
-			return event.Digest{}, err
+			return err
 		}
 		st := &event.MailboxStats{}
-		_, err := event.Load(v, event.StatsKey(r.Ref()), st)
-		return event.DigestMailbox(r).Add(event.ParseDigest(st.Digest)), err
+		if _, err := event.Load(v, event.StatsKey(r.Ref()), st); err != nil {
+			return err
+		}
+		return fn(r.Ref(), event.DigestMailbox(r).Add(event.ParseDigest(st.Digest)))
 	})
-	return sum, err
+}
+
+// Digests gives the digests at one durable position, so that two copies can be
+// compared mailbox by mailbox (law 8): start's first, of everything but
+// mailboxes, then each live mailbox's in the order of its key.
+func (s *Slot) Digests(start func(at slot.Position, rest event.Digest) error, box func(r storage.Ref, d event.Digest) error) error {
+	if s.building.Load() {
+		return storage.Errorf(storage.ErrUnavailable, "digests of %s: this copy is being built", s.o.Slot)
+	}
+	return s.read(func(v *view) error {
+		at, _, err := v.head()
+		if err != nil {
+			return err
+		}
+		rest, err := digestOfRest(v)
+		if err != nil {
+			return err
+		}
+		if err := start(at, rest); err != nil {
+			return err
+		}
+		return eachDigest(v, box)
+	})
+}
+
+// MailboxName names a mailbox for operators, also one that is deleted; what is not
+// known is "".
+func (s *Slot) MailboxName(r storage.Ref) (account slot.Address, mailbox string) {
+	s.read(func(v *view) error {
+		a, b := &event.AccountRecord{}, &event.MailboxRecord{}
+		if _, err := event.Load(v, event.AccountKey(r.Account), a); err == nil {
+			account = slot.Address(a.Address)
+		}
+		_, err := event.Load(v, event.MailboxKey(r), b)
+		mailbox = b.Name
+		return err
+	})
+	return account, mailbox
 }

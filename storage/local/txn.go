@@ -47,7 +47,7 @@ func (t *txn) attempt(run func(*txn) error) (clean bool, err error) {
 		}
 		clean = t.b.Count() == before && !t.torn
 	}()
-	return true, run(t)
+	return true, t.s.met(run(t))
 }
 
 // Get and iter make a txn a reader.

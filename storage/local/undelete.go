@@ -313,6 +313,12 @@ func (m *Master) restoreSome(t *txn, ref storage.Ref, uids []storage.UID, since 
 		} else if !found || !restorable(x, since) {
 			continue
 		}
+		if _, missing, err := t.Get(event.MissingKey(ref, u)); err != nil {
+			return 0, 0, err
+		} else if missing { // TakeBack delivers it when its body turns up
+			gone++
+			continue
+		}
 		if _, err := t.s.locate(t, x.Message.Body()); errors.Is(err, storage.ErrNotFound) {
 			gone++
 			continue
@@ -345,14 +351,8 @@ func (m *Master) Missing(ctx context.Context) ([]storage.Missing, error) {
 	var out []storage.Missing
 	err := m.view(ctx, func(v *view) error {
 		now := m.clockNow(v)
-		return each(v, event.SpanOf([]byte{event.PrefixMissing}), func(_, value []byte) error {
-			x := &event.MissingRecord{}
-			if err := unmarshal(value, x); err != nil {
-				return err
-			}
-			out = append(out, storage.Missing{Address: slot.Address(x.Address), Mailbox: x.MailboxName, UID: storage.UID(x.Message.GetUid()),
-				GUID: x.Message.Body().GUID, Size: x.Message.GetSize(), InternalDate: time.Unix(x.Message.GetInternalDateUnix(), 0).UTC(),
-				Ago: clockSince(now, x.SlotClockMs)})
+		return eachMissing(v, func(x *event.MissingRecord) error {
+			out = append(out, showMissing(x, now))
 			return nil
 		})
 	})

@@ -68,7 +68,7 @@ func (s *Slot) read(fn func(v *view) error) error {
 		return storage.Errorf(storage.ErrUnavailable, "slot %s is closed", s.o.Slot)
 	}
 	defer v.release()
-	return fn(v)
+	return s.met(fn(v))
 }
 
 func (v *view) release() {

@@ -78,7 +78,11 @@ func (s *Server) Bodies(stream Replication_BodiesServer) error {
 func sendBody(stream Replication_BodiesServer, c Copy, ref slot.BodyRef) error {
 	body, note, err := c.Body(ref)
 	if errors.Is(err, storage.ErrNotFound) || errors.Is(err, storage.ErrCorrupt) {
-		return stream.Send(&BodyFrame{Guid: ref.GUID[:], BodyId: uint64(ref.ID), Gone: true, Last: true})
+		unneeded, err := c.BodyUnneeded(ref)
+		if err != nil {
+			return toStatus(err)
+		}
+		return stream.Send(&BodyFrame{Guid: ref.GUID[:], BodyId: uint64(ref.ID), Gone: true, Unneeded: unneeded, Last: true})
 	}
 	if err != nil {
 		return toStatus(err)
@@ -116,9 +120,12 @@ type bodyStream struct {
 	mu    sync.Mutex    // guards all below
 	news  chan struct{} // closed and replaced when a body came, is gone, or the stream ended
 	asked map[slot.BodyRef]bool
-	gone  map[slot.BodyRef]bool
+	gone  map[slot.BodyRef]goneBody
 	err   error
 }
+
+// goneBody is the other end's word that it does not have a body.
+type goneBody struct{ gone, unneeded bool }
 
 // openBodies opens the stream; run must be called.
 func openBodies(ctx context.Context, c ReplicationClient, s Copy, spool *storage.SpoolDir, push bool, count func(int)) (*bodyStream, error) {
@@ -130,7 +137,7 @@ func openBodies(ctx context.Context, c ReplicationClient, s Copy, spool *storage
 		return nil, fmt.Errorf("open bodies of %s: %w", s.ID(), err)
 	}
 	return &bodyStream{slot: s, spool: spool, stream: stream, count: count, news: make(chan struct{}),
-		asked: map[slot.BodyRef]bool{}, gone: map[slot.BodyRef]bool{}}, nil
+		asked: map[slot.BodyRef]bool{}, gone: map[slot.BodyRef]goneBody{}}, nil
 }
 
 // run takes bodies until the stream ends.
@@ -139,7 +146,7 @@ func (b *bodyStream) run() error {
 	b.mu.Lock()
 	b.err = err
 	b.mu.Unlock()
-	b.tell(slot.BodyRef{}, false)
+	b.tell(slot.BodyRef{}, goneBody{})
 	return err
 }
 
@@ -155,52 +162,35 @@ func (b *bodyStream) take() error {
 		}
 		ref := slot.BodyRef{GUID: g, ID: slot.BodyID(f.BodyId)}
 		if f.Gone {
-			b.tell(ref, true)
+			b.tell(ref, goneBody{true, f.Unneeded})
 			continue
 		}
 		if err := b.takeBody(ref, f); err != nil {
 			return err
 		}
-		b.tell(ref, false)
+		b.tell(ref, goneBody{})
 	}
 }
 
 // takeBody takes one body, proves it against its GUID, and stages it (law 6).
 func (b *bodyStream) takeBody(ref slot.BodyRef, f *BodyFrame) error {
-	sp := b.spool.New()
+	sp, note, err := receiveBody(b.stream.Recv, ref, f, b.spool, b.count)
+	if err != nil {
+		return err
+	}
 	defer sp.Close()
-	note, size := f.Note, f.Size
-	for {
-		if event.Checksum(f.Data) != f.Crc32C || f.BodyId != uint64(ref.ID) {
-			return storage.Errorf(storage.ErrCorrupt, "receive body %s: a frame's checksum does not match", ref)
-		}
-		if _, err := sp.Write(f.Data); err != nil {
-			return err
-		}
-		b.count(len(f.Data))
-		if f.Last {
-			break
-		}
-		var err error
-		if f, err = b.stream.Recv(); err != nil {
-			return err
-		}
-	}
-	if sp.Size() != size || sp.GUID() != ref.GUID {
-		return storage.Errorf(storage.ErrCorrupt, "receive body %s: %d bytes with GUID %s, want %d", ref, sp.Size(), sp.GUID(), size)
-	}
 	if have, err := b.slot.HasBody(ref); err != nil || have {
 		return err
 	}
-	return b.slot.StageBody(ref, note, sp, size)
+	return b.slot.StageBody(ref, note, sp, sp.Size())
 }
 
-func (b *bodyStream) tell(ref slot.BodyRef, gone bool) {
+func (b *bodyStream) tell(ref slot.BodyRef, gone goneBody) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	delete(b.asked, ref)
-	if gone {
-		b.gone[ref] = true
+	if gone.gone {
+		b.gone[ref] = gone
 	}
 	close(b.news)
 	b.news = make(chan struct{})
@@ -223,7 +213,7 @@ func (b *bodyStream) want(ref slot.BodyRef) error {
 }
 
 // isGone says, once, that the other end does not have a body.
-func (b *bodyStream) isGone(ref slot.BodyRef) bool {
+func (b *bodyStream) isGone(ref slot.BodyRef) goneBody {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	g := b.gone[ref]

@@ -35,6 +35,11 @@ type Source interface {
 	JournalAfter(after slot.Position, bytesMax int) (events [][]byte, last slot.Position, err error)
 	ReadState(fn func(r event.Record) error) error
 	Body(ref slot.BodyRef) (body storage.BodyReader, note []byte, err error)
+	// BodyUnneeded says that no message which anybody can see needs a body.
+	BodyUnneeded(ref slot.BodyRef) (bool, error)
+	// Digests gives the digests of one position: start's first, of everything but
+	// mailboxes, then each live mailbox's in the order of account and mailbox.
+	Digests(start func(at slot.Position, rest event.Digest) error, box func(r storage.Ref, d event.Digest) error) error
 	// Arrivals gives bodies that come in, before their events, until stop.
 	Arrivals() (bodies <-chan slot.BodyRef, stop func())
 }

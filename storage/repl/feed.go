@@ -80,7 +80,7 @@ func (f *Feed) serve(stream Replication_FollowServer, h *Hello) error {
 			return toStatus(err)
 		}
 	}
-	if w.Transfer = w.Transfer || w.Diverged; w.Transfer {
+	if w.Transfer = w.Transfer || w.Diverged || f.wantsRefetch(name, true); w.Transfer {
 		f.refill(name)
 	}
 	if err := stream.Send(&FollowDown{Epoch: uint32(f.o.Epoch), Welcome: w}); err != nil {
@@ -124,6 +124,9 @@ func (f *Feed) send(ctx context.Context, stream Replication_FollowServer, name s
 		f.mu.Unlock()
 		if closed != nil {
 			return toStatus(closed)
+		}
+		if f.wantsRefetch(name, false) {
+			return status.Error(codes.Aborted, "this copy was found to differ: it fetches the state")
 		}
 		events, last, err := f.o.Slot.JournalAfter(at, frameBytesMax/2)
 		if err != nil {

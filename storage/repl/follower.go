@@ -27,6 +27,9 @@ type FollowerOptions struct {
 	Spool  *storage.SpoolDir
 	Clock  storage.Clock
 	Logger *slog.Logger
+	// Others gives the copies beside this one and the master's, which are asked
+	// for bodies that the master does not have; nil: there are none.
+	Others func() []ReplicationClient
 	// OnFenced is told when the master says a lower epoch than this node knows,
 	// or refuses because of a higher one; the caller reads Raft again.
 	OnFenced func()
@@ -46,6 +49,8 @@ type Follower struct {
 	state FollowerState
 	bytes uint64 // received since the stream began
 	poked chan struct{}
+
+	again chan string // capacity 1: why the whole state is to be fetched
 }
 
 // FollowerState tells how a replica stands.
@@ -73,7 +78,7 @@ const (
 
 // NewFollower makes a Follower; Run does its work.
 func NewFollower(o FollowerOptions) *Follower {
-	return &Follower{o: o, log: o.Logger.With("slot", o.Slot.ID(), "master", o.Master), poked: make(chan struct{}, 1)}
+	return &Follower{o: o, log: o.Logger.With("slot", o.Slot.ID(), "master", o.Master), poked: make(chan struct{}, 1), again: make(chan string, 1)}
 }
 
 // State tells how the replica stands.
@@ -124,6 +129,10 @@ func (f *Follower) Run(ctx context.Context) {
 // errTransfer says that the next connection must begin with a state transfer.
 var errTransfer = errors.New("the whole state is needed")
 
+// errUnneeded is errTransfer for a body that the master has given up: the event
+// that names it can never be applied, and the state holds without it.
+var errUnneeded = fmt.Errorf("its master has given up a body: %w", errTransfer)
+
 // follow is one connection; nil means that a transfer has ended well.
 func (f *Follower) follow(whole context.Context) error {
 	ctx, cancel := context.WithCancelCause(whole) // ends with the stream
@@ -166,12 +175,21 @@ func (f *Follower) follow(whole context.Context) error {
 		select {
 		case <-whole.Done():
 			return whole.Err()
-		case <-time.After(poisonPause):
+		case <-time.After(pauseBefore(err)):
 		}
 		f.refill = true
 		return nil
 	}
 	return err
+}
+
+// pauseBefore is how long a transfer waits: an event that cannot be applied would
+// else be fetched with the state again and again.
+func pauseBefore(err error) time.Duration {
+	if errors.Is(err, errUnneeded) {
+		return backOffMin
+	}
+	return poisonPause
 }
 
 func (f *Follower) setAside(ctx context.Context, head event.Head, w *Welcome) error {
@@ -301,6 +319,12 @@ func (f *Follower) applyLoop(ctx context.Context, stream Replication_FollowClien
 			group = append(group, ev)
 		case <-tick.C:
 			continue
+		case why := <-f.again:
+			f.log.Warn("the whole state will be fetched", "why", why)
+			if err := ack(false, why); err != nil {
+				return err
+			}
+			return errTransfer
 		case <-f.o.Slot.Failed():
 			return f.o.Slot.Failure()
 		case <-ctx.Done():
@@ -337,7 +361,7 @@ func (f *Follower) applyLoop(ctx context.Context, stream Replication_FollowClien
 // disk's, the connection's or this node's. An event that does not follow the
 // head, or whose body has gone again, is settled by the next connection.
 func refusesEvent(err error) bool {
-	return !errors.Is(err, storage.ErrUnavailable) && !errors.Is(err, storage.ErrDiskFull) &&
+	return !errors.Is(err, errTransfer) && !errors.Is(err, storage.ErrUnavailable) && !errors.Is(err, storage.ErrDiskFull) &&
 		!errors.Is(err, storage.ErrDiverged) && !errors.Is(err, storage.ErrNotFound) &&
 		!errors.Is(err, context.Canceled) && !errors.Is(err, context.DeadlineExceeded) && status.Code(err) == codes.Unknown
 }
@@ -409,8 +433,18 @@ func (f *Follower) awaitBodies(ctx context.Context, bodies *bodyStream, missing 
 			if !have {
 				left = append(left, ref)
 			}
-			if !have && bodies.isGone(ref) {
-				return storage.Errorf(storage.ErrUnavailable, "body %s: the master does not have it", ref)
+			if g := bodies.isGone(ref); !have && g.gone {
+				came, err := f.askOthers(ctx, ref, ack)
+				switch {
+				case err != nil:
+					return err
+				case came:
+					left = left[:len(left)-1]
+				case g.unneeded:
+					return errUnneeded
+				default:
+					return storage.Errorf(storage.ErrUnavailable, "body %s: the master does not have it", ref)
+				}
 			}
 		}
 		if missing = left; len(missing) == 0 {

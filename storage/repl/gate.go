@@ -69,6 +69,7 @@ type Feed struct {
 	waiting   int             // changes that wait
 	waitSince time.Duration   // since when, or since the last progress
 	heads     []headAt        // where the head was, oldest first
+	refetch   map[slot.NodeName]bool
 	closed    error
 }
 
@@ -235,6 +236,7 @@ func (f *Feed) disconnect(n slot.NodeName, conn int) {
 type ReplicaState struct {
 	Node      slot.NodeName
 	Connected bool
+	Times     int // it has connected, since this node serves
 	Acked     slot.Position
 	Viable    bool
 	Problem   string
@@ -247,7 +249,7 @@ func (f *Feed) State() (protected bool, replicas []ReplicaState) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for _, r := range f.replicas {
-		replicas = append(replicas, ReplicaState{Node: r.name, Connected: r.connected, Acked: r.acked, Viable: r.viable,
+		replicas = append(replicas, ReplicaState{Node: r.name, Connected: r.connected, Times: r.conn, Acked: r.acked, Viable: r.viable,
 			Problem: r.problem, InSync: slices.Contains(f.inSync, r.name) && f.protected, Lag: f.lag(r)})
 	}
 	slices.SortFunc(replicas, func(a, b ReplicaState) int {

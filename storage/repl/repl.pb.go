@@ -664,7 +664,8 @@ type BodyFrame struct {
 	Data          []byte                 `protobuf:"bytes,5,opt,name=data,proto3" json:"data,omitempty"`
 	Crc32C        uint32                 `protobuf:"fixed32,6,opt,name=crc32c,proto3" json:"crc32c,omitempty"` // of data
 	Last          bool                   `protobuf:"varint,7,opt,name=last,proto3" json:"last,omitempty"`
-	Gone          bool                   `protobuf:"varint,8,opt,name=gone,proto3" json:"gone,omitempty"` // this copy does not have it
+	Gone          bool                   `protobuf:"varint,8,opt,name=gone,proto3" json:"gone,omitempty"`         // this copy does not have it
+	Unneeded      bool                   `protobuf:"varint,9,opt,name=unneeded,proto3" json:"unneeded,omitempty"` // with gone: no message that anybody can see names it here
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -751,6 +752,13 @@ func (x *BodyFrame) GetLast() bool {
 func (x *BodyFrame) GetGone() bool {
 	if x != nil {
 		return x.Gone
+	}
+	return false
+}
+
+func (x *BodyFrame) GetUnneeded() bool {
+	if x != nil {
+		return x.Unneeded
 	}
 	return false
 }
@@ -1031,6 +1039,186 @@ func (x *JournalReply) GetGone() bool {
 	return false
 }
 
+type DigestRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Slot          uint32                 `protobuf:"varint,1,opt,name=slot,proto3" json:"slot,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DigestRequest) Reset() {
+	*x = DigestRequest{}
+	mi := &file_repl_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DigestRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DigestRequest) ProtoMessage() {}
+
+func (x *DigestRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_repl_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DigestRequest.ProtoReflect.Descriptor instead.
+func (*DigestRequest) Descriptor() ([]byte, []int) {
+	return file_repl_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *DigestRequest) GetSlot() uint32 {
+	if x != nil {
+		return x.Slot
+	}
+	return 0
+}
+
+type DigestFrame struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Position      uint64                 `protobuf:"fixed64,1,opt,name=position,proto3" json:"position,omitempty"` // first frame: of the whole answer
+	Rest          []byte                 `protobuf:"bytes,2,opt,name=rest,proto3" json:"rest,omitempty"`           // first frame: of accounts, addresses and subscriptions, 16 bytes
+	Mailboxes     []*MailboxSum          `protobuf:"bytes,3,rep,name=mailboxes,proto3" json:"mailboxes,omitempty"` // in the order of account and mailbox
+	Crc32C        uint32                 `protobuf:"fixed32,4,opt,name=crc32c,proto3" json:"crc32c,omitempty"`     // over account, mailbox and digest of each, in order
+	Last          bool                   `protobuf:"varint,5,opt,name=last,proto3" json:"last,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DigestFrame) Reset() {
+	*x = DigestFrame{}
+	mi := &file_repl_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DigestFrame) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DigestFrame) ProtoMessage() {}
+
+func (x *DigestFrame) ProtoReflect() protoreflect.Message {
+	mi := &file_repl_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DigestFrame.ProtoReflect.Descriptor instead.
+func (*DigestFrame) Descriptor() ([]byte, []int) {
+	return file_repl_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *DigestFrame) GetPosition() uint64 {
+	if x != nil {
+		return x.Position
+	}
+	return 0
+}
+
+func (x *DigestFrame) GetRest() []byte {
+	if x != nil {
+		return x.Rest
+	}
+	return nil
+}
+
+func (x *DigestFrame) GetMailboxes() []*MailboxSum {
+	if x != nil {
+		return x.Mailboxes
+	}
+	return nil
+}
+
+func (x *DigestFrame) GetCrc32C() uint32 {
+	if x != nil {
+		return x.Crc32C
+	}
+	return 0
+}
+
+func (x *DigestFrame) GetLast() bool {
+	if x != nil {
+		return x.Last
+	}
+	return false
+}
+
+type MailboxSum struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Account       uint64                 `protobuf:"fixed64,1,opt,name=account,proto3" json:"account,omitempty"`
+	Mailbox       uint64                 `protobuf:"fixed64,2,opt,name=mailbox,proto3" json:"mailbox,omitempty"`
+	Digest        []byte                 `protobuf:"bytes,3,opt,name=digest,proto3" json:"digest,omitempty"` // 16 bytes: the mailbox's record and its messages
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MailboxSum) Reset() {
+	*x = MailboxSum{}
+	mi := &file_repl_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MailboxSum) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MailboxSum) ProtoMessage() {}
+
+func (x *MailboxSum) ProtoReflect() protoreflect.Message {
+	mi := &file_repl_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MailboxSum.ProtoReflect.Descriptor instead.
+func (*MailboxSum) Descriptor() ([]byte, []int) {
+	return file_repl_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *MailboxSum) GetAccount() uint64 {
+	if x != nil {
+		return x.Account
+	}
+	return 0
+}
+
+func (x *MailboxSum) GetMailbox() uint64 {
+	if x != nil {
+		return x.Mailbox
+	}
+	return 0
+}
+
+func (x *MailboxSum) GetDigest() []byte {
+	if x != nil {
+		return x.Digest
+	}
+	return nil
+}
+
 var File_repl_proto protoreflect.FileDescriptor
 
 const file_repl_proto_rawDesc = "" +
@@ -1085,7 +1273,7 @@ const file_repl_proto_rawDesc = "" +
 	"\x04slot\x18\x01 \x01(\rR\x04slot\x12\x12\n" +
 	"\x04push\x18\x02 \x01(\bR\x04push\x12\x12\n" +
 	"\x04guid\x18\x03 \x01(\fR\x04guid\x12\x17\n" +
-	"\abody_id\x18\x04 \x01(\x06R\x06bodyId\"\xb4\x01\n" +
+	"\abody_id\x18\x04 \x01(\x06R\x06bodyId\"\xd0\x01\n" +
 	"\tBodyFrame\x12\x12\n" +
 	"\x04guid\x18\x01 \x01(\fR\x04guid\x12\x17\n" +
 	"\abody_id\x18\x02 \x01(\x06R\x06bodyId\x12\x12\n" +
@@ -1094,7 +1282,8 @@ const file_repl_proto_rawDesc = "" +
 	"\x04data\x18\x05 \x01(\fR\x04data\x12\x16\n" +
 	"\x06crc32c\x18\x06 \x01(\aR\x06crc32c\x12\x12\n" +
 	"\x04last\x18\a \x01(\bR\x04last\x12\x12\n" +
-	"\x04gone\x18\b \x01(\bR\x04gone\"8\n" +
+	"\x04gone\x18\b \x01(\bR\x04gone\x12\x1a\n" +
+	"\bunneeded\x18\t \x01(\bR\bunneeded\"8\n" +
 	"\fStateRequest\x12\x12\n" +
 	"\x04slot\x18\x01 \x01(\rR\x04slot\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\rR\x05epoch\"5\n" +
@@ -1112,12 +1301,26 @@ const file_repl_proto_rawDesc = "" +
 	"\x05after\x18\x02 \x01(\x06R\x05after\":\n" +
 	"\fJournalReply\x12\x16\n" +
 	"\x06events\x18\x01 \x03(\fR\x06events\x12\x12\n" +
-	"\x04gone\x18\x02 \x01(\bR\x04gone2\xb2\x02\n" +
+	"\x04gone\x18\x02 \x01(\bR\x04gone\"#\n" +
+	"\rDigestRequest\x12\x12\n" +
+	"\x04slot\x18\x01 \x01(\rR\x04slot\"\xa5\x01\n" +
+	"\vDigestFrame\x12\x1a\n" +
+	"\bposition\x18\x01 \x01(\x06R\bposition\x12\x12\n" +
+	"\x04rest\x18\x02 \x01(\fR\x04rest\x12:\n" +
+	"\tmailboxes\x18\x03 \x03(\v2\x1c.mailnode.repl.v1.MailboxSumR\tmailboxes\x12\x16\n" +
+	"\x06crc32c\x18\x04 \x01(\aR\x06crc32c\x12\x12\n" +
+	"\x04last\x18\x05 \x01(\bR\x04last\"X\n" +
+	"\n" +
+	"MailboxSum\x12\x18\n" +
+	"\aaccount\x18\x01 \x01(\x06R\aaccount\x12\x18\n" +
+	"\amailbox\x18\x02 \x01(\x06R\amailbox\x12\x16\n" +
+	"\x06digest\x18\x03 \x01(\fR\x06digest2\xff\x02\n" +
 	"\vReplication\x12F\n" +
 	"\x06Follow\x12\x1a.mailnode.repl.v1.FollowUp\x1a\x1c.mailnode.repl.v1.FollowDown(\x010\x01\x12E\n" +
 	"\x06Bodies\x12\x1a.mailnode.repl.v1.BodyWant\x1a\x1b.mailnode.repl.v1.BodyFrame(\x010\x01\x12G\n" +
 	"\x05State\x12\x1e.mailnode.repl.v1.StateRequest\x1a\x1c.mailnode.repl.v1.StateFrame0\x01\x12K\n" +
-	"\aJournal\x12 .mailnode.repl.v1.JournalRequest\x1a\x1e.mailnode.repl.v1.JournalReplyB\x17Z\x15mailnode/storage/replb\x06proto3"
+	"\aJournal\x12 .mailnode.repl.v1.JournalRequest\x1a\x1e.mailnode.repl.v1.JournalReply\x12K\n" +
+	"\aDigests\x12\x1f.mailnode.repl.v1.DigestRequest\x1a\x1d.mailnode.repl.v1.DigestFrame0\x01B\x17Z\x15mailnode/storage/replb\x06proto3"
 
 var (
 	file_repl_proto_rawDescOnce sync.Once
@@ -1131,7 +1334,7 @@ func file_repl_proto_rawDescGZIP() []byte {
 	return file_repl_proto_rawDescData
 }
 
-var file_repl_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
+var file_repl_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
 var file_repl_proto_goTypes = []any{
 	(*Branch)(nil),         // 0: mailnode.repl.v1.Branch
 	(*FollowUp)(nil),       // 1: mailnode.repl.v1.FollowUp
@@ -1148,6 +1351,9 @@ var file_repl_proto_goTypes = []any{
 	(*StateFrame)(nil),     // 12: mailnode.repl.v1.StateFrame
 	(*JournalRequest)(nil), // 13: mailnode.repl.v1.JournalRequest
 	(*JournalReply)(nil),   // 14: mailnode.repl.v1.JournalReply
+	(*DigestRequest)(nil),  // 15: mailnode.repl.v1.DigestRequest
+	(*DigestFrame)(nil),    // 16: mailnode.repl.v1.DigestFrame
+	(*MailboxSum)(nil),     // 17: mailnode.repl.v1.MailboxSum
 }
 var file_repl_proto_depIdxs = []int32{
 	2,  // 0: mailnode.repl.v1.FollowUp.hello:type_name -> mailnode.repl.v1.Hello
@@ -1158,19 +1364,22 @@ var file_repl_proto_depIdxs = []int32{
 	7,  // 5: mailnode.repl.v1.FollowDown.heartbeat:type_name -> mailnode.repl.v1.Heartbeat
 	0,  // 6: mailnode.repl.v1.Welcome.lineage:type_name -> mailnode.repl.v1.Branch
 	11, // 7: mailnode.repl.v1.StateFrame.records:type_name -> mailnode.repl.v1.StateRecord
-	1,  // 8: mailnode.repl.v1.Replication.Follow:input_type -> mailnode.repl.v1.FollowUp
-	8,  // 9: mailnode.repl.v1.Replication.Bodies:input_type -> mailnode.repl.v1.BodyWant
-	10, // 10: mailnode.repl.v1.Replication.State:input_type -> mailnode.repl.v1.StateRequest
-	13, // 11: mailnode.repl.v1.Replication.Journal:input_type -> mailnode.repl.v1.JournalRequest
-	4,  // 12: mailnode.repl.v1.Replication.Follow:output_type -> mailnode.repl.v1.FollowDown
-	9,  // 13: mailnode.repl.v1.Replication.Bodies:output_type -> mailnode.repl.v1.BodyFrame
-	12, // 14: mailnode.repl.v1.Replication.State:output_type -> mailnode.repl.v1.StateFrame
-	14, // 15: mailnode.repl.v1.Replication.Journal:output_type -> mailnode.repl.v1.JournalReply
-	12, // [12:16] is the sub-list for method output_type
-	8,  // [8:12] is the sub-list for method input_type
-	8,  // [8:8] is the sub-list for extension type_name
-	8,  // [8:8] is the sub-list for extension extendee
-	0,  // [0:8] is the sub-list for field type_name
+	17, // 8: mailnode.repl.v1.DigestFrame.mailboxes:type_name -> mailnode.repl.v1.MailboxSum
+	1,  // 9: mailnode.repl.v1.Replication.Follow:input_type -> mailnode.repl.v1.FollowUp
+	8,  // 10: mailnode.repl.v1.Replication.Bodies:input_type -> mailnode.repl.v1.BodyWant
+	10, // 11: mailnode.repl.v1.Replication.State:input_type -> mailnode.repl.v1.StateRequest
+	13, // 12: mailnode.repl.v1.Replication.Journal:input_type -> mailnode.repl.v1.JournalRequest
+	15, // 13: mailnode.repl.v1.Replication.Digests:input_type -> mailnode.repl.v1.DigestRequest
+	4,  // 14: mailnode.repl.v1.Replication.Follow:output_type -> mailnode.repl.v1.FollowDown
+	9,  // 15: mailnode.repl.v1.Replication.Bodies:output_type -> mailnode.repl.v1.BodyFrame
+	12, // 16: mailnode.repl.v1.Replication.State:output_type -> mailnode.repl.v1.StateFrame
+	14, // 17: mailnode.repl.v1.Replication.Journal:output_type -> mailnode.repl.v1.JournalReply
+	16, // 18: mailnode.repl.v1.Replication.Digests:output_type -> mailnode.repl.v1.DigestFrame
+	14, // [14:19] is the sub-list for method output_type
+	9,  // [9:14] is the sub-list for method input_type
+	9,  // [9:9] is the sub-list for extension type_name
+	9,  // [9:9] is the sub-list for extension extendee
+	0,  // [0:9] is the sub-list for field type_name
 }
 
 func init() { file_repl_proto_init() }
@@ -1184,7 +1393,7 @@ func file_repl_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_repl_proto_rawDesc), len(file_repl_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   15,
+			NumMessages:   18,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

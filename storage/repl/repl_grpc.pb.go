@@ -26,6 +26,7 @@ const (
 	Replication_Bodies_FullMethodName  = "/mailnode.repl.v1.Replication/Bodies"
 	Replication_State_FullMethodName   = "/mailnode.repl.v1.Replication/State"
 	Replication_Journal_FullMethodName = "/mailnode.repl.v1.Replication/Journal"
+	Replication_Digests_FullMethodName = "/mailnode.repl.v1.Replication/Digests"
 )
 
 // ReplicationClient is the client API for Replication service.
@@ -41,6 +42,8 @@ type ReplicationClient interface {
 	State(ctx context.Context, in *StateRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[StateFrame], error)
 	// Journal gives a part of any copy's journal.
 	Journal(ctx context.Context, in *JournalRequest, opts ...grpc.CallOption) (*JournalReply, error)
+	// Digests gives any copy's digests at one position, to find where two differ.
+	Digests(ctx context.Context, in *DigestRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[DigestFrame], error)
 }
 
 type replicationClient struct {
@@ -106,6 +109,25 @@ func (c *replicationClient) Journal(ctx context.Context, in *JournalRequest, opt
 	return out, nil
 }
 
+func (c *replicationClient) Digests(ctx context.Context, in *DigestRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[DigestFrame], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Replication_ServiceDesc.Streams[3], Replication_Digests_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[DigestRequest, DigestFrame]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Replication_DigestsClient = grpc.ServerStreamingClient[DigestFrame]
+
 // ReplicationServer is the server API for Replication service.
 // All implementations must embed UnimplementedReplicationServer
 // for forward compatibility.
@@ -119,6 +141,8 @@ type ReplicationServer interface {
 	State(*StateRequest, grpc.ServerStreamingServer[StateFrame]) error
 	// Journal gives a part of any copy's journal.
 	Journal(context.Context, *JournalRequest) (*JournalReply, error)
+	// Digests gives any copy's digests at one position, to find where two differ.
+	Digests(*DigestRequest, grpc.ServerStreamingServer[DigestFrame]) error
 	mustEmbedUnimplementedReplicationServer()
 }
 
@@ -140,6 +164,9 @@ func (UnimplementedReplicationServer) State(*StateRequest, grpc.ServerStreamingS
 }
 func (UnimplementedReplicationServer) Journal(context.Context, *JournalRequest) (*JournalReply, error) {
 	return nil, status.Error(codes.Unimplemented, "method Journal not implemented")
+}
+func (UnimplementedReplicationServer) Digests(*DigestRequest, grpc.ServerStreamingServer[DigestFrame]) error {
+	return status.Error(codes.Unimplemented, "method Digests not implemented")
 }
 func (UnimplementedReplicationServer) mustEmbedUnimplementedReplicationServer() {}
 func (UnimplementedReplicationServer) testEmbeddedByValue()                     {}
@@ -205,6 +232,17 @@ func _Replication_Journal_Handler(srv interface{}, ctx context.Context, dec func
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Replication_Digests_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(DigestRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(ReplicationServer).Digests(m, &grpc.GenericServerStream[DigestRequest, DigestFrame]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Replication_DigestsServer = grpc.ServerStreamingServer[DigestFrame]
+
 // Replication_ServiceDesc is the grpc.ServiceDesc for Replication service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -233,6 +271,11 @@ var Replication_ServiceDesc = grpc.ServiceDesc{
 		{
 			StreamName:    "State",
 			Handler:       _Replication_State_Handler,
+			ServerStreams: true,
+		},
+		{
+			StreamName:    "Digests",
+			Handler:       _Replication_Digests_Handler,
 			ServerStreams: true,
 		},
 	},

@@ -187,6 +187,9 @@ func (s *side) damage(key, value []byte) {
 	if err := db.Set(key, value, pebble.Sync); err != nil {
 		s.t.Fatal(err)
 	}
+	if err := db.Flush(); err != nil { // else the next open is in doubt, and proves all records
+		s.t.Fatal(err)
+	}
 	if err := db.Close(); err != nil {
 		s.t.Fatal(err)
 	}

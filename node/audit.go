@@ -1,0 +1,285 @@
+package node
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"mailnode/node/admin"
+	"mailnode/node/job"
+	"mailnode/node/rpc"
+	"mailnode/raftfsm/cluster"
+	"mailnode/storage"
+	"mailnode/storage/local"
+	"mailnode/storage/repl"
+	"mailnode/storage/slot"
+)
+
+// audit is one look at everything that this node's copy of a slot has, and at
+// how it differs from the others: an operator's, or the background scrub's.
+type audit struct {
+	k      *keeper
+	p      *job.Progress
+	ctx    context.Context
+	repair bool
+	giveUp bool // what no copy has, at once: an operator said so
+
+	found   int
+	left    int  // findings that are not dealt with
+	indexOK bool // no finding is about the index or its records
+	refetch bool // this copy fetches the state again: once is enough
+}
+
+// line writes one finding.
+func (a *audit) line(done bool, format string, args ...any) {
+	a.found++
+	if !done {
+		a.left++
+	}
+	a.p.Finding(format, args...)
+}
+
+// run reads the copy and compares it.
+func (a *audit) run(from uint32, reached func(pack uint32)) error {
+	a.indexOK = true
+	s := a.k.copy
+	if err := s.Scrub(a.ctx, local.ScrubOptions{FromPack: from, Reached: reached, Spend: a.p.Spend, Found: a.finding,
+		Total: func(n int64) { a.p.Total(n, 0) }}); err != nil {
+		return err
+	}
+	if a.indexOK {
+		a.k.mend.indexMended()
+	}
+	a.p.At("compares with the other copies")
+	for _, node := range a.k.others() {
+		if err := a.compare(node); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (a *audit) finding(f local.ScrubFinding) {
+	switch f.Kind {
+	case local.BodyDamaged, local.BodyMissing:
+		a.body(f)
+	default:
+		a.index(f)
+	}
+}
+
+// body reports a damaged body under the name of each message that it concerns.
+func (a *audit) body(f local.ScrubFinding) {
+	what := "body damaged"
+	if f.Kind == local.BodyMissing {
+		what = "body missing"
+	}
+	fixed, did := false, "not repaired: --repair takes it from another copy"
+	if a.repair {
+		fixed, did = a.k.mend.now(a.ctx, f.Body, a.giveUp)
+	}
+	if len(f.Messages) == 0 {
+		a.line(fixed, "%s of expunged mail, sha256 %s: %s", what, f.Body.GUID, did)
+	}
+	for _, n := range f.Messages {
+		a.line(fixed, "%s: %s; %s", n, what, did)
+	}
+}
+
+// index reports what is wrong with the index. A replica's is fetched again; the
+// master's is rebuilt or counted again.
+func (a *audit) index(f local.ScrubFinding) {
+	a.indexOK = false
+	text := f.Record.String()
+	if f.Kind == local.IndexDamaged {
+		text = fmt.Sprintf("index damaged: %v", f.Err)
+	}
+	fixed, did := false, "not repaired: mailnode slot audit "+a.k.id.String()+" --repair"
+	if a.repair {
+		if fixed, did = a.refetchHere(text); !fixed && f.Kind == local.RecordDiffers {
+			fixed, did = a.recount(f)
+		}
+	}
+	a.line(fixed, "%s; %s", text, did)
+	if !fixed {
+		a.k.mend.report(local.Damage{Slot: a.k.id, Index: true, Err: fmt.Errorf("%s", text)})
+	}
+}
+
+// refetchHere has this copy fetch its master's state, when it is a replica.
+func (a *audit) refetchHere(why string) (bool, string) {
+	_, _, follower := a.k.roles()
+	if follower == nil {
+		return false, "not repaired: this copy is the master's; mailnode slot reindex " + a.k.id.String()
+	}
+	if !a.refetch {
+		a.refetch = true
+		follower.Refetch("audit: " + why)
+	}
+	return true, "this replica fetches the whole state from its master again"
+}
+
+// recount is where derived records (quota use, counters, reference counts) that
+// contradict the messages are computed anew at the master. local.Slot.Recount
+// does that; until it is called here such a finding stays.
+func (a *audit) recount(local.ScrubFinding) (bool, string) {
+	return false, "not repaired: mailnode slot reindex " + a.k.id.String()
+}
+
+// compareWithinAudit bounds one comparison with another copy.
+const compareWithinAudit = 10 * time.Minute
+
+// compare looks for differences with another copy. A replica compares with its
+// master only: the master's copy is the one that counts.
+func (a *audit) compare(node slot.NodeName) error {
+	sl, _ := a.k.n.raft.State().Slot(a.k.id)
+	_, feed, follower := a.k.roles()
+	if feed == nil && node != sl.Master {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(a.ctx, compareWithinAudit)
+	defer cancel()
+	conn, err := a.k.n.peers.conn(node)
+	var c repl.Comparison
+	if err == nil {
+		c, err = repl.Compare(ctx, a.k.copy, repl.NewReplicationClient(conn))
+	}
+	if a.ctx.Err() != nil {
+		return a.ctx.Err()
+	}
+	if err != nil { // it is away, or being filled; its own node audits it
+		a.k.log.Info("copies not compared", "with", node, "err", err)
+		a.line(false, "not compared with %s: %v", node, err)
+		return nil
+	}
+	a.k.differs(node, c)
+	if !c.Differ() {
+		return nil
+	}
+	fixed, did := false, "not repaired: --repair has the replica fetch the whole state again"
+	switch {
+	case a.repair && feed != nil:
+		feed.Refetch(node)
+		fixed, did = true, fmt.Sprintf("%s fetches the whole state from this node again", node)
+	case a.repair && follower != nil:
+		fixed, did = a.refetchHere(fmt.Sprintf("it differs from %s", node))
+	}
+	if c.Rest {
+		a.line(fixed, "accounts, addresses or subscriptions differ from %s's; %s", node, did)
+	}
+	for _, r := range c.Mailboxes {
+		account, name := a.k.copy.MailboxName(r)
+		if account == "" {
+			account = slot.Address(fmt.Sprintf("account %016x", uint64(r.Account)))
+		}
+		if name == "" {
+			name = fmt.Sprintf("mailbox %016x", uint64(r.Mailbox))
+		}
+		a.line(fixed, "%s %s: differs from %s's copy; %s", account, name, node, did)
+	}
+	return nil
+}
+
+// auditRateDefault is how fast an operator's audit reads, in bytes a second.
+const auditRateDefault = 50 << 20
+
+// mending implements admin.Mending.
+type mending struct{ n *Node }
+
+// Audit implements admin.Mending.
+func (b mending) Audit(_ context.Context, r admin.AuditRequest) (admin.Jobs, error) {
+	ids := r.Slots
+	if r.All {
+		ids = nil
+		for _, k := range b.n.copies.all() {
+			ids = append(ids, k.id)
+		}
+		slices.Sort(ids)
+	}
+	if len(ids) == 0 {
+		return admin.Jobs{}, &admin.Error{Text: "audit: this node has no copies", Exit: admin.ExitNothing, Next: "mailnode slot list"}
+	}
+	var keepers []*keeper
+	for _, id := range ids {
+		k, err := b.n.auditable(id)
+		if err != nil && !r.All {
+			return admin.Jobs{}, err
+		}
+		if err == nil {
+			keepers = append(keepers, k)
+		}
+	}
+	out := admin.Jobs{Jobs: []admin.Job{}}
+	for _, k := range keepers {
+		what := "packs, index and other copies"
+		if r.Repair {
+			what += ", with repair"
+		}
+		rate := r.RateBytesPerSec
+		if rate == 0 {
+			rate = auditRateDefault
+		}
+		j := b.n.jobs.Start(job.Spec{Kind: job.Audit, Slot: k.id.String(), What: what, By: r.By, RateBytesPerSec: rate, Alone: true},
+			func(ctx context.Context, p *job.Progress) error { return auditJob(ctx, k, p, r.Repair) })
+		out.Jobs = append(out.Jobs, j.Status())
+	}
+	return out, nil
+}
+
+func auditJob(ctx context.Context, k *keeper, p *job.Progress, repair bool) error {
+	a := &audit{k: k, p: p, ctx: ctx, repair: repair, giveUp: repair}
+	if err := a.run(0, nil); err != nil {
+		return err
+	}
+	if a.left == 0 {
+		return nil
+	}
+	next := "mailnode slot show " + k.id.String()
+	if !repair {
+		next = "mailnode slot audit " + k.id.String() + " --repair"
+	}
+	return fmt.Errorf("audit slot %s: %d of %d findings left: %s", k.id, a.left, a.found, next)
+}
+
+// auditable gives this node's copy of a slot, or says who has one.
+func (n *Node) auditable(id slot.ID) (*keeper, error) {
+	sl, ok := n.State().Slot(id)
+	if !ok {
+		return nil, cluster.ErrNotFound{Kind: "slot", Name: id.String()}
+	}
+	k := n.copies.keeper(id)
+	if k != nil && n.copies.slot(id) != nil {
+		return k, nil
+	}
+	if !sl.Holds(n.cfg.Node.Name) {
+		var names []string
+		for _, node := range append([]slot.NodeName{sl.Master}, sl.Replicas...) {
+			names = append(names, string(node))
+		}
+		return nil, &admin.Error{Text: fmt.Sprintf("audit slot %s: %s has no copy of it; copies are on %s", id, n.cfg.Node.Name, strings.Join(names, " and ")),
+			Exit: admin.ExitUsage, Next: fmt.Sprintf("ssh %s mailnode slot audit %s", names[0], id)}
+	}
+	return nil, storage.Errorf(storage.ErrUnavailable, "audit slot %s: its copy on %s is not open", id, n.cfg.Node.Name)
+}
+
+// Missing implements admin.Mending: it asks the masters.
+func (b mending) Missing(ctx context.Context, only []slot.ID) (admin.MissingMessages, error) {
+	out := admin.MissingMessages{Messages: []admin.MissingMessage{}}
+	for _, sl := range b.n.State().Slots {
+		if len(only) > 0 && !slices.Contains(only, sl.ID) {
+			continue
+		}
+		var list []storage.Missing
+		if err := b.n.account(ctx, sl.ID, &rpc.AccountCall{Verb: "missing"}, &list); err != nil {
+			out.Unknown = append(out.Unknown, sl.ID)
+			continue
+		}
+		for _, x := range list {
+			out.Messages = append(out.Messages, admin.MissingMessage{Slot: sl.ID, Address: x.Address, Mailbox: x.Mailbox, UID: uint32(x.UID),
+				Bytes: x.Size, Date: x.InternalDate.Format(time.RFC3339), GUID: x.GUID.String(), AgoS: int64(x.Ago / time.Second)})
+		}
+	}
+	return out, nil
+}

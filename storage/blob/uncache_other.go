@@ -1,0 +1,8 @@
+//go:build !linux
+
+package blob
+
+import "github.com/cockroachdb/pebble/v2/vfs"
+
+// Uncache does nothing here: this system has no such advice.
+func Uncache(vfs.File) {}

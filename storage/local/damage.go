@@ -1,0 +1,65 @@
+package local
+
+import (
+	"errors"
+
+	"github.com/cockroachdb/pebble/v2"
+
+	"mailnode/storage"
+	"mailnode/storage/slot"
+)
+
+// Damage is something on disk that is not what was put there, as it was met.
+type Damage struct {
+	Slot slot.ID
+	// Body is the body that is damaged, or has no place here although the index
+	// names it; the zero one when Index is set. Neither: it is dealt with already.
+	Body slot.BodyRef
+	// Mailbox and UID are the message that was asked for; 0 when the body was met
+	// in another way, and then several messages may name it.
+	Mailbox storage.Ref
+	UID     storage.UID
+	// Index says that the index or the journal is damaged.
+	Index bool
+	Err   error
+}
+
+// damaged tells of damage and gives its error, of kind storage.ErrCorrupt.
+func (s *Slot) damaged(d Damage) error {
+	s.tell(d)
+	return &bodyDamage{storage.Errorf(storage.ErrCorrupt, "slot %s: %w", s.o.Slot, d.Err)}
+}
+
+// tell tells OnDamage, which knows what it has heard before.
+func (s *Slot) tell(d Damage) {
+	if d.Slot = s.o.Slot; s.o.OnDamage != nil {
+		s.o.OnDamage(d)
+	} else {
+		s.log.Error("damage found", "body", d.Body, "index", d.Index, "err", d.Err)
+	}
+}
+
+// bodyDamage marks an error that damaged has told of.
+type bodyDamage struct{ error }
+
+func (b *bodyDamage) Unwrap() error { return b.error }
+
+// met looks at the error of a read or a change: damage of the index is told of,
+// once until the state is replaced, whoever meets it. It gives the error.
+func (s *Slot) met(err error) error {
+	var told *bodyDamage
+	if err == nil || !errors.Is(err, storage.ErrCorrupt) || errors.As(err, &told) || s.building.Load() {
+		return err
+	}
+	if s.indexTold.CompareAndSwap(false, true) {
+		s.tell(Damage{Index: true, Err: err})
+	}
+	return err
+}
+
+// tableDamaged is told of a table of the index that fails its checksums. Left to
+// itself Pebble takes that for fatal, and the reader would hang; but one bad block
+// is damage of what lies in it, not of the slot (law 9).
+func (s *Slot) tableDamaged(i pebble.DataCorruptionInfo) {
+	s.met(storage.Errorf(storage.ErrCorrupt, "read index: %q is damaged: %w", i.Path, i.Details))
+}
