@@ -318,7 +318,7 @@ func TestLaw06Law09IndexDamageIsToldOnce(t *testing.T) {
 		deliver(t, m, mail(i), a)
 	}
 	box, _ := inbox(t, m, a)
-	if err := s.db.Flush(); err != nil {
+	if err := errors.Join(s.db.Flush(), s.db.Compact(t.Context(), []byte{0}, []byte{0xff}, false)); err != nil {
 		t.Fatal(err)
 	}
 	tables := tablesOf(t, s)

@@ -15,18 +15,20 @@ import (
 
 func packName(n uint32) string { return fmt.Sprintf("%08d.pack", n) }
 
-// tablesOf gives the paths of the index's tables.
+// tablesOf gives the paths of the index's tables that are worth a look.
 func tablesOf(t *testing.T, s *Slot) (paths []string) {
 	t.Helper()
-	dir := s.o.FS.PathJoin(s.o.Dir, "index")
-	names, err := s.o.FS.List(dir)
+	list, err := s.tables()
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, n := range names {
-		if strings.HasSuffix(n, ".sst") {
-			paths = append(paths, s.o.FS.PathJoin(dir, n))
+	for _, info := range list {
+		if info.Size > 4096 {
+			paths = append(paths, s.o.FS.PathJoin(s.o.Dir, "index", info.BackingSSTNum.String()+".sst"))
 		}
+	}
+	if len(paths) == 0 {
+		t.Fatal("no table of the index is large enough")
 	}
 	return paths
 }
@@ -58,7 +60,8 @@ func scrubBench(t *testing.T) (*Slot, *Master, storage.Account) {
 	}
 	box, _ := inbox(t, m, b)
 	expungeAll(t, m, storage.Ref{Account: b.ID, Mailbox: box.ID})
-	if err := errors.Join(s.packs.Sync(), s.db.Flush()); err != nil {
+	// Compacted, so that the tables stay as they are.
+	if err := errors.Join(s.packs.Sync(), s.db.Flush(), s.db.Compact(t.Context(), []byte{0}, []byte{0xff}, false)); err != nil {
 		t.Fatal(err)
 	}
 	return s, m, a
@@ -111,7 +114,8 @@ func TestLaw06ScrubReadsTheDiskNotTheCache(t *testing.T) {
 	for _, path := range tablesOf(t, s) {
 		flipBit(t, s.o.FS, path, 1000)
 		got, _, _ := scrubbed(t, s, 0)
-		if len(got) != 1 || got[0].Kind != IndexDamaged || !strings.Contains(got[0].Err.Error(), path) {
+		number := strings.TrimSuffix(s.o.FS.PathBase(path), ".sst")
+		if len(got) == 0 || slices.ContainsFunc(got, func(f ScrubFinding) bool { return f.Kind != IndexDamaged || !strings.Contains(f.Err.Error(), number) }) {
 			t.Errorf("%q: %+v", path, got)
 		}
 		flipBit(t, s.o.FS, path, 1000)
