@@ -206,7 +206,10 @@ func (s *Slot) checkTail() error {
 		}
 		it.Prev()
 	}
-	return it.Error()
+	if err := it.Error(); err != nil {
+		return readError(err)
+	}
+	return nil
 }
 
 func (s *Slot) get(key []byte) ([]byte, bool, error) { return pebbleGet(s.db, key) }

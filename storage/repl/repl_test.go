@@ -2,6 +2,7 @@ package repl
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -187,7 +188,7 @@ func (s *side) damage(key, value []byte) {
 	if err := db.Set(key, value, pebble.Sync); err != nil {
 		s.t.Fatal(err)
 	}
-	if err := db.Close(); err != nil {
+	if err := errors.Join(db.Flush(), db.Close()); err != nil { // no doubt about the log in use
 		s.t.Fatal(err)
 	}
 	if s.copy, err = local.Open(s.o); err != nil {
