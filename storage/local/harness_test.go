@@ -196,11 +196,21 @@ func (h *harness) photograph(what string) {
 	h.photos = append(h.photos, p)
 }
 
+// taken gives the photographs and forgets them; work in the background may still
+// add some, which count for the next operation.
+func (h *harness) taken() []crashPoint {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	photos := h.photos
+	h.photos = nil
+	return photos
+}
+
 // do runs an operation and takes photographs; prove looks at them.
 func (h *harness) do(op harnessOp, torn int) {
 	t := h.t
 	t.Helper()
-	h.photos = nil
+	h.taken()
 	fs := h.fs
 	fs.watch(func(what errorfs.Op, after bool) error {
 		if changesDurability(what.Kind) {
@@ -225,8 +235,9 @@ func (h *harness) do(op harnessOp, torn int) {
 	if got, want := dumpStore(t, h.w.m), h.w.model.dump(); got != want {
 		t.Fatalf("%s: the store has\n%s\nthe model\n%s", op.name, got, want)
 	}
-	h.rng.Shuffle(len(h.photos), func(i, j int) { h.photos[i], h.photos[j] = h.photos[j], h.photos[i] })
-	for i, p := range h.photos[:min(len(h.photos), h.pointsMax)] {
+	photos := h.taken()
+	h.rng.Shuffle(len(photos), func(i, j int) { photos[i], photos[j] = photos[j], photos[i] })
+	for i, p := range photos[:min(len(photos), h.pointsMax)] {
 		if i > 0 && time.Now().After(h.until) {
 			break
 		}

@@ -102,6 +102,8 @@ func (p *powerFS) photograph(what string) photo {
 	defer p.mu.Unlock()
 	all := vfs.CrashCloneCfg{UnsyncedDataPercent: 100, RNG: rand.New(rand.NewPCG(0, 0))}
 	ph := photo{what, p.mem.CrashClone(vfs.CrashCloneCfg{}), p.mem.CrashClone(all), map[string]node{}}
+	p.nodesMu.Lock()
+	defer p.nodesMu.Unlock()
 	for path, n := range p.nodes {
 		ph.durable[path] = *n
 	}

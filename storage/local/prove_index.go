@@ -77,19 +77,21 @@ func proveIndex(fs vfs.FS, dir string) (doubt bool, err error) {
 }
 
 // proveRecords runs the checker, without bodies, on what the index came to. What
-// an older MANIFEST gives is whole records that do not belong together; a record
-// that cannot be read is another matter, and does not take the slot down (law 9).
+// an older MANIFEST gives is whole records that do not belong together: the copy
+// is refused. A record that cannot be read is told, and stays its own trouble
+// (law 9).
 func (s *Slot) proveRecords() (string, error) {
 	return "they prove each other, as must be after such a stop", s.Inspect(func(x Snapshot) error {
 		found, err := check.Run(x, check.Options{})
-		unreadable := slices.ContainsFunc(found, func(f check.Finding) bool { return f.Law == 6 })
-		if err == nil && unreadable {
-			s.tell(Damage{Index: true, Err: storage.Errorf(storage.ErrCorrupt, "%d findings in the index, such as: %s", len(found), found[0])})
-		} else if err == nil && len(found) > 0 {
-			err = storage.Errorf(storage.ErrCorrupt, "the index is damaged (%d findings): %s; put the disk right, or remove %q to have it fetched from a replica",
-				len(found), found[0], s.o.Dir)
+		if err != nil || len(found) == 0 {
+			return err
 		}
-		return err
+		if slices.ContainsFunc(found, func(f check.Finding) bool { return f.Law == 6 }) {
+			s.tell(Damage{Index: true, Err: storage.Errorf(storage.ErrCorrupt, "%d findings in the index, such as: %s", len(found), found[0])})
+			return nil
+		}
+		return storage.Errorf(storage.ErrCorrupt, "the index is damaged (%d findings): %s; put the disk right, or remove %q to have it fetched from a replica",
+			len(found), found[0], s.o.Dir)
 	})
 }
 

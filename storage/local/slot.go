@@ -186,7 +186,10 @@ func (s *Slot) noBodies() error {
 	if it.First() {
 		return storage.Errorf(storage.ErrCorrupt, "the index knows bodies, and there are no packs in %q: is the volume mounted?", s.o.PacksDir)
 	}
-	return it.Error()
+	if err := it.Error(); err != nil {
+		return readError(err)
+	}
+	return nil
 }
 
 // start checks what the index says of the copy, and starts the committer.

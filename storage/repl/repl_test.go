@@ -2,6 +2,7 @@ package repl
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -187,10 +188,7 @@ func (s *side) damage(key, value []byte) {
 	if err := db.Set(key, value, pebble.Sync); err != nil {
 		s.t.Fatal(err)
 	}
-	if err := db.Flush(); err != nil { // else the next open is in doubt, and proves all records
-		s.t.Fatal(err)
-	}
-	if err := db.Close(); err != nil {
+	if err := errors.Join(db.Flush(), db.Close()); err != nil { // no doubt about the log in use
 		s.t.Fatal(err)
 	}
 	if s.copy, err = local.Open(s.o); err != nil {
