@@ -140,7 +140,7 @@ func (s *Slot) openIndex() error {
 		L0StopWritesThreshold:       24,
 		MaxOpenFiles:                1000,
 		Logger:                      pebbleLogger{s},
-		EventListener:               &pebble.EventListener{BackgroundError: s.backgroundError},
+		EventListener:               &pebble.EventListener{BackgroundError: s.backgroundError, DataCorruption: s.dataCorruption},
 	}
 	var db *pebble.DB
 	if err := s.guarded(func() (err error) {

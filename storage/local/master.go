@@ -121,7 +121,7 @@ func (m *Master) view(ctx context.Context, fn func(v *view) error) error {
 	if err := ctx.Err(); err != nil {
 		return storage.Errorf(storage.ErrUnavailable, "slot %s: %w", m.s.o.Slot, err)
 	}
-	return m.s.read(fn)
+	return m.s.sawIndex(m.s.read(fn))
 }
 
 // change runs a change to its local durability and gives its position.
@@ -137,7 +137,7 @@ func (m *Master) change(ctx context.Context, fn func(t *txn) error) (slot.Positi
 		at = t.head
 		return nil
 	})
-	return at, err
+	return at, m.s.sawIndex(err)
 }
 
 // acknowledged is change, and the wait for law 1.

@@ -42,6 +42,10 @@ type Options struct {
 	Passwords *Passwords // shared by all copies of a node
 	// OnDamage is told of damage found while serving: what, and how it was met.
 	OnDamage func(slot.ID, error)
+	// OnIndexDamage is told of records of the index that cannot be read or cannot
+	// be right; IndexLost says whether a Recount will do or a Rebuild is needed. It
+	// is called while locks are held: it must only take note.
+	OnIndexDamage func(slot.ID, error)
 	// JournalEventsMax is how many events are kept for replicas; 0: 2,000,000.
 	JournalEventsMax int
 	// Undelete is how long, by the slot clock, what was removed can be brought
@@ -104,6 +108,9 @@ type Slot struct {
 	staged   map[slot.BodyRef]blob.Location // put, not yet in a committed batch
 	foreign  []slot.BodyRef                 // of staged: those from elsewhere, oldest first
 
+	recounting chan struct{} // capacity 1: held by a Recount
+	imports    atomic.Int64  // +1 by each BeginImport
+
 	watch    watchers
 	heads    heads
 	arrivals arrivals
@@ -119,7 +126,7 @@ func Open(o Options) (*Slot, error) {
 		o.Undelete = 7 * 24 * time.Hour
 	}
 	s := &Slot{o: o, log: o.Logger.With("slot", o.Slot), failed: make(chan struct{}),
-		staged: map[slot.BodyRef]blob.Location{}}
+		staged: map[slot.BodyRef]blob.Location{}, recounting: make(chan struct{}, 1)}
 	s.watch.init()
 	s.heads.init()
 	s.arrivals.init()

@@ -30,6 +30,7 @@ func (s *Slot) ReadState(fn func(r event.Record) error) error {
 func (s *Slot) BeginImport(ctx context.Context) error {
 	err := s.do(ctx, func(t *txn) error {
 		t.alone, t.reload = true, true
+		s.imports.Add(1)
 		if err := t.b.Set(localKey(keyBuilding), []byte{1}, nil); err != nil {
 			return err
 		}
