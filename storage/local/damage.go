@@ -2,6 +2,8 @@ package local
 
 import (
 	"errors"
+	"slices"
+	"strings"
 
 	"github.com/cockroachdb/pebble/v2"
 
@@ -39,4 +41,19 @@ func (s *Slot) sawIndex(err error) error {
 // that only a Rebuild helps; a record that is merely wrong is a Recount's.
 func IndexLost(err error) bool {
 	return errors.Is(err, errFileDamaged) || pebble.IsCorruptionError(err)
+}
+
+// indexThere refuses packs without an index: it was there when the first pack
+// was begun, and an empty one in its place would be a slot without mail.
+func (s *Slot) indexThere() error {
+	fs := s.o.FS
+	packs, _ := fs.List(fs.PathJoin(s.o.Dir, "packs"))
+	if !slices.ContainsFunc(packs, func(n string) bool { return strings.HasSuffix(n, ".pack") }) {
+		return s.manifestRefuses(fs.PathJoin(s.o.Dir, "index"))
+	}
+	names, _ := fs.List(fs.PathJoin(s.o.Dir, "index"))
+	if slices.ContainsFunc(names, func(n string) bool { return strings.HasPrefix(n, "MANIFEST-") }) {
+		return s.manifestRefuses(fs.PathJoin(s.o.Dir, "index"))
+	}
+	return storage.Errorf(storage.ErrCorrupt, "the index is missing beside the packs: %w: mailnode slot reindex %s --from-packs", errFileDamaged, s.o.Slot)
 }

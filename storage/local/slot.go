@@ -117,27 +117,54 @@ type Slot struct {
 }
 
 // Open opens or makes a copy. A foreign, newer or damaged one is refused with
-// storage.ErrCorrupt or a text that says what it is.
+// storage.ErrCorrupt or a text that says what it is. A Rebuild that was cut off
+// is gone on with first.
 func Open(o Options) (*Slot, error) {
+	o = withPresets(o)
+	if err := resumeRebuild(o); err != nil {
+		return nil, fmt.Errorf("open slot %s: %w", o.Slot, err)
+	}
+	return open(o)
+}
+
+func withPresets(o Options) Options {
 	if o.JournalEventsMax == 0 {
 		o.JournalEventsMax = 2_000_000
 	}
 	if o.Undelete == 0 {
 		o.Undelete = 7 * 24 * time.Hour
 	}
+	return o
+}
+
+func newSlot(o Options) *Slot {
 	s := &Slot{o: o, log: o.Logger.With("slot", o.Slot), failed: make(chan struct{}),
 		staged: map[slot.BodyRef]blob.Location{}, recounting: make(chan struct{}, 1)}
 	s.watch.init()
 	s.heads.init()
 	s.arrivals.init()
 	s.space.init(o.FS, o.Dir, o.Clock)
+	return s
+}
+
+func (s *Slot) openPacks() (*blob.Store, error) {
+	o := s.o
+	return blob.Open(blob.Options{FS: o.FS, Dir: o.FS.PathJoin(o.Dir, "packs"), Cluster: o.Cluster, Slot: o.Slot, PackBytesMax: o.PackBytesMax})
+}
+
+// open opens a copy whose index is not being made anew.
+func open(o Options) (*Slot, error) {
+	s := newSlot(o)
+	if err := s.indexThere(); err != nil {
+		return nil, fmt.Errorf("open slot %s: %w", o.Slot, err)
+	}
 	if err := s.openFolder(); err != nil {
 		return nil, fmt.Errorf("open slot %s: %w", o.Slot, err)
 	}
 	if err := s.openIndex(); err != nil {
 		return nil, fmt.Errorf("open slot %s: %w", o.Slot, err)
 	}
-	packs, err := blob.Open(blob.Options{FS: o.FS, Dir: o.FS.PathJoin(o.Dir, "packs"), Cluster: o.Cluster, Slot: o.Slot, PackBytesMax: o.PackBytesMax})
+	packs, err := s.openPacks()
 	if err != nil {
 		s.guarded(s.db.Close)
 		return nil, storage.Errorf(storage.ErrCorrupt, "open slot %s: %w", o.Slot, err)
