@@ -133,7 +133,8 @@ func TestTwoOperators(t *testing.T) {
 		wg.Wait()
 		for _, o := range outs {
 			switch {
-			case o.ExitCode == ExitDone && len(o.Done) == 15, o.ExitCode == ExitRefused:
+			// Whoever looks when the other is half way finds fewer slots left to do.
+			case o.ExitCode == ExitDone && len(o.Done) > 0, o.ExitCode == ExitRefused:
 			case o.ExitCode == ExitNothing && len(o.Done) == 0: // the other had ended before this one looked
 			default:
 				t.Errorf("%+v", o)

@@ -5,10 +5,10 @@ import (
 	"testing"
 )
 
-// BenchmarkFetch asks for lists of 5,000 messages over loopback; ns per message.
+// BenchmarkFetch asks for lists of 10,000 messages over loopback; ns per message.
 func BenchmarkFetch(b *testing.B) {
 	bn := newBench(b, nil)
-	const messages = 5000
+	const messages = 10_000
 	bn.deliverMany("alice", messages)
 	for _, items := range []string{"(UID FLAGS)", "(UID FLAGS INTERNALDATE RFC822.SIZE ENVELOPE)",
 		"(UID BODY.PEEK[HEADER.FIELDS (From Subject)])", "(UID BODY.PEEK[])"} {

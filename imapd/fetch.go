@@ -3,15 +3,21 @@ package imapd
 import (
 	"errors"
 	"fmt"
-	"slices"
 
 	"mailnode/imapd/wire"
 	"mailnode/storage"
 	"mailnode/storage/mime"
 )
 
-// fetchBatch is how many messages with bodies are marked \Seen at once.
-const fetchBatch = 32
+// fetchBatch is how many messages with bodies are marked \Seen at once, and how
+// many without bodies have their summaries read at once.
+const (
+	fetchBatch     = 32
+	fetchListBatch = 256
+)
+
+// summariesMax is how many bytes of summaries are read at once, and one more.
+const summariesMax = 256 << 10
 
 // headerBytesMax is how much of a header is filtered for HEADER.FIELDS when the
 // summary does not have it.
@@ -32,11 +38,15 @@ func (c *session) fetch(cmd *command) (reply, error) {
 	if err != nil {
 		return reply{}, err
 	}
-	f := fetching{session: c, plan: plan}
+	f := fetching{session: c, plan: plan, batchMax: fetchBatch}
 	var found int
-	if plan.needsBody() || plan.marks() {
+	switch {
+	case plan.needsBody() || plan.marks():
 		found, err = c.eachMessage(spans, f.collect, f.writeBatch)
-	} else {
+	case plan.needsSummary():
+		f.batchMax = fetchListBatch
+		found, err = c.eachMessage(spans, f.collect, f.writeBatch)
+	default:
 		found, err = c.eachMessage(spans, f.visit, c.w.FlushIfFull)
 	}
 	if err == nil {
@@ -52,10 +62,13 @@ func (c *session) fetch(cmd *command) (reply, error) {
 type fetching struct {
 	*session
 	plan     *fetchPlan
+	one      fetched // the message of visit
 	batch    []fetched
-	vanished bool  // a message was gone when its body was opened
-	failed   error // the first body that could not be had; the others are served
-	started  bool  // an item of the present response is written
+	batchMax int
+	raw      []byte // the summaries of batch that were read at once
+	vanished bool   // a message was gone when its body was opened
+	failed   error  // the first body that could not be had; the others are served
+	started  bool   // an item of the present response is written
 }
 
 // item begins an item of the present response.
@@ -68,28 +81,33 @@ func (f *fetching) item(name string) *wire.Writer {
 }
 
 type fetched struct {
-	index  int
-	m      storage.Message
-	marked bool // \Seen was set by this FETCH
+	index   int
+	m       storage.Message
+	marked  bool   // \Seen was set by this FETCH
+	summary []byte // as the store has it; nil: not read yet
 }
 
-// visit answers for a message whose body is not needed.
+// visit answers for a message whose record is all that is needed.
 func (f *fetching) visit(i int, m *storage.Message) (enough bool, err error) {
-	err = f.writeMessage(&fetched{index: i, m: *m})
+	f.one = fetched{index: i, m: *m}
+	err = f.writeMessage(&f.one)
 	return f.w.Full(), err
 }
 
 func (f *fetching) collect(i int, m *storage.Message) (enough bool, err error) {
-	m.Flags.Keywords = slices.Clone(m.Flags.Keywords)
 	f.batch = append(f.batch, fetched{index: i, m: *m})
-	return len(f.batch) == fetchBatch, nil
+	return len(f.batch) == f.batchMax, nil
 }
 
 func (f *fetching) writeBatch() error {
 	if err := f.markBatch(); err != nil {
 		return err
 	}
+	read := 0 // of batch, summaries are read up to here
 	for i := range f.batch {
+		if i == read && f.plan.needsSummary() {
+			read += f.readSummaries(f.batch[i:])
+		}
 		if err := f.writeMessage(&f.batch[i]); err != nil {
 			return err
 		}
@@ -99,6 +117,37 @@ func (f *fetching) writeBatch() error {
 	}
 	f.batch = f.batch[:0]
 	return nil
+}
+
+// readSummaries reads at once the summaries of the first of batch and of those
+// that lie close behind it, up to summariesMax bytes, and says how many it went
+// through. One that it did not find is left to writeMessage.
+func (f *fetching) readSummaries(batch []fetched) (n int) {
+	for n = 1; n < len(batch) && batch[n].m.UID-batch[n-1].m.UID < scanGap; n++ {
+	}
+	if n == 1 {
+		return 1
+	}
+	f.raw = f.raw[:0]
+	i := 0
+	err := f.store.Summaries(f.ctx, f.view.ref, batch[0].m.UID, batch[n-1].m.UID, func(uid storage.UID, summary []byte) error {
+		for i < n && batch[i].m.UID < uid {
+			i++
+		}
+		if i < n && batch[i].m.UID == uid {
+			from := len(f.raw)
+			f.raw = append(f.raw, summary...)
+			batch[i].summary = f.raw[from:]
+		}
+		if len(f.raw) > summariesMax {
+			return errPause
+		}
+		return nil
+	})
+	if err != nil { // a pause, or damage: what comes behind it is tried again
+		return min(i+1, n)
+	}
+	return n
 }
 
 // markBatch sets \Seen. Mail can be read also when a flag cannot be stored.
@@ -139,7 +188,10 @@ func (f *fetching) markBatch() error {
 func (f *fetching) writeMessage(m *fetched) error {
 	var summary mime.Summary
 	if f.plan.needsSummary() {
-		raw, err := f.store.Summary(f.ctx, f.view.ref, m.m.UID)
+		raw, err := m.summary, error(nil)
+		if raw == nil {
+			raw, err = f.store.Summary(f.ctx, f.view.ref, m.m.UID)
+		}
 		if err == nil {
 			if summary, err = mime.ParseSummary(raw); err != nil {
 				err = storage.Errorf(storage.ErrCorrupt, "read summary of UID %d: %w", m.m.UID, err)

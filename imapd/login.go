@@ -99,6 +99,9 @@ func (c *session) admit(store storage.Store, account storage.AccountID, name str
 	if err := c.srv.attach(c, store, account); err != nil {
 		return err
 	}
+	if !c.srv.accountOpen(store, account) {
+		c.closeAccount() // since its password was proved, and before its store was watched for it
+	}
 	c.name = name
 	c.srv.cfg.Metrics.Login(true)
 	c.log().Info("imap login")

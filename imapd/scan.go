@@ -14,12 +14,13 @@ const scanGap = 64
 var errPause = errors.New("pause the scan")
 
 // eachMessage reads the records of spans in order. visit gets a message's index
-// in the view; it must not keep m.Flags. When it says that it has enough, the
+// in the view; it must not keep m. When it says that it has enough, the
 // scan is closed, rest is called, and a new scan goes on behind that message:
 // rest may take as long as the client likes. rest is also called at the end.
 // found counts the messages that were still there.
 func (c *session) eachMessage(spans []span, visit func(i int, m *storage.Message) (enough bool, err error), rest func() error) (found int, err error) {
 	v := c.view
+	var m storage.Message // one for all: visit's pointer would make each a heap object
 	for len(spans) > 0 {
 		n := 1
 		for n < len(spans) && spans[n].lo-spans[n-1].hi < scanGap {
@@ -31,7 +32,8 @@ func (c *session) eachMessage(spans []span, visit func(i int, m *storage.Message
 		i := group[0].lo
 		for again := true; again; {
 			again = false
-			err := c.store.Scan(c.ctx, v.ref, lo, hi, func(m storage.Message) error {
+			err := c.store.Scan(c.ctx, v.ref, lo, hi, func(read storage.Message) error {
+				m = read
 				for i < len(v.uids) && v.uids[i] < m.UID {
 					i++
 				}

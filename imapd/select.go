@@ -60,20 +60,24 @@ func (c *session) open(cmd *command, readOnly bool) (reply, error) {
 
 // fillView reads the UIDs below mbox.UIDNext; later ones come as changes.
 func (c *session) fillView(v *view, mbox storage.Mailbox) (firstUnseen int, err error) {
-	v.uids = make([]storage.UID, 0, mbox.Messages)
-	if mbox.UIDNext > 1 {
-		v.maxUID = mbox.UIDNext - 1
-		err = c.store.Scan(c.ctx, v.ref, 1, v.maxUID, func(m storage.Message) error {
-			v.uids = append(v.uids, m.UID)
-			if firstUnseen == 0 && !m.Flags.Has(storage.Seen) {
-				firstUnseen = len(v.uids)
-			}
-			if len(m.Flags.Keywords) > 0 {
-				v.newKeywords(m.Flags)
-			}
-			return nil
-		})
+	v.maxUID = max(mbox.UIDNext, 1) - 1
+	if v.uids, err = c.store.UIDs(c.ctx, v.ref); err != nil {
+		return 0, err
 	}
+	n, _ := v.index(v.maxUID + 1)
+	v.uids, v.shared = v.uids[:n:n], true
+	err = c.store.Scan(c.ctx, v.ref, 1, v.maxUID, func(m storage.Message) error {
+		if firstUnseen == 0 && !m.Flags.Has(storage.Seen) {
+			i, found := v.index(m.UID)
+			if found {
+				firstUnseen = i + 1
+			}
+		}
+		if len(m.Flags.Keywords) > 0 {
+			v.newKeywords(m.Flags)
+		}
+		return nil
+	})
 	return firstUnseen, err
 }
 

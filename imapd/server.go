@@ -53,11 +53,13 @@ type userKey struct {
 	account storage.AccountID
 }
 
-// storeWatch is one store's sessions, and what ends the goroutine that waits
-// for its Done.
+// storeWatch is one store's sessions, and what the goroutine waits for that
+// ends them.
 type storeWatch struct {
 	sessions map[*session]struct{}
 	stop     chan struct{}
+	closed   <-chan struct{} // accounts were deleted or disabled
+	unwatch  func()
 }
 
 // New makes a Server.
@@ -203,6 +205,7 @@ func (s *Server) attach(c *session, store storage.Store, account storage.Account
 	w := s.stores[store]
 	if w == nil {
 		w = &storeWatch{sessions: map[*session]struct{}{}, stop: make(chan struct{})}
+		w.closed, w.unwatch = store.Watch(storage.Ref{})
 		s.stores[store] = w
 		s.wg.Add(1)
 		go s.watchStore(store, w)
@@ -229,19 +232,51 @@ func (s *Server) detachLocked(c *session) {
 	}
 }
 
-// watchStore waits once per store for what every session of it must hear.
+// watchStore waits once per store for what sessions of it must hear although
+// their clients do nothing.
 func (s *Server) watchStore(store storage.Store, w *storeWatch) {
 	defer s.wg.Done()
-	select {
-	case <-w.stop:
-		return
-	case <-store.Done():
+	defer w.unwatch()
+	for waits := true; waits; {
+		select {
+		case <-w.stop:
+			return
+		case <-w.closed:
+			s.endClosed(store, w)
+		case <-store.Done():
+			waits = false
+		}
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for c := range w.sessions {
 		c.kick()
 	}
+}
+
+// endClosed ends the sessions of accounts that were deleted or disabled.
+func (s *Server) endClosed(store storage.Store, w *storeWatch) {
+	open := map[storage.AccountID][]*session{}
+	s.mu.Lock()
+	for c := range w.sessions {
+		open[c.account] = append(open[c.account], c)
+	}
+	s.mu.Unlock()
+	for id, sessions := range open {
+		if s.accountOpen(store, id) {
+			continue
+		}
+		for _, c := range sessions {
+			c.closeAccount()
+		}
+	}
+}
+
+// accountOpen says whether an account may have sessions. Any other trouble shows
+// where the session meets it.
+func (s *Server) accountOpen(store storage.Store, id storage.AccountID) bool {
+	a, err := store.Account(s.ctx, id)
+	return !errors.Is(err, storage.ErrNotFound) && !a.Disabled
 }
 
 // Shutdown stops accepting, says BYE to sessions between responses, and waits

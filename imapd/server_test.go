@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"mailnode/storage"
+	"mailnode/storage/slot"
 )
 
 func itoa(n int) string { return strconv.Itoa(n) }
@@ -294,4 +295,55 @@ SyncState *
 	if found := c.ok("b SEARCH SUBJECT up"); found[0] != "* SEARCH 20" {
 		t.Errorf("the message from below: %q", found)
 	}
+}
+
+// TestClosedAccount: sessions of an account that is deleted or disabled hear BYE,
+// wherever they wait; other users' go on, and nobody gets in again.
+func TestClosedAccount(t *testing.T) {
+	b := newBench(t, nil)
+	for name, end := range map[string]func(storage.AccountID) error{
+		"deleted":  func(id storage.AccountID) error { return b.store.DeleteAccount(t.Context(), id) },
+		"disabled": func(id storage.AccountID) error { return b.store.SetDisabled(t.Context(), id, true) },
+	} {
+		a, err := b.store.CreateAccount(t.Context(), slot.Address(name+"@example.test"), "secret", 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		b.users[name] = a
+		b.deliver(name, "Subject: x\r\n\r\nx\r\n")
+		waiting, idle, selected, bob := b.login(name), b.login(name), b.login(name), b.login("bob")
+		idle.ok("a SELECT INBOX")
+		idle.send("b IDLE\r\n")
+		idle.until("+ ")
+		selected.ok("a SELECT INBOX")
+		bob.ok("a SELECT INBOX")
+		if err := end(a.ID); err != nil {
+			t.Fatal(err)
+		}
+		waiting.wantBye("[CONTACTADMIN]")
+		idle.wantBye("[CONTACTADMIN]")
+		selected.wantBye("[CONTACTADMIN]")
+		bob.ok("b FETCH 1:* FLAGS")
+		if err := b.store.Authenticate(t.Context(), a.ID, "secret"); err == nil {
+			t.Errorf("%s: the password is still good", name)
+		}
+	}
+}
+
+// slowLogin deletes the account between the proof of its password and the
+// session's start.
+type slowLogin struct{ *bench }
+
+func (p slowLogin) Login(ctx context.Context, user, password string) (storage.Store, storage.AccountID, error) {
+	s, id, err := p.bench.Login(ctx, user, password)
+	return s, id, errors.Join(err, p.store.DeleteAccount(ctx, id))
+}
+
+// TestClosedWhileLoggingIn: no session survives the deletion that it raced with.
+func TestClosedWhileLoggingIn(t *testing.T) {
+	b := newBench(t, nil)
+	c := dial(t, b.listen(b.serve(func(c *Config) { c.Login = slowLogin{b} }), ListenerOptions{PlainLogin: true}))
+	c.line()
+	c.send("a LOGIN alice@example.test secret\r\n")
+	c.wantBye("[CONTACTADMIN]")
 }

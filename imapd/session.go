@@ -39,6 +39,7 @@ type session struct {
 	cancel context.CancelFunc
 	conn   net.Conn // the socket under TLS; kick and Shutdown use it too
 	kicked atomic.Bool
+	closed atomic.Bool // kicked, because its account was deleted or disabled
 	net    netConn
 	r      *wire.Reader
 	w      *wire.Writer
@@ -85,6 +86,13 @@ func (c *session) log() *slog.Logger {
 func (c *session) kick() {
 	c.kicked.Store(true)
 	c.conn.SetReadDeadline(longAgo())
+}
+
+// closeAccount ends a session whose account may have none. Any goroutine may
+// call it.
+func (c *session) closeAccount() {
+	c.closed.Store(true)
+	c.kick()
 }
 
 func (c *session) close() {
@@ -195,6 +203,8 @@ func (c *session) goodbye(err error) error {
 		return err
 	case errors.Is(err, errKicked) && c.srv.down.Load():
 		return c.bye("UNAVAILABLE", "server is shutting down")
+	case errors.Is(err, errKicked) && c.closed.Load():
+		return c.bye("CONTACTADMIN", "this account is closed")
 	case errors.Is(err, errKicked):
 		return c.bye("UNAVAILABLE", "your mail has moved to another node, connect again")
 	case errors.Is(err, os.ErrDeadlineExceeded):

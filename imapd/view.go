@@ -20,6 +20,7 @@ type view struct {
 	name     string
 	readOnly bool
 	uids     []storage.UID // uids[i] has sequence number i+1
+	shared   bool          // uids is the store's: not to be changed
 	maxUID   storage.UID   // the highest that was ever in uids
 	gone     []storage.UID // sorted; in uids, but expunged: not told yet
 	since    storage.ModSeq
@@ -123,6 +124,9 @@ func (v *view) remove(uids []storage.UID, told func(seq int)) {
 	if len(uids) == 0 {
 		return
 	}
+	if v.shared {
+		v.uids, v.shared = slices.Clone(v.uids), false
+	}
 	first, _ := v.index(uids[0])
 	kept, j := first, 0
 	for i := first; i < len(v.uids); i++ {
@@ -150,11 +154,12 @@ func (v *view) take(cs storage.ChangeSet) (flags []storage.Message, added bool) 
 	}
 	slices.Sort(v.gone)
 	v.gone = slices.Compact(v.gone)
+	var more []storage.UID
 	for _, m := range cs.Changed {
 		switch o, own := v.own[m.UID]; {
 		case m.UID > v.maxUID:
-			v.uids = append(v.uids, m.UID)
-			v.maxUID, added = m.UID, true
+			more = append(more, m.UID)
+			v.maxUID = m.UID
 		case own && m.ModSeq <= o.modSeq:
 		default:
 			if _, ok := v.index(m.UID); ok {
@@ -162,9 +167,31 @@ func (v *view) take(cs storage.ChangeSet) (flags []storage.Message, added bool) 
 			}
 		}
 	}
+	if len(more) > 0 {
+		v.extend(more, cs.UIDs)
+	}
 	v.since = cs.Head
 	maps.DeleteFunc(v.own, func(_ storage.UID, o ownFlags) bool { return o.modSeq <= cs.Head })
-	return flags, added
+	return flags, len(more) > 0
+}
+
+// extend adds UIDs at the end. latest is what the store has, or nil: when it is
+// the array that the view shares already, grown by the same UIDs, it is shared
+// further, and nothing is copied.
+func (v *view) extend(more, latest []storage.UID) {
+	n := len(v.uids)
+	if v.shared && n > 0 && len(latest) == n+len(more) && &latest[0] == &v.uids[0] && slices.Equal(latest[n:], more) {
+		v.uids = latest
+		return
+	}
+	v.uids, v.shared = append(v.uids, more...), false // what is shared has no room behind it
+}
+
+// share takes the store's array instead of an equal one of the session's own.
+func (v *view) share(latest []storage.UID) {
+	if !v.shared && len(latest) > 0 && slices.Equal(v.uids, latest) {
+		v.uids, v.shared = latest, true
+	}
 }
 
 // newKeywords says whether flags have keywords that FLAGS did not name yet, and
@@ -192,18 +219,21 @@ func (c *session) tellChanges(expunges bool) *byeError {
 	}
 	var flags []storage.Message
 	var added bool
+	var latest []storage.UID
 	if v.poll {
 		cs, err := c.store.Changes(c.ctx, v.ref, v.since)
 		if err != nil {
 			return c.changesFailed(err)
 		}
 		v.poll = false
+		latest = cs.UIDs
 		flags, added = v.take(cs)
 	}
 	if expunges && len(v.gone) > 0 {
 		c.tellExpunged(v.gone)
 		v.gone = nil
 	}
+	v.share(latest)
 	if added {
 		c.w.Str("* ").Uint(uint64(len(v.uids))).Str(" EXISTS").CRLF()
 	}

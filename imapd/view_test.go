@@ -196,3 +196,49 @@ func TestViewSpans(t *testing.T) {
 		}
 	}
 }
+
+// TestViewSharesUIDs: a view uses the store's array for as long as it says the
+// same, and never changes it.
+func TestViewSharesUIDs(t *testing.T) {
+	store := make([]storage.UID, 0, 100)
+	grow := func(uids ...storage.UID) []storage.UID {
+		store = append(store, uids...)
+		return slices.Clip(store)
+	}
+	message := func(uid storage.UID) []storage.Message { return []storage.Message{{UID: uid, ModSeq: 1}} }
+	views := []*view{{}, {}}
+	check := func(what string, shared bool, want ...storage.UID) {
+		t.Helper()
+		for i, v := range views {
+			if !slices.Equal(v.uids, want) || v.shared != shared || shared && &v.uids[0] != &store[0] {
+				t.Fatalf("%s: view %d has %v (shared %v), want %v (shared %v)", what, i, v.uids, v.shared, want, shared)
+			}
+		}
+	}
+	each := func(fn func(v *view)) {
+		for _, v := range views {
+			fn(v)
+		}
+	}
+	first := grow(1, 2, 3)
+	each(func(v *view) { v.uids, v.shared, v.maxUID = first, true, 3 })
+	latest := grow(4)
+	each(func(v *view) { v.take(storage.ChangeSet{Changed: message(4), UIDs: latest}) })
+	check("after a delivery", true, 1, 2, 3, 4)
+	each(func(v *view) { v.take(storage.ChangeSet{Changed: message(5)}) })
+	check("after a delivery without the store's array", false, 1, 2, 3, 4, 5)
+	latest = grow(5)
+	each(func(v *view) { v.share(latest) })
+	check("with the store's array again", true, 1, 2, 3, 4, 5)
+	each(func(v *view) { v.remove([]storage.UID{2}, func(int) {}) })
+	check("after an expunge", false, 1, 3, 4, 5)
+	if !slices.Equal(store, []storage.UID{1, 2, 3, 4, 5}) {
+		t.Fatalf("the store's array was changed to %v", store)
+	}
+	each(func(v *view) { v.share(latest) })
+	check("an array that says something else", false, 1, 3, 4, 5)
+	store = nil
+	latest = grow(1, 3, 4, 5)
+	each(func(v *view) { v.share(latest) })
+	check("after the store's expunge", true, 1, 3, 4, 5)
+}

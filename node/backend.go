@@ -22,7 +22,7 @@ func (n *Node) serveAdmin(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	s := admin.NewServer(admin.Backend{Health: health{n}, Failovers: failovers{n}, Users: userBook{n}, Slots: slotBook{n}, Cluster: members{n}},
+	s := admin.NewServer(admin.Backend{Health: health{n}, Failovers: failovers{n}, Users: userBook{n}, Slots: slotBook{n}, Cluster: members{n}, Jobs: n.jobs},
 		n.cfg.Node.Name, n.version, n.log.With("part", "admin"))
 	n.wg.Go(func() { n.logErr("serve admin", s.Serve(ln)) })
 	context.AfterFunc(ctx, func() {
@@ -49,7 +49,7 @@ func (h health) Status(ctx context.Context) (admin.Status, error) {
 	st, v := n.State(), n.view()
 	leader := n.leader()
 	s := admin.Status{Node: n.cfg.Node.Name, State: "serving", Version: n.version, Cluster: n.id.ClusterID(), Generation: n.id.Generation(),
-		Leader: leader, Nodes: n.nodes(st, v), Slots: []admin.SlotStatus{}, Proposals: []admin.Proposal{}, Jobs: []admin.Job{}}
+		Leader: leader, Nodes: n.nodes(st, v), Slots: []admin.SlotStatus{}, Proposals: []admin.Proposal{}, Jobs: n.jobs.List(false)}
 	if n.stopping.Load() {
 		s.State = "draining"
 	}
@@ -212,13 +212,6 @@ func (u userBook) Add(ctx context.Context, r admin.AddUser) (admin.User, error) 
 func (u userBook) SetPassword(ctx context.Context, r admin.SetPassword) error {
 	_, err := u.call(ctx, r.Address, &rpc.AccountCall{Verb: "passwd", Password: r.Password}, nil)
 	return err
-}
-
-// Show implements admin.UserBook.
-func (u userBook) Show(ctx context.Context, addr slot.Address) (admin.User, error) {
-	var a storage.Account
-	sl, err := u.call(ctx, addr, &rpc.AccountCall{Verb: "show"}, &a)
-	return showUser(a, sl), err
 }
 
 // List implements admin.UserBook.

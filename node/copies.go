@@ -239,10 +239,14 @@ func (n *Node) remember(marker string) error {
 }
 
 func (k *keeper) openFiles(held bool) (*local.Slot, error) {
+	undelete := k.n.cfg.Replication.Undelete
+	if undelete == 0 {
+		undelete = -1 // none; 0 would be the default
+	}
 	return local.Open(local.Options{
 		FS: k.n.fs, Dir: filepath.Join(k.n.cfg.Node.Data, "slots", k.id.String()), Cluster: k.n.id.ClusterID(), Slot: k.id,
 		Logger: k.n.log, Clock: k.n.clock, Resources: k.n.resources, Passwords: k.n.passwords, OnDamage: k.n.onDamage,
-		JournalEventsMax: int(k.n.cfg.JournalMax), Refill: held,
+		JournalEventsMax: int(k.n.cfg.JournalMax), Undelete: undelete, Refill: held,
 	})
 }
 

@@ -48,6 +48,7 @@ func (n *Node) start(ctx context.Context) error {
 	n.wg.Go(func() { n.votes(ctx) })
 	n.wg.Go(func() { n.watch(ctx) })
 	n.wg.Go(func() { n.copies.run(ctx) })
+	n.wg.Go(func() { n.upkeep(ctx) })
 	if err := n.serveAdmin(ctx); err != nil {
 		return err
 	}

@@ -29,6 +29,7 @@ import (
 	"mailnode/lmtpd"
 	"mailnode/node/admin"
 	"mailnode/node/config"
+	"mailnode/node/job"
 	"mailnode/node/monitor"
 	"mailnode/node/peer"
 	"mailnode/raftfsm"
@@ -63,10 +64,12 @@ type Node struct {
 
 	resources *local.Resources
 	passwords *local.Passwords
+	jobs      *job.Registry
 	spool     *storage.SpoolDir
 	copies    *copies
 
 	protectAfter time.Duration // repl.FeedOptions.ProtectAfter; 0: its default
+	upkeepEvery  time.Duration // a copy's turn in upkeep
 
 	imap *imapd.Server
 	lmtp *lmtpd.Server
@@ -85,7 +88,7 @@ func Run(ctx context.Context, cfg config.Config, log *slog.Logger, version strin
 }
 
 func newNode(cfg config.Config, log *slog.Logger, version string) *Node {
-	return &Node{cfg: cfg, log: log.With("node", cfg.Node.Name), version: version, clock: storage.SystemClock(), fs: vfs.Default, boot: newBoot(), reportNow: make(chan struct{}, 1)}
+	return &Node{cfg: cfg, log: log.With("node", cfg.Node.Name), version: version, clock: storage.SystemClock(), fs: vfs.Default, boot: newBoot(), reportNow: make(chan struct{}, 1), upkeepEvery: upkeepEvery}
 }
 
 func (n *Node) run(ctx context.Context, ready func()) error {
@@ -132,6 +135,7 @@ func (n *Node) open() error {
 	n.spool = &storage.SpoolDir{FS: n.fs, Dir: filepath.Join(cfg.Node.Data, "spool")}
 	n.evidence = failover.NewEvidence(cfg.Node.Name, n.clock.Mono())
 	n.lastTick.Store(int64(n.clock.Mono()))
+	n.jobs = job.New(job.Options{Clock: n.clock, Logger: n.log.With("part", "jobs"), RunningMax: map[string]int{job.Reindex: cfg.ReindexWorkers}})
 	n.copies = newCopies(n)
 	o := peer.Options{Log: n.log, Admit: n.admit}
 	if n.port, err = peer.Listen(cfg.Node.Peer, id, o); err != nil {
@@ -238,6 +242,7 @@ func (n *Node) stop(stopWork context.CancelFunc) {
 	fronts.Wait()
 	n.lastWords()
 	stopWork()
+	n.jobs.Close()
 	n.port.Listener(peer.ProtoClient).Close()
 	if n.grpc != nil {
 		n.grpc.Stop()

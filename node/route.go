@@ -59,7 +59,7 @@ func (n *Node) account(ctx context.Context, id slot.ID, call *rpc.AccountCall, i
 	if err != nil {
 		return storage.Errorf(storage.ErrUnavailable, "slot %s: %w", id, err)
 	}
-	ctx, cancel := context.WithTimeout(ctx, accountWithin)
+	ctx, cancel := context.WithTimeout(ctx, waitFor(call.Verb))
 	defer cancel()
 	r, err := client.Account(ctx, call)
 	if err != nil {
@@ -87,29 +87,34 @@ func recode(v, into any) error {
 
 // runAccount is an account call at its master.
 func runAccount(ctx context.Context, m *local.Master, c *rpc.AccountCall) (any, error) {
-	if c.Verb == "list" {
+	switch c.Verb {
+	case "list":
 		return m.Accounts(ctx)
+	case "deleted":
+		return m.DeletedAccounts(ctx)
 	}
 	a, err := slot.ParseAddress(c.Address)
 	if err != nil {
 		return nil, storage.Errorf(storage.ErrInvalid, "%w", err)
 	}
-	if c.Verb == "add" {
+	switch c.Verb {
+	case "add":
 		return m.CreateAccount(ctx, a, c.Password, c.QuotaBytes)
+	case "show":
+		return showAccount(ctx, m, a)
+	case "undelete":
+		return m.UndeleteAccount(ctx, a)
+	case "erase":
+		return nil, m.EraseAccount(ctx, a)
 	}
 	rec, err := m.Address(ctx, a)
 	if err != nil {
 		return nil, err
 	}
-	switch c.Verb {
-	case "resolve":
+	if c.Verb == "resolve" {
 		return rec, nil
-	case "show":
-		return m.Account(ctx, rec.Account)
-	case "passwd":
-		return nil, m.SetPassword(ctx, rec.Account, c.Password)
 	}
-	return nil, storage.Errorf(storage.ErrInvalid, "unknown account call %q: upgrade this node", c.Verb)
+	return changeAccount(ctx, m, rec.Account, c)
 }
 
 // Resolve implements lmtpd.Mail.

@@ -54,11 +54,8 @@ next:
 		}
 		f.Keywords = append(f.Keywords, n)
 	}
-	f.Keywords = sortKeywords(f.Keywords)
-	if len(f.Keywords) > MaxKeywordsPerMessage {
-		return Flags{}, Errorf(ErrLimit, "set flags: %d keywords, at most %d", len(f.Keywords), MaxKeywordsPerMessage)
-	}
-	return f, nil
+	f.Keywords = sortKeywords(f.Keywords) // before they are counted: each once
+	return f.Canonical()
 }
 
 // checkKeyword accepts atoms without resp-specials (RFC 3501, section 9).

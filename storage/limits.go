@@ -5,8 +5,12 @@ import (
 	"unicode/utf8"
 )
 
-// The limits at the Store's door. docs/LIMITS.md shows them to operators.
+// The limits at the Store's door (door.go). docs/LIMITS.md shows them to
+// operators; TestLimitsTable keeps the two the same.
 const (
+	// MaxMessageBytes is what RFC822.SIZE, a number of 31 bits for many clients,
+	// can say. Frontends have a lower limit, which is a setting.
+	MaxMessageBytes       = 1<<31 - 1
 	MaxMailboxNameBytes   = 1000 // UTF-8 bytes, all levels
 	MaxMailboxLevels      = 30
 	MaxMailboxes          = 100_000 // an account's
@@ -18,6 +22,9 @@ const (
 	// MaxTxnRecords is how many records one event touches at the most, COPY
 	// excepted (DESIGN §4).
 	MaxTxnRecords = 1000
+	// The internal dates that can be told: years 1 to 9999, Unix seconds.
+	MinInternalDateUnix = -62_135_596_800
+	MaxInternalDateUnix = 253_402_300_799
 )
 
 // Separator divides the levels of a mailbox name.
@@ -27,7 +34,10 @@ const Separator = '/'
 // INBOX (also as the first level) in capitals, no trailing separator.
 func CanonicalMailboxName(name string) (string, error) {
 	name = strings.TrimSuffix(name, "/")
-	if name == "" || len(name) > MaxMailboxNameBytes || !utf8.ValidString(name) {
+	if len(name) > MaxMailboxNameBytes {
+		return "", Errorf(ErrLimit, "mailbox name: %d bytes, at most %d", len(name), MaxMailboxNameBytes)
+	}
+	if name == "" || !utf8.ValidString(name) {
 		return "", Errorf(ErrInvalid, "mailbox name: want 1 to %d bytes of UTF-8", MaxMailboxNameBytes)
 	}
 	for _, r := range name {
@@ -37,7 +47,7 @@ func CanonicalMailboxName(name string) (string, error) {
 	}
 	levels := strings.Split(name, "/")
 	if len(levels) > MaxMailboxLevels {
-		return "", Errorf(ErrInvalid, "mailbox name: %d levels, at most %d", len(levels), MaxMailboxLevels)
+		return "", Errorf(ErrLimit, "mailbox name: %d levels, at most %d", len(levels), MaxMailboxLevels)
 	}
 	for _, l := range levels {
 		if l == "" {

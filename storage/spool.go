@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"hash"
 	"io"
+	"sync"
 	"sync/atomic"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
@@ -12,33 +13,50 @@ import (
 	"mailnode/storage/slot"
 )
 
-// spoolMemoryBytes is how much of a message is kept in memory; a larger one
-// goes to a file.
-const spoolMemoryBytes = 512 << 10
+// A message is kept in pages of memory. One that is larger than spoolSmallBytes
+// goes to a file, unless all pages beyond that of all Spools of the SpoolDir
+// take less than spoolLargeBytesMax together.
+const (
+	spoolPageBytes     = 32 << 10
+	spoolSmallBytes    = 512 << 10
+	spoolLargeBytesMax = 64 << 20
+)
+
+type spoolPage = [spoolPageBytes]byte
 
 // SpoolDir makes Spools. The files it makes are never needed after a restart:
 // whoever opens the folder empties it.
 type SpoolDir struct {
-	FS   vfs.FS
-	Dir  string // exists
-	next atomic.Uint64
+	FS    vfs.FS
+	Dir   string // exists
+	next  atomic.Uint64
+	large atomic.Int64 // bytes of pages beyond spoolSmallBytes
+	pages sync.Pool    // of *spoolPage: fresh memory costs as much as copying a message into it
 }
 
 // New starts an empty Spool. Nothing is written to disk until it is large.
 func (d *SpoolDir) New() *Spool { return &Spool{dir: d, sum: sha256.New()} }
 
+func (d *SpoolDir) page() *spoolPage {
+	if p, ok := d.pages.Get().(*spoolPage); ok {
+		return p
+	}
+	return new(spoolPage)
+}
+
 // Spool takes a message of unknown size from the network: write it, then use
 // it as a Body. It must be closed. It is not for concurrent use while written.
 type Spool struct {
-	dir  *SpoolDir
-	sum  hash.Hash
-	size int64
-	mem  []byte
-	file vfs.File
-	path string
-	err  error // the first failed write: final, since what reached the disk is not known
+	dir   *SpoolDir
+	sum   hash.Hash
+	size  int64
+	pages []*spoolPage // none once there is a file
+	large int64        // bytes of pages that dir.large counts
+	file  vfs.File
+	path  string
+	err   error // the first failed write: final, since what reached the disk is not known
 	// scratch is what is handed to vfs, whose Write may change its argument.
-	scratch []byte
+	scratch *spoolPage
 }
 
 var _ Body = (*Spool)(nil)
@@ -56,25 +74,45 @@ func (s *Spool) Write(p []byte) (int, error) {
 }
 
 func (s *Spool) write(p []byte) error {
-	if s.file == nil && s.size+int64(len(p)) > spoolMemoryBytes {
-		if err := s.toFile(); err != nil {
+	for rest := p; len(rest) > 0; {
+		n, err := s.writeSome(rest)
+		if err != nil {
 			return err
+		}
+		s.size += int64(n)
+		rest = rest[n:]
+	}
+	s.sum.Write(p)
+	return nil
+}
+
+// writeSome writes what fits into one page.
+func (s *Spool) writeSome(p []byte) (int, error) {
+	if s.file == nil && s.size == int64(len(s.pages))*spoolPageBytes {
+		if s.size < spoolSmallBytes || s.mayGrow() {
+			s.pages = append(s.pages, s.dir.page())
+		} else if err := s.toFile(); err != nil {
+			return 0, err
 		}
 	}
 	if s.file == nil {
-		s.mem = append(s.mem, p...)
-	} else {
-		for rest := p; len(rest) > 0; {
-			n := copy(s.scratch, rest)
-			if _, err := s.file.Write(s.scratch[:n]); err != nil {
-				return fmt.Errorf("write spool %q: %w", s.path, err)
-			}
-			rest = rest[n:]
-		}
+		return copy(s.pages[len(s.pages)-1][s.size%spoolPageBytes:], p), nil
 	}
-	s.sum.Write(p)
-	s.size += int64(len(p))
-	return nil
+	n := copy(s.scratch[:], p)
+	if _, err := s.file.Write(s.scratch[:n]); err != nil {
+		return 0, fmt.Errorf("write spool %q: %w", s.path, err)
+	}
+	return n, nil
+}
+
+// mayGrow takes one more page beyond spoolSmallBytes from the SpoolDir's budget.
+func (s *Spool) mayGrow() bool {
+	if s.dir.large.Add(spoolPageBytes) > spoolLargeBytesMax {
+		s.dir.large.Add(-spoolPageBytes)
+		return false
+	}
+	s.large += spoolPageBytes
+	return true
 }
 
 func (s *Spool) toFile() error {
@@ -83,12 +121,22 @@ func (s *Spool) toFile() error {
 	if err != nil {
 		return fmt.Errorf("create spool %q: %w", path, err)
 	}
-	s.file, s.path = f, path
-	if _, err := f.Write(s.mem); err != nil {
-		return fmt.Errorf("write spool %q: %w", path, err)
+	s.file, s.path, s.scratch = f, path, s.dir.page()
+	for _, page := range s.pages { // all full
+		if _, err := f.Write(page[:]); err != nil {
+			return fmt.Errorf("write spool %q: %w", path, err)
+		}
 	}
-	s.mem, s.scratch = nil, make([]byte, 64<<10)
+	s.freePages()
 	return nil
+}
+
+func (s *Spool) freePages() {
+	for _, page := range s.pages {
+		s.dir.pages.Put(page)
+	}
+	s.dir.large.Add(-s.large)
+	s.pages, s.large = nil, 0
 }
 
 // Size gives the bytes written so far.
@@ -106,10 +154,13 @@ func (s *Spool) ReadAt(p []byte, off int64) (int, error) {
 	if s.file != nil {
 		return s.file.ReadAt(p, off)
 	}
-	if off >= int64(len(s.mem)) {
-		return 0, io.EOF
+	n := 0
+	for n < len(p) && off < s.size && len(s.pages) > 0 {
+		page := s.pages[off/spoolPageBytes]
+		end := min(s.size-off+off%spoolPageBytes, spoolPageBytes)
+		k := copy(p[n:], page[off%spoolPageBytes:end])
+		n, off = n+k, off+int64(k)
 	}
-	n := copy(p, s.mem[off:])
 	if n < len(p) {
 		return n, io.EOF
 	}
@@ -118,7 +169,11 @@ func (s *Spool) ReadAt(p []byte, off int64) (int, error) {
 
 // Close frees the memory and removes the file.
 func (s *Spool) Close() error {
-	s.mem, s.scratch = nil, nil
+	s.freePages()
+	if s.scratch != nil {
+		s.dir.pages.Put(s.scratch)
+		s.scratch = nil
+	}
 	if s.file == nil {
 		return nil
 	}

@@ -84,14 +84,14 @@ type Mailbox struct {
 	Bytes         int64  // sum of message sizes
 }
 
-// Message is one message's record.
+// Message is one message as lists show it. Its flags may be shared between
+// sessions: Flags.Keywords is never changed in place.
 type Message struct {
 	UID          UID
 	ModSeq       ModSeq
 	Flags        Flags
 	InternalDate time.Time
 	Size         int64 // bytes, RFC822.SIZE
-	Body         slot.BodyRef
 }
 
 // Body is a message's bytes as a frontend hands them in: any number of reads,
@@ -124,7 +124,8 @@ type Store interface {
 
 // Accounts is the part of a Store that knows users.
 type Accounts interface {
-	// Address looks an address up in its home slot; ErrNotFound when unknown.
+	// Address looks an address up in its home slot; ErrNotFound when unknown,
+	// or when its account is deleted.
 	Address(ctx context.Context, a slot.Address) (Address, error)
 	Account(ctx context.Context, id AccountID) (Account, error)
 	// Accounts lists all, in the order of their addresses.
@@ -133,6 +134,11 @@ type Accounts interface {
 	// (INBOX and the special-use ones) in one event. ErrExists.
 	CreateAccount(ctx context.Context, a slot.Address, password string, quotaBytes int64) (Account, error)
 	SetPassword(ctx context.Context, id AccountID, password string) error
+	// SetQuota changes how much an account may hold, in bytes; 0: no limit. What
+	// is there already stays.
+	SetQuota(ctx context.Context, id AccountID, quotaBytes int64) error
+	// SetDisabled keeps a user out, or lets him in again; mail comes in all the same.
+	SetDisabled(ctx context.Context, id AccountID, disabled bool) error
 	// Authenticate proves a password. ErrAuth: it is wrong, or the account is disabled.
 	Authenticate(ctx context.Context, id AccountID, password string) error
 }
@@ -167,8 +173,15 @@ type Messages interface {
 	// Append stores one message; the mailbox must exist (ErrNotFound).
 	Append(ctx context.Context, a AccountID, r Append) (Appended, error)
 	// Scan calls fn for each message with lo <= UID <= hi in the order of UIDs;
-	// it stops at fn's first error and returns it. fn must not keep m.Flags.
+	// it stops at fn's first error and returns it.
 	Scan(ctx context.Context, r Ref, lo, hi UID, fn func(m Message) error) error
+	// UIDs gives the UIDs of all messages, in order. The array is shared between
+	// sessions: it must not be changed.
+	UIDs(ctx context.Context, r Ref) ([]UID, error)
+	// Summaries calls fn for each message with lo <= UID <= hi in the order of
+	// UIDs, with what Summary gives; fn must not keep it. Messages that are gone
+	// may be among them. It stops at fn's first error and returns it.
+	Summaries(ctx context.Context, r Ref, lo, hi UID, fn func(uid UID, summary []byte) error) error
 	// Summary gives what storage/mime computed at delivery, in its encoding.
 	Summary(ctx context.Context, r Ref, uid UID) ([]byte, error)
 	// OpenBody proves a body's checksum and opens it. ErrNotFound when the
@@ -193,6 +206,8 @@ type Changes interface {
 	Changes(ctx context.Context, r Ref, since ModSeq) (ChangeSet, error)
 	// Watch gives a channel that gets a value (capacity one, never blocking the
 	// store) after each durable change of the mailbox, and the func that ends it.
+	// The zero Ref watches for accounts whose sessions must end: deleted or
+	// disabled ones.
 	Watch(r Ref) (changed <-chan struct{}, stop func())
 }
 
@@ -201,12 +216,15 @@ type ChangeSet struct {
 	Changed  []Message // new or changed, in UID order
 	Expunged []UID     // in order; may name messages that the caller never saw
 	Head     ModSeq    // pass this as since the next time
+	// UIDs, when not nil, has the UIDs of all messages at Head, in order. The
+	// array is shared between sessions: it must not be changed.
+	UIDs []UID
 }
 
 // Delivery is one LMTP transaction's share of one slot.
 type Delivery struct {
 	Body         Body
-	InternalDate time.Time
+	InternalDate time.Time // zero: now
 	Recipients   []Recipient
 }
 

@@ -46,8 +46,12 @@ type Undelete interface {
 	DeleteAccount(ctx context.Context, id AccountID) error
 	// DeletedAccounts lists what UndeleteAccount can bring back, by address.
 	DeletedAccounts(ctx context.Context) ([]DeletedAccount, error)
-	// UndeleteAccount brings an account back as it was. ErrNotFound.
+	// UndeleteAccount brings an account back as it was. ErrNotFound, ErrInvalid
+	// when it is not deleted.
 	UndeleteAccount(ctx context.Context, a slot.Address) (Account, error)
+	// DeletedAccount looks one of them up. ErrNotFound, ErrInvalid when the
+	// account is not deleted.
+	DeletedAccount(ctx context.Context, a slot.Address) (DeletedAccount, error)
 	// EraseAccount forgets a deleted account at once: the address is free again,
 	// the mail goes in the background. ErrNotFound, ErrInvalid when not deleted.
 	EraseAccount(ctx context.Context, a slot.Address) error

@@ -143,6 +143,11 @@ type User struct {
 
 	Master   slot.NodeName `json:"master,omitempty"`   // of the slot
 	Messages int64         `json:"messages,omitempty"` // where it was asked for one user
+
+	UndeleteS   int64 `json:"undelete_s,omitempty"` // how long removed mail can be brought back, where it was asked for one user
+	Deleted     bool  `json:"deleted,omitempty"`
+	DeletedAgoS int64 `json:"deleted_ago_s,omitempty"`
+	LeftS       int64 `json:"left_s,omitempty"` // until it is erased
 }
 
 // Users is the answer of `user list`. Unknown names the slots that could not be
@@ -228,12 +233,4 @@ type Token struct {
 type Version struct {
 	Node    slot.NodeName `json:"node"`
 	Version string        `json:"version"`
-}
-
-// Job is long work with its progress (law 12).
-type Job struct {
-	Kind  string  `json:"kind"`
-	About string  `json:"about"`
-	Done  float64 `json:"done"`  // 0 to 1
-	EtaS  int64   `json:"eta_s"` // -1: not known
 }

@@ -37,6 +37,7 @@ type site struct {
 	status    Status
 	confirmed []ConfirmRequest
 	added     []AddUser
+	orders    []any
 	confirm   func(ctx context.Context) error // waited for inside of Confirm
 }
 
@@ -84,6 +85,25 @@ func (u users) Add(_ context.Context, r AddUser) (User, error) {
 }
 func (u users) SetPassword(context.Context, SetPassword) error { return nil }
 func (u users) List(context.Context) (Users, error)            { return Users{}, nil }
+func (u users) SetQuota(_ context.Context, r SetQuota) error   { return u.order(r) }
+func (u users) SetDisabled(_ context.Context, r SetDisabled) error {
+	return u.order(r)
+}
+func (u users) Delete(_ context.Context, r NamedUser) error { return u.order(r) }
+func (u users) Erase(_ context.Context, r NamedUser) error  { return u.order(r) }
+func (u users) Deleted(context.Context) (Users, error) {
+	return Users{Users: []User{{Address: "gone@example.org", Deleted: true, LeftS: 5}}}, nil
+}
+func (u users) Undelete(_ context.Context, r UndeleteUser) (Undeleted, error) {
+	return Undeleted{Messages: 1}, u.order(r)
+}
+
+// order notes what came through to the backend.
+func (u users) order(o any) error {
+	u.site.orders = append(u.site.orders, o)
+	return nil
+}
+
 func (u users) Show(_ context.Context, a slot.Address) (User, error) {
 	return User{}, storage.Errorf(storage.ErrNotFound, "find user %q: unknown", a)
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 
+	"mailnode/node/job"
 	"mailnode/node/monitor"
 	"mailnode/storage/slot"
 )
@@ -19,6 +20,7 @@ type Backend struct {
 	Users     UserBook
 	Slots     SlotBook
 	Cluster   Cluster
+	Jobs      *job.Registry
 }
 
 // Health says how things are.
@@ -45,7 +47,16 @@ type UserBook interface {
 	Add(ctx context.Context, r AddUser) (User, error)
 	SetPassword(ctx context.Context, r SetPassword) error
 	List(ctx context.Context) (Users, error)
+	// Show also shows a deleted account that can be brought back.
 	Show(ctx context.Context, a slot.Address) (User, error)
+	SetQuota(ctx context.Context, r SetQuota) error
+	SetDisabled(ctx context.Context, r SetDisabled) error
+	Delete(ctx context.Context, r NamedUser) error
+	// Deleted lists the accounts that Undelete can bring back.
+	Deleted(ctx context.Context) (Users, error)
+	Undelete(ctx context.Context, r UndeleteUser) (Undeleted, error)
+	// Erase takes deleted accounts only.
+	Erase(ctx context.Context, r NamedUser) error
 }
 
 // SlotBook knows the slots.

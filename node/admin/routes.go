@@ -22,6 +22,7 @@ func (s *Server) routes() http.Handler {
 	mux.Handle("GET /v1/status", read(s, s.status))
 	s.failoverRoutes(mux)
 	s.userRoutes(mux)
+	s.jobRoutes(mux)
 	mux.Handle("GET /v1/slots", read(s, func(ctx context.Context, _ *http.Request) (Slots, error) {
 		list, err := s.backend.Slots.List(ctx)
 		return Slots{Slots: orEmpty(list)}, err
@@ -180,8 +181,13 @@ func (s *Server) unknown(ctx context.Context, id string, err error) error {
 }
 
 func (s *Server) userRoutes(mux *http.ServeMux) {
-	mux.Handle("GET /v1/users", read(s, func(ctx context.Context, _ *http.Request) (Users, error) {
-		list, err := s.backend.Users.List(ctx)
+	s.removalRoutes(mux)
+	mux.Handle("GET /v1/users", read(s, func(ctx context.Context, r *http.Request) (Users, error) {
+		ask := s.backend.Users.List
+		if r.URL.Query().Get("deleted") == "1" {
+			ask = s.backend.Users.Deleted
+		}
+		list, err := ask(ctx)
 		list.Users = orEmpty(list.Users)
 		return list, err
 	}))

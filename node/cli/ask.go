@@ -24,15 +24,38 @@ func (a *app) agree(question, again string) error {
 	if !isTerminal(a.in) {
 		return &admin.Error{Text: "nothing was done: there is no terminal to ask on", Exit: admin.ExitRefused, Next: again + " --yes"}
 	}
-	fmt.Fprintf(a.err, "%s [y/N] ", question)
-	line, err := a.readLine()
-	if err != nil && !errors.Is(err, io.EOF) {
+	answer, err := a.answer(question + " [y/N]")
+	if err != nil {
 		return err
 	}
-	if answer := strings.ToLower(strings.TrimSpace(line)); answer == "y" || answer == "yes" {
+	if answer = strings.ToLower(answer); answer == "y" || answer == "yes" {
 		return nil
 	}
 	return &admin.Error{Text: "nothing was done", Exit: admin.ExitRefused}
+}
+
+// retype asks a person to type what is at stake, where a yes comes too easily.
+func (a *app) retype(question, word, again string) error {
+	if a.yes {
+		return nil
+	}
+	answer, err := a.answer(question)
+	if err != nil {
+		return err
+	}
+	if !strings.EqualFold(answer, word) {
+		return &admin.Error{Text: "that is not it, nothing was done", Exit: admin.ExitRefused, Next: again}
+	}
+	return nil
+}
+
+func (a *app) answer(question string) (string, error) {
+	fmt.Fprintf(a.err, "%s ", question)
+	line, err := a.readLine()
+	if err != nil && !errors.Is(err, io.EOF) {
+		return "", err
+	}
+	return strings.TrimSpace(line), nil
 }
 
 // password asks on a terminal, twice and without echo, or takes the first line

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"mailnode/node/admin"
+	"mailnode/node/job"
 	"mailnode/node/monitor"
 	"mailnode/storage"
 	"mailnode/storage/slot"
@@ -21,6 +22,8 @@ type site struct {
 	rejected  []admin.RejectRequest
 	added     []admin.AddUser
 	passwords []admin.SetPassword
+	jobs      *job.Registry
+	orders    []any // those of user delete, undelete, erase, quota, disable, enable
 }
 
 // calm is a cluster of three nodes where all is well.
@@ -66,7 +69,7 @@ func broken() *site {
 	c.Set(monitor.ProposalOpen, "p3", "")
 	c.Set(monitor.TLSSelfSigned, "", "")
 	s.status.Conditions = c.List()
-	s.status.Jobs = []admin.Job{{Kind: "resync", About: "s005", Done: 0.25, EtaS: 200}}
+	s.status.Jobs = []admin.Job{{ID: "j12", State: "running", Kind: "resync", About: "s005", Done: 0.25, EtaS: 200}}
 	s.outcome = admin.Outcome{Exit: admin.ExitRefused, Text: "p3: 7 of 8 done\ns007 was not changed\n  mailnode failover confirm p3 --slot s007 --accept-loss", Refused: []slot.ID{7}}
 	return s
 }
@@ -79,7 +82,7 @@ func (s *site) serve(t *testing.T) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b := admin.Backend{Health: s, Failovers: failovers{s}, Users: userBook{s}, Slots: slotBook{s}, Cluster: s}
+	b := admin.Backend{Health: s, Failovers: failovers{s}, Users: userBook{s}, Slots: slotBook{s}, Cluster: s, Jobs: s.jobs}
 	server := admin.NewServer(b, s.status.Node, s.status.Version, slog.New(slog.DiscardHandler))
 	done := make(chan error, 1)
 	go func() { done <- server.Serve(ln) }()
@@ -148,10 +151,56 @@ func (u userBook) List(context.Context) (admin.Users, error) {
 }
 
 func (u userBook) Show(_ context.Context, a slot.Address) (admin.User, error) {
-	if a != "u1@example.org" {
-		return admin.User{}, storage.Errorf(storage.ErrNotFound, "find user %q: there is none", a)
+	switch a {
+	case "u1@example.org":
+		return admin.User{Address: a, Slot: 7, Master: "n1", UsedBytes: 3 << 20, QuotaBytes: 5 << 30, Messages: 1234, UndeleteS: 7 * 86400}, nil
+	case "gone@example.org":
+		return deletedUser(), nil
 	}
-	return admin.User{Address: a, Slot: 7, Master: "n1", UsedBytes: 3 << 20, QuotaBytes: 5 << 30, Messages: 12}, nil
+	return admin.User{}, storage.Errorf(storage.ErrNotFound, "find user %q: there is none", a)
+}
+
+func deletedUser() admin.User {
+	return admin.User{Address: "gone@example.org", Slot: 3, Master: "n2", UsedBytes: 5 << 20, UndeleteS: 7 * 86400, Deleted: true, DeletedAgoS: 3 * 3600, LeftS: 6*86400 + 5}
+}
+
+func (u userBook) Deleted(context.Context) (admin.Users, error) {
+	return admin.Users{Users: []admin.User{deletedUser(), {Address: "old@example.org", Slot: 4, Deleted: true, DeletedAgoS: 8 * 86400}}}, nil
+}
+
+// order notes an order as it came; who gave it is the server's to fill in.
+func (u userBook) order(o any) error {
+	u.orders = append(u.orders, o)
+	return nil
+}
+
+func (u userBook) Delete(_ context.Context, r admin.NamedUser) error {
+	return u.order("delete " + string(r.Address))
+}
+
+func (u userBook) Erase(_ context.Context, r admin.NamedUser) error {
+	return u.order("erase " + string(r.Address))
+}
+
+func (u userBook) SetQuota(_ context.Context, r admin.SetQuota) error {
+	r.By = ""
+	return u.order(r)
+}
+
+func (u userBook) SetDisabled(_ context.Context, r admin.SetDisabled) error {
+	r.By = ""
+	return u.order(r)
+}
+
+func (u userBook) Undelete(_ context.Context, r admin.UndeleteUser) (admin.Undeleted, error) {
+	r.By = ""
+	if err := u.order(r); err != nil || r.Address == "gone@example.org" {
+		return admin.Undeleted{Account: true}, err
+	}
+	if r.Mailbox == "empty" {
+		return admin.Undeleted{}, &admin.Error{Text: `undelete "u1@example.org": nothing that was removed is still kept`, Exit: admin.ExitNothing}
+	}
+	return admin.Undeleted{Messages: 2345, Gone: 1, Mailboxes: []string{"work/x (2)"}}, nil
 }
 
 type slotBook struct{ *site }

@@ -63,11 +63,7 @@ func statusScreen(s admin.Status, colour bool) string {
 		if i == 0 {
 			b.WriteString("\njobs\n")
 		}
-		eta := ""
-		if j.EtaS >= 0 {
-			eta = ", " + age(j.EtaS) + " to go"
-		}
-		b.WriteString(wrap("  ", fmt.Sprintf("%s %s %.0f%%%s", j.Kind, clean(j.About), 100*j.Done, eta)))
+		b.WriteString(wrap("  ", fmt.Sprintf("%s %s %s: %s", j.ID, j.Kind, clean(j.About), progressText(j))))
 	}
 	return b.String()
 }

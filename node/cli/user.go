@@ -14,7 +14,8 @@ import (
 )
 
 func (a *app) user() *cobra.Command {
-	return group("user", "Accounts", a.userAdd(), a.userPasswd(), a.userList(), a.userShow())
+	return group("user", "Accounts", a.userAdd(), a.userPasswd(), a.userList(), a.userShow(),
+		a.userQuota(), a.userDisable(), a.userEnable(), a.userDelete(), a.userUndelete(), a.userErase())
 }
 
 func (a *app) userAdd() *cobra.Command {
@@ -73,12 +74,17 @@ func (a *app) userPasswd() *cobra.Command {
 }
 
 func (a *app) userList() *cobra.Command {
-	return a.reads(a.verb("list", nil, "All accounts", func(ctx context.Context, _ []string) error {
-		u, err := a.client().Users(ctx)
+	deleted := false
+	c := a.reads(a.verb("list", nil, "All accounts", func(ctx context.Context, _ []string) error {
+		ask, text := a.client().Users, userTable
+		if deleted {
+			ask, text = a.client().DeletedUsers, deletedTable
+		}
+		u, err := ask(ctx)
 		if err != nil {
 			return err
 		}
-		if err := a.show(u, func() string { return userTable(u) }); err != nil {
+		if err := a.show(u, func() string { return text(u) }); err != nil {
 			return err
 		}
 		if len(u.Unknown) > 0 {
@@ -86,6 +92,8 @@ func (a *app) userList() *cobra.Command {
 		}
 		return nil
 	}))
+	c.Flags().BoolVar(&deleted, "deleted", false, "the deleted ones that can be brought back")
+	return c
 }
 
 func userTable(u admin.Users) string {
@@ -112,19 +120,19 @@ func quotaText(u admin.User) string {
 
 func (a *app) userShow() *cobra.Command {
 	return a.reads(a.verb("show", []string{"ADDRESS"}, "One account", func(ctx context.Context, args []string) error {
-		address, err := slot.ParseAddress(args[0])
-		if err != nil {
-			return usage("%s", err)
-		}
-		u, err := a.client().User(ctx, address)
+		_, u, err := a.findUser(ctx, args[0])
 		if err != nil {
 			return err
 		}
 		return a.show(u, func() string {
-			return table([][]string{
+			rows := [][]string{
 				{"address", clean(string(u.Address))}, {"slot", u.Slot.String()}, {"master", string(u.Master)},
-				{"used", size(u.UsedBytes)}, {"quota", quotaText(u)}, {"messages", fmt.Sprint(u.Messages)},
-			})
+				{"used", size(u.UsedBytes)}, {"quota", quotaText(u)},
+			}
+			if u.Deleted {
+				return table(append(rows, []string{"deleted", age(u.DeletedAgoS) + " ago, " + left(u.LeftS)}))
+			}
+			return table(append(rows, []string{"messages", fmt.Sprint(u.Messages)}))
 		})
 	}))
 }

@@ -276,12 +276,15 @@ func (x *Index) GetIndex() uint64 {
 }
 
 type AccountCall struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Slot          uint32                 `protobuf:"varint,1,opt,name=slot,proto3" json:"slot,omitempty"`
-	Verb          string                 `protobuf:"bytes,2,opt,name=verb,proto3" json:"verb,omitempty"` // resolve, add, passwd, list, show
-	Address       string                 `protobuf:"bytes,3,opt,name=address,proto3" json:"address,omitempty"`
-	Password      string                 `protobuf:"bytes,4,opt,name=password,proto3" json:"password,omitempty"`
-	QuotaBytes    int64                  `protobuf:"varint,5,opt,name=quota_bytes,json=quotaBytes,proto3" json:"quota_bytes,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Slot  uint32                 `protobuf:"varint,1,opt,name=slot,proto3" json:"slot,omitempty"`
+	Verb  string                 `protobuf:"bytes,2,opt,name=verb,proto3" json:"verb,omitempty"` // resolve, add, passwd, list, show, quota, disable, enable,
+	// delete, deleted, undelete, erase, restore
+	Address       string `protobuf:"bytes,3,opt,name=address,proto3" json:"address,omitempty"`
+	Password      string `protobuf:"bytes,4,opt,name=password,proto3" json:"password,omitempty"`
+	QuotaBytes    int64  `protobuf:"varint,5,opt,name=quota_bytes,json=quotaBytes,proto3" json:"quota_bytes,omitempty"`
+	SinceMs       int64  `protobuf:"varint,6,opt,name=since_ms,json=sinceMs,proto3" json:"since_ms,omitempty"` // restore: of slot clock; 0: all that is kept
+	Mailbox       string `protobuf:"bytes,7,opt,name=mailbox,proto3" json:"mailbox,omitempty"`                 // restore; "": all
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -351,10 +354,24 @@ func (x *AccountCall) GetQuotaBytes() int64 {
 	return 0
 }
 
+func (x *AccountCall) GetSinceMs() int64 {
+	if x != nil {
+		return x.SinceMs
+	}
+	return 0
+}
+
+func (x *AccountCall) GetMailbox() string {
+	if x != nil {
+		return x.Mailbox
+	}
+	return ""
+}
+
 type AccountReply struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Failure       *Failure               `protobuf:"bytes,1,opt,name=failure,proto3" json:"failure,omitempty"`
-	Body          []byte                 `protobuf:"bytes,2,opt,name=body,proto3" json:"body,omitempty"` // JSON: storage.Address, or a list of storage.Account
+	Body          []byte                 `protobuf:"bytes,2,opt,name=body,proto3" json:"body,omitempty"` // JSON: what the verb gives (node/accounts.go)
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -647,14 +664,16 @@ const file_rpc_proto_rawDesc = "" +
 	"\n" +
 	"not_leader\x18\x06 \x01(\bR\tnotLeader\"\x1d\n" +
 	"\x05Index\x12\x14\n" +
-	"\x05index\x18\x01 \x01(\x04R\x05index\"\x8c\x01\n" +
+	"\x05index\x18\x01 \x01(\x04R\x05index\"\xc1\x01\n" +
 	"\vAccountCall\x12\x12\n" +
 	"\x04slot\x18\x01 \x01(\rR\x04slot\x12\x12\n" +
 	"\x04verb\x18\x02 \x01(\tR\x04verb\x12\x18\n" +
 	"\aaddress\x18\x03 \x01(\tR\aaddress\x12\x1a\n" +
 	"\bpassword\x18\x04 \x01(\tR\bpassword\x12\x1f\n" +
 	"\vquota_bytes\x18\x05 \x01(\x03R\n" +
-	"quotaBytes\"W\n" +
+	"quotaBytes\x12\x19\n" +
+	"\bsince_ms\x18\x06 \x01(\x03R\asinceMs\x12\x18\n" +
+	"\amailbox\x18\a \x01(\tR\amailbox\"W\n" +
 	"\fAccountReply\x123\n" +
 	"\afailure\x18\x01 \x01(\v2\x19.mailnode.node.v1.FailureR\afailure\x12\x12\n" +
 	"\x04body\x18\x02 \x01(\fR\x04body\"1\n" +

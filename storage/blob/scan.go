@@ -2,6 +2,7 @@ package blob
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 
@@ -21,10 +22,12 @@ type Found struct {
 // Scan reads the records of one pack in their order. Places that hold no record
 // are passed over; gap, when not nil, is told of those that are not all zero.
 func (s *Store) Scan(n uint32, fn func(Found) error, gap func(offset, bytes int64)) error {
-	p, err := s.reader(n)
+	h, err := s.reader(n)
 	if err != nil {
 		return err
 	}
+	defer s.o.Handles.release(h)
+	p := h.f
 	st, err := p.Stat()
 	if err != nil {
 		return fmt.Errorf("scan pack %q: %w", s.path(n), err)
@@ -56,20 +59,18 @@ func readFound(r io.ReaderAt, n uint32, at, size int64) (*Found, int64, error) {
 		return nil, 0, err
 	}
 	h, ok := parseHeader(fixed)
-	if !ok || at+headerBytes+int64(h.noteBytes)+h.bodyBytes > size {
+	if !ok || h.bodyBytes > size || at+headerBytes+extra(h.encoding)+int64(h.noteBytes)+h.bodyBytes > size {
 		return nil, 0, nil
 	}
-	note := make([]byte, h.noteBytes)
-	if err := readFull(r, note, at+headerBytes); err != nil {
+	rest := make([]byte, extra(h.encoding)+int64(h.noteBytes))
+	if err := readFull(r, rest, at+headerBytes); err != nil {
 		return nil, 0, err
 	}
-	f := &Found{Ref: h.ref, Note: &BirthNote{},
-		Location: Location{Pack: n, Offset: at + headerBytes + int64(h.noteBytes), Size: h.bodyBytes, NoteBytes: h.noteBytes}}
-	if !h.proves(fixed, note) || proto.Unmarshal(note, f.Note) != nil {
+	f := &Found{Ref: h.ref, Note: &BirthNote{}}
+	if f.Location, ok = h.at(n, at, rest); !ok || !h.proves(fixed, rest) || proto.Unmarshal(rest[extra(h.encoding):], f.Note) != nil {
 		return nil, 0, nil
 	}
-	end := f.Location.Offset + h.bodyBytes
-	return f, (end + alignBytes - 1) &^ (alignBytes - 1), nil
+	return f, at + f.Location.RecordBytes(), nil
 }
 
 // nextMagic looks for the next place that may hold a record.
@@ -101,18 +102,40 @@ func nextMagic(r io.ReaderAt, at, size int64, gap func(offset, bytes int64)) (in
 func (n *BirthNote) Unmarshal(b []byte) error { return proto.Unmarshal(b, n) }
 
 // Note gives the birth note of a stored body, proved against its CRC.
-func (s *Store) Note(loc Location) ([]byte, error) {
-	f, err := s.reader(loc.Pack)
+func (s *Store) Note(ref slot.BodyRef, loc Location) ([]byte, error) {
+	h, err := s.reader(loc.Pack)
 	if err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrDamaged, err)
+		return nil, err
 	}
-	b := make([]byte, headerBytes+int(loc.NoteBytes))
-	if err := readFull(f, b, loc.Offset-int64(len(b))); err != nil {
-		return nil, fmt.Errorf("read birth note in %q: %w: %w", s.path(loc.Pack), ErrDamaged, err)
+	defer s.o.Handles.release(h)
+	note, err := readNote(h.f, ref, loc)
+	if err != nil {
+		return nil, fmt.Errorf("read birth note of %s in %q at %d: %w: %w", ref, s.path(loc.Pack), loc.Offset, ErrDamaged, err)
+	}
+	return note, nil
+}
+
+// readNote proves the head of the record at loc and gives its birth note.
+func readNote(r io.ReaderAt, ref slot.BodyRef, loc Location) ([]byte, error) {
+	at := loc.Offset - loc.headBytes()
+	if at < preambleBytes || loc.NoteBytes > maxNoteBytes {
+		return nil, errors.New("no record can lie there")
+	}
+	b := make([]byte, loc.headBytes())
+	if err := readFull(r, b, at); err != nil {
+		return nil, err
 	}
 	h, ok := parseHeader(b)
-	if !ok || !h.proves(b[:headerBytes], b[headerBytes:]) {
-		return nil, fmt.Errorf("read birth note in %q at %d: %w", s.path(loc.Pack), loc.Offset, ErrDamaged)
+	rest := b[headerBytes:]
+	if !ok || !h.proves(b[:headerBytes], rest) {
+		return nil, errors.New("its header fails its checksum")
 	}
-	return b[headerBytes:], nil
+	// A header's lengths say nothing about loc before they are compared.
+	if h.encoding != loc.Encoding || int64(len(rest)) != extra(h.encoding)+int64(h.noteBytes) {
+		return nil, errors.New("another record lies there")
+	}
+	if got, ok := h.at(loc.Pack, at, rest); !ok || got != loc || h.ref != ref {
+		return nil, fmt.Errorf("body %s lies there", h.ref)
+	}
+	return rest[extra(h.encoding):], nil
 }

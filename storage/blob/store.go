@@ -1,10 +1,10 @@
 package blob
 
 import (
-	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"sort"
 	"strings"
 	"sync"
@@ -14,16 +14,38 @@ import (
 	"mailnode/storage/slot"
 )
 
-// ErrDamaged says that what lies in a pack is not what was put there.
-var ErrDamaged = errors.New("damaged")
+var (
+	// ErrDamaged says that what lies in a pack is not what was put there.
+	ErrDamaged = errors.New("damaged")
+	// ErrGone says that the pack is not there; such an error is ErrDamaged too,
+	// unless the body was moved and its new place serves.
+	ErrGone = errors.New("pack is gone")
+)
 
 // Location is where a body lies.
 type Location struct {
 	Pack   uint32
 	Offset int64 // of the body's first byte, in the pack
-	Size   int64 // of the body in bytes
+	Size   int64 // of the body as received, in bytes
 	// NoteBytes is the length of the birth note, which lies before the body.
 	NoteBytes uint32
+	Encoding  byte  // as in the record's header
+	Stored    int64 // bytes of the body in the pack when it is encoded, else 0
+}
+
+func (l Location) stored() int64 {
+	if l.Encoding == plainBody {
+		return l.Size
+	}
+	return l.Stored
+}
+
+// headBytes is what lies before the body.
+func (l Location) headBytes() int64 { return headerBytes + extra(l.Encoding) + int64(l.NoteBytes) }
+
+// RecordBytes is the room that the body takes in its pack, all included.
+func (l Location) RecordBytes() int64 {
+	return (l.headBytes() + l.stored() + alignBytes - 1) &^ (alignBytes - 1)
 }
 
 // Options opens a Store.
@@ -34,6 +56,8 @@ type Options struct {
 	Slot    slot.ID
 	// PackBytesMax is the size at which the next pack begins; 0: 256 MiB.
 	PackBytesMax int64
+	// Handles is shared by the Stores of a node; nil: one of the Store's own.
+	Handles *Handles
 }
 
 // Store is a slot's packs. Its methods may be called at the same time.
@@ -45,12 +69,19 @@ type Options struct {
 type Store struct {
 	o Options
 
-	mu      sync.Mutex // guards all below
-	next    uint32     // number of the next pack
-	active  *writing
-	full    []*writing          // packs that are full but may still be written
-	readers map[uint32]vfs.File // kept open for the Store's life
-	poison  error
+	chunks sync.Pool  // of *[chunkBytes]byte
+	syncMu sync.Mutex // held by Sync: one that finds nothing to do must not overtake one that does it
+
+	mu        sync.Mutex // guards all below
+	next      uint32     // number of the next pack
+	active    *writing
+	full      []*writing          // packs that are full but may still be written
+	rewriting map[uint32]struct{} // packs that Rewriters are writing
+	removed   map[uint32]struct{} // packs that this Store removed
+	closed    bool
+	poison    error
+	written   uint64 // Puts that have returned without an error
+	synced    uint64 // and how many of them are known to be durable
 }
 
 // newSuffix is what a pack is called until its preamble is durable.
@@ -64,12 +95,23 @@ type writing struct {
 	writers int   // Puts that have a place in it and have not returned
 }
 
-// Open looks at the folder; damage of a pack's preamble refuses the Store.
+// foreignLooks is how many damaged packs Open passes over on its search for one
+// that says whose the folder is.
+const foreignLooks = 4
+
+// Open looks at the folder, and at the preamble of the newest pack: one of
+// another cluster or slot refuses the Store, since then all of them are (a wrong
+// volume was mounted). A pack that is damaged takes nobody down with it (law 9):
+// what lies in it is found damaged by whoever reads it, body by body, and is
+// fetched from another copy. So with thousands of packs Open reads one.
 func Open(o Options) (*Store, error) {
 	if o.PackBytesMax == 0 {
 		o.PackBytesMax = 256 << 20
 	}
-	s := &Store{o: o, readers: map[uint32]vfs.File{}, next: 1}
+	if o.Handles == nil {
+		o.Handles = NewHandles(packFilesMax)
+	}
+	s := &Store{o: o, rewriting: map[uint32]struct{}{}, removed: map[uint32]struct{}{}, next: 1}
 	if err := s.removeUnborn(); err != nil {
 		return nil, err
 	}
@@ -77,9 +119,16 @@ func Open(o Options) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	for _, n := range numbers {
-		s.next = n + 1
-		if _, err := s.reader(n); err != nil {
+	if len(numbers) > 0 {
+		s.next = numbers[len(numbers)-1] + 1
+	}
+	for _, n := range slices.Backward(numbers[max(0, len(numbers)-foreignLooks):]) {
+		h, err := s.reader(n)
+		if err == nil {
+			o.Handles.release(h)
+			break
+		}
+		if errors.Is(err, errForeign) {
 			s.Close()
 			return nil, err
 		}
@@ -137,9 +186,12 @@ func (s *Store) Put(ref slot.BodyRef, note *BirthNote, body io.ReaderAt, size in
 		return Location{}, err
 	}
 	// The range is this call's own, so bodies are written side by side.
-	err = writeRecord(w.f, at, head, body, size)
+	err = s.writeRecord(w.f, at, head, body, size)
 	s.mu.Lock()
 	w.writers--
+	if err == nil {
+		s.written++
+	}
 	s.mu.Unlock()
 	if err != nil {
 		// Nothing was promised: the place stays a hole, the store goes on.
@@ -148,10 +200,24 @@ func (s *Store) Put(ref slot.BodyRef, note *BirthNote, body io.ReaderAt, size in
 	return loc, nil
 }
 
-func writeRecord(f vfs.File, at int64, head []byte, body io.ReaderAt, size int64) error {
-	const small = 256 << 10
-	if size <= small {
-		rec := make([]byte, int64(len(head))+size)
+// chunkBytes is how much of a body is written at once; a smaller record is
+// written whole.
+const chunkBytes = 256 << 10
+
+// chunk gives a buffer; chunks.Put takes it back. Fresh memory for each body
+// would cost more than copying the body.
+func (s *Store) chunk() *[chunkBytes]byte {
+	if b, ok := s.chunks.Get().(*[chunkBytes]byte); ok {
+		return b
+	}
+	return new([chunkBytes]byte)
+}
+
+func (s *Store) writeRecord(f vfs.File, at int64, head []byte, body io.ReaderAt, size int64) error {
+	buf := s.chunk()
+	defer s.chunks.Put(buf)
+	if whole := int64(len(head)) + size; whole <= chunkBytes {
+		rec := buf[:whole]
 		copy(rec, head)
 		if err := readFull(body, rec[len(head):], 0); err != nil {
 			return err
@@ -159,9 +225,8 @@ func writeRecord(f vfs.File, at int64, head []byte, body io.ReaderAt, size int64
 		_, err := f.WriteAt(rec, at)
 		return err
 	}
-	buf := make([]byte, small)
-	for off := int64(0); off < size; off += small {
-		b := buf[:min(small, size-off)]
+	for off := int64(0); off < size; off += chunkBytes {
+		b := buf[:min(chunkBytes, size-off)]
 		if err := readFull(body, b, off); err != nil {
 			return err
 		}
@@ -207,7 +272,7 @@ func (s *Store) reserve(head, size int64) (*writing, Location, int64, error) {
 func (s *Store) roll() error {
 	n := s.next
 	s.next++ // also after an error: what became of the name is not known
-	f, err := s.create(s.path(n))
+	f, err := s.create(s.path(n), packMagic, min(s.o.PackBytesMax, 16<<20))
 	if err != nil {
 		return fmt.Errorf("create pack %q: %w", s.path(n), err)
 	}
@@ -221,13 +286,13 @@ func (s *Store) roll() error {
 // create makes a pack under a name that no reader knows, and gives it its own
 // when the preamble is durable: a crash in between, or a full disk, must not
 // leave a pack that refuses the whole Store at the next open.
-func (s *Store) create(path string) (vfs.File, error) {
+func (s *Store) create(path, magic string, preallocateBytes int64) (vfs.File, error) {
 	f, err := s.o.FS.Create(path+newSuffix, "mailnode-pack")
 	if err != nil {
 		return nil, err
 	}
-	if _, err = f.WriteAt(makePreamble(s.o.Cluster, s.o.Slot), 0); err == nil {
-		err = f.Preallocate(0, min(s.o.PackBytesMax, 16<<20))
+	if _, err = f.WriteAt(makePreamble(magic, s.o.Cluster, s.o.Slot), 0); err == nil && preallocateBytes > 0 {
+		err = f.Preallocate(0, preallocateBytes)
 	}
 	if err == nil {
 		err = f.Sync()
@@ -258,15 +323,18 @@ func SyncDir(fs vfs.FS, dir string) error {
 	return d.Sync()
 }
 
-// Sync makes durable every body whose Put has returned. A full pack is closed
-// by the first Sync that finds no Put in it.
+// Sync makes durable every body whose Put has returned; without one since the
+// last Sync it does nothing. A full pack is closed by the first Sync that finds
+// no Put in it.
 func (s *Store) Sync() error {
+	s.syncMu.Lock()
+	defer s.syncMu.Unlock()
 	s.mu.Lock()
-	if s.poison != nil || s.active == nil {
+	if s.poison != nil || s.active == nil || s.written == s.synced {
 		defer s.mu.Unlock()
 		return s.poison
 	}
-	active := s.active.f
+	active, upTo := s.active.f, s.written
 	var last, busy []*writing
 	for _, w := range s.full {
 		if w.writers == 0 {
@@ -288,6 +356,9 @@ func (s *Store) Sync() error {
 	if err := active.SyncData(); err != nil {
 		return s.fail(fmt.Errorf("sync pack: %w", err))
 	}
+	s.mu.Lock()
+	s.synced = upTo
+	s.mu.Unlock()
 	return nil
 }
 
@@ -300,55 +371,8 @@ func (s *Store) fail(err error) error {
 	return s.poison
 }
 
-func (s *Store) reader(n uint32) (vfs.File, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if f := s.readers[n]; f != nil {
-		return f, nil
-	}
-	f, err := s.o.FS.Open(s.path(n))
-	if err != nil {
-		return nil, fmt.Errorf("open pack %q: %w", s.path(n), err)
-	}
-	pre := make([]byte, preambleBytes)
-	err = readFull(f, pre, 0)
-	if err == nil {
-		err = checkPreamble(pre, s.o.Cluster, s.o.Slot)
-	}
-	if err != nil {
-		f.Close()
-		return nil, fmt.Errorf("open pack %q: %w: %w", s.path(n), ErrDamaged, err)
-	}
-	s.readers[n] = f
-	return f, nil
-}
-
-// Body reads a stored body.
-type Body struct {
-	*io.SectionReader
-}
-
-// Close does nothing: packs stay open.
-func (Body) Close() error { return nil }
-
-// Open proves a body against its GUID and opens it. ErrDamaged when it differs.
-func (s *Store) Open(ref slot.BodyRef, loc Location) (Body, error) {
-	p, err := s.reader(loc.Pack)
-	if err != nil {
-		return Body{}, fmt.Errorf("%w: %w", ErrDamaged, err)
-	}
-	b := Body{io.NewSectionReader(p, loc.Offset, loc.Size)}
-	h := sha256.New()
-	if _, err := io.CopyBuffer(struct{ io.Writer }{h}, io.NewSectionReader(p, loc.Offset, loc.Size), make([]byte, min(max(loc.Size, 1), 128<<10))); err != nil {
-		return Body{}, fmt.Errorf("read body %s in %q: %w: %w", ref, s.path(loc.Pack), ErrDamaged, err)
-	}
-	if got := slot.GUID(h.Sum(nil)); got != ref.GUID {
-		return Body{}, fmt.Errorf("read body %s in %q at %d: %w: its SHA-256 is %s", ref, s.path(loc.Pack), loc.Offset, ErrDamaged, got)
-	}
-	return b, nil
-}
-
-// Close closes all files. What was not synced may be lost.
+// Close closes all files; those of bodies that are still being read, when they
+// are closed. What was not synced may be lost.
 func (s *Store) Close() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -359,10 +383,8 @@ func (s *Store) Close() error {
 	for _, w := range s.full {
 		errs = append(errs, w.f.Close())
 	}
-	for _, f := range s.readers {
-		errs = append(errs, f.Close())
-	}
-	s.active, s.full, s.readers = nil, nil, map[uint32]vfs.File{}
+	s.active, s.full, s.closed = nil, nil, true
+	s.o.Handles.dropAll(s)
 	if s.poison == nil {
 		s.poison = errors.New("the pack store is closed")
 	}

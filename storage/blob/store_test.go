@@ -147,8 +147,51 @@ func TestLaw06FlippedBitIsNoticed(t *testing.T) {
 		flip(at)
 	}
 	flip(3)
-	if _, err := Open(Options{FS: fs, Dir: "/packs", Cluster: "test", Slot: 7}); !errors.Is(err, ErrDamaged) {
+	s = open(t, fs, 0)
+	defer s.Close()
+	if _, err := s.Open(first, firstLoc); !errors.Is(err, ErrDamaged) {
 		t.Fatalf("damaged preamble: %v", err)
+	}
+}
+
+// A pack whose preamble is damaged takes neither the Store nor its other packs
+// down, and Open does not read them all.
+func TestLaw09DamagedPackIsAlone(t *testing.T) {
+	fs := newFS(t)
+	var refs []slot.BodyRef
+	var locs []Location
+	for i := range 20 {
+		s := open(t, fs, 0) // each begins a pack
+		ref, loc := put(t, s, []byte{byte(i)}, slot.BodyID(i))
+		refs, locs = append(refs, ref), append(locs, loc)
+		if err := s.Sync(); err != nil {
+			t.Fatal(err)
+		}
+		s.Close()
+	}
+	for _, n := range []string{"/packs/00000007.pack", "/packs/00000020.pack"} {
+		f, err := fs.OpenReadWrite(n, "test")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := f.WriteAt([]byte{0xff}, 20); err != nil {
+			t.Fatal(err)
+		}
+		f.Close()
+	}
+	s := open(t, fs, 0)
+	defer s.Close()
+	if n := s.o.Handles.Open(); n > 2 {
+		t.Errorf("after Open %d packs are open", n)
+	}
+	for i, ref := range refs {
+		b, err := s.Open(ref, locs[i])
+		if bad := i == 6 || i == 19; bad != errors.Is(err, ErrDamaged) || !bad && err != nil {
+			t.Errorf("body %d: %v", i, err)
+		}
+		if err == nil {
+			b.Close()
+		}
 	}
 }
 

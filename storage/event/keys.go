@@ -119,6 +119,11 @@ func MessagesIn(r storage.Ref, lo, hi storage.UID) Span {
 	return Span{MessageKey(r, lo), append(MessageKey(r, hi), 0)}
 }
 
+// SummariesIn is the span of the summaries with lo <= UID <= hi.
+func SummariesIn(r storage.Ref, lo, hi storage.UID) Span {
+	return Span{SummaryKey(r, lo), append(SummaryKey(r, hi), 0)}
+}
+
 // ExpungedIn is the span of a mailbox's ExpungedRecords.
 func ExpungedIn(r storage.Ref) Span { return SpanOf(refKey(PrefixExpunged, r, 0)) }
 

@@ -3,7 +3,6 @@ package event
 import (
 	"fmt"
 	"hash/crc32"
-	"time"
 
 	"google.golang.org/protobuf/proto"
 
@@ -100,10 +99,8 @@ func (m *MessageRecord) FlagSet() storage.Flags {
 
 // Message gives the record as clients see it; modseqs below floor show as floor.
 func (m *MessageRecord) Message(floor storage.ModSeq) storage.Message {
-	return storage.Message{
-		UID: storage.UID(m.Uid), ModSeq: max(storage.ModSeq(m.Modseq), floor), Flags: m.FlagSet(),
-		InternalDate: time.Unix(m.InternalDateUnix, 0).UTC(), Size: m.Size, Body: m.Body(),
-	}
+	l := m.Listed()
+	return l.Message(floor)
 }
 
 // SlotLineage gives the lineage.

@@ -2,6 +2,7 @@ package local
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"mailnode/storage"
@@ -22,6 +23,14 @@ func (m *Master) Address(ctx context.Context, a slot.Address) (storage.Address, 
 			return storage.Errorf(storage.ErrNotFound, "address %q is not known", a)
 		}
 		out = storage.Address{Address: a, Account: storage.AccountID(rec.Account), Slot: slot.ID(rec.Slot), Generation: rec.Generation}
+		if out.Slot != m.s.o.Slot {
+			return nil // its account's slot knows
+		}
+		if _, err := loadAccount(v, out.Account); errors.Is(err, storage.ErrNotFound) {
+			return storage.Errorf(storage.ErrNotFound, "address %q is not known: its account is deleted", a)
+		} else if err != nil {
+			return err
+		}
 		return nil
 	})
 	return out, err
@@ -86,6 +95,9 @@ func specialMailboxes() []struct {
 
 // CreateAccount implements storage.Accounts.
 func (m *Master) CreateAccount(ctx context.Context, addr slot.Address, password string, quotaBytes int64) (storage.Account, error) {
+	if err := storage.CheckAddress(addr); err != nil {
+		return storage.Account{}, err
+	}
 	hash, err := m.s.o.Passwords.Hash(ctx, password)
 	if err != nil {
 		return storage.Account{}, err
@@ -102,7 +114,7 @@ func (m *Master) CreateAccount(ctx context.Context, addr slot.Address, password 
 			return err
 		}
 		if found && !old.Erased {
-			return storage.Errorf(storage.ErrExists, "create account %q: the address exists already", addr)
+			return addressTaken(t, old)
 		}
 		// The wall clock only seeds the counter: it decides nothing (law 11),
 		// and an erased address remembers what was given out (law 2).
@@ -126,18 +138,50 @@ func (m *Master) CreateAccount(ctx context.Context, addr slot.Address, password 
 	return created, err
 }
 
+// addressTaken says who has an address that somebody wants.
+func addressTaken(r reader, rec *event.AddressRecord) error {
+	a := &event.AccountRecord{}
+	found, err := event.Load(r, event.AccountKey(storage.AccountID(rec.Account)), a)
+	if err != nil {
+		return err
+	}
+	if found && a.Deleted {
+		return storage.Errorf(storage.ErrExists, "create account %q: a deleted account has the address: "+
+			"`mailnode user undelete %s` brings it back, `mailnode user erase %s` gives the address free", rec.Address, rec.Address, rec.Address)
+	}
+	return storage.Errorf(storage.ErrExists, "create account %q: the address exists already", rec.Address)
+}
+
 // SetPassword implements storage.Accounts.
 func (m *Master) SetPassword(ctx context.Context, id storage.AccountID, password string) error {
 	hash, err := m.s.o.Passwords.Hash(ctx, password)
 	if err != nil {
 		return err
 	}
+	return m.changeAccount(ctx, id, func(a *event.AccountRecord) { a.PasswordHash = hash })
+}
+
+// SetQuota implements storage.Accounts.
+func (m *Master) SetQuota(ctx context.Context, id storage.AccountID, quotaBytes int64) error {
+	if quotaBytes < 0 {
+		return storage.Errorf(storage.ErrInvalid, "set quota of account %016x: a quota is 0 (none) or more bytes", uint64(id))
+	}
+	return m.changeAccount(ctx, id, func(a *event.AccountRecord) { a.QuotaBytes = quotaBytes })
+}
+
+// SetDisabled implements storage.Accounts.
+func (m *Master) SetDisabled(ctx context.Context, id storage.AccountID, disabled bool) error {
+	return m.changeAccount(ctx, id, func(a *event.AccountRecord) { a.Disabled = disabled })
+}
+
+// changeAccount changes an account's record, acknowledged as law 1 says.
+func (m *Master) changeAccount(ctx context.Context, id storage.AccountID, set func(a *event.AccountRecord)) error {
 	return m.acknowledged(ctx, func(t *txn) error {
 		a, err := loadAccount(t, id)
 		if err != nil {
 			return err
 		}
-		a.PasswordHash = hash
+		set(a)
 		return m.emit(t, accountChange(a))
 	})
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"time"
 
 	"mailnode/storage"
 	"mailnode/storage/blob"
@@ -27,6 +26,10 @@ func (m *Master) Deliver(ctx context.Context, d storage.Delivery) []error {
 		return errs
 	}
 	if err := m.live(); err != nil {
+		return all(err)
+	}
+	d, err := d.Canonical(m.s.o.Clock.Wall(), errs)
+	if err != nil {
 		return all(err)
 	}
 	summary, err := summarize(d.Body)
@@ -115,6 +118,9 @@ func (m *Master) births(ctx context.Context, d storage.Delivery, errs []error) (
 	var out []*blob.Birth
 	err := m.view(ctx, func(v *view) error {
 		for i, r := range d.Recipients {
+			if errs[i] != nil {
+				continue
+			}
 			a, err := loadAccount(v, r.Account)
 			if err == nil {
 				err = checkQuota(v, a, d.Body.Size())
@@ -162,8 +168,9 @@ func (m *Master) Append(ctx context.Context, id storage.AccountID, r storage.App
 	if err := m.live(); err != nil {
 		return out, err
 	}
-	if r.InternalDate.IsZero() {
-		r.InternalDate = m.s.o.Clock.Wall().Truncate(time.Second)
+	r, err := r.Canonical(m.s.o.Clock.Wall())
+	if err != nil {
+		return out, err
 	}
 	summary, err := summarize(r.Body)
 	if err != nil {

@@ -5,12 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"syscall"
 
 	"github.com/cockroachdb/errors/oserror"
 	"github.com/cockroachdb/pebble/v2"
-	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"mailnode/storage"
 	"mailnode/storage/blob"
@@ -25,65 +25,112 @@ import (
 //	2  bodies have counts of references
 const formatVersion = 2
 
-// identity is what the SLOT file says: one line of JSON, one line with its
-// CRC-32C. A wrong or foreign disk is refused by it.
+// identity is what a SLOT file says: one line of JSON, one line with its CRC-32C.
+// A wrong or foreign disk is refused by it. One lies in the slot's folder and one
+// beside the packs, which may be another disk.
 type identity struct {
 	Format  int     `json:"format"`
 	Cluster string  `json:"cluster"`
 	Slot    slot.ID `json:"slot"`
+	// Copy is random, the same in both files: an index and packs that were not
+	// made together do not belong together. Copies of the first release have none.
+	Copy string `json:"copy,omitempty"`
 }
 
-func (s *Slot) openFolder() error {
-	fs, dir := s.o.FS, s.o.Dir
-	path := fs.PathJoin(dir, "SLOT")
-	f, err := fs.Open(path)
-	if err == nil {
-		defer f.Close()
-		return s.checkIdentity(path, f)
+// openFolder checks who the folders belong to, and makes those of a new copy:
+// the packs' SLOT file first, so that one beside the index proves that the other
+// was there.
+func (s *Slot) openFolder() (string, error) {
+	fs := s.o.FS
+	own, packs := fs.PathJoin(s.o.Dir, "SLOT"), fs.PathJoin(s.o.PacksDir, "SLOT")
+	id, found, err := s.readIdentity(own)
+	if err != nil {
+		return "", err
 	}
-	if !oserror.IsNotExist(err) {
-		return err
+	s.identity = id
+	packsID, packsFound, err := s.readIdentity(packs)
+	if err != nil {
+		return "", err
 	}
-	// A folder with mail and no SLOT file is damage, never a new slot.
-	if names, _ := fs.List(fs.PathJoin(dir, "index")); len(names) > 0 {
-		return storage.Errorf(storage.ErrCorrupt, "%q is missing beside an index", path)
+	text := fmt.Sprintf("cluster %s, slot %s", s.o.Cluster, s.o.Slot)
+	switch {
+	case found && packsFound && id.Copy != packsID.Copy:
+		return "", fmt.Errorf("%q and %q are of two copies of the slot: is this the right disk?", own, packs)
+	case found && packsFound:
+		// That they can be seen does not make them durable: the process that wrote
+		// them may have been killed before it synced the folders.
+		for _, dir := range []string{s.o.PacksDir, s.o.Dir} {
+			if err := s.syncFolders(dir); err != nil {
+				return "", err
+			}
+		}
+		return text, nil
+	case found && len(s.folders()) > 1:
+		return "", storage.Errorf(storage.ErrCorrupt, "%q is missing: is the data volume mounted? If it is lost, move %q away as well: the copy is then filled from a replica", packs, s.o.Dir)
+	case found: // of the first release, which had no second file
+		if err := fs.MkdirAll(s.o.PacksDir, 0o700); err != nil {
+			return "", err
+		}
+		return text, s.writeIdentity(packs, id.Copy)
 	}
-	for _, sub := range []string{"", "index", "packs", "quarantine"} {
-		if err := fs.MkdirAll(fs.PathJoin(dir, sub), 0o700); err != nil {
-			return err
+	// Folders with mail and no SLOT file are damage, never a new slot.
+	for dir, what := range map[string]string{fs.PathJoin(s.o.Dir, "index"): "an index", s.o.PacksDir: "packs"} {
+		names, err := fs.List(dir)
+		if err != nil && !oserror.IsNotExist(err) {
+			return "", err
+		}
+		if slices.ContainsFunc(names, func(n string) bool { return n != "SLOT" && n != "SLOT.new" }) {
+			return "", storage.Errorf(storage.ErrCorrupt, "%q is missing, and there is %s in %q: is the volume mounted? If it is lost, move that away as well: the copy is then filled from a replica", own, what, dir)
 		}
 	}
-	return s.writeIdentity(path)
+	for _, dir := range []string{s.o.Dir, fs.PathJoin(s.o.Dir, "index"), s.o.PacksDir, fs.PathJoin(s.o.Dir, "quarantine")} {
+		if err := fs.MkdirAll(dir, 0o700); err != nil {
+			return "", err
+		}
+	}
+	born := fmt.Sprintf("%016x", randomID())
+	if packsFound { // a making that was cut off
+		born = packsID.Copy
+	} else if err := s.writeIdentity(packs, born); err != nil {
+		return "", err
+	}
+	s.identity = identity{Format: formatVersion, Copy: born}
+	return text + ", made now", s.writeIdentity(own, born)
 }
 
-func (s *Slot) checkIdentity(path string, f vfs.File) error {
+func (s *Slot) readIdentity(path string) (id identity, found bool, err error) {
+	f, err := s.o.FS.Open(path)
+	if oserror.IsNotExist(err) {
+		return id, false, nil
+	}
+	if err != nil {
+		return id, false, err
+	}
+	defer f.Close()
 	b, err := io.ReadAll(io.LimitReader(f, 4096))
 	if err != nil {
-		return err
+		return id, false, err
 	}
 	line, crc, _ := strings.Cut(string(b), "\n")
-	var id identity
 	if strings.TrimSpace(crc) != sumLine(line) || json.Unmarshal([]byte(line), &id) != nil {
-		return storage.Errorf(storage.ErrCorrupt, "%q is damaged", path)
+		return id, false, storage.Errorf(storage.ErrCorrupt, "%q is damaged", path)
 	}
-	s.format = id.Format
 	switch {
 	case id.Format > formatVersion:
-		return fmt.Errorf("%q has format %d, this release knows %d: install the newer release", path, id.Format, formatVersion)
+		return id, false, fmt.Errorf("%q has format %d, this release knows %d: %w", path, id.Format, formatVersion, errNewerFormat)
 	case id.Cluster != s.o.Cluster:
-		return fmt.Errorf("%q belongs to cluster %q, this node to %q: is this the right disk?", path, id.Cluster, s.o.Cluster)
+		return id, false, fmt.Errorf("%q belongs to cluster %q, this node to %q: is this the right disk?", path, id.Cluster, s.o.Cluster)
 	case id.Slot != s.o.Slot:
-		return fmt.Errorf("%q belongs to slot %s: is this the right folder?", path, id.Slot)
+		return id, false, fmt.Errorf("%q belongs to slot %s: is this the right folder?", path, id.Slot)
 	}
-	return nil
+	return id, true, nil
 }
 
-func (s *Slot) writeIdentity(path string) error {
-	line, err := json.Marshal(identity{formatVersion, s.o.Cluster, s.o.Slot})
+func (s *Slot) writeIdentity(path, born string) error {
+	line, err := json.Marshal(identity{formatVersion, s.o.Cluster, s.o.Slot, born})
 	if err != nil {
 		return err
 	}
-	s.format = formatVersion
 	fs := s.o.FS
 	f, err := fs.Create(path+".new", "mailnode-slot")
 	if err != nil {
@@ -102,9 +149,14 @@ func (s *Slot) writeIdentity(path string) error {
 	if err != nil {
 		return err
 	}
-	// The folders above must be durable too: a synced file in a folder that a
-	// power loss forgets is lost (FAULTS §1.5).
-	for d := s.o.Dir; ; d = fs.PathDir(d) {
+	return s.syncFolders(fs.PathDir(path))
+}
+
+// syncFolders makes a folder and those above it durable: a synced file in a
+// folder that a power loss forgets is lost (FAULTS §1.5).
+func (s *Slot) syncFolders(dir string) error {
+	fs := s.o.FS
+	for d := dir; ; d = fs.PathDir(d) {
 		if err := blob.SyncDir(fs, d); err != nil {
 			return err
 		}
@@ -127,31 +179,35 @@ const (
 )
 
 // openIndex opens Pebble, with the settings that the laws need.
-func (s *Slot) openIndex() error {
+func (s *Slot) openIndex() (string, error) {
 	fs := &poisonFS{FS: s.o.FS, s: s}
 	opts := &pebble.Options{
 		FS:                          fs,
 		Cache:                       s.o.Resources.cache,
 		FileCache:                   s.o.Resources.files,
 		FormatMajorVersion:          pebble.FormatWALSyncChunks, // law 6: see DESIGN §4
-		MemTableSize:                8 << 20,
+		MemTableSize:                s.o.Resources.memTableBytes(),
 		MemTableStopWritesThreshold: 4,
 		L0CompactionThreshold:       4,
 		L0StopWritesThreshold:       24,
-		MaxOpenFiles:                1000,
 		Logger:                      pebbleLogger{s},
 		EventListener:               &pebble.EventListener{BackgroundError: s.backgroundError, DataCorruption: s.dataCorruption},
 	}
+	opts.Experimental.CompactionScheduler = s.compactions
 	var db *pebble.DB
 	if err := s.guarded(func() (err error) {
 		db, err = pebble.Open(s.o.FS.PathJoin(s.o.Dir, "index"), opts)
 		return err
 	}); err != nil {
-		return storage.Errorf(storage.ErrCorrupt, "open index: %w", err)
+		kind := storage.ErrCorrupt
+		if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
+			kind = storage.ErrDiskFull
+		}
+		return "", storage.Errorf(kind, "open index: %w", err)
 	}
 	s.db = db
 	fs.opened.Store(true)
-	return nil
+	return fmt.Sprintf("opened, format %s", db.FormatMajorVersion()), nil
 }
 
 // backgroundError is told of a flush or compaction that failed. Pebble tries

@@ -105,15 +105,18 @@ func (f *freeing) account(id storage.AccountID) error {
 			return nil, err
 		}
 		changes, left, err := f.endMailboxes(t, a)
-		if err != nil || left {
-			return changes, err
+		if err != nil {
+			return nil, err
 		}
-		if held {
+		if held { // in the first step: nobody can bring a part of it back
 			rec := &event.AddressRecord{}
 			if _, err := event.Load(t, event.AddressKey(slot.Address(a.Address)), rec); err != nil {
 				return nil, err
 			}
 			changes = append(changes, addressChange(erasedAddress(rec, a)))
+		}
+		if left {
+			return changes, nil
 		}
 		sp := event.SubscriptionsOf(id)
 		if err := each(t, sp, func(key, _ []byte) error {
@@ -187,6 +190,8 @@ func (f *freeing) mailbox(ref storage.Ref) error {
 			for _, sp := range []event.Span{event.MessagesIn(ref, 0, ^storage.UID(0)), event.ExpungedIn(ref)} {
 				if more, err = takeUIDsOf(t, sp, x); err != nil {
 					return nil, err
+				} else if more {
+					break
 				}
 			}
 			x.Whole, n = !more, len(x.Uids)

@@ -11,8 +11,10 @@ type Snapshot struct {
 	v *view
 }
 
-// Inspect calls fn with the durable state.
+// Inspect calls fn with the durable state; the packs that it points into stay
+// for as long.
 func (s *Slot) Inspect(fn func(Snapshot) error) error {
+	defer s.PinPacks()()
 	return s.read(func(v *view) error { return fn(Snapshot{s, v}) })
 }
 
@@ -30,7 +32,7 @@ func (x Snapshot) ProveBody(ref slot.BodyRef) error {
 	if err != nil {
 		return err
 	}
-	b, err := x.s.packs.Open(ref, loc)
+	b, err := x.s.openAt(ref, loc)
 	if err != nil {
 		return err
 	}

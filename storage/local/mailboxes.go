@@ -120,6 +120,9 @@ func (m *Master) missingParents(t *txn, a *event.AccountRecord, name string, mad
 // CreateMailbox implements storage.Mailboxes.
 func (m *Master) CreateMailbox(ctx context.Context, id storage.AccountID, name string, use storage.SpecialUse) (storage.Mailbox, error) {
 	name, err := storage.CanonicalMailboxName(name)
+	if err == nil {
+		err = use.Check()
+	}
 	if err != nil {
 		return storage.Mailbox{}, err
 	}
@@ -215,8 +218,8 @@ func (m *Master) RenameMailbox(ctx context.Context, id storage.AccountID, from, 
 		made := map[string]bool{}
 		for _, b := range tree {
 			b.Name = to + strings.TrimPrefix(b.Name, from)
-			if len(b.Name) > storage.MaxMailboxNameBytes {
-				return storage.Errorf(storage.ErrInvalid, "rename mailbox %q: a name below it would be too long", from)
+			if _, err := storage.CanonicalMailboxName(b.Name); err != nil {
+				return fmt.Errorf("rename mailbox %q: below it: %w", from, err)
 			}
 			if _, exists, err := mailboxID(t, id, b.Name); err != nil {
 				return err

@@ -10,27 +10,6 @@ import (
 	"mailnode/storage/event"
 )
 
-// Scan implements storage.Messages.
-func (m *Master) Scan(ctx context.Context, r storage.Ref, lo, hi storage.UID, fn func(storage.Message) error) error {
-	return m.view(ctx, func(v *view) error {
-		a, err := loadAccount(v, r.Account)
-		if err != nil {
-			return err
-		}
-		if _, err := loadMailbox(v, r); err != nil {
-			return err
-		}
-		floor := m.shownFloor(a)
-		rec := &event.MessageRecord{}
-		return each(v, event.MessagesIn(r, lo, hi), func(_, value []byte) error {
-			if err := unmarshal(value, rec); err != nil {
-				return err
-			}
-			return fn(rec.Message(floor))
-		})
-	})
-}
-
 func loadMessage(r reader, ref storage.Ref, uid storage.UID) (*event.MessageRecord, error) {
 	rec := &event.MessageRecord{}
 	found, err := event.Load(r, event.MessageKey(ref, uid), rec)
@@ -41,20 +20,6 @@ func loadMessage(r reader, ref storage.Ref, uid storage.UID) (*event.MessageReco
 		return nil, storage.Errorf(storage.ErrNotFound, "message with UID %d does not exist", uid)
 	}
 	return rec, nil
-}
-
-// Summary implements storage.Messages.
-func (m *Master) Summary(ctx context.Context, r storage.Ref, uid storage.UID) ([]byte, error) {
-	var out []byte
-	err := m.view(ctx, func(v *view) error {
-		b, found, err := v.Get(event.SummaryKey(r, uid))
-		if err == nil && !found {
-			err = storage.Errorf(storage.ErrNotFound, "message with UID %d does not exist", uid)
-		}
-		out = b
-		return err
-	})
-	return out, err
 }
 
 // OpenBody implements storage.Messages.
@@ -74,9 +39,9 @@ func (m *Master) OpenBody(ctx context.Context, r storage.Ref, uid storage.UID) (
 	if err != nil {
 		return nil, err
 	}
-	b, err := m.s.packs.Open(rec.Body(), loc)
+	b, err := m.s.openAt(rec.Body(), loc)
 	if err != nil {
-		return nil, m.s.damaged(err)
+		return nil, err // and no nil *blob.Body in an interface
 	}
 	return b, nil
 }
@@ -124,8 +89,12 @@ func in(r reader, ref storage.Ref) (*event.AccountRecord, *event.MailboxRecord, 
 // SetFlags implements storage.Messages. Flags are the one change that does not
 // wait for a replica (law 1).
 func (m *Master) SetFlags(ctx context.Context, r storage.Ref, uids []storage.UID, c storage.FlagChange) ([]storage.Message, error) {
+	c, err := c.Canonical()
+	if err != nil {
+		return nil, err
+	}
 	var out []storage.Message
-	err := inChunks(uids, func(uids []storage.UID) error {
+	err = inChunks(uids, func(uids []storage.UID) error {
 		var part []storage.Message
 		_, err := m.change(ctx, func(t *txn) error {
 			part = nil
@@ -329,80 +298,6 @@ func (m *Master) Move(ctx context.Context, r storage.Ref, uids []storage.UID, to
 			return nil
 		})
 	})
-	return out, err
-}
-
-// Changes implements storage.Changes.
-func (m *Master) Changes(ctx context.Context, r storage.Ref, since storage.ModSeq) (storage.ChangeSet, error) {
-	var out storage.ChangeSet
-	err := m.view(ctx, func(v *view) error {
-		a, b, err := in(v, r)
-		if err != nil {
-			return err
-		}
-		floor := m.shownFloor(a)
-		box, err := m.showMailbox(v, a, b)
-		if err != nil {
-			return err
-		}
-		out.Head = box.HighestModSeq
-		if out.Head == since {
-			return nil
-		}
-		if err := each(v, event.ChangedSince(r, since), func(key, _ []byte) error {
-			uid := event.UIDOf(key)
-			rec, err := loadMessage(v, r, uid)
-			switch {
-			case errors.Is(err, storage.ErrNotFound):
-				out.Expunged = append(out.Expunged, uid)
-			case err != nil:
-				return err
-			case since >= floor:
-				out.Changed = append(out.Changed, rec.Message(floor))
-			}
-			return nil
-		}); err != nil {
-			return err
-		}
-		if gone := storage.ModSeq(b.ExpungeFloorModseq); since < gone {
-			if out.Expunged, err = absent(v, r, storage.UID(b.Uidnext)); err != nil {
-				return err
-			}
-		}
-		if since >= floor {
-			return nil
-		}
-		// Every message shows at least the floor, so all have changed (law 3).
-		return each(v, event.MessagesIn(r, 1, ^storage.UID(0)), func(_, value []byte) error {
-			rec := &event.MessageRecord{}
-			if err := unmarshal(value, rec); err != nil {
-				return err
-			}
-			out.Changed = append(out.Changed, rec.Message(floor))
-			return nil
-		})
-	})
-	slices.Sort(out.Expunged)
-	slices.SortFunc(out.Changed, func(x, y storage.Message) int { return int(int64(x.UID) - int64(y.UID)) })
-	return out, err
-}
-
-// absent gives every UID below next that no message has: below the expunge floor
-// nobody knows any more which of them have gone since (DESIGN §4).
-func absent(v *view, r storage.Ref, next storage.UID) ([]storage.UID, error) {
-	var out []storage.UID
-	uid := storage.UID(1)
-	fill := func(to storage.UID) {
-		for ; uid < to; uid++ {
-			out = append(out, uid)
-		}
-		uid = to + 1
-	}
-	err := each(v, event.MessagesIn(r, 1, ^storage.UID(0)), func(key, _ []byte) error {
-		fill(event.UIDOf(key))
-		return nil
-	})
-	fill(next)
 	return out, err
 }
 

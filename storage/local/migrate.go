@@ -12,19 +12,19 @@ import (
 
 // migrate brings an older slot to formatVersion. It may be cut off at any point:
 // the SLOT file says the new version only when everything is durable.
-func (s *Slot) migrate() error {
-	if s.format >= formatVersion {
-		return nil
+func (s *Slot) migrate() (string, error) {
+	from := s.identity.Format
+	if from >= formatVersion {
+		return fmt.Sprint(from), nil
 	}
-	from := s.format
 	if err := s.countRefs(); err != nil {
-		return fmt.Errorf("bring %s from format %d to %d: %w", s.o.Slot, from, formatVersion, err)
+		return "", fmt.Errorf("bring it from format %d to %d: %w", from, formatVersion, err)
 	}
-	if err := s.writeIdentity(s.o.FS.PathJoin(s.o.Dir, "SLOT")); err != nil {
-		return err
+	if err := s.writeIdentity(s.o.FS.PathJoin(s.o.Dir, "SLOT"), s.identity.Copy); err != nil {
+		return "", err
 	}
 	s.log.Info("slot format raised", "from", from, "to", formatVersion)
-	return nil
+	return fmt.Sprintf("raised from %d to %d", from, formatVersion), nil
 }
 
 // countRefs writes the reference counts that format 1 did not have.

@@ -185,39 +185,62 @@ func (rb *rebuild) run() error {
 }
 
 func (rb *rebuild) index() string { return rb.fs.PathJoin(rb.dir, "index") }
-func (rb *rebuild) packs() string { return rb.fs.PathJoin(rb.dir, "packs") }
 func (rb *rebuild) quarantine(name string) string {
 	return rb.fs.PathJoin(rb.dir, "quarantine", name)
 }
 
-// identify proves whose folder it is: by the SLOT file or, when that is damaged
-// or lost, by the packs, and writes it anew.
+// identify proves whose folders they are: by the SLOT files or, where one is
+// damaged or lost, by the other or by the packs, and writes it anew.
 func (rb *rebuild) identify() error {
-	s := &Slot{o: rb.o, log: rb.o.Logger}
-	path := rb.fs.PathJoin(rb.dir, "SLOT")
-	f, err := rb.fs.Open(path)
-	if err == nil {
-		err = s.checkIdentity(path, f)
-		f.Close()
+	s := newSlot(rb.o)
+	own, packs := rb.fs.PathJoin(rb.dir, "SLOT"), rb.fs.PathJoin(rb.o.PacksDir, "SLOT")
+	id, found, err := s.readIdentity(own)
+	if err != nil && !errors.Is(err, storage.ErrCorrupt) {
+		return err // somebody else's
 	}
-	if err == nil || !errors.Is(err, storage.ErrCorrupt) && !oserror.IsNotExist(err) {
-		return err // sound, or somebody else's
-	}
-	packs, perr := blob.Open(blob.Options{FS: rb.fs, Dir: rb.packs(), Cluster: rb.o.Cluster, Slot: rb.o.Slot})
-	if perr != nil {
+	packsID, packsFound, perr := s.readIdentity(packs)
+	if perr != nil && !errors.Is(perr, storage.ErrCorrupt) {
 		return perr
+	}
+	found, packsFound = found && err == nil, packsFound && perr == nil
+	switch {
+	case found && packsFound:
+		_, err := s.openFolder() // are they of one copy?
+		return err
+	case packsFound:
+		return s.writeIdentity(own, packsID.Copy)
+	case len(s.folders()) == 1 && found:
+		return s.writeIdentity(packs, id.Copy)
+	}
+	if err := rb.provedByPacks(); err != nil {
+		return err
+	}
+	if !found {
+		id.Copy = fmt.Sprintf("%016x", randomID())
+	}
+	if err := s.writeIdentity(packs, id.Copy); err != nil {
+		return err
+	}
+	return s.writeIdentity(own, id.Copy)
+}
+
+// provedByPacks looks for a pack whose preamble names cluster and slot.
+func (rb *rebuild) provedByPacks() error {
+	packs, err := blob.Open(blob.Options{FS: rb.fs, Dir: rb.o.PacksDir, Cluster: rb.o.Cluster, Slot: rb.o.Slot})
+	if err != nil {
+		return err
 	}
 	defer packs.Close()
-	numbers, perr := packs.Packs()
-	if perr != nil {
-		return perr
+	numbers, err := packs.Packs()
+	if err != nil {
+		return err
 	}
 	for _, n := range numbers {
-		if perr = packs.Scan(n, func(blob.Found) error { return io.EOF }, nil); perr == nil || errors.Is(perr, io.EOF) {
-			return s.writeIdentity(path) // its preamble names cluster and slot
+		if err := packs.Scan(n, func(blob.Found) error { return io.EOF }, nil); err == nil || errors.Is(err, io.EOF) {
+			return nil
 		}
 	}
-	return fmt.Errorf("%w; and there is no pack that proves whose %q is: move it away, and the copy is filled from another", err, rb.dir)
+	return storage.Errorf(storage.ErrCorrupt, "there is no SLOT file and no pack that proves whose %q is: is the volume mounted? Else move it away, and the copy is filled from another", rb.dir)
 }
 
 // notOpen takes the index's lock for a moment: this process or another may have
@@ -279,7 +302,7 @@ func (rb *rebuild) move() error {
 // fill makes a fresh index and puts into it what its mode gives.
 func (rb *rebuild) fill() (err error) {
 	s := newSlot(rb.o)
-	if err := s.openIndex(); err != nil {
+	if _, err := s.openIndex(); err != nil {
 		return err
 	}
 	defer func() {
@@ -287,7 +310,7 @@ func (rb *rebuild) fill() (err error) {
 			err = cerr
 		}
 	}()
-	if s.packs, err = s.openPacks(); err != nil {
+	if _, err = s.openPacks(); err != nil {
 		return err
 	}
 	defer s.packs.Close()

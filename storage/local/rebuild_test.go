@@ -20,7 +20,7 @@ import (
 
 // written makes a copy, fills it, and gives what clients see of it after it is
 // closed. flush makes tables of what is in the log.
-func written(t *testing.T, fs *vfs.MemFS, flush bool) (Options, []storage.Account, seen) {
+func written(t *testing.T, fs *vfs.MemFS, flush bool) (Options, []storage.Account, shown) {
 	t.Helper()
 	o := options(t, fs)
 	o.PackBytesMax = 32 << 10
@@ -64,19 +64,19 @@ func written(t *testing.T, fs *vfs.MemFS, flush bool) (Options, []storage.Accoun
 	return o, accounts, out
 }
 
-// seen is what clients see: "address mailbox" -> its messages, and every number
+// shown is what clients see: "address mailbox" -> its messages, and every number
 // with the message that it names.
-type seen struct {
+type shown struct {
 	bodies  map[string][]string  // GUID and flags, sorted
 	numbers map[string]slot.GUID // address, mailbox, UIDVALIDITY, UID
 	modseq  map[string]storage.ModSeq
 	valid   map[string]storage.UIDValidity
 }
 
-func seenBy(t *testing.T, m *Master, accounts []storage.Account) seen {
+func seenBy(t *testing.T, m *Master, accounts []storage.Account) shown {
 	t.Helper()
 	ctx := context.Background()
-	out := seen{map[string][]string{}, map[string]slot.GUID{}, map[string]storage.ModSeq{}, map[string]storage.UIDValidity{}}
+	out := shown{map[string][]string{}, map[string]slot.GUID{}, map[string]storage.ModSeq{}, map[string]storage.UIDValidity{}}
 	for _, a := range accounts {
 		boxes, err := m.Mailboxes(ctx, a.ID)
 		if err != nil {
@@ -85,9 +85,11 @@ func seenBy(t *testing.T, m *Master, accounts []storage.Account) seen {
 		for _, b := range boxes {
 			k := fmt.Sprintf("%s %s", a.Address, b.Name)
 			out.valid[k], out.modseq[fmt.Sprintf("%s %d", k, b.UIDValidity)] = b.UIDValidity, b.HighestModSeq
-			if err := m.Scan(ctx, storage.Ref{Account: a.ID, Mailbox: b.ID}, 1, ^storage.UID(0), func(msg storage.Message) error {
-				out.bodies[k] = append(out.bodies[k], fmt.Sprintf("%.8s %s", msg.Body.GUID, flagText(msg.Flags)))
-				out.numbers[fmt.Sprintf("%s %d %d", k, b.UIDValidity, msg.UID)] = msg.Body.GUID
+			ref := storage.Ref{Account: a.ID, Mailbox: b.ID}
+			if err := m.Scan(ctx, ref, 1, ^storage.UID(0), func(msg storage.Message) error {
+				guid := guidOf(t, m, ref, msg.UID)
+				out.bodies[k] = append(out.bodies[k], fmt.Sprintf("%.8s %s", guid, flagText(msg.Flags)))
+				out.numbers[fmt.Sprintf("%s %d %d", k, b.UIDValidity, msg.UID)] = guid
 				return nil
 			}); err != nil {
 				t.Fatal(err)
@@ -99,7 +101,7 @@ func seenBy(t *testing.T, m *Master, accounts []storage.Account) seen {
 }
 
 // sameNumbers proves laws 2 and 3 between what was and what is.
-func sameNumbers(t *testing.T, was, is seen) {
+func sameNumbers(t *testing.T, was, is shown) {
 	t.Helper()
 	for k, g := range is.numbers {
 		if old, there := was.numbers[k]; there && old != g {
@@ -174,11 +176,16 @@ func TestLaw02Law07RebuildFromPacksAlone(t *testing.T) {
 	if err := fs.RemoveAll("/slots/s007/index"); err != nil {
 		t.Fatal(err)
 	}
-	if err := fs.Remove("/slots/s007/SLOT"); err != nil {
-		t.Fatal(err)
-	}
 	if _, err := Open(o); err == nil || !IndexLost(err) {
 		t.Fatalf("packs without an index were opened: %v", err)
+	}
+	for _, path := range []string{"/slots/s007/SLOT", "/slots/s007/packs/SLOT"} {
+		if err := fs.Remove(path); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := Open(o); err == nil || IndexLost(err) {
+		t.Fatalf("a disk that may be another's is not to be rebuilt by a program: %v", err)
 	}
 	got := rebuildAlone(t, o)
 	s := openSlot(t, o)
@@ -232,7 +239,7 @@ func TestLaw02Law07RebuildWithOneTableGarbled(t *testing.T) {
 }
 
 // complete proves that no message of before is missing.
-func complete(t *testing.T, was, is seen) {
+func complete(t *testing.T, was, is shown) {
 	t.Helper()
 	for k, list := range was.bodies {
 		have := map[string]int{}

@@ -55,7 +55,7 @@ func (s *Slot) Recount(ctx context.Context, sc Scope, o RecountOptions) (Recount
 	case <-ctx.Done():
 		return Recounted{}, storage.Errorf(storage.ErrUnavailable, "recount slot %s: %w", s.o.Slot, ctx.Err())
 	}
-	r := &recount{s: s, ctx: ctx, o: o, imports: s.imports.Load()}
+	r := &recount{s: s, ctx: ctx, o: o, generation: s.generation.Load()}
 	if s.building.Load() {
 		return r.out, storage.Errorf(storage.ErrUnavailable, "recount slot %s: this copy is being built", s.o.Slot)
 	}
@@ -66,12 +66,12 @@ func (s *Slot) Recount(ctx context.Context, sc Scope, o RecountOptions) (Recount
 }
 
 type recount struct {
-	s       *Slot
-	ctx     context.Context
-	o       RecountOptions
-	out     Recounted
-	imports int64 // Slot.imports when it began
-	total   int64 // messages, as far as counters tell
+	s          *Slot
+	ctx        context.Context
+	o          RecountOptions
+	out        Recounted
+	generation uint64 // Slot.generation when it began
+	total      int64  // messages, as far as counters tell
 }
 
 func (r *recount) run(sc Scope) error {
@@ -152,15 +152,15 @@ func (r *recount) unreadable(format string, args ...any) {
 // what it wrote before an error would undo its neighbours in the group.
 func (r *recount) step(fn func(t *txn) error) error {
 	return r.s.do(r.ctx, func(t *txn) error {
-		if r.s.building.Load() || r.s.imports.Load() != r.imports {
+		if r.s.building.Load() || r.s.generation.Load() != r.generation {
 			return storage.Errorf(storage.ErrUnavailable, "its state was replaced meanwhile")
 		}
 		return fn(t)
 	})
 }
 
-// entry is one message in the change index.
-type entry struct {
+// changed is one message in the change index.
+type changed struct {
 	modseq storage.ModSeq
 	uid    storage.UID
 }
@@ -177,8 +177,8 @@ type pass struct {
 	base  uint64 // the account's: no MODSEQ can be above it and the head together
 	head  slot.Position
 
-	entries   []entry
-	missing   []entry       // in the change index
+	entries   []changed
+	missing   []changed     // in the change index
 	extra     [][]byte      // keys of the change index and of envelopes
 	summaries []storage.UID // live and expunged messages whose envelope is to be made
 }
@@ -271,7 +271,7 @@ func (p *pass) header(v *view, box *event.MailboxRecord) error {
 
 // message takes in a live or expunged one.
 func (p *pass) message(v *view, m *event.MessageRecord) error {
-	p.entries = append(p.entries, entry{storage.ModSeq(m.Modseq), storage.UID(m.Uid)})
+	p.entries = append(p.entries, changed{storage.ModSeq(m.Modseq), storage.UID(m.Uid)})
 	p.truth.HighestModseq = max(p.truth.HighestModseq, m.Modseq)
 	value, found, err := v.Get(event.SummaryKey(p.ref, storage.UID(m.Uid)))
 	if err == nil && (!found || !summaryFits(value, m)) {
@@ -287,7 +287,7 @@ func (p *pass) envelopes(v *view) error {
 		uids = append(uids, e.uid)
 	}
 	slices.Sort(uids)
-	return each(v, event.SummariesIn(p.ref), func(k, _ []byte) error {
+	return each(v, event.SummariesOf(p.ref), func(k, _ []byte) error {
 		if _, there := slices.BinarySearch(uids, event.UIDOf(k)); !there || len(k) != messageKeyBytes {
 			p.extra = append(p.extra, bytes.Clone(k))
 		}
@@ -297,7 +297,7 @@ func (p *pass) envelopes(v *view) error {
 
 // changeIndex compares the change index with the messages.
 func (p *pass) changeIndex(v *view) error {
-	less := func(a, b entry) int {
+	less := func(a, b changed) int {
 		return bytes.Compare(event.ChangedKey(p.ref, a.modseq, a.uid), event.ChangedKey(p.ref, b.modseq, b.uid))
 	}
 	slices.SortFunc(p.entries, less)

@@ -59,7 +59,7 @@ func messageOf(r reader, ref storage.Ref, uid storage.UID) (m *event.MessageReco
 // fixMissing enters what the change index lacks.
 func (p *pass) fixMissing() error {
 	for chunk := range slices.Chunk(p.missing, storage.MaxTxnRecords) {
-		var done []entry
+		var done []changed
 		if err := p.r.step(func(t *txn) error {
 			done = done[:0]
 			for _, e := range chunk {
@@ -194,7 +194,7 @@ func (p *pass) summaryOf(uid storage.UID) ([]byte, error) {
 			return nil, err
 		}
 		var summary []byte
-		if summary, err = p.r.s.scanBody(m, loc); err == nil {
+		if summary, err = scanOpened(p.r.s.openAt(m.Body(), loc)); err == nil {
 			return summary, nil
 		}
 	}
@@ -209,7 +209,10 @@ func (p *pass) summaryOf(uid storage.UID) ([]byte, error) {
 
 // scanBody makes a message's summary from its body.
 func (s *Slot) scanBody(m *event.MessageRecord, loc blob.Location) ([]byte, error) {
-	b, err := s.packs.Open(m.Body(), loc)
+	return scanOpened(s.packs.Open(m.Body(), loc))
+}
+
+func scanOpened(b *blob.Body, err error) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}

@@ -74,27 +74,20 @@ func (s *Slot) MissingBodies(ev *event.Event) ([]slot.BodyRef, error) {
 }
 
 // Quarantine keeps an event that could not be applied, with the reason, as two
-// files in quarantine/. Nothing there is ever deleted by a program.
+// files in quarantine/. Nothing there is ever deleted by a program. The event
+// gets its name when both are whole.
 func (s *Slot) Quarantine(ev *event.Event, reason error) error {
-	fs := s.o.FS
-	base := fs.PathJoin(s.o.Dir, "quarantine", fmt.Sprintf("event-%d-%d", slot.Position(ev.Position).Epoch(), slot.Position(ev.Position).N()))
-	for suffix, content := range map[string][]byte{".event": event.Encode(ev), ".reason": []byte(reason.Error() + "\n")} {
-		f, err := fs.Create(base+suffix, "mailnode-quarantine")
-		if err != nil {
-			return fmt.Errorf("quarantine event %s: %w", slot.Position(ev.Position), err)
-		}
-		_, err = f.Write(content)
-		if err == nil {
-			err = f.Sync()
-		}
-		if cerr := f.Close(); err == nil {
-			err = cerr
-		}
-		if err != nil {
-			return fmt.Errorf("quarantine event %s: %w", slot.Position(ev.Position), err)
-		}
+	fs, dir := s.o.FS, s.o.FS.PathJoin(s.o.Dir, "quarantine")
+	at := slot.Position(ev.Position)
+	base := fs.PathJoin(dir, fmt.Sprintf("event-%d-%d", at.Epoch(), at.N()))
+	err := blob.WriteFile(fs, base+".reason", "mailnode-quarantine", []byte(reason.Error()+"\n"))
+	if err == nil {
+		err = blob.WriteFile(fs, base+".event", "mailnode-quarantine", event.Encode(ev))
 	}
-	return blob.SyncDir(fs, fs.PathJoin(s.o.Dir, "quarantine"))
+	if err != nil {
+		return fmt.Errorf("quarantine event %s: %w", at, err)
+	}
+	return nil
 }
 
 // Quarantined lists the names of what lies in quarantine/.
@@ -105,7 +98,7 @@ func (s *Slot) Quarantined() ([]string, error) {
 	}
 	out := names[:0]
 	for _, n := range names {
-		if !strings.HasSuffix(n, ".reason") {
+		if !strings.HasSuffix(n, ".reason") && !strings.HasSuffix(n, ".new") { // the event's, or one that a crash cut off
 			out = append(out, n)
 		}
 	}
@@ -114,7 +107,7 @@ func (s *Slot) Quarantined() ([]string, error) {
 
 // SetAside keeps the whole index as it is now, under a name of its own in
 // quarantine/, before a diverged copy takes the master's state. The packs that
-// it points into are kept because nothing here deletes packs.
+// there are now are kept for as long as it lies there (pins.go).
 func (s *Slot) SetAside(ctx context.Context) (name string, err error) {
 	h, err := s.Head()
 	if err != nil {
@@ -124,16 +117,22 @@ func (s *Slot) SetAside(ctx context.Context) (name string, err error) {
 	name = fmt.Sprintf("diverged-%d-%d", h.Position.Epoch(), h.Position.N())
 	path := fs.PathJoin(s.o.Dir, "quarantine", name)
 	if names, err := fs.List(path); err == nil && len(names) > 0 {
-		return name, nil // set aside before a crash; nothing was written since
+		// Set aside before a crash, nothing was written since; perhaps the crash
+		// came before its name was durable.
+		return name, blob.SyncDir(fs, fs.PathJoin(s.o.Dir, "quarantine"))
 	}
 	tmp := path + ".new"
 	if err := fs.RemoveAll(tmp); err != nil {
 		return "", fmt.Errorf("set aside %s: %w", s.o.Slot, err)
 	}
+	defer s.PinPacks()()
 	// Inside read, so that Close waits for it.
 	if err := s.read(func(*view) error {
 		return s.guarded(func() error { return s.db.Checkpoint(tmp, pebble.WithFlushedWAL()) })
 	}); err != nil {
+		return "", fmt.Errorf("set aside %s: %w", s.o.Slot, err)
+	}
+	if err := s.writePinFile(tmp); err != nil {
 		return "", fmt.Errorf("set aside %s: %w", s.o.Slot, err)
 	}
 	if err := fs.Rename(tmp, path); err != nil {

@@ -34,6 +34,7 @@ import (
 type Options struct {
 	FS        vfs.FS
 	Dir       string
+	PacksDir  string // "": packs below Dir; elsewhere it is another volume's
 	Cluster   string
 	Slot      slot.ID
 	Logger    *slog.Logger
@@ -49,8 +50,7 @@ type Options struct {
 	// JournalEventsMax is how many events are kept for replicas; 0: 2,000,000.
 	JournalEventsMax int
 	// Undelete is how long, by the slot clock, what was removed can be brought
-	// back; Master.Free forgets it afterwards. 0: 7 days;
-	// below 0: not at all.
+	// back; Master.Free forgets it afterwards. 0: 7 days; below 0: not at all.
 	Undelete time.Duration
 	// Refill says that the copy was here before: one that is empty now has lost
 	// what it had, and is a building one until it has been filled again.
@@ -59,66 +59,48 @@ type Options struct {
 	PackBytesMax int64
 }
 
-// Resources are the node-wide budgets that copies share.
-type Resources struct {
-	cache *pebble.Cache
-	files *pebble.FileCache
-	// OnSync, when set before the first Open, is told how long each group's
-	// syncs took (packs and index).
-	OnSync func(time.Duration)
-}
-
-func (r *Resources) observeSync(took time.Duration) {
-	if r.OnSync != nil {
-		r.OnSync(took)
-	}
-}
-
-// NewResources makes a block cache of so many bytes and a file cache.
-func NewResources(cacheBytes int64) *Resources {
-	return &Resources{cache: pebble.NewCache(cacheBytes), files: pebble.NewFileCache(4, 4096)}
-}
-
-// Close gives the caches back, after all copies are closed.
-func (r *Resources) Close() {
-	r.files.Unref()
-	r.cache.Unref()
-}
-
 // Slot is this node's copy of a slot.
 type Slot struct {
-	o      Options
-	log    *slog.Logger
-	format int // of the SLOT file
-	db     *pebble.DB
-	packs  *blob.Store
-	com    committer
-	space  spaceGuard
+	o     Options
+	log   *slog.Logger
+	db    *pebble.DB
+	packs *blob.Store
+	com   committer
+	space spaceGuard
+
+	identity    identity         // of the SLOT file beside the index
+	compactions *slotCompactions // its share of the node's
+
+	checks     []Check // of Open
+	newestWall int64   // the newest wall-clock second that Open saw, Unix
 
 	dirty    bool // the last stop was unclean; set by Open, read by Serve
 	durable  atomic.Pointer[view]
 	readers  sync.WaitGroup // views that are not released
 	building atomic.Bool
+	// generation is raised in the committer when the whole state is replaced:
+	// what was remembered of an older one is worth nothing (listing.go).
+	generation atomic.Uint64
 
 	failOnce sync.Once
 	failed   chan struct{} // closed when the store can no longer commit
 	failure  error         // why; set before failed is closed
 
 	stagedMu sync.Mutex
-	staged   map[slot.BodyRef]blob.Location // put, not yet in a committed batch
-	foreign  []slot.BodyRef                 // of staged: those from elsewhere, oldest first
+	staged   map[slot.BodyRef]staged // put, not yet in a committed batch
+	stagings uint64                  // how many there ever were
+	foreign  []slot.BodyRef          // of staged: those from elsewhere, oldest first
+	pins     packPins
 
 	recounting chan struct{} // capacity 1: held by a Recount
-	imports    atomic.Int64  // +1 by each BeginImport
 
 	watch    watchers
 	heads    heads
 	arrivals arrivals
 }
 
-// Open opens or makes a copy. A foreign, newer or damaged one is refused with
-// storage.ErrCorrupt or a text that says what it is. A Rebuild that was cut off
-// is gone on with first.
+// Open opens or makes a copy, after the checks of lint.go. Its error is *Refused
+// and says which of them failed. A Rebuild that was cut off is gone on with first.
 func Open(o Options) (*Slot, error) {
 	o = withPresets(o)
 	if err := resumeRebuild(o); err != nil {
@@ -134,110 +116,142 @@ func withPresets(o Options) Options {
 	if o.Undelete == 0 {
 		o.Undelete = 7 * 24 * time.Hour
 	}
+	if o.PacksDir == "" {
+		o.PacksDir = o.FS.PathJoin(o.Dir, "packs")
+	}
 	return o
 }
 
 func newSlot(o Options) *Slot {
-	s := &Slot{o: o, log: o.Logger.With("slot", o.Slot), failed: make(chan struct{}),
-		staged: map[slot.BodyRef]blob.Location{}, recounting: make(chan struct{}, 1)}
+	s := &Slot{o: o, log: o.Logger.With("slot", o.Slot), failed: make(chan struct{}), recounting: make(chan struct{}, 1),
+		compactions: &slotCompactions{all: o.Resources.compactions}, staged: map[slot.BodyRef]staged{}}
 	s.watch.init()
 	s.heads.init()
 	s.arrivals.init()
-	s.space.init(o.FS, o.Dir, o.Clock)
+	s.space.init(o.FS, s.folders(), o.Clock)
 	return s
-}
-
-func (s *Slot) openPacks() (*blob.Store, error) {
-	o := s.o
-	return blob.Open(blob.Options{FS: o.FS, Dir: o.FS.PathJoin(o.Dir, "packs"), Cluster: o.Cluster, Slot: o.Slot, PackBytesMax: o.PackBytesMax})
 }
 
 // open opens a copy whose index is not being made anew.
 func open(o Options) (*Slot, error) {
 	s := newSlot(o)
-	if err := s.indexThere(); err != nil {
-		return nil, fmt.Errorf("open slot %s: %w", o.Slot, err)
+	if err := s.lint("identity", s.openFolder); err != nil {
+		return nil, err
 	}
-	if err := s.openFolder(); err != nil {
-		return nil, fmt.Errorf("open slot %s: %w", o.Slot, err)
+	s.lintSpace()
+	if err := s.lint("list of files", s.indexThere); err != nil {
+		return nil, err
 	}
-	if err := s.openIndex(); err != nil {
-		return nil, fmt.Errorf("open slot %s: %w", o.Slot, err)
+	if err := s.lint("index", s.openIndex); err != nil {
+		return nil, err
 	}
-	packs, err := s.openPacks()
-	if err != nil {
+	if err := s.lint("packs folder", s.openPacks); err != nil {
 		s.guarded(s.db.Close)
-		return nil, storage.Errorf(storage.ErrCorrupt, "open slot %s: %w", o.Slot, err)
+		return nil, err
 	}
-	s.packs = packs
-	if err = s.migrate(); err == nil {
-		err = s.start()
-	}
-	if err != nil {
+	if err := s.start(); err != nil {
 		s.packs.Close()
 		s.endViews()
 		s.guarded(s.db.Close)
-		return nil, storage.Errorf(storage.ErrCorrupt, "open slot %s: %w", o.Slot, err)
+		return nil, err
 	}
 	return s, nil
 }
 
-// start reads what the index says of the copy and starts the committer.
-func (s *Slot) start() error {
-	clean, wasClosed, err := s.get(localKey(keyClean))
+func (s *Slot) openPacks() (text string, err error) {
+	o := s.o
+	if s.packs, err = blob.Open(blob.Options{FS: o.FS, Dir: o.PacksDir, Cluster: o.Cluster, Slot: o.Slot, PackBytesMax: o.PackBytesMax, Handles: o.Resources.packs}); err != nil {
+		return "", storage.Errorf(storage.ErrCorrupt, "open packs: %w", err)
+	}
+	numbers, err := s.packs.Packs()
+	if err == nil && len(numbers) == 0 {
+		err = s.noBodies()
+	}
 	if err != nil {
-		return err
+		s.packs.Close()
 	}
-	_, hasHead, err := s.get(event.HeadKey())
-	if err != nil {
-		return err
-	}
-	s.dirty = hasHead && !(wasClosed && len(clean) > 0)
-	if err := s.guarded(func() error { return s.db.Delete(localKey(keyClean), pebble.Sync) }); err != nil {
-		return err
-	}
-	if s.o.Refill && !hasHead {
-		if err := s.db.Set(localKey(keyBuilding), []byte{1}, pebble.Sync); err != nil {
-			return err
-		}
-	}
-	_, building, err := s.get(localKey(keyBuilding))
-	if err != nil {
-		return err
-	}
-	s.building.Store(building)
-	s.swapView()
-	if err := s.checkTail(); err != nil {
-		return err
-	}
-	return s.com.start(s)
+	return fmt.Sprintf("%d packs in %q", len(numbers), o.PacksDir), err
 }
 
-// checkTail proves the newest events against their checksums and the head.
-func (s *Slot) checkTail() error {
-	v := s.acquire()
-	defer v.release()
-	it, err := v.iter(event.SpanOf([]byte{event.PrefixJournal}))
+// noBodies refuses an index that knows bodies beside a folder without packs: it
+// is a disk that is not mounted, or an emptied one, never a new slot.
+func (s *Slot) noBodies() error {
+	it, err := newIter(s.db, event.SpanOf([]byte{event.PrefixBody}))
 	if err != nil {
 		return err
 	}
 	defer it.Close()
-	head, _, err := v.head()
-	if err != nil {
-		return err
-	}
-	if it.Last() {
-		if p := event.PositionOf(it.Key()); p != head {
-			return fmt.Errorf("the journal ends at %s, the head is %s", p, head)
-		}
-	}
-	for n := 0; n < 64 && it.Valid(); n++ {
-		if _, err := event.Decode(it.Value()); err != nil {
-			return fmt.Errorf("event %s: %w", event.PositionOf(it.Key()), err)
-		}
-		it.Prev()
+	if it.First() {
+		return storage.Errorf(storage.ErrCorrupt, "the index knows bodies, and there are no packs in %q: is the volume mounted?", s.o.PacksDir)
 	}
 	return it.Error()
+}
+
+// start checks what the index says of the copy, and starts the committer.
+func (s *Slot) start() error {
+	if err := s.lint("format", s.migrate); err != nil {
+		return err
+	}
+	var newest tail
+	s.install(s.newView())
+	if err := s.lint("last stop", s.lastStop); err != nil {
+		return err
+	}
+	if err := s.lint("newest events", func() (string, error) { return s.lintTail(&newest) }); err != nil {
+		return err
+	}
+	if err := s.lintBodies(&newest); err != nil {
+		return err
+	}
+	s.newestWall = newest.wall
+	s.note("clock", "not before what is recorded", s.ClockDoubt())
+	return s.lint("committer", s.begin)
+}
+
+// lastStop reads whether the copy was closed as it should be.
+func (s *Slot) lastStop() (string, error) {
+	clean, wasClosed, err := s.get(localKey(keyClean))
+	if err != nil {
+		return "", err
+	}
+	_, hasHead, err := s.get(event.HeadKey())
+	if err != nil {
+		return "", err
+	}
+	s.dirty = hasHead && !(wasClosed && len(clean) > 0)
+	switch {
+	case s.dirty:
+		return "unclean: a master jumps over the positions that it may have shown (law 3)", nil
+	case !hasHead:
+		return "never opened before", nil
+	}
+	return "clean", nil
+}
+
+// begin makes the copy one that is open, on disk too, and starts the committer.
+func (s *Slot) begin() (string, error) {
+	b := s.db.NewBatch()
+	defer b.Close()
+	if err := b.Delete(localKey(keyClean), nil); err != nil {
+		return "", err
+	}
+	if _, hasHead, err := s.get(event.HeadKey()); err != nil {
+		return "", err
+	} else if s.o.Refill && !hasHead {
+		if err := b.Set(localKey(keyBuilding), []byte{1}, nil); err != nil {
+			return "", err
+		}
+	}
+	if err := s.guarded(func() error { return s.db.Apply(b, pebble.Sync) }); err != nil {
+		return "", err
+	}
+	_, building, err := s.get(localKey(keyBuilding))
+	if err != nil {
+		return "", err
+	}
+	s.building.Store(building)
+	s.install(s.newView())
+	return "changes are taken", s.com.start(s)
 }
 
 func (s *Slot) get(key []byte) ([]byte, bool, error) { return pebbleGet(s.db, key) }
@@ -285,6 +299,7 @@ func (s *Slot) fail(err error) {
 		s.failure = storage.Errorf(storage.ErrUnavailable, "slot %s has stopped: %w", s.o.Slot, err)
 		s.log.Error("slot stopped", "err", err)
 		close(s.failed)
+		go s.compactions.drop() // whoever fails may hold Pebble's locks
 	})
 }
 
@@ -292,6 +307,9 @@ func (s *Slot) fail(err error) {
 // failure nothing is marked clean, so that the next open checks.
 func (s *Slot) Close() error {
 	s.com.stop()
+	if s.Failure() == nil {
+		s.stopCompaction()
+	}
 	// A master's unclean stop stays on record until it has jumped (law 3).
 	if s.Failure() == nil && !s.dirty {
 		if err := s.guarded(func() error { return s.db.Set(localKey(keyClean), []byte{1}, pebble.Sync) }); err != nil {
@@ -299,6 +317,7 @@ func (s *Slot) Close() error {
 		}
 	}
 	s.endViews()
+	s.o.Resources.listings.drop(s)
 	err := s.packs.Close()
 	// After a failure Pebble may hold a parked goroutine that owns its locks:
 	// closing could wait for it for ever. The process keeps the files, and the

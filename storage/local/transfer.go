@@ -30,7 +30,7 @@ func (s *Slot) ReadState(fn func(r event.Record) error) error {
 func (s *Slot) BeginImport(ctx context.Context) error {
 	err := s.do(ctx, func(t *txn) error {
 		t.alone, t.reload = true, true
-		s.imports.Add(1)
+		s.generation.Add(1)
 		if err := t.b.Set(localKey(keyBuilding), []byte{1}, nil); err != nil {
 			return err
 		}
@@ -46,6 +46,7 @@ func (s *Slot) BeginImport(ctx context.Context) error {
 		return t.b.Delete(localKey(keyJournalStart), nil)
 	})
 	if err == nil {
+		s.o.Resources.listings.drop(s)
 		s.building.Store(true)
 	}
 	return err
@@ -103,7 +104,7 @@ func (s *Slot) NeededBodies(fn func(ref slot.BodyRef, live bool) error) error {
 func (s *Slot) KeepBodies(ctx context.Context, refs []slot.BodyRef) error {
 	return s.do(ctx, func(t *txn) error {
 		for _, ref := range refs {
-			loc, ok := s.stagedAt(ref)
+			loc, ok := t.stagedAt(ref)
 			if !ok {
 				continue
 			}
@@ -111,7 +112,6 @@ func (s *Slot) KeepBodies(ctx context.Context, refs []slot.BodyRef) error {
 				return err
 			}
 			t.placed = append(t.placed, ref)
-			t.bodies = true
 		}
 		return nil
 	})
@@ -126,6 +126,7 @@ func (s *Slot) FinishImport(ctx context.Context, slotRecords []event.Record) err
 	}
 	err := s.do(ctx, func(t *txn) error {
 		t.alone, t.reload = true, true
+		s.generation.Add(1)
 		for _, r := range slotRecords {
 			if err := t.b.Set(r.Key, r.Value, nil); err != nil {
 				return err
@@ -142,6 +143,7 @@ func (s *Slot) FinishImport(ctx context.Context, slotRecords []event.Record) err
 		return t.b.Delete(localKey(keyBuilding), nil)
 	})
 	if err == nil {
+		s.o.Resources.listings.drop(s)
 		s.building.Store(false)
 	}
 	return err

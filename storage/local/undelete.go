@@ -8,6 +8,7 @@ import (
 	"sort"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"mailnode/storage"
 	"mailnode/storage/event"
@@ -26,6 +27,12 @@ func (m *Master) DeleteAccount(ctx context.Context, id storage.AccountID) error 
 	})
 }
 
+// endsSessions says whether a change leaves an account's sessions nothing to do.
+func endsSessions(c *event.Change) bool {
+	a := c.GetAccount()
+	return a.GetDeleted() || a.GetDisabled()
+}
+
 // DeletedAccounts implements storage.Undelete.
 func (m *Master) DeletedAccounts(ctx context.Context) ([]storage.DeletedAccount, error) {
 	var out []storage.DeletedAccount
@@ -40,15 +47,38 @@ func (m *Master) DeletedAccounts(ctx context.Context) ([]storage.DeletedAccount,
 			if err != nil || !held {
 				return err // it is erased: only its mail is left
 			}
-			shown, err := showAccount(v, a)
-			ago := clockSince(now, a.DeletedClockMs)
-			out = append(out, storage.DeletedAccount{Account: shown, Ago: ago, Left: max(0, m.s.o.Undelete-ago)})
+			shown, err := m.showDeleted(v, a, now)
+			out = append(out, shown)
 			return err
 		})
 	})
 	sort.Slice(out, func(i, j int) bool { return out[i].Address < out[j].Address })
 	return out, err
 }
+
+// DeletedAccount implements storage.Undelete.
+func (m *Master) DeletedAccount(ctx context.Context, addr slot.Address) (storage.DeletedAccount, error) {
+	var out storage.DeletedAccount
+	err := m.view(ctx, func(v *view) error {
+		a, _, err := deletedAccount(v, addr)
+		if err != nil {
+			return err
+		}
+		out, err = m.showDeleted(v, a, m.clockNow(v))
+		return err
+	})
+	return out, err
+}
+
+func (m *Master) showDeleted(v *view, a *event.AccountRecord, now uint64) (storage.DeletedAccount, error) {
+	shown, err := showAccount(v, a)
+	ago := clockSince(now, a.DeletedClockMs)
+	return storage.DeletedAccount{Account: shown, Ago: ago, Left: max(0, m.s.o.Undelete-ago)}, err
+}
+
+// UndeleteWindow is how long, on the slot clock, this slot's removed mail can be
+// brought back; 0: not at all.
+func (m *Master) UndeleteWindow() time.Duration { return max(0, m.s.o.Undelete) }
 
 // clockNow is the slot clock as of a view.
 func (m *Master) clockNow(v *view) uint64 {
@@ -223,7 +253,12 @@ func freeName(r reader, a *event.AccountRecord, name string) (string, error) {
 	for n := 1; ; n++ {
 		try := name
 		if n > 1 {
-			try = fmt.Sprintf("%s (%d)", name, n)
+			suffix := fmt.Sprintf(" (%d)", n)
+			for len(name)+len(suffix) > storage.MaxMailboxNameBytes {
+				_, size := utf8.DecodeLastRuneInString(name)
+				name = name[:len(name)-size]
+			}
+			try = name + suffix
 		}
 		if _, taken, err := mailboxID(r, storage.AccountID(a.Id), try); err != nil || !taken {
 			return try, err

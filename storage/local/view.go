@@ -10,19 +10,27 @@ import (
 	"mailnode/storage/slot"
 )
 
-// view is the durable state: a snapshot taken after a sync, before the next
-// group is committed. It is counted, because readers outlive its replacement.
+// view is a state of the copy: a snapshot of one group and all before it, taken
+// before the next one is committed. It is shown to readers only once it is
+// durable. It is counted, because readers outlive its replacement.
 type view struct {
 	s    *Slot
 	snap *pebble.Snapshot
 	refs atomic.Int64
+	// generation counts how often the slot's whole state was replaced before.
+	generation uint64
 }
 
-// swapView makes what is committed now the durable state. Only the committer
-// calls it, right after a sync.
-func (s *Slot) swapView() {
-	v := &view{s: s, snap: s.db.NewSnapshot()}
+// newView takes what is committed now, durable or not. Only the committer and
+// Open call it, right after a commit.
+func (s *Slot) newView() *view {
+	v := &view{s: s, snap: s.db.NewSnapshot(), generation: s.generation.Load()}
 	v.refs.Store(1)
+	return v
+}
+
+// install makes v, which has become durable, what readers see.
+func (s *Slot) install(v *view) {
 	s.readers.Add(1)
 	if old := s.durable.Swap(v); old != nil {
 		old.release()

@@ -9,8 +9,10 @@ import (
 	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
+	"google.golang.org/protobuf/proto"
 
 	"mailnode/storage"
+	"mailnode/storage/event"
 	"mailnode/storage/slot"
 )
 
@@ -189,17 +191,19 @@ func TestLaw01TransferKeepsStagedBodies(t *testing.T) {
 	if err := n1.deliver(a, text(1, 10)); err != nil {
 		t.Fatal(err)
 	}
-	box, err := n1.master.Mailbox(context.Background(), a.ID, "INBOX")
-	if err != nil {
-		t.Fatal(err)
-	}
-	ref := storage.Ref{Account: a.ID, Mailbox: box.ID}
-	if err := n1.master.Scan(context.Background(), ref, 1, 9, func(m storage.Message) error {
-		b, note, err := n1.copy.Body(m.Body)
+	if err := n1.copy.ReadState(func(r event.Record) error {
+		m := &event.MessageRecord{}
+		if r.Key[0] != event.PrefixMessage {
+			return nil
+		}
+		if err := proto.Unmarshal(r.Value, m); err != nil {
+			return err
+		}
+		b, note, err := n1.copy.Body(m.Body())
 		if err != nil {
 			return err
 		}
-		return n2.copy.StageBody(m.Body, note, b, b.Size())
+		return n2.copy.StageBody(m.Body(), note, b, b.Size())
 	}); err != nil {
 		t.Fatal(err)
 	}

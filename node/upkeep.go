@@ -1,0 +1,142 @@
+package node
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"slices"
+	"time"
+
+	"mailnode/storage"
+	"mailnode/storage/local"
+	"mailnode/storage/slot"
+)
+
+const (
+	// upkeepEvery is how often each copy is looked after. What is freed may be as
+	// much later than its window says.
+	upkeepEvery = time.Hour
+	// upkeepFirst is when it begins after a start: what a start does is urgent.
+	upkeepFirst = 5 * time.Minute
+	// freeRecordsPerSec leaves most of a slot's changes to clients (law 12).
+	freeRecordsPerSec = 5000
+)
+
+// upkeep looks after this node's copies, one after another and spread over the
+// period, until ctx ends. Nothing remembers how far it got: each step finds anew
+// what is to be done, and goes on where an earlier one was cut off.
+func (n *Node) upkeep(ctx context.Context) {
+	wait := min(upkeepFirst, n.upkeepEvery)
+	var last *slot.ID
+	for pause(ctx, wait) {
+		k, copies := n.copies.after(last)
+		wait = n.upkeepEvery / time.Duration(max(1, copies))
+		if k == nil {
+			continue
+		}
+		last = &k.id
+		if err := k.upkeep(ctx); err != nil && ctx.Err() == nil && !errors.Is(err, storage.ErrNotMaster) {
+			k.log.Warn("upkeep of a copy", "err", err)
+		}
+	}
+}
+
+// after gives the keeper of the next slot in turn (nil: there is none), and how
+// many there are.
+func (c *copies) after(last *slot.ID) (*keeper, int) {
+	all := c.all()
+	if len(all) == 0 {
+		return nil, 0
+	}
+	slices.SortFunc(all, func(a, b *keeper) int { return cmp.Compare(a.id, b.id) })
+	at := 0
+	if last != nil {
+		at = slices.IndexFunc(all, func(k *keeper) bool { return k.id > *last })
+	}
+	return all[max(0, at)], len(all)
+}
+
+// upkeep does what one copy needs now and then.
+func (k *keeper) upkeep(ctx context.Context) error {
+	k.mu.Lock()
+	s, m := k.copy, k.master
+	k.mu.Unlock()
+	if s == nil || s.Failure() != nil || s.Building() {
+		return nil
+	}
+	if err := k.free(ctx, s, m); err != nil {
+		return err
+	}
+	// The packs are looked after here, on masters and replicas alike: what was
+	// freed above has left dead bytes in them.
+	return nil
+}
+
+// free forgets what the undelete window no longer keeps: the master says what
+// goes, in events; each copy trims its own journal.
+func (k *keeper) free(ctx context.Context, s *local.Slot, m *local.Master) error {
+	if m == nil {
+		return k.trim(ctx, s)
+	}
+	if k.wouldRefill() {
+		k.log.Info("nothing is freed now: a replica still takes what would go")
+		return nil
+	}
+	freed, err := m.Free(ctx, spend)
+	if freed != (local.Freed{}) {
+		k.log.Info("freed", "messages", freed.Messages, "mailboxes", freed.Mailboxes, "accounts", freed.Accounts)
+	}
+	return err
+}
+
+// trim forgets, on a replica, events that are older than the undelete window.
+func (k *keeper) trim(ctx context.Context, s *local.Slot) error {
+	head, err := s.Head()
+	if err != nil {
+		return err
+	}
+	window := uint64(k.n.cfg.Replication.Undelete / time.Millisecond)
+	if head.ClockMs <= window {
+		return nil
+	}
+	return s.TrimJournalClock(ctx, head.ClockMs-window)
+}
+
+// wouldRefill says whether a replica is connected that is as far behind as the
+// undelete window is long: freeing now would make it fetch the whole state, when
+// it only has to go on for a while.
+func (k *keeper) wouldRefill() bool {
+	k.mu.Lock()
+	feed := k.feed
+	k.mu.Unlock()
+	if feed == nil {
+		return false
+	}
+	_, replicas := feed.State()
+	for _, r := range replicas {
+		if r.Connected && r.Lag > 0 && r.Lag >= k.n.cfg.Replication.Undelete {
+			return true
+		}
+	}
+	return false
+}
+
+// spend waits as long as so many records may take.
+func spend(ctx context.Context, records int) error {
+	if !pause(ctx, time.Duration(records)*time.Second/freeRecordsPerSec) {
+		return storage.Errorf(storage.ErrUnavailable, "free: %w", ctx.Err())
+	}
+	return nil
+}
+
+// pause waits, and says whether ctx lives.
+func pause(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return ctx.Err() == nil
+	case <-ctx.Done():
+		return false
+	}
+}

@@ -1,0 +1,247 @@
+package local
+
+import (
+	"errors"
+	"fmt"
+	"syscall"
+	"time"
+
+	"mailnode/storage"
+	"mailnode/storage/event"
+	"mailnode/storage/slot"
+)
+
+// CheckState is how one check of a copy's start ended.
+type CheckState string
+
+// The states of a check. CheckFailed keeps the copy down; CheckWarned does not.
+const (
+	CheckPassed CheckState = "ok"
+	CheckWarned CheckState = "warning"
+	CheckFailed CheckState = "FAILED"
+)
+
+// Check is one line of the self-check that a copy makes when it is opened.
+type Check struct {
+	Name  string
+	State CheckState
+	Text  string
+}
+
+// String gives the line, such as "ok: identity: cluster 7a6a, slot s007".
+func (c Check) String() string { return fmt.Sprintf("%s: %s: %s", c.State, c.Name, c.Text) }
+
+// Refused is Open's error: which check failed, why, and what to type next. The
+// other copies of the node are not concerned (law 9).
+type Refused struct {
+	Slot   slot.ID
+	Checks []Check // the last one failed
+	Next   string
+	Err    error
+}
+
+// Error names the check.
+func (r *Refused) Error() string {
+	return fmt.Sprintf("open slot %s: %s check: %v; %s", r.Slot, r.Checks[len(r.Checks)-1].Name, r.Err, r.Next)
+}
+
+// Unwrap gives the cause, for its kind.
+func (r *Refused) Unwrap() error { return r.Err }
+
+// Checks gives the self-check that Open made, in its order.
+func (s *Slot) Checks() []Check { return s.checks }
+
+// What to do about a check that failed. The files stay as they are.
+const (
+	nextDisk    = "mount the right disk, then `systemctl restart mailnode`"
+	nextRelease = "install the newer release on this node: `mailnode version`"
+	nextSpace   = "free space (`df -h`), then `systemctl restart mailnode`"
+	nextDamage  = "keep the files, look at the disk (`dmesg`, `smartctl -a`), serve the slot elsewhere: `mailnode failover list`"
+)
+
+var errNewerFormat = errors.New("written by a newer release")
+
+// next says what to do about a failed check.
+func next(name string, err error) string {
+	switch {
+	case errors.Is(err, errNewerFormat):
+		return nextRelease
+	case errors.Is(err, storage.ErrDiskFull) || errors.Is(err, syscall.ENOSPC):
+		return nextSpace
+	case name == "identity" || name == "packs folder":
+		return nextDisk
+	}
+	return nextDamage
+}
+
+// lint runs a check and notes its line. fn gives the line's text.
+func (s *Slot) lint(name string, fn func() (string, error)) error {
+	text, err := fn()
+	if err == nil {
+		s.checks = append(s.checks, Check{name, CheckPassed, text})
+		return nil
+	}
+	s.checks = append(s.checks, Check{name, CheckFailed, err.Error()})
+	return &Refused{Slot: s.o.Slot, Checks: s.checks, Next: next(name, err), Err: err}
+}
+
+// note adds the line of a check that keeps nothing down: a warning when doubt
+// is not "".
+func (s *Slot) note(name, text, doubt string) {
+	if doubt == "" {
+		s.checks = append(s.checks, Check{name, CheckPassed, text})
+		return
+	}
+	s.log.Warn("self-check", "check", name, "doubt", doubt)
+	s.checks = append(s.checks, Check{name, CheckWarned, doubt})
+}
+
+// lintSpace warns: a copy on a full disk is read from, and takes mail again as
+// soon as there is room.
+func (s *Slot) lintSpace() {
+	text, doubt := "", ""
+	for _, dir := range s.folders() {
+		u, err := s.o.FS.GetDiskUsage(dir)
+		if err != nil { // a file system that cannot say (tests) has no limit
+			continue
+		}
+		if u.AvailBytes < SpaceReserveBytes {
+			doubt = fmt.Sprintf("%d MiB free in %q, new mail is put off below %d MiB: free space", u.AvailBytes>>20, dir, SpaceReserveBytes>>20)
+		}
+		if text != "" {
+			text += ", "
+		}
+		text += fmt.Sprintf("%d MiB free in %q", u.AvailBytes>>20, dir)
+	}
+	s.note("disk space", text, doubt)
+}
+
+// folders are where the copy's files are, one per volume.
+func (s *Slot) folders() []string {
+	if s.o.PacksDir == s.o.FS.PathJoin(s.o.Dir, "packs") {
+		return []string{s.o.Dir}
+	}
+	return []string{s.o.Dir, s.o.PacksDir}
+}
+
+// Bounds of what the newest records cost at a start. After an unclean stop more
+// is looked at: what a disk that lies about its syncs has lost is there.
+const (
+	tailEventsMax       = 64
+	tailBodiesMax       = 64
+	tailBytesMax        = 64 << 20
+	cleanTailBodiesMax  = 8
+	cleanTailBytesMax   = 2 << 20
+	tailDamagedMax      = 8 // bodies: with more, and more than half, the packs are not this index's
+	clockToleranceS     = 60
+	yearLeast, yearMost = 2024, 2200
+)
+
+// tail is what the newest events say.
+type tail struct {
+	events int
+	bodies []slot.BodyRef // newest first, each once
+	wall   int64          // the newest wall-clock second that they carry
+}
+
+// lintTail proves the newest events against their checksums and the head.
+func (s *Slot) lintTail(t *tail) (string, error) {
+	v := s.acquire()
+	defer v.release()
+	it, err := v.iter(event.SpanOf([]byte{event.PrefixJournal}))
+	if err != nil {
+		return "", err
+	}
+	defer it.Close()
+	head, _, err := v.head()
+	if err != nil {
+		return "", err
+	}
+	seen := map[slot.BodyRef]bool{}
+	for ok := it.Last(); ok && t.events < tailEventsMax; ok = it.Prev() {
+		p := event.PositionOf(it.Key())
+		if t.events == 0 && p != head {
+			return "", storage.Errorf(storage.ErrCorrupt, "the journal ends at %s, the head is %s", p, head)
+		}
+		raw, err := it.ValueAndErr()
+		if err != nil {
+			return "", readError(err)
+		}
+		ev, err := event.Decode(raw)
+		if err != nil {
+			return "", storage.Errorf(storage.ErrCorrupt, "event %s: %w", p, err)
+		}
+		t.events++
+		for _, c := range ev.Changes {
+			t.wall = max(t.wall, c.GetMessage().GetSavedUnix(), c.GetAccount().GetCreatedUnix())
+		}
+		for _, ref := range ev.Bodies() {
+			if len(t.bodies) < tailBodiesMax && !seen[ref] {
+				seen[ref] = true
+				t.bodies = append(t.bodies, ref)
+			}
+		}
+	}
+	if err := it.Error(); err != nil {
+		return "", readError(err)
+	}
+	return fmt.Sprintf("%d events up to %s match their checksums", t.events, head), nil
+}
+
+// lintBodies proves the newest bodies. A damaged one is named, as when a client
+// asks for it: it is repaired, and the copy serves (law 9). When most of many
+// are damaged or gone, the packs are not those of this index.
+func (s *Slot) lintBodies(t *tail) error {
+	bodiesMax, bytesMax := tailBodiesMax, int64(tailBytesMax)
+	if !s.dirty {
+		bodiesMax, bytesMax = cleanTailBodiesMax, cleanTailBytesMax
+	}
+	v := s.acquire()
+	defer v.release()
+	proved, damaged, bytes := 0, 0, int64(0)
+	var worst error
+	for _, ref := range t.bodies {
+		loc, err := s.locate(v, ref)
+		if errors.Is(err, storage.ErrNotFound) {
+			continue // dropped since
+		}
+		if err == nil && (proved+damaged >= bodiesMax || bytes+loc.Size > bytesMax) {
+			break
+		}
+		if err == nil {
+			bytes += loc.Size
+			var b interface{ Close() error }
+			if b, err = s.packs.Open(ref, loc); err == nil {
+				proved++
+				b.Close() // of a body that is open for reading: nothing can be lost
+				continue
+			}
+		}
+		damaged++
+		worst = s.damaged(err)
+	}
+	if damaged > tailDamagedMax && damaged > proved {
+		return s.lint("newest bodies", func() (string, error) {
+			return "", storage.Errorf(storage.ErrCorrupt, "%d of the newest %d are damaged or gone: are the packs those of this index? %w", damaged, proved+damaged, worst)
+		})
+	}
+	doubt := ""
+	if damaged > 0 {
+		doubt = fmt.Sprintf("%d of the newest %d are damaged or gone, a replica may have them: %v", damaged, proved+damaged, worst)
+	}
+	s.note("newest bodies", fmt.Sprintf("%d bodies, %d KiB, match their checksums", proved, bytes>>10), doubt)
+	return nil
+}
+
+// ClockDoubt says why this machine's wall clock cannot be right, "" when it can.
+// Nothing depends on it (law 11): dates that people see are wrong.
+func (s *Slot) ClockDoubt() string {
+	now := s.o.Clock.Wall()
+	switch {
+	case now.Year() < yearLeast || now.Year() > yearMost:
+		return fmt.Sprintf("the clock says %s", now.UTC().Format(time.RFC3339))
+	case now.Unix()+clockToleranceS < s.newestWall:
+		return fmt.Sprintf("the clock says %s, and slot %s has something of %s", now.UTC().Format(time.RFC3339), s.o.Slot, time.Unix(s.newestWall, 0).UTC().Format(time.RFC3339))
+	}
+	return ""
+}

@@ -1,0 +1,204 @@
+package local
+
+import (
+	"fmt"
+	"io"
+	"math"
+	"strings"
+	"sync"
+
+	"github.com/cockroachdb/errors/oserror"
+
+	"mailnode/storage/blob"
+)
+
+// packPins says which packs must stay although no body of the index lies in
+// them: those that someone reads by places taken from an older state, those that
+// a state in quarantine points into, and those that a Put is writing to.
+//
+// Every pin holds all packs up to the newest of its time, since packs that were
+// begun later are no part of the state that it is for.
+type packPins struct {
+	compacting sync.Mutex // held by the one compaction that runs, and after Close
+
+	mu   sync.Mutex // guards pins; held while a pack is removed
+	pins map[*uint32]struct{}
+
+	putsMu sync.Mutex
+	puts   map[uint32]int // Puts under way, by the pack from which on they write
+	seen   uint32         // the newest closed pack when the last compaction began
+}
+
+// PinPacks keeps all packs that there are until release is called, for a backup
+// or a transfer that reads bodies by what the index said at its start.
+func (s *Slot) PinPacks() (release func()) {
+	p := &s.pins
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	newest := s.packs.NewestPack()
+	if p.pins == nil {
+		p.pins = map[*uint32]struct{}{}
+	}
+	p.pins[&newest] = struct{}{}
+	return func() {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		delete(p.pins, &newest)
+	}
+}
+
+// pinnedUpTo gives the newest pack that must stay. The lock is held.
+func (s *Slot) pinnedUpTo() (uint32, error) {
+	n, err := s.setAsideUpTo()
+	for newest := range s.pins.pins {
+		n = max(n, *newest)
+	}
+	return n, err
+}
+
+// removePack removes a pack that no body of the index lies in, unless a pin
+// keeps it. Whoever pins sees it gone, with what it held moved durably, or there.
+func (s *Slot) removePack(n uint32) (removed bool, err error) {
+	s.pins.mu.Lock()
+	defer s.pins.mu.Unlock()
+	if err := s.Failure(); err != nil {
+		return false, err
+	}
+	if upTo, err := s.pinnedUpTo(); err != nil || n <= upTo {
+		return false, err
+	}
+	if err := s.packs.Remove(n); err != nil {
+		return false, writeError(err)
+	}
+	return true, nil
+}
+
+// putting notes that a body is about to be put, until done is called; by then it
+// must be staged.
+func (p *packPins) putting(packs *blob.Store) (done func()) {
+	p.putsMu.Lock()
+	defer p.putsMu.Unlock()
+	from := packs.PutsFrom()
+	if p.puts == nil {
+		p.puts = map[uint32]int{}
+	}
+	p.puts[from]++
+	return func() {
+		p.putsMu.Lock()
+		defer p.putsMu.Unlock()
+		if p.puts[from]--; p.puts[from] == 0 {
+			delete(p.puts, from)
+		}
+	}
+}
+
+// unsettled says whether a pack holds a body that may still become part of the
+// index by being staged. For a closed pack it goes from true to false only.
+func (s *Slot) unsettled() func(pack uint32) bool {
+	// Puts first: one that ends in between is found staged.
+	from := uint32(math.MaxUint32)
+	s.pins.putsMu.Lock()
+	for n := range s.pins.puts {
+		from = min(from, n)
+	}
+	s.pins.putsMu.Unlock()
+	in := map[uint32]struct{}{}
+	s.stagedMu.Lock()
+	for _, loc := range s.staged {
+		in[loc.Pack] = struct{}{}
+	}
+	s.stagedMu.Unlock()
+	return func(pack uint32) bool {
+		_, staged := in[pack]
+		return staged || pack >= from
+	}
+}
+
+// forgetForeign forgets bodies from elsewhere that wait in closed packs for
+// their events since before the last compaction: most likely their deliveries
+// were refused. An event that names one after all asks for it again.
+func (s *Slot) forgetForeign(closed []blob.Pack) {
+	s.pins.putsMu.Lock()
+	seen := s.pins.seen
+	if len(closed) > 0 {
+		s.pins.seen = closed[len(closed)-1].Number
+	}
+	s.pins.putsMu.Unlock()
+	old := map[uint32]struct{}{}
+	for _, p := range closed {
+		if p.Number <= seen {
+			old[p.Number] = struct{}{}
+		}
+	}
+	s.stagedMu.Lock()
+	defer s.stagedMu.Unlock()
+	kept := s.foreign[:0]
+	for _, ref := range s.foreign {
+		loc, ok := s.staged[ref]
+		if _, forget := old[loc.Pack]; ok && forget {
+			delete(s.staged, ref)
+		} else if ok {
+			kept = append(kept, ref)
+		}
+	}
+	clear(s.foreign[len(kept):])
+	s.foreign = kept
+}
+
+// pinFile lies in each index that was set aside: one line with the newest pack
+// that the index may point into, one line with its CRC-32C.
+const (
+	pinFile        = "PACKS"
+	setAsidePrefix = "diverged-"
+)
+
+func (s *Slot) writePinFile(dir string) error {
+	fs := s.o.FS
+	f, err := fs.Create(fs.PathJoin(dir, pinFile), "mailnode-quarantine")
+	if err != nil {
+		return err
+	}
+	line := fmt.Sprint(s.packs.NewestPack())
+	_, err = f.Write([]byte(line + "\n" + sumLine(line) + "\n"))
+	if err == nil {
+		err = f.Sync()
+	}
+	if cerr := f.Close(); err == nil {
+		err = cerr
+	}
+	if err != nil {
+		return err
+	}
+	return blob.SyncDir(fs, dir)
+}
+
+// setAsideUpTo gives the newest pack that a state in quarantine may point into;
+// the highest number there is when one does not say.
+func (s *Slot) setAsideUpTo() (upTo uint32, err error) {
+	fs := s.o.FS
+	dir := fs.PathJoin(s.o.Dir, "quarantine")
+	names, err := fs.List(dir)
+	if err != nil && !oserror.IsNotExist(err) {
+		return math.MaxUint32, fmt.Errorf("list quarantine of %s: %w", s.o.Slot, err)
+	}
+	for _, name := range names {
+		if strings.HasPrefix(name, setAsidePrefix) && !strings.HasSuffix(name, ".new") {
+			upTo = max(upTo, s.readPinFile(fs.PathJoin(dir, name, pinFile)))
+		}
+	}
+	return upTo, nil
+}
+
+func (s *Slot) readPinFile(path string) (upTo uint32) {
+	f, err := s.o.FS.Open(path)
+	if err != nil {
+		return math.MaxUint32
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, 4096))
+	line, crc, _ := strings.Cut(string(b), "\n")
+	if _, scanErr := fmt.Sscan(line, &upTo); err != nil || scanErr != nil || strings.TrimSpace(crc) != sumLine(line) {
+		return math.MaxUint32
+	}
+	return upTo
+}

@@ -1,0 +1,172 @@
+package local
+
+import (
+	"slices"
+
+	"github.com/cockroachdb/pebble/v2"
+
+	"mailnode/storage"
+	"mailnode/storage/blob"
+	"mailnode/storage/event"
+	"mailnode/storage/slot"
+)
+
+// txn is the state as a group's closures see it: the durable state and what
+// the closures before them did.
+type txn struct {
+	s       *Slot
+	b       *pebble.Batch
+	head    slot.Position
+	clock   uint64
+	events  int // in the journal
+	touched map[storage.Ref]struct{}
+	placed  []slot.BodyRef
+	covered uint64 // bodies staged up to here are in the group's sync of the packs
+	late    bool   // one that is named was staged later: the packs must be synced again
+	alone   bool   // nothing may follow in this group
+	reload  bool   // the head was replaced
+	torn    bool   // an event is in the batch in part
+}
+
+func newTxn(c *committer) *txn {
+	return &txn{s: c.s, b: c.s.db.NewIndexedBatch(), head: c.head, clock: c.clock, events: c.events, covered: c.s.stagedCount(),
+		touched: map[storage.Ref]struct{}{}}
+}
+
+// attempt runs a closure; a panic in one is that caller's alone. After an error,
+// clean says that the closure left nothing in the batch.
+func (t *txn) attempt(run func(*txn) error) (clean bool, err error) {
+	before := t.b.Count()
+	defer func() {
+		if p := recover(); p != nil {
+			t.s.log.Error("panic in a change", "panic", p)
+			err = storage.Errorf(storage.ErrUnavailable, "slot %s: internal error: %v", t.s.o.Slot, p)
+		}
+		if t.torn && err == nil {
+			err = storage.Errorf(storage.ErrUnavailable, "slot %s: an event was cut off", t.s.o.Slot)
+		}
+		clean = t.b.Count() == before && !t.torn
+	}()
+	return true, run(t)
+}
+
+// Get and iter make a txn a reader.
+func (t *txn) Get(key []byte) ([]byte, bool, error) { return pebbleGet(t.b, key) }
+
+func (t *txn) iter(sp event.Span) (*pebble.Iterator, error) { return newIter(t.b, sp) }
+
+// apply enters one event: its records, its bodies' places and its journal entry
+// all go into the batch, or none does.
+func (t *txn) apply(ev *event.Event) error {
+	over := overlay{under: t, m: map[string]change{}}
+	if err := event.Apply(&over, ev); err != nil {
+		return err
+	}
+	placed, err := t.place(&over, ev)
+	if err != nil {
+		return err
+	}
+	over.dropBodies()
+	over.Set(event.JournalKey(slot.Position(ev.Position)), event.Encode(ev))
+	t.torn = true
+	if err := over.flush(t.b); err != nil {
+		return err
+	}
+	t.torn = false
+	t.events++
+	t.placed = append(t.placed, placed...)
+	t.head, t.clock = slot.Position(ev.Position), ev.SlotClockMs
+	if slices.ContainsFunc(ev.Changes, endsSessions) {
+		t.touched[storage.Ref{}] = struct{}{}
+	}
+	for _, d := range ev.Digests {
+		t.touched[storage.Ref{Account: storage.AccountID(d.Account), Mailbox: storage.MailboxID(d.Mailbox)}] = struct{}{}
+	}
+	return nil
+}
+
+// place notes where the event's bodies lie. A body that is nowhere is an error:
+// an index record without its body would be damage.
+func (t *txn) place(over *overlay, ev *event.Event) ([]slot.BodyRef, error) {
+	var placed []slot.BodyRef
+	for _, ref := range ev.Bodies() {
+		key := event.BodyKey(ref)
+		if _, have, err := over.Get(key); err != nil {
+			return nil, err
+		} else if have {
+			continue
+		}
+		loc, ok := t.stagedAt(ref)
+		if !ok {
+			return nil, storage.Errorf(storage.ErrNotFound, "body %s is not here", ref)
+		}
+		over.Set(key, encodeLocation(loc))
+		placed = append(placed, ref)
+	}
+	return placed, nil
+}
+
+// stagedAt finds a body that the batch is to point to.
+func (t *txn) stagedAt(ref slot.BodyRef) (blob.Location, bool) {
+	st, ok := t.s.stagedBody(ref)
+	if ok && st.number > t.covered {
+		t.late = true
+	}
+	return st.Location, ok
+}
+
+// overlay keeps an event's changes apart until it is known to apply.
+type overlay struct {
+	under *txn
+	m     map[string]change
+	order []string
+}
+
+type change struct {
+	value  []byte
+	delete bool
+}
+
+func (o *overlay) Get(key []byte) ([]byte, bool, error) {
+	if c, ok := o.m[string(key)]; ok {
+		return c.value, !c.delete, nil
+	}
+	return o.under.Get(key)
+}
+
+func (o *overlay) put(key []byte, c change) {
+	k := string(key)
+	if _, ok := o.m[k]; !ok {
+		o.order = append(o.order, k)
+	}
+	o.m[k] = c
+}
+
+func (o *overlay) Set(key, value []byte) { o.put(key, change{value: value}) }
+func (o *overlay) Delete(key []byte)     { o.put(key, change{delete: true}) }
+
+// dropBodies forgets where the bodies lie that the event took the last reference
+// from: what is in the packs is dead then.
+func (o *overlay) dropBodies() {
+	for _, k := range o.order {
+		if k[0] == event.PrefixRefs && o.m[k].delete {
+			o.Delete(event.BodyKey(event.BodyOf([]byte(k))))
+		}
+	}
+}
+
+func (o *overlay) flush(b *pebble.Batch) error {
+	for _, k := range o.order {
+		c := o.m[k]
+		var err error
+		if c.delete {
+			err = b.Delete([]byte(k), nil)
+		} else {
+			err = b.Set([]byte(k), c.value, nil)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
