@@ -41,6 +41,9 @@ type keeper struct {
 	log  *slog.Logger
 	poke chan struct{} // look at Raft again now
 
+	reindex reindexing // the run loop's own, and channels
+	failed  bool       // the store has stopped for good; the run loop's own
+
 	ending sync.Mutex // held while a role is left, so that the next one begins after it
 
 	mu       sync.Mutex // guards all below
@@ -134,7 +137,7 @@ func (c *copies) keep(ctx context.Context, id slot.ID) {
 	if c.m[id] != nil {
 		return
 	}
-	k := &keeper{n: c.n, id: id, log: c.n.log.With("slot", id), poke: make(chan struct{}, 1), role: failover.RoleNone}
+	k := &keeper{n: c.n, id: id, log: c.n.log.With("slot", id), poke: make(chan struct{}, 1), role: failover.RoleNone, reindex: newReindexing()}
 	c.m[id] = k
 	c.n.wg.Go(func() { k.run(ctx) })
 }
@@ -172,36 +175,69 @@ func (k *keeper) wake() {
 
 const retryRole = time.Second
 
-// run converges until ctx ends.
+// run opens the copy and converges until ctx ends.
 func (k *keeper) run(ctx context.Context) {
 	defer k.end()
-	if !k.openCopy() {
-		return // refused: a person must act, and the process be restarted
-	}
-	failed := k.copy.Failed()
+	k.openCopy()
 	for ctx.Err() == nil {
-		changed := k.n.raft.Changed()
-		var retry <-chan time.Time
-		if sl, ok := k.n.raft.State().Slot(k.id); ok && failed != nil && !k.converge(ctx, sl) {
+		k.turn(ctx)
+	}
+}
+
+// turn converges once, and waits for what makes it necessary again.
+func (k *keeper) turn(ctx context.Context) {
+	k.mu.Lock()
+	s, refused := k.copy, k.refused
+	k.mu.Unlock()
+	changed := k.n.raft.Changed()
+	var retry <-chan time.Time
+	var failed <-chan struct{}
+	switch {
+	case s == nil: // a person must act and restart the process, unless it is the index
+		if local.IndexLost(refused) || k.reindex.pending != "" {
+			k.mendIndex(refused)
+			retry = time.After(rebuildAgainAfter)
+		}
+	case !k.failed:
+		failed = s.Failed()
+		if cause := k.reindex.cause; cause != nil {
+			k.mendIndex(cause) // this copy's part may have changed
+		}
+		if sl, ok := k.n.raft.State().Slot(k.id); ok && !k.converge(ctx, sl) {
 			retry = time.After(retryRole)
 		}
-		select {
-		case <-changed:
-		case <-k.poke:
-		case <-retry:
-		case <-failed:
-			k.end()
-			k.n.setCondition(monitor.SlotFailed, k.id.String(), k.copy.Failure())
-			failed = nil
-		case <-ctx.Done():
-		}
+	}
+	select {
+	case <-changed:
+	case <-k.poke:
+	case <-retry:
+	case <-failed:
+		k.failed = true
+		k.end()
+		k.n.setCondition(monitor.SlotFailed, k.id.String(), s.Failure())
+	case w := <-k.reindex.parking:
+		k.park(w)
+	case err := <-k.reindex.broken:
+		k.reindex.cause = err
+	case err := <-k.reindex.wrong:
+		k.countAgain(err)
+	case <-ctx.Done():
 	}
 }
 
 func (k *keeper) openCopy() bool {
 	marker := filepath.Join(k.n.cfg.Node.Data, "held", k.id.String())
 	_, missing := os.Stat(marker)
-	s, err := k.openFiles(missing == nil)
+	var err error
+	var s *local.Slot
+	o := k.options(missing == nil)
+	// A rebuild that was cut off goes on as a job, with others of its kind.
+	mode, pending := local.RebuildPending(o)
+	if k.reindex.pending = mode; pending {
+		err = fmt.Errorf("open slot %s: the rebuild of its index was cut off, and goes on", k.id)
+	} else {
+		s, err = local.Open(o)
+	}
 	if err == nil && missing != nil {
 		err = k.n.remember(marker)
 	}
@@ -214,6 +250,9 @@ func (k *keeper) openCopy() bool {
 		k.log.Error("slot refused", "err", err)
 		return false
 	}
+	k.reindex.cause = nil
+	k.n.setCondition(monitor.IndexDamaged, k.id.String(), nil)
+	k.madeAnew()
 	names, err := s.Quarantined()
 	k.n.logErr("look into quarantine", err)
 	for _, name := range names {
@@ -236,18 +275,6 @@ func (n *Node) remember(marker string) error {
 		return err
 	}
 	return admin.ReplaceFile(marker, nil)
-}
-
-func (k *keeper) openFiles(held bool) (*local.Slot, error) {
-	undelete := k.n.cfg.Replication.Undelete
-	if undelete == 0 {
-		undelete = -1 // none; 0 would be the default
-	}
-	return local.Open(local.Options{
-		FS: k.n.fs, Dir: filepath.Join(k.n.cfg.Node.Data, "slots", k.id.String()), Cluster: k.n.id.ClusterID(), Slot: k.id,
-		Logger: k.n.log, Clock: k.n.clock, Resources: k.n.resources, Passwords: k.n.passwords, OnDamage: k.n.onDamage,
-		JournalEventsMax: int(k.n.cfg.JournalMax), Undelete: undelete, Refill: held,
-	})
 }
 
 func (n *Node) onDamage(id slot.ID, err error) {

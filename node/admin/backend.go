@@ -15,12 +15,13 @@ import (
 // of raftfsm/cluster; see reply.go. The context of a change is not cancelled
 // when the client hangs up (law 12), only at its deadline.
 type Backend struct {
-	Health    Health
-	Failovers Failovers
-	Users     UserBook
-	Slots     SlotBook
-	Cluster   Cluster
-	Jobs      *job.Registry
+	Health     Health
+	Failovers  Failovers
+	Users      UserBook
+	Slots      SlotBook
+	Cluster    Cluster
+	Jobs       *job.Registry
+	Reindexing Reindexing
 }
 
 // Health says how things are.

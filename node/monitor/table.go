@@ -31,6 +31,8 @@ const (
 	CopyDigestDiffers  Name = "copy-digest-differs"
 	EventQuarantined   Name = "event-quarantined"
 	MessageMissing     Name = "message-missing"
+	IndexDamaged       Name = "index-damaged"
+	SlotReindexed      Name = "slot-reindexed"
 	OpenLoss           Name = "open-loss"
 	ProposalOpen       Name = "proposal-open"
 	HandoverStuck      Name = "handover-stuck"
@@ -112,6 +114,8 @@ func copyKinds() []Kind {
 		{CopyBuilding, Info, "slot", "A copy is being filled or refilled and counts for nothing until it is done.", "mailnode slot show {}"},
 		{CopyDigestDiffers, Page, "slot", "Two copies at the same position hold different mail; the replica is healed from the master.", "mailnode slot show {}"},
 		{EventQuarantined, Warn, "slot", "A replica set aside events that it could not apply, and heals what they touch.", "mailnode slot show {}"},
+		{IndexDamaged, Page, "slot", "The index of this node's copy is damaged or contradicts itself; what can be read is served.", "mailnode slot reindex {} --from-packs"},
+		{SlotReindexed, Warn, "slot", "Its index was made anew from what was left and from the packs; mail came back under new UIDs, flags may be lost.", "mailnode slot show {}"},
 		{MessageMissing, Warn, "slot", "Bodies of messages are damaged and no copy has them whole.", "mailnode slot show {}"},
 	}
 }

@@ -89,10 +89,11 @@ func Rebuild(ctx context.Context, o Options, ro RebuildOptions) (Rebuilt, error)
 	return rb.out, nil
 }
 
-// RebuildPending says whether a Rebuild was cut off, which Open would go on with.
-func RebuildPending(o Options) bool {
-	_, found, err := (&rebuild{o: o, fs: o.FS, dir: o.Dir}).readMark()
-	return found || err != nil
+// RebuildPending says whether a Rebuild was cut off, which Open would go on with,
+// and its mode; "" when the mark of it is damaged.
+func RebuildPending(o Options) (RebuildMode, bool) {
+	m, found, err := (&rebuild{o: o, fs: o.FS, dir: o.Dir}).readMark()
+	return m.Mode, found || err != nil
 }
 
 // resumeRebuild goes on with a Rebuild that was cut off.
