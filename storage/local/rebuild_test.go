@@ -6,6 +6,7 @@ import (
 	"io"
 	"maps"
 	"math/rand/v2"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -219,7 +220,7 @@ func TestLaw02Law07RebuildFromPacksAlone(t *testing.T) {
 // Damage of one table: what is outside it keeps UIDs, flags and UIDVALIDITY, the
 // rest comes back; nothing is lost.
 func TestLaw02Law07RebuildWithOneTableGarbled(t *testing.T) {
-	for _, from := range []float64{0, 0.3, 0.6, 0.98} {
+	for _, from := range []float64{0, 0.6, 0.98} {
 		t.Run(fmt.Sprint(from), func(t *testing.T) {
 			fs := newFS(t)
 			o, accounts, was := written(t, fs, true)
@@ -330,6 +331,10 @@ func TestLaw07RebuildSurvivesPowerLoss(t *testing.T) {
 			t.Logf("%d sync points", len(points.clones))
 			began := false
 			for i, clone := range points.clones {
+				// All of them take a minute on a busy machine: REBUILD_ALL=1.
+				if last := i == len(points.clones)-1; os.Getenv("REBUILD_ALL") == "" && !last && points.rng.IntN(len(points.clones)) >= 16 {
+					continue
+				}
 				oc.FS = clone
 				if began = began || pending(oc); !began {
 					continue // the mark was not durable yet, and the old index is where it was

@@ -214,13 +214,39 @@ func (x *salvage) each(sp event.Span, fn func(key, value []byte) error) error {
 			last = append(last, 0)
 		}
 		next := x.readableFrom(last, sp.Upper)
-		x.lose(event.Span{Lower: last, Upper: next}, "records between %q and %q: %v", last, next, broken)
+		x.lose(event.Span{Lower: last, Upper: next}, "%s from %q to before %q cannot be read: %s", kindOf(sp.Lower[0]), last, next,
+			strings.TrimSpace(strings.SplitN(broken.Error(), "\n", 2)[0]))
 		from = next
 		if next == nil || bytes.Compare(next, sp.Upper) >= 0 {
 			return nil
 		}
 	}
 	return nil
+}
+
+// kindOf says in words what lies under a prefix.
+func kindOf(prefix byte) string {
+	switch prefix {
+	case event.PrefixAccount:
+		return "accounts"
+	case event.PrefixAddress:
+		return "addresses"
+	case event.PrefixMailbox:
+		return "mailboxes"
+	case event.PrefixSubscription:
+		return "subscriptions"
+	case event.PrefixMessage:
+		return "messages"
+	case event.PrefixSummary:
+		return "envelopes"
+	case event.PrefixExpunged:
+		return "expunged messages"
+	case event.PrefixMissing:
+		return "notes about missing messages"
+	case event.PrefixJournal:
+		return "events"
+	}
+	return "records of the slot"
 }
 
 // stretch reads until the end of the span, or damage; err is fn's.
