@@ -6,6 +6,7 @@ import (
 
 	"github.com/cockroachdb/errors/oserror"
 	"github.com/cockroachdb/pebble/v2"
+	"github.com/cockroachdb/pebble/v2/record"
 	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"mailnode/storage"
@@ -97,4 +98,54 @@ func (s *Slot) manifestRefuses(dir string) error {
 		return storage.Errorf(storage.ErrCorrupt, "the index's list of files does not match its checksums: %w: mailnode slot reindex %s --from-packs", errFileDamaged, s.o.Slot)
 	}
 	return nil
+}
+
+// oldestLog gives the number of the oldest write-ahead log that the tables do not
+// have yet, as the list of files says; 0: it does not say. Pebble passes over a log
+// that is not there.
+func oldestLog(fs vfs.FS, dir string) uint64 {
+	desc, err := pebble.Peek(dir, fs)
+	if err != nil || !desc.Exists {
+		return 0
+	}
+	f, err := fs.Open(desc.ManifestFilename)
+	if err != nil {
+		return 0
+	}
+	defer f.Close()
+	var oldest uint64
+	for r := newLogReader(record.NewReader, f, 0); ; {
+		rec, err := r.Next()
+		if err != nil {
+			return oldest
+		}
+		edit, err := io.ReadAll(rec)
+		if err != nil {
+			return oldest
+		}
+		if n, ok := logNumberOf(edit); ok {
+			oldest = n
+		}
+	}
+}
+
+// logNumberOf reads the number of the oldest log from an edit of the list of
+// files, where it stands before all but the comparer's name.
+func logNumberOf(edit []byte) (uint64, bool) {
+	const comparer, logNumber = 1, 2
+	tag, n := binary.Uvarint(edit)
+	if n > 0 && tag == comparer {
+		edit = edit[n:]
+		size, m := binary.Uvarint(edit)
+		if m <= 0 || size > uint64(len(edit)-m) {
+			return 0, false
+		}
+		edit = edit[m+int(size):]
+		tag, n = binary.Uvarint(edit)
+	}
+	if n <= 0 || tag != logNumber {
+		return 0, false
+	}
+	number, n := binary.Uvarint(edit[n:])
+	return number, n > 0
 }

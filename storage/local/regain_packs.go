@@ -198,6 +198,9 @@ func (g *regain) place() error {
 		if given[ref.Account] == nil {
 			given[ref.Account] = map[uint32]bool{}
 		}
+		if above := uint32(g.highest[ref]) + 1; g.fresh[ref] && b.Uidnext < above {
+			b.Uidnext, b.UidOrigin = above, above // it was made before its messages were known
+		}
 		complete := g.old.sound(keySpan(event.MailboxKey(ref))) && g.old.sound(event.MessagesIn(ref, 0, ^storage.UID(0))) &&
 			g.old.sound(event.ExpungedIn(ref)) && b.Uidnext > uint32(g.highest[ref]) && b.Uidvalidity < a.UidvalidityNext
 		if !complete || given[ref.Account][b.Uidvalidity] {

@@ -67,6 +67,12 @@ func openSalvage(s *Slot, dir string) *salvage {
 		x.loseAll("the list of the old index's files is damaged")
 		return x
 	}
+	if oldest := oldestLog(x.fs, dir); !slices.ContainsFunc(names, func(name string) bool {
+		number, _, ok := wal.ParseLogFilename(name)
+		return ok && (oldest == 0 || uint64(number) == oldest) // 0: no log was given up yet
+	}) {
+		x.loseAll("write-ahead log %06d is not there", oldest)
+	}
 	fs := &cutFS{FS: s.o.FS, cut: cut}
 	err = s.guarded(func() (err error) {
 		x.db, err = pebble.Open(dir, &pebble.Options{FS: fs, ReadOnly: true, Logger: quietLogger{}, ErrorIfNotExists: true,
