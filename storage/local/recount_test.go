@@ -292,7 +292,7 @@ func TestRecountWhileMailComes(t *testing.T) {
 	rng := rand.New(rand.NewPCG(sd, 1))
 	s := openSlot(t, options(t, newFS(t)))
 	m := serve(t, s, 1, 0)
-	w := newWalk(t, m, rng, 3)
+	w := newWalk(t, m, rand.New(rand.NewPCG(sd, 2)), 3)
 	stop := make(chan struct{})
 	var busy sync.WaitGroup
 	busy.Go(func() {
