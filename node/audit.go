@@ -12,6 +12,7 @@ import (
 	"mailnode/node/rpc"
 	"mailnode/raftfsm/cluster"
 	"mailnode/storage"
+	"mailnode/storage/check"
 	"mailnode/storage/local"
 	"mailnode/storage/repl"
 	"mailnode/storage/slot"
@@ -21,6 +22,7 @@ import (
 // how it differs from the others: an operator's, or the background scrub's.
 type audit struct {
 	k      *keeper
+	s      *local.Slot // k's copy
 	p      *job.Progress
 	ctx    context.Context
 	repair bool
@@ -30,6 +32,9 @@ type audit struct {
 	left    int  // findings that are not dealt with
 	indexOK bool // no finding is about the index or its records
 	refetch bool // this copy fetches the state again: once is enough
+	// contradicts is what the records still say against each other after they were
+	// computed again; nil before.
+	contradicts map[string]bool
 }
 
 // line writes one finding.
@@ -44,8 +49,10 @@ func (a *audit) line(done bool, format string, args ...any) {
 // run reads the copy and compares it.
 func (a *audit) run(from uint32, reached func(pack uint32)) error {
 	a.indexOK = true
-	s := a.k.copy
-	if err := s.Scrub(a.ctx, local.ScrubOptions{FromPack: from, Reached: reached, Spend: a.p.Spend, Found: a.finding,
+	if a.s = a.k.opened(); a.s == nil {
+		return storage.Errorf(storage.ErrUnavailable, "audit slot %s: its copy here is not open: mailnode slot show %s", a.k.id, a.k.id)
+	}
+	if err := a.s.Scrub(a.ctx, local.ScrubOptions{FromPack: from, Reached: reached, Spend: a.p.Spend, Found: a.finding,
 		Total: func(n int64) { a.p.Total(n, 0) }}); err != nil {
 		return err
 	}
@@ -121,11 +128,29 @@ func (a *audit) refetchHere(why string) (bool, string) {
 	return true, "this replica fetches the whole state from its master again"
 }
 
-// recount is where derived records (quota use, counters, reference counts) that
-// contradict the messages are computed anew at the master. local.Slot.Recount
-// does that; until it is called here such a finding stays.
-func (a *audit) recount(local.ScrubFinding) (bool, string) {
-	return false, "not repaired: mailnode slot reindex " + a.k.id.String()
+// recount computes the derived records (quota use, counters, reference counts) of
+// the master's copy again, once, and says whether that has mended a finding.
+func (a *audit) recount(f local.ScrubFinding) (bool, string) {
+	if a.contradicts == nil {
+		if _, err := a.s.Recount(a.ctx, local.Scope{}, local.RecountOptions{Spend: a.p.Spend}); err != nil {
+			return false, fmt.Sprintf("not repaired: %v", err)
+		}
+		left := map[string]bool{}
+		if err := a.s.Inspect(func(x local.Snapshot) error {
+			found, err := check.Run(x, check.Options{})
+			for _, f := range found {
+				left[f.String()] = true
+			}
+			return err
+		}); err != nil {
+			return false, fmt.Sprintf("not repaired: %v", err)
+		}
+		a.contradicts = left
+	}
+	if a.contradicts[f.Record.String()] {
+		return false, "not repaired: fail over to a replica, or mailnode slot reindex " + a.k.id.String() + " --from-packs"
+	}
+	return true, "computed again from the messages"
 }
 
 // compareWithinAudit bounds one comparison with another copy.
@@ -144,7 +169,7 @@ func (a *audit) compare(node slot.NodeName) error {
 	conn, err := a.k.n.peers.conn(node)
 	var c repl.Comparison
 	if err == nil {
-		c, err = repl.Compare(ctx, a.k.copy, repl.NewReplicationClient(conn))
+		c, err = repl.Compare(ctx, a.s, repl.NewReplicationClient(conn))
 	}
 	if a.ctx.Err() != nil {
 		return a.ctx.Err()
@@ -170,7 +195,7 @@ func (a *audit) compare(node slot.NodeName) error {
 		a.line(fixed, "accounts, addresses or subscriptions differ from %s's; %s", node, did)
 	}
 	for _, r := range c.Mailboxes {
-		account, name := a.k.copy.MailboxName(r)
+		account, name := a.s.MailboxName(r)
 		if account == "" {
 			account = slot.Address(fmt.Sprintf("account %016x", uint64(r.Account)))
 		}

@@ -34,12 +34,17 @@ func newCopies(n *Node) *copies { return &copies{n: n, m: map[slot.ID]*keeper{}}
 
 // keeper keeps one copy in the role that Raft gives it.
 type keeper struct {
-	n    *Node
-	id   slot.ID
-	log  *slog.Logger
-	dir  string        // of the copy, set when it is opened
-	poke chan struct{} // look at Raft again now
-	mend *mender
+	n   *Node
+	id  slot.ID
+	log *slog.Logger
+	dir string // of the copy, set when it is opened
+	// options are those of the copy, set when it is opened; the run loop's own.
+	options local.Options
+	poke    chan struct{} // look at Raft again now
+	mend    *mender
+
+	reindex reindexing // the run loop's own, and channels
+	failed  bool       // the store has stopped for good; the run loop's own
 
 	ending sync.Mutex // held while a role is left, so that the next one begins after it
 
@@ -139,7 +144,7 @@ func (c *copies) keep(ctx context.Context, id slot.ID) {
 	if c.m[id] != nil {
 		return
 	}
-	k := &keeper{n: c.n, id: id, log: c.n.log.With("slot", id), poke: make(chan struct{}, 1), role: failover.RoleNone}
+	k := &keeper{n: c.n, id: id, log: c.n.log.With("slot", id), poke: make(chan struct{}, 1), role: failover.RoleNone, reindex: newReindexing()}
 	k.mend = newMender(k)
 	c.m[id] = k
 	c.n.wg.Go(func() { k.run(ctx) })
@@ -178,30 +183,54 @@ func (k *keeper) wake() {
 
 const retryRole = time.Second
 
-// run converges until ctx ends.
+// run opens the copy and converges until ctx ends.
 func (k *keeper) run(ctx context.Context) {
 	defer k.end()
-	if !k.openCopy(ctx) {
-		return // refused: a person must act, and the process be restarted
-	}
+	k.openCopy(ctx)
 	k.n.wg.Go(func() { k.mend.run(ctx) })
-	failed := k.copy.Failed()
 	for ctx.Err() == nil {
-		changed := k.n.raft.Changed()
-		var retry <-chan time.Time
-		if sl, ok := k.n.raft.State().Slot(k.id); ok && failed != nil && !k.converge(ctx, sl) {
+		k.turn(ctx)
+	}
+}
+
+// turn converges once, and waits for what makes it necessary again.
+func (k *keeper) turn(ctx context.Context) {
+	k.mu.Lock()
+	s, refused := k.copy, k.refused
+	k.mu.Unlock()
+	changed := k.n.raft.Changed()
+	var retry <-chan time.Time
+	var failed <-chan struct{}
+	switch {
+	case s == nil: // a person must act and restart the process, unless it is the index
+		if local.IndexLost(refused) || k.reindex.pending != "" {
+			k.mendIndex(refused)
+			retry = time.After(rebuildAgainAfter)
+		}
+	case !k.failed:
+		failed = s.Failed()
+		if cause := k.reindex.cause; cause != nil {
+			k.mendIndex(cause) // this copy's part may have changed
+		}
+		if sl, ok := k.n.raft.State().Slot(k.id); ok && !k.converge(ctx, sl) {
 			retry = time.After(retryRole)
 		}
-		select {
-		case <-changed:
-		case <-k.poke:
-		case <-retry:
-		case <-failed:
-			k.end()
-			k.n.setCondition(monitor.SlotFailed, k.id.String(), k.copy.Failure())
-			failed = nil
-		case <-ctx.Done():
-		}
+	}
+	select {
+	case <-changed:
+	case <-k.poke:
+	case <-retry:
+	case <-failed:
+		k.failed = true
+		k.end()
+		k.n.setCondition(monitor.SlotFailed, k.id.String(), s.Failure())
+	case w := <-k.reindex.parking:
+		k.park(ctx, w)
+	case err := <-k.reindex.broken:
+		k.reindex.cause = err
+	case err := <-k.reindex.wrong:
+		k.countAgain(err)
+	case <-ctx.Done():
 	}
 }
 
@@ -219,6 +248,9 @@ func (k *keeper) openCopy(ctx context.Context) bool {
 		k.log.Error("slot refused", "err", err)
 		return false
 	}
+	k.reindex.cause = nil
+	k.n.setCondition(monitor.IndexDamaged, k.id.String(), nil)
+	k.madeAnew()
 	names, err := s.Quarantined()
 	k.n.logErr("look into quarantine", err)
 	for _, name := range names {
@@ -245,16 +277,13 @@ func (k *keeper) openFiles(ctx context.Context) (*local.Slot, error) {
 		return nil, err
 	}
 	defer opened()
-	undelete := n.cfg.Replication.Undelete
-	if undelete == 0 {
-		undelete = -1 // none; 0 would be the default
+	k.dir, k.options = slotDir(p.volume, k.id), k.optionsAt(p)
+	// A rebuild that was cut off goes on as a job, with others of its kind.
+	mode, pending := local.RebuildPending(k.options)
+	if k.reindex.pending = mode; pending {
+		return nil, fmt.Errorf("open slot %s: the rebuild of its index was cut off, and goes on", k.id)
 	}
-	k.dir = slotDir(p.volume, k.id)
-	s, err := local.Open(local.Options{
-		FS: n.fs, Dir: k.dir, PacksDir: packsDir(p.volume, k.id), Cluster: n.id.ClusterID(), Slot: k.id,
-		Logger: n.log, Clock: n.clock, Resources: n.resources, Passwords: n.passwords, OnDamage: k.mend.report,
-		JournalEventsMax: int(n.cfg.JournalMax), Undelete: undelete, Refill: p.held,
-	})
+	s, err := local.Open(k.options)
 	if err != nil {
 		return nil, err
 	}

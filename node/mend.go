@@ -105,7 +105,7 @@ func (m *mender) run(ctx context.Context) {
 		case <-m.poke:
 		case <-t.C:
 		}
-		if m.k.copy.Failure() == nil {
+		if s := m.k.opened(); s != nil && s.Failure() == nil {
 			m.step(ctx)
 		}
 	}
@@ -181,7 +181,10 @@ func (m *mender) mend(ctx context.Context, ref slot.BodyRef, silent map[slot.Nod
 }
 
 func (m *mender) fetch(ctx context.Context, ref slot.BodyRef, silent map[slot.NodeName]bool) (out outcome) {
-	s := m.k.copy
+	s := m.k.opened()
+	if s == nil {
+		return out // its index is being made anew
+	}
 	switch err := s.ProveBody(ref); {
 	case err == nil:
 		out.whole = true
@@ -235,7 +238,11 @@ func (m *mender) fetchFrom(ctx context.Context, node slot.NodeName, ref slot.Bod
 		return err
 	}
 	defer got.Body.Close()
-	err = m.k.copy.ReplaceBody(ctx, ref, got.Note, got.Body, got.Body.Size())
+	s := m.k.opened()
+	if s == nil {
+		return storage.Errorf(storage.ErrUnavailable, "replace body %s: the copy is not open", ref)
+	}
+	err = s.ReplaceBody(ctx, ref, got.Note, got.Body, got.Body.Size())
 	if errors.Is(err, storage.ErrNotFound) {
 		return errUnnamed
 	}
@@ -266,6 +273,13 @@ func (k *keeper) clientsBeside(master slot.NodeName) func() []repl.ReplicationCl
 		}
 		return out
 	}
+}
+
+// opened gives the copy, nil while it is not open.
+func (k *keeper) opened() *local.Slot {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.copy
 }
 
 // roles gives what the copy is now.
@@ -331,8 +345,9 @@ func (m *mender) mendIndex() {
 	err := m.index
 	m.mu.Unlock()
 	_, _, follower := m.k.roles()
-	if err == nil || follower == nil || m.k.copy.Building() {
-		return
+	s := m.k.opened()
+	if err == nil || follower == nil || s == nil || s.Building() || local.IndexLost(err) {
+		return // a file of the index that is damaged has it made anew (reindex.go)
 	}
 	follower.Refetch("its index is damaged: " + err.Error())
 	m.mu.Lock()
@@ -359,7 +374,11 @@ func (m *mender) watchMissing(ctx context.Context) {
 	if now < m.countAt && now < m.lookAt {
 		return
 	}
-	bodies, messages, err := m.k.copy.GivenUp()
+	s := m.k.opened()
+	if s == nil {
+		return
+	}
+	bodies, messages, err := s.GivenUp()
 	if err != nil {
 		m.k.n.logErr("list missing messages", err)
 		return
@@ -405,7 +424,8 @@ func (m *mender) takeBack(ctx context.Context, master *local.Master, ref slot.Bo
 	m.mending.Lock()
 	defer m.mending.Unlock()
 	all = true
-	whole := m.k.copy.ProveBody(ref) == nil
+	s := m.k.opened()
+	whole := s != nil && s.ProveBody(ref) == nil
 	for _, node := range m.k.others() {
 		if whole {
 			break

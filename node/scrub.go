@@ -165,8 +165,8 @@ func (r *scrubRound) one(ctx context.Context, k *keeper) bool {
 func (k *keeper) differs(node slot.NodeName, c repl.Comparison) {
 	about := k.id.String()
 	detail := "in accounts, addresses or subscriptions"
-	if len(c.Mailboxes) > 0 {
-		account, name := k.copy.MailboxName(c.Mailboxes[0])
+	if s := k.opened(); s != nil && len(c.Mailboxes) > 0 {
+		account, name := s.MailboxName(c.Mailboxes[0])
 		detail = "in " + string(account) + " " + name
 		if len(c.Mailboxes) > 1 {
 			detail += " and others"

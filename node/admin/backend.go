@@ -15,13 +15,14 @@ import (
 // of raftfsm/cluster; see reply.go. The context of a change is not cancelled
 // when the client hangs up (law 12), only at its deadline.
 type Backend struct {
-	Health    Health
-	Failovers Failovers
-	Users     UserBook
-	Slots     SlotBook
-	Cluster   Cluster
-	Jobs      *job.Registry
-	Mending   Mending
+	Health     Health
+	Failovers  Failovers
+	Users      UserBook
+	Slots      SlotBook
+	Cluster    Cluster
+	Jobs       *job.Registry
+	Mending    Mending
+	Reindexing Reindexing
 }
 
 // Health says how things are.

@@ -58,7 +58,7 @@ type Options struct {
 func Run(s Snapshot, o Options) ([]Finding, error) {
 	c := &checker{s: s, o: o, accounts: map[storage.AccountID]*event.AccountRecord{}, used: map[storage.AccountID]int64{},
 		refs: map[slot.BodyRef]uint64{}}
-	for _, step := range []func() error{c.slot, c.journal, c.readAccounts, c.addresses, c.mailboxes, c.names, c.stray, c.usage, c.missing, c.bodies} {
+	for _, step := range []func() error{c.slot, c.journal, c.readAccounts, c.addresses, c.mailboxes, c.names, c.stray, c.derived, c.usage, c.missing, c.bodies} {
 		if err := step(); err != nil {
 			return c.found, err
 		}
@@ -280,6 +280,10 @@ func (c *checker) bodies() error {
 		c.report(1, "body %s has %d references on record, %d messages name it", b, have, want)
 	}
 	err := c.s.Each(prefix(event.PrefixRefs), func(k, v []byte) error {
+		if len(k) != bodyKeyBytes {
+			c.report(6, "record %q counts no body", k)
+			return nil
+		}
 		b := event.BodyOf(k)
 		have, err := event.ParseRefs(b, v)
 		if err != nil || have != c.refs[b] {

@@ -141,6 +141,9 @@ func (m *mailbox) stats() error {
 	if have.HighestModseq < m.sum.HighestModseq {
 		m.finding(3, 0, "HIGHESTMODSEQ is %d, a message has %d", have.HighestModseq, m.sum.HighestModseq)
 	}
+	if have.HighestModseq > m.limitModSeq() {
+		m.finding(3, 0, "HIGHESTMODSEQ is %d, above the head", have.HighestModseq)
+	}
 	m.sum.Digest, m.sum.HighestModseq = have.Digest, have.HighestModseq
 	if a, b := event.Marshal(&have), event.Marshal(&m.sum); !bytes.Equal(a, b) && !proto.Equal(&have, &m.sum) {
 		m.finding(8, 0, "its counters are %v, its messages give %v", &have, &m.sum)

@@ -1,6 +1,7 @@
 package event
 
 import (
+	"errors"
 	"fmt"
 
 	"google.golang.org/protobuf/proto"
@@ -234,7 +235,10 @@ func (a *applier) use(id storage.AccountID, bytes int64) error {
 		return nil
 	}
 	var u AccountStats
-	if _, err := Load(a.r, UsageKey(id), &u); err != nil {
+	switch _, err := Load(a.r, UsageKey(id), &u); {
+	case errors.Is(err, storage.ErrCorrupt):
+		return nil // it is derived and in no digest: a broken counter never blocks mail
+	case err != nil:
 		return err
 	}
 	u.Bytes += bytes

@@ -10,9 +10,12 @@ import (
 // in each mailbox, 2^16 UIDVALIDITYs in each account. These functions are the
 // only place where either is given out.
 
+// UIDValidityRange is how many UIDVALIDITYs an account has for each unclean count.
+const UIDValidityRange = 1 << 16
+
 const (
 	uidRange         = 1 << 22
-	uidValidityRange = 1 << 16
+	uidValidityRange = UIDValidityRange
 	// maxNumber keeps a whole range below 2^32-1, which no UID may reach
 	// (RFC 3501, section 9: nz-number).
 	maxNumber = 1<<32 - 1

@@ -56,12 +56,6 @@ func showAccount(r reader, a *event.AccountRecord) (storage.Account, error) {
 		UsedBytes: used, Created: time.Unix(a.CreatedUnix, 0).UTC(), Disabled: a.Disabled}, err
 }
 
-func usage(r reader, id storage.AccountID) (int64, error) {
-	var u event.AccountStats
-	_, err := event.Load(r, event.UsageKey(id), &u)
-	return u.Bytes, err
-}
-
 // Accounts implements storage.Accounts.
 func (m *Master) Accounts(ctx context.Context) ([]storage.Account, error) {
 	var out []storage.Account

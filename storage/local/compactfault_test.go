@@ -32,7 +32,7 @@ func TestCompactionFailureIsItsOwn(t *testing.T) {
 			f.folder = "packs"
 			failed := 0
 			for n := 1; n < 40; n = n + 1 + n/3 {
-				o := smallPacks(t, errorfs.Wrap(newFS(t), f))
+				o := smallPacks(t, injected(newFS(t), f))
 				k := newStock(t, openSlot(t, o))
 				k.put(40)
 				k.reopen(o)
@@ -105,7 +105,7 @@ func TestLaw01CompactionSurvivesPowerLoss(t *testing.T) {
 	sd := seed(t)
 	fs := newFS(t)
 	cut := &everyWrite{fs: fs, rng: rand.New(rand.NewPCG(sd, 3))}
-	o := smallPacks(t, errorfs.Wrap(fs, cut))
+	o := smallPacks(t, injected(fs, cut))
 	k := newStock(t, openSlot(t, o))
 	k.put(60)
 	k.reopen(o)

@@ -45,13 +45,17 @@ type bodyDamage struct{ error }
 func (b *bodyDamage) Unwrap() error { return b.error }
 
 // met looks at the error of a read or a change: damage of the index is told of,
-// once until the state is replaced, whoever meets it. It gives the error.
+// of a file and of a record once each until the state is replaced, whoever meets it. It gives the error.
 func (s *Slot) met(err error) error {
 	var told *bodyDamage
 	if err == nil || !errors.Is(err, storage.ErrCorrupt) || errors.As(err, &told) || s.building.Load() {
 		return err
 	}
-	if s.indexTold.CompareAndSwap(false, true) {
+	said := &s.recordTold
+	if IndexLost(err) {
+		said = &s.indexTold
+	}
+	if said.CompareAndSwap(false, true) {
 		s.tell(Damage{Index: true, Err: err})
 	}
 	return err
@@ -61,5 +65,5 @@ func (s *Slot) met(err error) error {
 // itself Pebble takes that for fatal, and the reader would hang; but one bad block
 // is damage of what lies in it, not of the slot (law 9).
 func (s *Slot) tableDamaged(i pebble.DataCorruptionInfo) {
-	s.met(storage.Errorf(storage.ErrCorrupt, "read index: %q is damaged: %w", i.Path, i.Details))
+	s.met(storage.Errorf(storage.ErrCorrupt, "read index: %q is damaged: %w: %w", i.Path, errFileDamaged, i.Details))
 }

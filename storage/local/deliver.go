@@ -112,20 +112,6 @@ func (m *Master) born(t *txn, base *event.MessageRecord, a *event.AccountRecord,
 		Guid: base.Guid, BodyId: base.BodyId, SavedUnix: base.SavedUnix, Summary: base.Summary}
 }
 
-func checkQuota(r reader, a *event.AccountRecord, size int64) error {
-	if a.QuotaBytes == 0 {
-		return nil
-	}
-	used, err := usage(r, storage.AccountID(a.Id))
-	if err != nil {
-		return err
-	}
-	if used+size > a.QuotaBytes {
-		return storage.Errorf(storage.ErrOverQuota, "account %q: %d of %d bytes are used, the message has %d", a.Address, used, a.QuotaBytes, size)
-	}
-	return nil
-}
-
 // births looks up where a delivery goes, before a byte is written; recipients
 // that cannot get it have their error set.
 func (m *Master) births(ctx context.Context, d storage.Delivery, errs []error) ([]*blob.Birth, error) {
@@ -165,8 +151,10 @@ func (m *Master) putBody(ref slot.BodyRef, births []*blob.Birth, body storage.Bo
 	return nil
 }
 
-func summarize(body storage.Body) ([]byte, error) {
-	msg, err := mime.Scan(io.NewSectionReader(body, 0, body.Size()))
+func summarize(body storage.Body) ([]byte, error) { return summarizeBytes(body, body.Size()) }
+
+func summarizeBytes(body io.ReaderAt, size int64) ([]byte, error) {
+	msg, err := mime.Scan(io.NewSectionReader(body, 0, size))
 	if err != nil {
 		return nil, fmt.Errorf("scan message: %w", err)
 	}

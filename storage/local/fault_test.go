@@ -113,7 +113,7 @@ func TestLaw01DiskFailureLosesNothingAcknowledged(t *testing.T) {
 func failAt(t *testing.T, f *fault, n int) (hit bool) {
 	t.Helper()
 	fs := newFS(t)
-	o := options(t, errorfs.Wrap(fs, f))
+	o := options(t, injected(fs, f))
 	o.PackBytesMax = 4 << 10
 	s, err := Open(o)
 	if err != nil {
@@ -174,7 +174,7 @@ func failAt(t *testing.T, f *fault, n int) (hit bool) {
 func TestFullDiskRefusesMailAndServesOn(t *testing.T) {
 	ctx := context.Background()
 	f := &fault{folder: "packs", kinds: []errorfs.OpKind{errorfs.OpFileWriteAt, errorfs.OpCreate}, err: syscall.ENOSPC, forever: true}
-	o := options(t, errorfs.Wrap(newFS(t), f))
+	o := options(t, injected(newFS(t), f))
 	o.PackBytesMax = 1 << 10
 	s := openSlot(t, o)
 	m := serve(t, s, 1, 0)

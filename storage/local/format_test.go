@@ -49,7 +49,7 @@ func TestPowerLossWhileACopyIsMade(t *testing.T) {
 	t.Logf("SEED=%d", seed)
 	for _, packs := range []string{"", "/bulk/slots/s007/packs"} {
 		c := &crashes{fs: newFS(t), rng: rand.New(rand.NewPCG(seed, 1))}
-		o := options(t, errorfs.Wrap(c.fs, c))
+		o := options(t, injected(c.fs, c))
 		o.PacksDir = packs
 		s, err := Open(o)
 		if err != nil {

@@ -172,7 +172,7 @@ func TestLaw01Law02Law07RestoreSurvivesPowerLoss(t *testing.T) {
 	fs := newFS(t)
 	crash := &crashAt{fs: fs, rng: rand.New(rand.NewPCG(sd, 7))}
 	clock := &steppedClock{mono: time.Hour}
-	o := steppedOptions(t, errorfs.Wrap(fs, crash), clock)
+	o := steppedOptions(t, injected(fs, crash), clock)
 	w, _ := newRemovals(t, o, clock, rng)
 	rounds, partial, cut := 0, 0, 0
 	for began := time.Now(); rounds < 25*longer() && (rounds < 10 || time.Since(began) < time.Duration(longer())*1500*time.Millisecond); rounds++ {
@@ -241,7 +241,7 @@ func TestLaw01Law07FreeSurvivesPowerLoss(t *testing.T) {
 	fs := newFS(t)
 	crash := &crashAt{fs: fs, rng: rand.New(rand.NewPCG(sd, 9))}
 	clock := &steppedClock{mono: time.Hour}
-	o := steppedOptions(t, errorfs.Wrap(fs, crash), clock)
+	o := steppedOptions(t, injected(fs, crash), clock)
 	w, s := newRemovals(t, o, clock, rng)
 	counts := func(s *Slot) map[string]int {
 		out := map[string]int{}

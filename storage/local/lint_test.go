@@ -123,7 +123,7 @@ func damageRefusals() map[string]refusal {
 					rewrite(t, o.FS, o.FS.PathJoin(o.Dir, "index", n), func(b []byte) []byte { b[20] ^= 4; return b })
 				}
 			}
-		}, "index", "open index", nextDamage},
+		}, "list of files", "does not match its checksums", nextDamage},
 		"packs emptied": {func(t *testing.T, o *Options) {
 			if err := o.FS.Remove(o.FS.PathJoin(o.Dir, "packs", "00000001.pack")); err != nil {
 				t.Fatal(err)

@@ -126,7 +126,7 @@ func unanswered(t *testing.T, what string, c <-chan error) {
 func TestLaw01NothingInFlightIsShown(t *testing.T) {
 	v := newValve()
 	fs := newFS(t)
-	o := options(t, errorfs.Wrap(fs, v))
+	o := options(t, injected(fs, v))
 	s := openSlot(t, o)
 	m := serve(t, s, 1, 0)
 	a := account(t, m, "u1@example.test")
@@ -178,7 +178,7 @@ func TestLaw01RefusalWaitsForWhatItTells(t *testing.T) {
 	for what, want := range map[string]error{"a refusal": storage.ErrExists, "a change of nothing": nil} {
 		t.Run(what, func(t *testing.T) {
 			v := newValve()
-			s := openSlot(t, options(t, errorfs.Wrap(newFS(t), v)))
+			s := openSlot(t, options(t, injected(newFS(t), v)))
 			m := serve(t, s, 1, 0)
 			a := account(t, m, "u1@example.test")
 			create := func() error { _, err := m.CreateMailbox(ctx, a.ID, "new", ""); return err }
@@ -220,7 +220,7 @@ func TestLaw01FailedSyncFailsAllInFlight(t *testing.T) {
 		t.Run(failing, func(t *testing.T) {
 			v := newValve()
 			fs := newFS(t)
-			o := options(t, errorfs.Wrap(fs, v))
+			o := options(t, injected(fs, v))
 			s := openSlot(t, o)
 			m := serve(t, s, 1, 0)
 			a := account(t, m, "u1@example.test")
@@ -253,7 +253,7 @@ func TestLaw01FailedSyncFailsAllInFlight(t *testing.T) {
 // Close waits for what is in flight, and answers it; what comes later is refused.
 func TestCloseDrainsThePipeline(t *testing.T) {
 	v := newValve()
-	o := options(t, errorfs.Wrap(newFS(t), v))
+	o := options(t, injected(newFS(t), v))
 	s := openSlot(t, o)
 	m := serve(t, s, 1, 0)
 	a := account(t, m, "u1@example.test")
@@ -295,7 +295,7 @@ func TestCloseDrainsThePipeline(t *testing.T) {
 func TestLaw01BodyStagedLateIsSynced(t *testing.T) {
 	v := newValve()
 	fs := newFS(t)
-	o := options(t, errorfs.Wrap(fs, v))
+	o := options(t, injected(fs, v))
 	s := openSlot(t, o)
 	m := serve(t, s, 1, 0)
 	a := account(t, m, "u1@example.test")
@@ -383,7 +383,7 @@ func TestLaw01PowerLossWithGroupsInFlight(t *testing.T) {
 	sd := seed(t)
 	fs := newFS(t)
 	c := &clones{fs: fs, rng: rand.New(rand.NewPCG(sd, 1)), acked: map[storage.UID]string{}}
-	o := options(t, errorfs.Wrap(fs, c))
+	o := options(t, injected(fs, c))
 	o.PackBytesMax = 32 << 10
 	s := openSlot(t, o)
 	m := serve(t, s, 1, 0)

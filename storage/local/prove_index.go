@@ -245,14 +245,14 @@ func (s *Slot) proveHead() (string, error) {
 	return fmt.Sprintf("%s, once it was at %s", h.Position, was), nil
 }
 
-// forgetWitness is for a state transfer, which begins the index anew.
-func (s *Slot) forgetWitness() error {
-	names, err := s.o.FS.List(s.o.Dir)
+// forgetWitness is for whoever begins the index anew.
+func forgetWitness(fs vfs.FS, dir string) error {
+	names, err := fs.List(dir)
 	if err != nil || !slices.Contains(names, "HEAD") {
 		return err
 	}
-	if err := s.o.FS.Remove(s.headFile()); err != nil {
+	if err := fs.Remove(fs.PathJoin(dir, "HEAD")); err != nil {
 		return err
 	}
-	return blob.SyncDir(s.o.FS, s.o.Dir)
+	return blob.SyncDir(fs, dir)
 }

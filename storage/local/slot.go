@@ -54,6 +54,7 @@ type Options struct {
 	Refill bool
 	// HangAfter is how long a write or sync may take before the copy fails; 0: 30 s.
 	HangAfter time.Duration
+	uncounted bool // a Rebuild opens it, to compute its derived records
 	// PackBytesMax is for tests; 0: blob's default.
 	PackBytesMax int64
 }
@@ -83,7 +84,9 @@ type Slot struct {
 	generation atomic.Uint64
 	doubt      bool // set by openIndex: the records must prove each other
 
-	indexTold atomic.Bool // damage of the index has been told of
+	// indexTold and recordTold say that damage of a file of the index, or of a
+	// record in it, has been told of.
+	indexTold, recordTold atomic.Bool
 
 	failOnce sync.Once
 	failed   chan struct{} // closed when the store can no longer commit
@@ -95,14 +98,24 @@ type Slot struct {
 	foreign  []slot.BodyRef          // of staged: those from elsewhere, oldest first
 	pins     packPins
 
+	recounting chan struct{} // capacity 1: held by a Recount
+
 	watch    watchers
 	heads    heads
 	arrivals arrivals
 }
 
 // Open opens or makes a copy, after the checks of lint.go. Its error is *Refused
-// and says which of them failed.
+// and says which of them failed. A Rebuild that was cut off is gone on with first.
 func Open(o Options) (*Slot, error) {
+	o = withPresets(o)
+	if err := resumeRebuild(o); err != nil {
+		return nil, fmt.Errorf("open slot %s: %w", o.Slot, err)
+	}
+	return open(o)
+}
+
+func withPresets(o Options) Options {
 	if o.JournalEventsMax == 0 {
 		o.JournalEventsMax = 2_000_000
 	}
@@ -112,12 +125,22 @@ func Open(o Options) (*Slot, error) {
 	if o.PacksDir == "" {
 		o.PacksDir = o.FS.PathJoin(o.Dir, "packs")
 	}
-	s := &Slot{o: o, log: o.Logger.With("slot", o.Slot), failed: make(chan struct{}),
+	return o
+}
+
+func newSlot(o Options) *Slot {
+	s := &Slot{o: o, log: o.Logger.With("slot", o.Slot), failed: make(chan struct{}), recounting: make(chan struct{}, 1),
 		compactions: &slotCompactions{all: o.Resources.compactions}, staged: map[slot.BodyRef]staged{}}
 	s.watch.init()
 	s.heads.init()
 	s.arrivals.init()
 	s.space.init(o.FS, s.folders(), o.Clock)
+	return s
+}
+
+// open opens a copy whose index is not being made anew.
+func open(o Options) (*Slot, error) {
+	s := newSlot(o)
 	if s.o.HangAfter == 0 {
 		s.o.HangAfter = hangAfter
 	}
@@ -144,6 +167,9 @@ func (s *Slot) open() error {
 		return err
 	}
 	s.lintSpace()
+	if err := s.lint("list of files", s.indexThere); err != nil {
+		return err
+	}
 	if err := s.lint("index", s.openIndex); err != nil {
 		return err
 	}
@@ -213,7 +239,7 @@ func (s *Slot) start() error {
 	if err := s.lint("head", s.proveHead); err != nil {
 		return err
 	}
-	if s.doubt && !building {
+	if s.doubt && !building && !s.o.uncounted {
 		if err := s.lint("records", s.proveRecords); err != nil {
 			return err
 		}

@@ -69,6 +69,13 @@ func (r *trace) MaybeError(op errorfs.Op) error {
 // not see what becomes of a reused one.
 type freshLogs struct{ vfs.FS }
 
+// injected is a file system whose operations an injector sees, all of them.
+func injected(fs vfs.FS, i errorfs.Injector) vfs.FS { return freshLogs{errorfs.Wrap(fs, i)} }
+
+// Unwrap implements vfs.FS.
+func (f freshLogs) Unwrap() vfs.FS { return f.FS }
+
+// ReuseForWrite implements vfs.FS.
 func (f freshLogs) ReuseForWrite(oldname, newname string, c vfs.DiskWriteCategory) (vfs.File, error) {
 	if err := f.Remove(oldname); err != nil {
 		return nil, err
@@ -81,7 +88,7 @@ func (f freshLogs) ReuseForWrite(oldname, newname string, c vfs.DiskWriteCategor
 func TestLaw01SyncOrderIsFixed(t *testing.T) {
 	const golden = "testdata/syncs.txt"
 	tr := &trace{}
-	o := options(t, freshLogs{errorfs.Wrap(newFS(t), tr)})
+	o := options(t, injected(newFS(t), tr))
 	tr.note("open")
 	s := openSlot(t, o)
 	if err := s.guarded(s.db.Flush); err != nil { // and the one that Open began

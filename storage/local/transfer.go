@@ -28,7 +28,7 @@ func (s *Slot) ReadState(fn func(r event.Record) error) error {
 // building, over crashes, until FinishImport. Bodies stay: those that the new
 // state needs are not fetched again.
 func (s *Slot) BeginImport(ctx context.Context) error {
-	if err := s.forgetWitness(); err != nil {
+	if err := forgetWitness(s.o.FS, s.o.Dir); err != nil {
 		return storage.Errorf(storage.ErrUnavailable, "import into %s: %w", s.o.Slot, err)
 	}
 	err := s.do(ctx, func(t *txn) error {
@@ -149,6 +149,7 @@ func (s *Slot) FinishImport(ctx context.Context, slotRecords []event.Record) err
 		s.o.Resources.listings.drop(s)
 		s.building.Store(false)
 		s.indexTold.Store(false)
+		s.recordTold.Store(false)
 	}
 	return err
 }

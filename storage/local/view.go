@@ -97,6 +97,7 @@ func newIter(r pebble.Reader, sp event.Span) (*pebble.Iterator, error) {
 type reader interface {
 	Get(key []byte) ([]byte, bool, error)
 	iter(sp event.Span) (*pebble.Iterator, error)
+	met(damage error)
 }
 
 // each calls fn for the records of a span, in key order, until its first error.

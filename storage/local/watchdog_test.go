@@ -49,7 +49,7 @@ func TestLaw09HungDiskFailsTheCopy(t *testing.T) {
 			t.Parallel()
 			h.release = make(chan struct{})
 			defer close(h.release)
-			o := options(t, errorfs.Wrap(newFS(t), h))
+			o := options(t, injected(newFS(t), h))
 			o.HangAfter, o.PackBytesMax = 200*time.Millisecond, 1<<10
 			s, err := Open(o)
 			if err != nil {
@@ -84,7 +84,7 @@ func TestLaw09HungDiskWhileOpening(t *testing.T) {
 			h := &hang{folder: folder, kinds: []errorfs.OpKind{errorfs.OpCreate, errorfs.OpFileSync, errorfs.OpFileWrite}, release: make(chan struct{})}
 			defer close(h.release)
 			h.armed.Store(true)
-			o := options(t, errorfs.Wrap(newFS(t), h))
+			o := options(t, injected(newFS(t), h))
 			o.HangAfter = 200 * time.Millisecond
 			within(t, "open", func() {
 				_, err := Open(o)

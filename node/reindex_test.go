@@ -1,0 +1,198 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"mailnode/node/admin"
+	"mailnode/node/job"
+	"mailnode/storage/slot"
+)
+
+// conditionsOf gives the names of conditions about a subject.
+func conditionsOf(st admin.Status, about string) string {
+	var out []string
+	for _, c := range st.Conditions {
+		if c.About == about {
+			out = append(out, string(c.Name))
+		}
+	}
+	return strings.Join(out, " ")
+}
+
+// reindexOver waits for a job of kind reindex to end on a node.
+func (s *site) reindexOver(r *running, what string) job.Detail {
+	s.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 40*time.Second)
+	defer cancel()
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		list, err := r.admin.Jobs(ctx)
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		for _, j := range list.Jobs {
+			if j.Kind == job.Reindex && strings.Contains(j.About, what) && j.State.Over() {
+				d, err := r.admin.Job(ctx, j.ID, 0)
+				if err != nil {
+					s.t.Fatal(err)
+				}
+				return d
+			}
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			s.t.Fatalf("no reindex of %q ended: %+v", what, list)
+		}
+	}
+}
+
+func (r *running) slotDir(id string) string { return filepath.Join(r.cfg.Node.Data, "slots", id) }
+
+// The only copy of a slot has lost its index: it is made anew from the packs by
+// itself, that is said, and mail flows again.
+func TestLaw07MasterAloneRebuildsByItself(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, 1, 0, 1)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	n, u := s.nodes[0], "ann@example.test"
+	if _, err := n.admin.AddUser(ctx, admin.AddUser{Address: addr(t, u), Password: "pw"}); err != nil {
+		t.Fatal(err)
+	}
+	for i := range 20 {
+		if err := s.deliver(n, u, fmt.Sprintf("Subject: %d\r\n\r\nhello\r\n", i)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	n.stop()
+	n.ended.Wait()
+	if err := os.RemoveAll(filepath.Join(n.slotDir("s000"), "index")); err != nil {
+		t.Fatal(err)
+	}
+	s.start(n)
+	if d := s.reindexOver(n, "s000 index"); d.State != job.Done {
+		t.Fatalf("%+v", d)
+	}
+	s.eventually("the slot serves, and what was done is said", func(st admin.Status) bool {
+		said := conditionsOf(st, "s000")
+		return st.Slots[0].Serving && strings.Contains(said, "slot-reindexed") && !strings.Contains(said, "slot-refused")
+	})
+	if err := n.admin.SetPassword(ctx, admin.SetPassword{Address: addr(t, u), Password: "new"}); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := s.count(n, u, "new"); err != nil || got != 20 {
+		t.Errorf("%d messages, %v", got, err)
+	}
+	if err := s.deliver(n, u, "Subject: after\r\n\r\nhello\r\n"); err != nil {
+		t.Error(err)
+	}
+}
+
+// A replica that has lost its index is filled again by itself. A master that has
+// others is not rebuilt by a program (law 4), nor for an operator who has not
+// said --alone; the proposal comes as for any copy that is down.
+func TestLaw04Law07ReplicaRebuildsByItselfAndAMasterDoesNot(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, 2, 1, 1)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	defer cancel()
+	u := "ann@example.test"
+	if _, err := s.nodes[0].admin.AddUser(ctx, admin.AddUser{Address: addr(t, u), Password: "pw"}); err != nil {
+		t.Fatal(err)
+	}
+	for i := range 20 {
+		if err := s.deliver(s.nodes[0], u, fmt.Sprintf("Subject: %d\r\n\r\nhello\r\n", i)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	_, master, replica := s.masterOf(ctx, u, 1)
+	lose := func(r *running) {
+		t.Helper()
+		r.stop()
+		r.ended.Wait()
+		if err := os.RemoveAll(filepath.Join(r.slotDir("s000"), "index")); err != nil {
+			t.Fatal(err)
+		}
+		s.start(r)
+	}
+	lose(replica)
+	d := s.reindexOver(replica, "s000 index")
+	if d.State != job.Done || !strings.Contains(strings.Join(d.Lines, "\n"), "20 bodies found in the packs") {
+		t.Fatalf("%+v", d)
+	}
+	s.eventually("the replica protects the slot again", func(st admin.Status) bool { return st.Slots[0].Serving && st.Slots[0].Protected })
+	if err := s.deliver(s.nodes[0], u, "Subject: after\r\n\r\nhello\r\n"); err != nil {
+		t.Fatal(err)
+	}
+	lose(master)
+	s.eventually("the master stays down and is proposed", func(st admin.Status) bool {
+		return len(st.Proposals) == 1 && !st.Slots[0].Serving
+	})
+	_, err := master.admin.Reindex(ctx, admin.ReindexRequest{FromPacks: true})
+	var refused *admin.Error
+	if !errors.As(err, &refused) || refused.Exit != admin.ExitRefused || !strings.Contains(refused.Next, "failover") {
+		t.Errorf("reindex of a master that has a replica: %#v", err)
+	}
+	if out, err := s.nodes[0].admin.Confirm(ctx, admin.ConfirmRequest{}); err != nil || out.Exit != 0 {
+		t.Fatalf("confirm: %+v, %v", out, err)
+	}
+	if d := s.reindexOver(master, "s000 index"); d.State != job.Done {
+		t.Fatalf("%+v", d)
+	}
+	s.eventually("the old master follows and protects", func(st admin.Status) bool { return st.Slots[0].Serving && st.Slots[0].Protected })
+	if n, err := s.count(s.nodes[0], u, "pw"); err != nil || n != 21 {
+		t.Errorf("%d messages, %v", n, err)
+	}
+}
+
+// An operator's reindex: of a slot, an account, a mailbox, and from packs on a
+// replica that serves nobody, while mail comes.
+func TestReindexByAnOperator(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, 2, 1, 1)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	u := "ann@example.test"
+	if _, err := s.nodes[0].admin.AddUser(ctx, admin.AddUser{Address: addr(t, u), Password: "pw"}); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.deliver(s.nodes[0], u, "Subject: x\r\n\r\nhello\r\n"); err != nil {
+		t.Fatal(err)
+	}
+	_, _, replica := s.masterOf(ctx, u, 1)
+	for what, q := range map[string]admin.ReindexRequest{
+		"s000 derived records":                      {},
+		"s000 derived records of " + u:              {Address: addr(t, u)},
+		"s000 derived records of " + u + " INBOX":   {Address: addr(t, u), Mailbox: "inbox"},
+		"s000 index, from the packs and the master": {FromPacks: true},
+	} {
+		at := s.nodes[0]
+		if q.FromPacks {
+			at = replica
+		}
+		if _, err := at.admin.Reindex(ctx, q); err != nil {
+			t.Fatalf("%+v: %v", q, err)
+		}
+		if d := s.reindexOver(at, strings.ReplaceAll(what, " INBOX", " inbox")); d.State != job.Done {
+			t.Errorf("%s: %+v", what, d)
+		}
+	}
+	for _, q := range []admin.ReindexRequest{{Slot: slot.ID(9)}, {Address: "nobody@example.test"}, {Address: addr(t, u), Mailbox: "nothing"}} {
+		if _, err := s.nodes[0].admin.Reindex(ctx, q); exit(err) != admin.ExitUsage {
+			t.Errorf("%+v: %v", q, err)
+		}
+	}
+	s.eventually("protected again", func(st admin.Status) bool { return st.Slots[0].Serving && st.Slots[0].Protected })
+	if err := s.deliver(s.nodes[0], u, "Subject: y\r\n\r\nhello\r\n"); err != nil {
+		t.Error(err)
+	}
+}

@@ -1,0 +1,53 @@
+package local
+
+import (
+	"errors"
+	"slices"
+	"strings"
+
+	"github.com/cockroachdb/errors/oserror"
+	"github.com/cockroachdb/pebble/v2"
+
+	"mailnode/storage"
+)
+
+// errFileDamaged says that a file of the index, not a record in it, is damaged.
+var errFileDamaged = errors.New("index damaged")
+
+// IndexLost says whether an error means that files of the index are damaged, so
+// that only a Rebuild helps; a record that is merely wrong is a Recount's. A copy
+// whose folder, packs or disk failed a check of Open is a person's: the wrong disk
+// may be mounted.
+func IndexLost(err error) bool {
+	var r *Refused
+	if errors.As(err, &r) && len(r.Checks) > 0 {
+		switch r.Checks[len(r.Checks)-1].Name {
+		case "list of files", "index", "format", "last stop", "newest events", "head", "records":
+			return errors.Is(err, storage.ErrCorrupt)
+		}
+		return false
+	}
+	return errors.Is(err, errFileDamaged) || pebble.IsCorruptionError(err)
+}
+
+// indexThere refuses packs without an index, which was there when the first pack
+// was begun (an empty one in its place would be a slot without mail), and an index
+// whose list of files is damaged.
+func (s *Slot) indexThere() (string, error) {
+	fs, dir := s.o.FS, s.o.FS.PathJoin(s.o.Dir, "index")
+	names, err := fs.List(dir)
+	if err != nil && !oserror.IsNotExist(err) {
+		return "", err
+	}
+	if slices.ContainsFunc(names, func(n string) bool { return strings.HasPrefix(n, "MANIFEST-") }) {
+		return "matches its checksums", s.manifestRefuses(dir)
+	}
+	packs, err := fs.List(s.o.PacksDir)
+	if err != nil && !oserror.IsNotExist(err) {
+		return "", err
+	}
+	if slices.ContainsFunc(packs, func(n string) bool { return strings.HasSuffix(n, ".pack") }) {
+		return "", storage.Errorf(storage.ErrCorrupt, "the index is missing beside the packs: %w: mailnode slot reindex %s --from-packs", errFileDamaged, s.o.Slot)
+	}
+	return "a new copy", nil
+}

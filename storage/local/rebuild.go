@@ -1,0 +1,448 @@
+package local
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/cockroachdb/errors/oserror"
+	"github.com/cockroachdb/pebble/v2"
+	"github.com/cockroachdb/pebble/v2/vfs"
+
+	"mailnode/storage"
+	"mailnode/storage/blob"
+	"mailnode/storage/slot"
+)
+
+// RebuildMode says where the new index comes from.
+type RebuildMode string
+
+const (
+	// Refill: from the master. The copy is building until the state transfer has
+	// ended; bodies that its packs have are not fetched.
+	Refill RebuildMode = "refill"
+	// Alone: from what the old index still gives, and from the packs. For a copy
+	// beside which there is no other.
+	Alone RebuildMode = "alone"
+)
+
+// RebuildOptions say how an index is made anew.
+type RebuildOptions struct {
+	Mode RebuildMode
+	// Epoch and Unclean are what Raft says of the slot; numbers that were given
+	// out in them are not given out again (laws 2 and 3).
+	Epoch   slot.Epoch
+	Unclean slot.UncleanCount
+	RecountOptions
+}
+
+// Rebuilt is what a Rebuild did. Nothing is dropped in silence: Lost names it.
+type Rebuilt struct {
+	Mode           RebuildMode
+	Old            string // in quarantine/, "" when there was no index
+	Bodies         int64  // found in the packs
+	Kept           int64  // live messages that kept UID, flags and dates
+	FromPacks      int64  // messages given back by their birth notes, under new UIDs
+	NewUIDValidity int    // mailboxes that could not be proved complete
+	Lost           []string
+	LostMore       int // lines that are not in Lost
+	Made           []slot.Address
+}
+
+// lostLinesMax is how many lines Rebuilt.Lost has.
+const lostLinesMax = 10_000
+
+// mark is the REINDEX file: what is being done, until it is done. It has the form
+// of the SLOT file.
+type mark struct {
+	Mode    RebuildMode       `json:"mode"`
+	Step    string            `json:"step"` // "move": the old index is where it was; "build": it is out of the way
+	Old     string            `json:"old"`  // what it is called in quarantine/
+	Epoch   slot.Epoch        `json:"epoch"`
+	Unclean slot.UncleanCount `json:"unclean"`
+}
+
+const (
+	markName  = "REINDEX"
+	stepMove  = "move"
+	stepBuild = "build"
+)
+
+// Rebuild makes the index of a copy anew that is not open. The old one goes to
+// quarantine/. A crash at any point is survived: Open goes on with it, from the
+// beginning. It is the caller's to see that nothing better than mode Alone is
+// left, and that at most so many run at once (law 12).
+func Rebuild(ctx context.Context, o Options, ro RebuildOptions) (Rebuilt, error) {
+	rb := &rebuild{ctx: ctx, o: withPresets(o), ro: ro}
+	rb.fs, rb.dir = o.FS, o.Dir
+	rb.out.Mode = ro.Mode
+	err := rb.begin()
+	if err == nil {
+		err = rb.run()
+	}
+	if err != nil {
+		return rb.out, fmt.Errorf("rebuild index of %s: %w", o.Slot, err)
+	}
+	return rb.out, nil
+}
+
+// RebuildPending says whether a Rebuild was cut off, which Open would go on with,
+// and its mode; "" when the mark of it is damaged.
+func RebuildPending(o Options) (RebuildMode, bool) {
+	m, found, err := (&rebuild{o: o, fs: o.FS, dir: o.Dir}).readMark()
+	return m.Mode, found || err != nil
+}
+
+// resumeRebuild goes on with a Rebuild that was cut off.
+func resumeRebuild(o Options) error {
+	rb := &rebuild{ctx: context.Background(), o: o, fs: o.FS, dir: o.Dir}
+	m, found, err := rb.readMark()
+	if err != nil || !found {
+		return err
+	}
+	rb.mark = m
+	rb.ro = RebuildOptions{Mode: m.Mode, Epoch: m.Epoch, Unclean: m.Unclean}
+	rb.out.Mode = m.Mode
+	o.Logger.Warn("the rebuild of the index was cut off: it goes on", "slot", o.Slot, "mode", m.Mode)
+	if err := rb.run(); err != nil {
+		return fmt.Errorf("rebuild index: %w", err)
+	}
+	return nil
+}
+
+type rebuild struct {
+	ctx  context.Context
+	o    Options
+	ro   RebuildOptions
+	fs   vfs.FS
+	dir  string
+	mark mark
+	out  Rebuilt
+}
+
+// begin proves that the folder is this slot's and notes what is to be done.
+func (rb *rebuild) begin() error {
+	if rb.ro.Mode != Refill && rb.ro.Mode != Alone {
+		return storage.Errorf(storage.ErrInvalid, "mode %q", rb.ro.Mode)
+	}
+	if err := rb.identify(); err != nil {
+		return err
+	}
+	if err := rb.notOpen(); err != nil {
+		return err
+	}
+	old, found, err := rb.readMark()
+	if err == nil && found {
+		// One that was cut off: its old index is the one that counts.
+		rb.mark = mark{rb.ro.Mode, old.Step, old.Old, max(rb.ro.Epoch, old.Epoch), max(rb.ro.Unclean, old.Unclean)}
+		return rb.writeMark()
+	}
+	name, err := rb.freeName()
+	if err != nil {
+		return err
+	}
+	rb.mark = mark{rb.ro.Mode, stepMove, name, rb.ro.Epoch, rb.ro.Unclean}
+	return rb.writeMark()
+}
+
+func (rb *rebuild) run() error {
+	if rb.mark.Step == stepMove {
+		if err := rb.move(); err != nil {
+			return err
+		}
+		rb.mark.Step = stepBuild
+		if err := rb.writeMark(); err != nil {
+			return err
+		}
+	}
+	rb.ro.Epoch, rb.ro.Unclean = rb.mark.Epoch, rb.mark.Unclean
+	// What lies at index/ now is what an earlier attempt has made.
+	if err := rb.fs.RemoveAll(rb.index()); err != nil {
+		return err
+	}
+	if err := forgetWitness(rb.fs, rb.dir); err != nil {
+		return err
+	}
+	if err := rb.fs.MkdirAll(rb.index(), 0o700); err != nil {
+		return err
+	}
+	if err := rb.fill(); err != nil {
+		return err
+	}
+	if rb.ro.Mode == Alone {
+		if err := rb.recount(); err != nil {
+			return err
+		}
+		if err := rb.report(); err != nil {
+			return err
+		}
+	}
+	if err := rb.fs.Remove(rb.fs.PathJoin(rb.dir, markName)); err != nil {
+		return err
+	}
+	rb.o.Logger.Warn("index made anew", "slot", rb.o.Slot, "mode", rb.ro.Mode, "bodies", rb.out.Bodies, "kept", rb.out.Kept,
+		"from_packs", rb.out.FromPacks, "new_uidvalidity", rb.out.NewUIDValidity, "lost", len(rb.out.Lost)+rb.out.LostMore)
+	return blob.SyncDir(rb.fs, rb.dir)
+}
+
+func (rb *rebuild) index() string { return rb.fs.PathJoin(rb.dir, "index") }
+func (rb *rebuild) quarantine(name string) string {
+	return rb.fs.PathJoin(rb.dir, "quarantine", name)
+}
+
+// identify proves whose folders they are: by the SLOT files or, where one is
+// damaged or lost, by the other or by the packs, and writes it anew.
+func (rb *rebuild) identify() error {
+	s := newSlot(rb.o)
+	own, packs := rb.fs.PathJoin(rb.dir, "SLOT"), rb.fs.PathJoin(rb.o.PacksDir, "SLOT")
+	id, found, err := s.readIdentity(own)
+	if err != nil && !errors.Is(err, storage.ErrCorrupt) {
+		return err // somebody else's
+	}
+	packsID, packsFound, perr := s.readIdentity(packs)
+	if perr != nil && !errors.Is(perr, storage.ErrCorrupt) {
+		return perr
+	}
+	found, packsFound = found && err == nil, packsFound && perr == nil
+	switch {
+	case found && packsFound:
+		_, err := s.openFolder() // are they of one copy?
+		return err
+	case packsFound:
+		return s.writeIdentity(own, packsID.Copy)
+	case len(s.folders()) == 1 && found:
+		return s.writeIdentity(packs, id.Copy)
+	}
+	if err := rb.provedByPacks(); err != nil {
+		return err
+	}
+	if !found {
+		id.Copy = fmt.Sprintf("%016x", randomID())
+	}
+	if err := s.writeIdentity(packs, id.Copy); err != nil {
+		return err
+	}
+	return s.writeIdentity(own, id.Copy)
+}
+
+// provedByPacks looks for a pack whose preamble names cluster and slot.
+func (rb *rebuild) provedByPacks() error {
+	packs, err := blob.Open(blob.Options{FS: rb.fs, Dir: rb.o.PacksDir, Cluster: rb.o.Cluster, Slot: rb.o.Slot})
+	if err != nil {
+		return err
+	}
+	defer packs.Close()
+	numbers, err := packs.Packs()
+	if err != nil {
+		return err
+	}
+	for _, n := range numbers {
+		if err := packs.Scan(n, func(blob.Found) error { return io.EOF }, nil); err == nil || errors.Is(err, io.EOF) {
+			return nil
+		}
+	}
+	return storage.Errorf(storage.ErrCorrupt, "there is no SLOT file and no pack that proves whose %q is: is the volume mounted? Else move it away, and the copy is filled from another", rb.dir)
+}
+
+// notOpen takes the index's lock for a moment: this process or another may have
+// it open.
+func (rb *rebuild) notOpen() error {
+	if names, err := rb.fs.List(rb.index()); err != nil || len(names) == 0 {
+		return nil
+	}
+	lock, err := rb.fs.Lock(rb.fs.PathJoin(rb.index(), "LOCK"))
+	if err != nil {
+		return storage.Errorf(storage.ErrUnavailable, "the index is open: %w", err)
+	}
+	return lock.Close()
+}
+
+func (rb *rebuild) freeName() (string, error) {
+	if err := rb.fs.MkdirAll(rb.quarantine(""), 0o700); err != nil {
+		return "", err
+	}
+	names, err := rb.fs.List(rb.quarantine(""))
+	if err != nil {
+		return "", err
+	}
+	taken := map[string]bool{}
+	for _, n := range names {
+		taken[n] = true
+	}
+	for n := 1; ; n++ {
+		if name := fmt.Sprintf("index-%d", n); !taken[name] {
+			return name, nil
+		}
+	}
+}
+
+// move sets the old index aside. Its new place is durable before the old is given
+// up.
+func (rb *rebuild) move() error {
+	names, err := rb.fs.List(rb.index())
+	if err != nil && !oserror.IsNotExist(err) {
+		return err
+	}
+	if len(names) > 0 {
+		if _, err := rb.fs.Stat(rb.quarantine(rb.mark.Old)); err == nil {
+			// A file system that kept both names: the one in the way is another.
+			if rb.mark.Old, err = rb.freeName(); err != nil {
+				return err
+			}
+		}
+		if err := rb.fs.Rename(rb.index(), rb.quarantine(rb.mark.Old)); err != nil {
+			return err
+		}
+	}
+	if err := blob.SyncDir(rb.fs, rb.quarantine("")); err != nil {
+		return err
+	}
+	return blob.SyncDir(rb.fs, rb.dir)
+}
+
+// fill makes a fresh index and puts into it what its mode gives.
+func (rb *rebuild) fill() (err error) {
+	s := newSlot(rb.o)
+	if _, err := s.openIndex(); err != nil {
+		return err
+	}
+	defer func() {
+		if cerr := s.guarded(s.db.Close); err == nil {
+			err = cerr
+		}
+	}()
+	if _, err = s.openPacks(); err != nil {
+		return err
+	}
+	defer s.packs.Close()
+	if _, err := rb.fs.Stat(rb.quarantine(rb.mark.Old)); err == nil {
+		rb.out.Old = rb.mark.Old
+	}
+	out := newSink(s)
+	defer out.close()
+	if rb.ro.Mode == Refill {
+		if err := rb.places(s, out, nil); err != nil {
+			return err
+		}
+		if err := out.Set(localKey(keyBuilding), []byte{1}); err != nil {
+			return err
+		}
+		return out.flush(pebble.Sync)
+	}
+	if err := (&regain{rb: rb, s: s, to: out}).run(); err != nil {
+		return err
+	}
+	return out.flush(pebble.Sync)
+}
+
+// recount makes the derived records, by the code that mends them.
+func (rb *rebuild) recount() error {
+	o := rb.o
+	o.uncounted = true
+	s, err := open(o)
+	if err != nil {
+		return err
+	}
+	ro := rb.ro.RecountOptions
+	ro.Found = nil // every record is missing: that says nothing
+	_, err = s.Recount(rb.ctx, Scope{}, ro)
+	if cerr := s.Close(); err == nil {
+		err = cerr
+	}
+	return err
+}
+
+// lost notes what could not be brought back.
+func (rb *rebuild) lost(format string, args ...any) {
+	line := fmt.Sprintf(format, args...)
+	if rb.ro.Found != nil {
+		rb.ro.Found(line)
+	}
+	if len(rb.out.Lost) == lostLinesMax {
+		rb.out.LostMore++
+		return
+	}
+	rb.out.Lost = append(rb.out.Lost, line)
+}
+
+func (rb *rebuild) spend(n int64) error {
+	if err := rb.ctx.Err(); err != nil {
+		return err
+	}
+	if rb.ro.Spend == nil {
+		return nil
+	}
+	return rb.ro.Spend(rb.ctx, n)
+}
+
+// report writes what was done beside the old index, for a person.
+func (rb *rebuild) report() error {
+	var b strings.Builder
+	o := rb.out
+	fmt.Fprintf(&b, "index of %s made anew\n%d bodies in the packs\n%d messages kept UID and flags\n%d messages came back from the packs under new UIDs\n%d mailboxes have a new UIDVALIDITY\n",
+		rb.o.Slot, o.Bodies, o.Kept, o.FromPacks, o.NewUIDValidity)
+	for _, a := range o.Made {
+		fmt.Fprintf(&b, "account %s was made anew: it has no password: mailnode user passwd %s\n", a, a)
+	}
+	for _, l := range o.Lost {
+		b.WriteString("lost: " + l + "\n")
+	}
+	if o.LostMore > 0 {
+		fmt.Fprintf(&b, "lost: %d more\n", o.LostMore)
+	}
+	return rb.write(rb.quarantine(rb.mark.Old+".reason"), b.String())
+}
+
+func (rb *rebuild) writeMark() error {
+	line, err := json.Marshal(rb.mark)
+	if err != nil {
+		return err
+	}
+	return rb.write(rb.fs.PathJoin(rb.dir, markName), string(line)+"\n"+sumLine(string(line))+"\n")
+}
+
+// write makes a file appear whole or not at all.
+func (rb *rebuild) write(path, content string) error {
+	f, err := rb.fs.Create(path+".new", "mailnode-slot")
+	if err != nil {
+		return err
+	}
+	_, err = f.Write([]byte(content))
+	if err == nil {
+		err = f.Sync()
+	}
+	if cerr := f.Close(); err == nil {
+		err = cerr
+	}
+	if err == nil {
+		err = rb.fs.Rename(path+".new", path)
+	}
+	if err == nil {
+		err = blob.SyncDir(rb.fs, rb.fs.PathDir(path))
+	}
+	return err
+}
+
+func (rb *rebuild) readMark() (m mark, found bool, err error) {
+	path := rb.fs.PathJoin(rb.dir, markName)
+	f, err := rb.fs.Open(path)
+	if oserror.IsNotExist(err) {
+		return m, false, nil
+	}
+	if err != nil {
+		return m, false, err
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, 4096))
+	if err != nil {
+		return m, false, err
+	}
+	line, crc, _ := strings.Cut(string(b), "\n")
+	if strings.TrimSpace(crc) != sumLine(line) || json.Unmarshal([]byte(line), &m) != nil {
+		return m, false, storage.Errorf(storage.ErrCorrupt, "%q is damaged: mailnode slot reindex %s --from-packs", path, rb.o.Slot)
+	}
+	return m, true, nil
+}

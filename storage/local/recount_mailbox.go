@@ -1,0 +1,221 @@
+package local
+
+import (
+	"errors"
+	"slices"
+
+	"mailnode/storage"
+	"mailnode/storage/blob"
+	"mailnode/storage/event"
+	"mailnode/storage/mime"
+)
+
+// Lengths of keys, in bytes.
+const (
+	accountKeyBytes = 9
+	mailboxKeyBytes = 17
+	messageKeyBytes = 21
+	changedKeyBytes = 29
+	bodyKeyBytes    = 41
+)
+
+// summaryFits says whether a summary can be a message's. That it is another
+// message's of the same size only the body could tell.
+func summaryFits(value []byte, m *event.MessageRecord) bool {
+	s, err := mime.ParseSummary(value)
+	return err == nil && s.Size() == m.Size
+}
+
+// modseqOf gives the MODSEQ that a UID has now, live or expunged; 0: neither.
+func modseqOf(r reader, ref storage.Ref, uid storage.UID) (storage.ModSeq, error) {
+	m, _, err := messageOf(r, ref, uid)
+	if m == nil {
+		return 0, err
+	}
+	return storage.ModSeq(m.Modseq), nil
+}
+
+// messageOf gives a live or expunged message as it is now; nil: neither, or it
+// cannot be read.
+func messageOf(r reader, ref storage.Ref, uid storage.UID) (m *event.MessageRecord, live bool, err error) {
+	m = &event.MessageRecord{}
+	found, err := event.Load(r, event.MessageKey(ref, uid), m)
+	if found && err == nil {
+		return m, true, nil
+	}
+	if err != nil && !errors.Is(err, storage.ErrCorrupt) {
+		return nil, false, err
+	}
+	x := &event.ExpungedRecord{}
+	if found, err = event.Load(r, event.ExpungedKey(ref, uid), x); errors.Is(err, storage.ErrCorrupt) {
+		return nil, false, nil
+	}
+	if err != nil || !found || x.Message == nil {
+		return nil, false, err
+	}
+	return x.Message, false, nil
+}
+
+// fixMissing enters what the change index lacks.
+func (p *pass) fixMissing() error {
+	for chunk := range slices.Chunk(p.missing, storage.MaxTxnRecords) {
+		var done []changed
+		if err := p.r.step(func(t *txn) error {
+			done = done[:0]
+			for _, e := range chunk {
+				if now, err := modseqOf(t, p.ref, e.uid); err != nil {
+					return err
+				} else if now == e.modseq {
+					done = append(done, e)
+				}
+			}
+			for _, e := range done {
+				if err := t.b.Set(event.ChangedKey(p.ref, e.modseq, e.uid), nil, nil); err != nil {
+					return err
+				}
+			}
+			return nil
+		}); err != nil {
+			return err
+		}
+		for _, e := range done {
+			p.r.wrong("%s uid %d: the change index did not have it", p.about, e.uid)
+		}
+	}
+	return nil
+}
+
+// fixExtra removes entries of the change index, and envelopes, that no message has.
+func (p *pass) fixExtra() error {
+	for chunk := range slices.Chunk(p.extra, storage.MaxTxnRecords) {
+		var done [][]byte
+		if err := p.r.step(func(t *txn) error {
+			done = done[:0]
+			for _, k := range chunk {
+				held, err := p.holds(t, k)
+				if err != nil {
+					return err
+				}
+				if !held {
+					done = append(done, k)
+				}
+			}
+			for _, k := range done {
+				if err := t.b.Delete(k, nil); err != nil {
+					return err
+				}
+			}
+			return nil
+		}); err != nil {
+			return err
+		}
+		for _, k := range done {
+			what := "an envelope that no message has"
+			if k[0] == event.PrefixChanged {
+				what = "an entry of the change index that no message has"
+			}
+			p.r.wrong("%s uid %d: %s", p.about, event.UIDOf(k), what)
+		}
+	}
+	return nil
+}
+
+// holds says whether a message has that key of the change index or envelope now.
+func (p *pass) holds(t *txn, k []byte) (bool, error) {
+	if k[0] == event.PrefixChanged {
+		if len(k) != changedKeyBytes {
+			return false, nil
+		}
+		now, err := modseqOf(t, p.ref, event.UIDOf(k))
+		return now != 0 && now == storage.ModSeq(be.Uint64(k[mailboxKeyBytes:])), err
+	}
+	if len(k) != messageKeyBytes {
+		return false, nil
+	}
+	m, _, err := messageOf(t, p.ref, event.UIDOf(k))
+	return m != nil, err
+}
+
+// fixSummaries makes envelopes from bodies and stores them: they are kept even if
+// whoever asked for them has gone (DESIGN §4).
+func (p *pass) fixSummaries() error {
+	for chunk := range slices.Chunk(p.summaries, 100) {
+		made := map[storage.UID][]byte{}
+		for _, uid := range chunk {
+			summary, err := p.summaryOf(uid)
+			if err != nil {
+				return err
+			}
+			if summary != nil {
+				made[uid] = summary
+			}
+		}
+		if err := p.r.step(func(t *txn) error {
+			for uid, summary := range made {
+				if m, _, err := messageOf(t, p.ref, uid); err != nil {
+					return err
+				} else if m == nil || !summaryFits(summary, m) {
+					delete(made, uid)
+				}
+			}
+			for uid, summary := range made {
+				if err := t.b.Set(event.SummaryKey(p.ref, uid), summary, nil); err != nil {
+					return err
+				}
+			}
+			t.touched[p.ref] = struct{}{}
+			return nil
+		}); err != nil {
+			return err
+		}
+		for _, uid := range chunk {
+			if made[uid] != nil {
+				p.r.wrong("%s uid %d: its envelope was missing or damaged, and is made from its body", p.about, uid)
+			}
+		}
+	}
+	return nil
+}
+
+// summaryOf makes an envelope; nil when there is no body to make it from. The
+// body of an expunged message may be gone everywhere.
+func (p *pass) summaryOf(uid storage.UID) ([]byte, error) {
+	var m *event.MessageRecord
+	var live bool
+	var loc blob.Location
+	err := p.r.s.read(func(v *view) (err error) {
+		if m, live, err = messageOf(v, p.ref, uid); err == nil && m != nil {
+			loc, err = p.r.s.locate(v, m.Body())
+		}
+		return err
+	})
+	if err == nil && m != nil {
+		if err := p.r.spend(int(m.Size)); err != nil {
+			return nil, err
+		}
+		var summary []byte
+		if summary, err = scanOpened(p.r.s.openAt(m.Body(), loc)); err == nil {
+			return summary, nil
+		}
+	}
+	if err != nil && !errors.Is(err, storage.ErrNotFound) && !errors.Is(err, storage.ErrCorrupt) && !errors.Is(err, blob.ErrDamaged) {
+		return nil, err
+	}
+	if err != nil && live {
+		p.r.unreadable("%s uid %d: its envelope cannot be made: %v", p.about, uid, err)
+	}
+	return nil, nil
+}
+
+// scanBody makes a message's summary from its body.
+func (s *Slot) scanBody(m *event.MessageRecord, loc blob.Location) ([]byte, error) {
+	return scanOpened(s.packs.Open(m.Body(), loc))
+}
+
+func scanOpened(b *blob.Body, err error) ([]byte, error) {
+	if err != nil {
+		return nil, err
+	}
+	defer b.Close()
+	return summarizeBytes(b, b.Size())
+}

@@ -1,0 +1,179 @@
+package local
+
+import (
+	"bytes"
+	"encoding/binary"
+	"slices"
+
+	"mailnode/storage"
+	"mailnode/storage/event"
+	"mailnode/storage/slot"
+)
+
+// references counts what names each body, a part of all GUIDs at a time, so that
+// memory is bounded.
+func (r *recount) references() error {
+	parts := min(1+r.total/recountMemory, 256)
+	for i := range parts {
+		if err := r.referencesIn(byte(i*256/parts), int((i+1)*256/parts)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// countFix is one body whose count is wrong.
+type countFix struct {
+	body   slot.BodyRef
+	raw    []byte // as stored
+	have   uint64
+	unread bool
+	truth  uint64
+}
+
+// referencesIn is about GUIDs whose first byte is lo or above, and below hi.
+func (r *recount) referencesIn(lo byte, hi int) error {
+	var fixes []countFix
+	var odd [][]byte
+	if err := r.s.read(func(v *view) error {
+		truth, err := r.named(v, lo, hi)
+		if err != nil {
+			return err
+		}
+		sp := event.Span{Lower: []byte{event.PrefixRefs, lo}, Upper: []byte{event.PrefixRefs + 1}}
+		if hi < 256 {
+			sp.Upper = []byte{event.PrefixRefs, byte(hi)}
+		}
+		if err := each(v, sp, func(k, value []byte) error {
+			if len(k) != bodyKeyBytes {
+				odd = append(odd, bytes.Clone(k))
+				return nil
+			}
+			b := event.BodyOf(k)
+			have, err := event.ParseRefs(b, value)
+			unread := err != nil || len(value) == 0
+			if unread || have != truth[b] {
+				fixes = append(fixes, countFix{b, bytes.Clone(value), have, unread, truth[b]})
+			}
+			delete(truth, b)
+			return r.spend(len(k) + len(value))
+		}); err != nil {
+			return err
+		}
+		for b, n := range truth {
+			fixes = append(fixes, countFix{body: b, truth: n})
+		}
+		return nil
+	}); err != nil {
+		return err
+	}
+	for chunk := range slices.Chunk(fixes, storage.MaxTxnRecords/2) {
+		if err := r.fixCounts(chunk); err != nil {
+			return err
+		}
+	}
+	for chunk := range slices.Chunk(odd, storage.MaxTxnRecords) {
+		if err := r.step(func(t *txn) error {
+			for _, k := range chunk {
+				if err := t.b.Delete(k, nil); err != nil {
+					return err
+				}
+			}
+			return nil
+		}); err != nil {
+			return err
+		}
+		r.wrong("%d counts of references that belong to no body", len(chunk))
+	}
+	return nil
+}
+
+// named counts the messages, tombstones and notes of missing messages that name
+// each body.
+func (r *recount) named(v *view, lo byte, hi int) (map[slot.BodyRef]uint64, error) {
+	out := map[slot.BodyRef]uint64{}
+	add := func(m *event.MessageRecord) {
+		if b := m.Body(); b.GUID[0] >= lo && int(b.GUID[0]) < hi {
+			out[b]++
+		}
+	}
+	if err := each(v, event.SpanOf([]byte{event.PrefixMessage}), func(_, value []byte) error {
+		m := &event.MessageRecord{}
+		if unmarshal(value, m) == nil {
+			add(m)
+		}
+		return r.spend(len(value))
+	}); err != nil {
+		return nil, err
+	}
+	if err := each(v, event.SpanOf([]byte{event.PrefixExpunged}), func(_, value []byte) error {
+		x := &event.ExpungedRecord{}
+		if unmarshal(value, x) == nil && x.Message != nil {
+			add(x.Message)
+		}
+		return nil
+	}); err != nil {
+		return nil, err
+	}
+	err := each(v, event.SpanOf([]byte{event.PrefixMissing}), func(_, value []byte) error {
+		x := &event.MissingRecord{}
+		if unmarshal(value, x) == nil && x.Message != nil {
+			add(x.Message)
+		}
+		return nil
+	})
+	return out, err
+}
+
+func (r *recount) fixCounts(fixes []countFix) error {
+	var done []countFix
+	if err := r.step(func(t *txn) error {
+		done = done[:0]
+		var counts []uint64
+		for _, f := range fixes {
+			raw, _, err := t.Get(event.RefsKey(f.body))
+			if err != nil {
+				return err
+			}
+			now, perr := event.ParseRefs(f.body, raw)
+			n := now + f.truth - f.have
+			switch unread := perr != nil || raw != nil && len(raw) == 0; {
+			case unread && f.unread && bytes.Equal(raw, f.raw):
+				n = f.truth // no event that touches it can be applied
+			case unread || f.unread || int64(n) < 0:
+				continue
+			}
+			done, counts = append(done, f), append(counts, n)
+		}
+		for i, f := range done {
+			if err := r.setCount(t, f.body, counts[i]); err != nil {
+				return err
+			}
+		}
+		return nil
+	}); err != nil {
+		return err
+	}
+	for _, f := range done {
+		if f.unread {
+			r.wrong("body %s: its count of references could not be read; %d messages name it", f.body, f.truth)
+		} else {
+			r.wrong("body %s: %d references were counted; %d messages name it", f.body, f.have, f.truth)
+		}
+	}
+	return nil
+}
+
+// setCount writes a count. A body that nothing names is forgotten, as committing
+// an event does, unless a record that cannot be read may name it.
+func (r *recount) setCount(t *txn, b slot.BodyRef, n uint64) error {
+	if n > 0 {
+		return t.b.Set(event.RefsKey(b), binary.AppendUvarint(nil, n), nil)
+	}
+	if r.out.Unreadable == 0 {
+		if err := t.b.Delete(event.BodyKey(b), nil); err != nil {
+			return err
+		}
+	}
+	return t.b.Delete(event.RefsKey(b), nil)
+}
