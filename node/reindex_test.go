@@ -12,6 +12,7 @@ import (
 
 	"mailnode/node/admin"
 	"mailnode/node/job"
+	"mailnode/storage/local"
 	"mailnode/storage/slot"
 )
 
@@ -194,5 +195,51 @@ func TestReindexByAnOperator(t *testing.T) {
 	s.eventually("protected again", func(st admin.Status) bool { return st.Slots[0].Serving && st.Slots[0].Protected })
 	if err := s.deliver(s.nodes[0], u, "Subject: y\r\n\r\nhello\r\n"); err != nil {
 		t.Error(err)
+	}
+}
+
+// A rebuild that the end of the process cut off goes on as a job at the next
+// start, and ends (law 12).
+func TestLaw12RebuildGoesOnAfterARestart(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, 1, 0, 1)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	n, u := s.nodes[0], "ann@example.test"
+	if _, err := n.admin.AddUser(ctx, admin.AddUser{Address: addr(t, u), Password: "pw"}); err != nil {
+		t.Fatal(err)
+	}
+	for i := range 5 {
+		if err := s.deliver(n, u, fmt.Sprintf("Subject: %d\r\n\r\nhello\r\n", i)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	o := n.node.copies.keeper(0).options(true)
+	n.stop()
+	n.ended.Wait()
+	o.Resources, o.OnDamage, o.OnIndexDamage = local.NewResources(8<<20), nil, nil
+	cut := errors.New("the power failed")
+	spent := 0
+	_, err := local.Rebuild(ctx, o, local.RebuildOptions{Mode: local.Alone, Epoch: 1, RecountOptions: local.RecountOptions{
+		Spend: func(context.Context, int64) error {
+			if spent++; spent > 20 {
+				return cut
+			}
+			return nil
+		}}})
+	o.Resources.Close()
+	if !errors.Is(err, cut) {
+		t.Fatalf("the rebuild was not cut off: %v", err)
+	}
+	if mode, pending := local.RebuildPending(o); !pending || mode != local.Alone {
+		t.Fatalf("pending %v, mode %q", pending, mode)
+	}
+	s.start(n)
+	if d := s.reindexOver(n, "s000 index"); d.State != job.Done {
+		t.Fatalf("%+v", d)
+	}
+	s.eventually("the slot serves", func(st admin.Status) bool { return st.Slots[0].Serving })
+	if got, err := s.count(n, u, "pw"); err != nil || got != 5 {
+		t.Errorf("%d messages, %v", got, err)
 	}
 }
