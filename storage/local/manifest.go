@@ -51,7 +51,7 @@ const manifestHeaderBytes = 7 // CRC, length, kind
 func readManifest(b []byte) manifestState {
 	state := manifestSound
 	for at := 0; at < len(b); {
-		block := b[at:min(len(b), at-at%logBlockBytes+logBlockBytes)]
+		block := b[at:min(len(b), at-at%chunkBlockBytes+chunkBlockBytes)]
 		if len(block) < manifestHeaderBytes || allZero(block) {
 			at += len(block)
 			continue
@@ -100,10 +100,10 @@ func (s *Slot) manifestRefuses(dir string) error {
 	return nil
 }
 
-// oldestLog gives the number of the oldest write-ahead log that the tables do not
+// oldestLogOf gives the number of the oldest write-ahead log that the tables do not
 // have yet, as the list of files says; 0: it does not say. Pebble passes over a log
 // that is not there.
-func oldestLog(fs vfs.FS, dir string) uint64 {
+func oldestLogOf(fs vfs.FS, dir string) uint64 {
 	desc, err := pebble.Peek(dir, fs)
 	if err != nil || !desc.Exists {
 		return 0

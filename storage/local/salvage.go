@@ -67,7 +67,7 @@ func openSalvage(s *Slot, dir string) *salvage {
 		x.loseAll("the list of the old index's files is damaged")
 		return x
 	}
-	if oldest := oldestLog(x.fs, dir); !slices.ContainsFunc(names, func(name string) bool {
+	if oldest := oldestLogOf(x.fs, dir); !slices.ContainsFunc(names, func(name string) bool {
 		number, _, ok := wal.ParseLogFilename(name)
 		return ok && (oldest == 0 || uint64(number) == oldest) // 0: no log was given up yet
 	}) {
@@ -128,11 +128,11 @@ func (x *salvage) provedLogs(names []string) map[string]int64 {
 }
 
 const (
-	logBlockBytes    = 32 << 10
-	logHeaderBytes   = 11 // of a chunk, at the least
-	logSyncedBytes   = 19 // of one that tells how far the log was synced
-	logNumberAt      = 7
-	firstNumberedLog = 5 // kinds of chunk from here on name their log
+	chunkBlockBytes       = 32 << 10
+	chunkHeaderLeastBytes = 11 // of a chunk, at the least
+	logSyncedBytes        = 19 // of one that tells how far the log was synced
+	logNumberAt           = 7
+	firstNumberedLog      = 5 // kinds of chunk from here on name their log
 )
 
 // endsAt says whether a log ends where its last sound record does: nothing lies
@@ -147,7 +147,7 @@ func (x *salvage) endsAt(name string, end int64) bool {
 	}
 	defer f.Close()
 	for range 2 { // the rest of a block may be too short for a chunk
-		left := logBlockBytes - end%logBlockBytes
+		left := chunkBlockBytes - end%chunkBlockBytes
 		b := make([]byte, min(left, logSyncedBytes))
 		n, err := f.ReadAt(b, end)
 		if err != nil && err != io.EOF {
@@ -155,7 +155,7 @@ func (x *salvage) endsAt(name string, end int64) bool {
 		}
 		b = b[:n]
 		zero := len(bytes.Trim(b, "\x00")) == 0
-		older := n >= logHeaderBytes && b[logNumberAt-1] >= firstNumberedLog && binary.LittleEndian.Uint32(b[logNumberAt:]) < uint32(number)
+		older := n >= chunkHeaderLeastBytes && b[logNumberAt-1] >= firstNumberedLog && binary.LittleEndian.Uint32(b[logNumberAt:]) < uint32(number)
 		if !zero && !older {
 			return false
 		}
