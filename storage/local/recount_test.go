@@ -22,8 +22,8 @@ import (
 	"mailnode/storage/slot"
 )
 
-// findings runs the checker on what is durable.
-func findings(t *testing.T, s *Slot) []string {
+// checkedFindings runs the checker on what is durable.
+func checkedFindings(t *testing.T, s *Slot) []string {
 	t.Helper()
 	var out []string
 	if err := s.Inspect(func(x Snapshot) error {
@@ -237,19 +237,19 @@ func TestRecountMendsEveryDerivedRecord(t *testing.T) {
 	was := seenBy(t, m, b)
 	for _, tt := range derivedDamage() {
 		t.Run(tt.name, func(t *testing.T) {
-			if found := findings(t, s); len(found) > 0 {
+			if found := checkedFindings(t, s); len(found) > 0 {
 				t.Fatalf("before: %v", found)
 			}
 			keys, values := recordsOf(t, s, tt.prefix)
 			behind(t, s, func(batch *pebble.Batch) { tt.damage(batch, keys, values) })
-			if found := findings(t, s); !slices.ContainsFunc(found, func(f string) bool { return strings.Contains(f, tt.check) }) {
+			if found := checkedFindings(t, s); !slices.ContainsFunc(found, func(f string) bool { return strings.Contains(f, tt.check) }) {
 				t.Errorf("the checker found %q, want %q", found, tt.check)
 			}
 			got, lines := runRecount(t, s, Scope{})
 			if got.Wrong == 0 || got.Unreadable != 0 || !slices.ContainsFunc(lines, func(l string) bool { return strings.Contains(l, tt.line) }) {
 				t.Errorf("Recount: %+v, %q, want %q", got, lines, tt.line)
 			}
-			if found := findings(t, s); len(found) > 0 {
+			if found := checkedFindings(t, s); len(found) > 0 {
 				t.Errorf("after: %v", found)
 			}
 			is := seenBy(t, m, b)
@@ -280,7 +280,7 @@ func TestRecountOfAScope(t *testing.T) {
 		if got, lines := runRecount(t, s, sc); got.Wrong != 3 {
 			t.Errorf("%+v: %+v %q", sc, got, lines)
 		}
-		if found := findings(t, s); len(found) > 0 {
+		if found := checkedFindings(t, s); len(found) > 0 {
 			t.Errorf("%+v: %v", sc, found)
 		}
 	}
@@ -308,7 +308,7 @@ func TestRecountWhileMailComes(t *testing.T) {
 	rounds, wrong := 0, 0
 	for began := time.Now(); time.Since(began) < 2*time.Second || rounds < 4; rounds++ {
 		err := s.do(context.Background(), func(tx *txn) error { // between two events, as damage lies there
-			return spoil(tx, rng)
+			return spoilCounters(tx, rng)
 		})
 		if err != nil {
 			t.Fatal(err)
@@ -319,7 +319,7 @@ func TestRecountWhileMailComes(t *testing.T) {
 	close(stop)
 	busy.Wait()
 	got, _ := runRecount(t, s, Scope{})
-	if found := findings(t, s); len(found) > 0 || rounds < 3 || wrong == 0 {
+	if found := checkedFindings(t, s); len(found) > 0 || rounds < 3 || wrong == 0 {
 		t.Errorf("after %d rounds (%d wrong, then %d): %v", rounds, wrong, got.Wrong, found)
 	}
 	if text, want := dumpStore(t, m), w.model.dump(); text != want {
@@ -327,8 +327,8 @@ func TestRecountWhileMailComes(t *testing.T) {
 	}
 }
 
-// spoil makes counters wrong, each by something else.
-func spoil(tx *txn, rng *rand.Rand) error {
+// spoilCounters makes counters wrong, each by something else.
+func spoilCounters(tx *txn, rng *rand.Rand) error {
 	wrong := map[string][]byte{}
 	if err := each(tx, event.SpanOf([]byte{event.PrefixStats}), func(k, v []byte) error {
 		st := &event.MailboxStats{}
