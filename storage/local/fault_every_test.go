@@ -78,7 +78,7 @@ func takesSpace(k errorfs.OpKind) bool {
 // on. A new process finds one position of the journal, with all that was shown.
 func TestLaw01FaultAtEveryFileOperation(t *testing.T) {
 	outcomes := map[string]int{}
-	runSeeds(t, 4, func(t *testing.T, rng *rand.Rand, until time.Time) (proved int) {
+	runSeeds(t, 2, func(t *testing.T, rng *rand.Rand, until time.Time) (proved int) {
 		for ; proved < 4 || proved < 40 && time.Now().Before(until); proved++ {
 			h, ops := newHarness(t, rng, 3), harnessOps()
 			ops = ops[:len(ops)-2] // the restarts

@@ -318,7 +318,7 @@ func namesMessage(found []string) bool {
 // silence (law 7).
 func TestLaw06EveryFlippedBitIsMet(t *testing.T) {
 	outcomes := map[string]int{}
-	runSeeds(t, 4, func(t *testing.T, rng *rand.Rand, until time.Time) (proved int) {
+	runSeeds(t, 2, func(t *testing.T, rng *rand.Rand, until time.Time) (proved int) {
 		d := newDamagedDisk(t, rng, rng.IntN(2) == 0)
 		ways := damages()
 		kinds := slices.Sorted(maps.Keys(ways))

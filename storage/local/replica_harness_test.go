@@ -179,7 +179,7 @@ func (r *replicaHarness) proveBuilding(p crashPoint, s *Slot) {
 // The same for a replica: power fails at every sync point of applying events, of
 // a state transfer, of setting aside and of quarantine.
 func TestLaw01Law08EveryReplicaOperationSurvivesPowerLoss(t *testing.T) {
-	runSeeds(t, 3, func(t *testing.T, rng *rand.Rand, until time.Time) int {
+	runSeeds(t, 2, func(t *testing.T, rng *rand.Rand, until time.Time) int {
 		h := newReplicaHarness(t, rng)
 		h.until = until
 		ops := replicaOps()
