@@ -4,6 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -12,6 +16,7 @@ import (
 	"github.com/emersion/go-imap/v2/imapclient"
 
 	"mailnode/node/admin"
+	"mailnode/node/job"
 	"mailnode/storage/event"
 	"mailnode/storage/local"
 	"mailnode/storage/slot"
@@ -267,5 +272,41 @@ func TestLaw08FreedOnEveryCopy(t *testing.T) {
 	}
 	if _, err := n1.admin.User(ctx, addr(t, goes)); exit(err) != admin.ExitUsage {
 		t.Errorf("show an erased user: %v", err)
+	}
+}
+
+// What was freed gives its room back: a pack that nothing points into goes, by
+// itself, once no process writes it any more (law 12: a job that status shows).
+func TestUpkeepGivesRoomBack(t *testing.T) {
+	t.Parallel()
+	s := newSiteWith(t, &site{t: t, upkeepEvery: 100 * time.Millisecond}, 1, 0, 1, "undelete = \"0s\"\n")
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	n, u := s.nodes[0], "ann@example.test"
+	if _, err := n.admin.AddUser(ctx, admin.AddUser{Address: addr(t, u), Password: "pw"}); err != nil {
+		t.Fatal(err)
+	}
+	for i := range 5 {
+		if err := s.deliver(n, u, fmt.Sprintf("Subject: %d\r\n\r\nx\r\n", i)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s.expungeAll(n, u)
+	s.eventually("the bodies are freed", func(admin.Status) bool { return kept(t, n.node.copies.slot(0), event.PrefixBody) == 0 })
+	n.stop()
+	n.ended.Wait()
+	s.start(n)
+	first := filepath.Join(n.cfg.Node.Data, "slots", "s000", "packs", "00000001.pack")
+	s.eventually("the pack is gone", func(admin.Status) bool { _, err := os.Stat(first); return errors.Is(err, fs.ErrNotExist) })
+	s.eventually("mail flows", func(st admin.Status) bool { return st.Slots[0].Serving })
+	if err := s.deliver(n, u, "Subject: after\r\n\r\nx\r\n"); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := s.count(n, u, "pw"); err != nil || got != 1 {
+		t.Errorf("%d messages, %v", got, err)
+	}
+	jobs, err := n.admin.Jobs(ctx)
+	if err != nil || !slices.ContainsFunc(jobs.Jobs, func(j admin.Job) bool { return j.Kind == job.Compact }) {
+		t.Errorf("jobs %+v, %v; want a compaction", jobs, err)
 	}
 }

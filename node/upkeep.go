@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	"mailnode/node/job"
 	"mailnode/storage"
 	"mailnode/storage/local"
 	"mailnode/storage/slot"
@@ -20,6 +21,10 @@ const (
 	upkeepFirst = 5 * time.Minute
 	// freeRecordsPerSec leaves most of a slot's changes to clients (law 12).
 	freeRecordsPerSec = 5000
+	// compactBytesPerSec bounds what compaction reads and writes.
+	compactBytesPerSec = 20 << 20
+	// compressAfter is how long, by the slot clock, a pack is left as it came in.
+	compressAfter = 7 * 24 * time.Hour
 )
 
 // upkeep looks after this node's copies, one after another and spread over the
@@ -67,9 +72,32 @@ func (k *keeper) upkeep(ctx context.Context) error {
 	if err := k.free(ctx, s, m); err != nil {
 		return err
 	}
-	// The packs are looked after here, on masters and replicas alike: what was
-	// freed above has left dead bytes in them.
-	return nil
+	return k.compact(ctx, s)
+}
+
+// compact gives back the room of what was freed, on masters and replicas alike,
+// and encodes older mail. What there is to do is a job of its own; it is waited
+// for, so that one copy of a node at a time is compacted.
+func (k *keeper) compact(ctx context.Context, s *local.Slot) error {
+	o := local.CompactOptions{Compress: true, CompressAfter: compressAfter}
+	if due, err := s.CompactionDue(ctx, o); err != nil || !due {
+		return err
+	}
+	j := k.n.jobs.Start(job.Spec{Kind: job.Compact, Slot: k.id.String(), What: "packs", RateBytesPerSec: compactBytesPerSec, Alone: true},
+		func(ctx context.Context, p *job.Progress) error {
+			o.Spend = p.Spend
+			o.Progress = func(at local.CompactProgress) { p.Total(2*at.BytesAll, 0) } // read and written
+			got, err := s.CompactPacks(ctx, o)
+			p.Finding("%d packs of %d bytes removed, %d bodies copied into %d bytes, %d packs kept because something needs them",
+				got.Removed, got.RemovedBytes, got.Moved, got.WrittenBytes, got.Kept)
+			return err
+		})
+	select {
+	case <-j.Over():
+		return nil // its error is the job's
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
 
 // free forgets what the undelete window no longer keeps: the master says what

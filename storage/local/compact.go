@@ -42,6 +42,13 @@ type CompactOptions struct {
 	Progress func(CompactProgress)
 }
 
+func (o CompactOptions) withDefaults() CompactOptions {
+	if o.DeadShareMin == 0 {
+		o.DeadShareMin = deadShareDefault
+	}
+	return o
+}
+
 // CompactProgress counts bytes to be copied.
 type CompactProgress struct{ BytesDone, BytesAll int64 }
 
@@ -89,10 +96,7 @@ func (s *Slot) CompactPacks(ctx context.Context, o CompactOptions) (CompactResul
 		case <-ctx.Done():
 		}
 	}()
-	if o.DeadShareMin == 0 {
-		o.DeadShareMin = deadShareDefault
-	}
-	c := &compaction{s: s, o: o}
+	c := &compaction{s: s, o: o.withDefaults()}
 	err := c.run(ctx)
 	if err != nil && ctx.Err() != nil {
 		err = storage.Errorf(storage.ErrUnavailable, "compact packs of %s: %w", s.o.Slot, context.Cause(ctx))
@@ -225,27 +229,58 @@ func (c *compaction) eachBody(ctx context.Context, fn func(slot.BodyRef, blob.Lo
 	})
 }
 
+// CompactionDue says whether CompactPacks would remove or copy anything now.
+func (s *Slot) CompactionDue(ctx context.Context, o CompactOptions) (bool, error) {
+	if !s.pins.compacting.TryLock() {
+		return false, nil // one is under way
+	}
+	defer s.pins.compacting.Unlock()
+	c := &compaction{s: s, o: o.withDefaults()}
+	packs, err := c.settledPacks(ctx)
+	if err != nil {
+		return false, err
+	}
+	dead, picked, err := c.choose(ctx, packs)
+	return len(dead)+len(picked) > 0, err
+}
+
 // pick removes the packs that are all dead and chooses those to copy, the
 // deadest first: on a full disk they give most room for the least.
 func (c *compaction) pick(ctx context.Context, packs []*livePack) ([]*livePack, error) {
-	old, err := c.oldPacks(ctx, packs)
+	dead, picked, err := c.choose(ctx, packs)
 	if err != nil {
 		return nil, err
+	}
+	for _, p := range dead {
+		if err := c.remove(ctx, p); err != nil {
+			return nil, err
+		}
+	}
+	slices.SortStableFunc(picked, func(a, b *livePack) int { return cmp.Compare(b.deadShare(), a.deadShare()) })
+	for _, p := range picked {
+		c.all += p.bytes
+	}
+	return picked, nil
+}
+
+// choose finds the packs that are all dead, and those that are to be copied.
+func (c *compaction) choose(ctx context.Context, packs []*livePack) (dead, picked []*livePack, err error) {
+	old, err := c.oldPacks(ctx, packs)
+	if err != nil {
+		return nil, nil, err
 	}
 	c.s.pins.mu.Lock()
 	pinned, err := c.s.pinnedUpTo()
 	c.s.pins.mu.Unlock()
 	if err != nil {
-		return nil, storage.Errorf(storage.ErrUnavailable, "compact packs of %s: %w", c.s.o.Slot, err)
+		return nil, nil, storage.Errorf(storage.ErrUnavailable, "compact packs of %s: %w", c.s.o.Slot, err)
 	}
-	var picked, small []*livePack
+	var small []*livePack
 	for _, p := range packs {
 		wanted := c.o.DeadShareMin <= p.deadShare()
 		switch {
 		case p.records == 0:
-			if err := c.remove(ctx, p); err != nil {
-				return nil, err
-			}
+			dead = append(dead, p)
 		case wanted && p.Number <= pinned: // copying it would only take more room
 			c.result.Kept++
 		case p.Number <= pinned:
@@ -258,11 +293,7 @@ func (c *compaction) pick(ctx context.Context, packs []*livePack) ([]*livePack, 
 	if len(small) >= smallPacksMin {
 		picked = append(picked, small...)
 	}
-	slices.SortStableFunc(picked, func(a, b *livePack) int { return cmp.Compare(b.deadShare(), a.deadShare()) })
-	for _, p := range picked {
-		c.all += p.bytes
-	}
-	return picked, nil
+	return dead, picked, nil
 }
 
 func (p *livePack) deadShare() float64 {
