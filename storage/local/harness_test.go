@@ -134,6 +134,13 @@ func harnessOps() []harnessOp {
 		harnessOp{"flush the index", func(h *harness) error { return h.s.guarded(h.s.db.Flush) }},
 		harnessOp{"compact the index", (*harness).compactIndex},
 		harnessOp{"fill a pack", (*harness).fillPack},
+		harnessOp{"compact the packs", (*harness).compactPacks},
+		harnessOp{"count again", func(h *harness) error {
+			_, err := h.s.Recount(context.Background(), Scope{}, RecountOptions{})
+			return err
+		}},
+		harnessOp{"free", func(h *harness) error { _, err := h.w.m.Free(context.Background(), polite); return err }},
+		harnessOp{"delete and undelete an account", (*harness).undeleteAccount},
 		harnessOp{"trim the journal", func(h *harness) error { return h.s.TrimJournal(context.Background(), h.hist.last) }},
 		harnessOp{"quarantine an event", (*harness).quarantine},
 		harnessOp{"set aside", (*harness).setAside},
@@ -149,7 +156,7 @@ func newHarness(t *testing.T, rng *rand.Rand, accounts int) *harness {
 		h.pointsMax = 6 // each takes its time
 	}
 	h.o = options(t, h.fs)
-	h.o.PackBytesMax, h.o.JournalEventsMax = 24<<10, 64
+	h.o.PackBytesMax, h.o.JournalEventsMax, h.o.Undelete = 24<<10, 64, -1 // Free takes all that was removed
 	h.s = openSlot(t, h.o)
 	h.w = newWalk(t, serve(t, h.s, 1, 0), rng, accounts)
 	h.hist.follow(t, h.s)
@@ -407,6 +414,21 @@ func (h *harness) compactIndex() error {
 	return h.s.guarded(func() error {
 		return h.s.db.Compact(context.Background(), []byte{0}, []byte{0xff}, false)
 	})
+}
+
+// compactPacks rewrites whatever is closed, and is not pinned by what is set aside.
+func (h *harness) compactPacks() error {
+	_, err := h.s.CompactPacks(context.Background(), CompactOptions{DeadShareMin: 0.01, Compress: true})
+	return err
+}
+
+func (h *harness) undeleteAccount() error {
+	ctx, a := context.Background(), h.w.account()
+	if err := h.w.m.DeleteAccount(ctx, a.ID); err != nil {
+		return err
+	}
+	_, err := h.w.m.UndeleteAccount(ctx, a.Address)
+	return err
 }
 
 func (h *harness) fillPack() error {
