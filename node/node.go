@@ -52,8 +52,11 @@ type Node struct {
 	port   *peer.Port
 	dialer *peer.Dialer
 	raft   *raftfsm.Node // nil when Raft's disk is unusable: mail goes on (law 9)
-	peers  *peers
-	grpc   *grpc.Server
+	// raftOpened is closed when raft is set, or never will be: the peer port is
+	// open before.
+	raftOpened chan struct{}
+	peers      *peers
+	grpc       *grpc.Server
 
 	evidence   *failover.Evidence
 	conditions *monitor.Conditions
@@ -91,7 +94,7 @@ func Run(ctx context.Context, cfg config.Config, log *slog.Logger, version strin
 }
 
 func newNode(cfg config.Config, log *slog.Logger, version string) *Node {
-	return &Node{cfg: cfg, log: log.With("node", cfg.Node.Name), version: version, clock: storage.SystemClock(), fs: vfs.Default, boot: newBoot(), reportNow: make(chan struct{}, 1),
+	return &Node{cfg: cfg, log: log.With("node", cfg.Node.Name), version: version, clock: storage.SystemClock(), fs: vfs.Default, boot: newBoot(), reportNow: make(chan struct{}, 1), raftOpened: make(chan struct{}),
 		giveUpAfter: giveUpAfter, scrubDelay: scrubDelay, upkeepEvery: upkeepEvery}
 }
 
@@ -154,6 +157,7 @@ func (n *Node) open() error {
 
 // openRaft starts Raft. A node whose Raft folder is unusable goes on without.
 func (n *Node) openRaft() {
+	defer close(n.raftOpened)
 	if err := n.sameRaft(); err != nil {
 		n.onRaftCondition(raftfsm.ConditionStoreFailed, err)
 		return
@@ -222,6 +226,7 @@ func (l raftLayer) Dial(addr string, timeout time.Duration) (net.Conn, error) {
 // admit refuses nodes that are no members: a removed one still has its
 // certificate. While this node knows no members at all it believes certificates.
 func (n *Node) admit(name slot.NodeName, _ string) error {
+	<-n.raftOpened // the port listens before
 	if n.raft == nil {
 		return nil
 	}
