@@ -19,7 +19,14 @@ func (r *recount) references() error {
 			return err
 		}
 	}
-	return nil
+	if r.blind {
+		return nil
+	}
+	n, err := r.s.forgetUnnamed(r.step)
+	if n > 0 {
+		r.wrong("%d bodies had a place in the packs, and nothing names them", n)
+	}
+	return err
 }
 
 // countFix is one body whose count is wrong.

@@ -127,6 +127,9 @@ func (s *Slot) FinishImport(ctx context.Context, slotRecords []event.Record) err
 	if err := s.read(VerifyDigests); err != nil {
 		return err
 	}
+	if err := s.settleBodies(ctx); err != nil {
+		return err
+	}
 	err := s.do(ctx, func(t *txn) error {
 		t.alone, t.reload = true, true
 		s.generation.Add(1)
