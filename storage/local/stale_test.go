@@ -156,3 +156,33 @@ func TestLaw02RebuildOfAnIndexInDoubt(t *testing.T) {
 		})
 	}
 }
+
+// Quota use is derived: a counter that went wrong keeps no copy down that is in
+// doubt; it is told of, so that it is counted again.
+func TestDoubtAcceptsAWrongQuotaCounter(t *testing.T) {
+	fs := newFS(t)
+	o, accounts, _ := written(t, fs, true)
+	s := openSlot(t, o)
+	behind(t, s, func(b *pebble.Batch) {
+		b.Set(event.UsageKey(accounts[0].ID), event.Marshal(&event.AccountStats{Bytes: 12345}), nil)
+	})
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	tearManifest(t, fs)
+	told := 0
+	o.OnDamage = func(d Damage) {
+		if d.Index && !IndexLost(d.Err) {
+			told++
+		}
+	}
+	s, err := Open(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if told != 1 {
+		t.Errorf("told %d times", told)
+	}
+	runRecount(t, s, Scope{})
+	closeOnce(t, s)
+}
