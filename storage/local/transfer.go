@@ -46,11 +46,16 @@ func (s *Slot) BeginImport(ctx context.Context) error {
 		if err := t.b.Delete(localKey(keyJournalEvents), nil); err != nil {
 			return err
 		}
-		return t.b.Delete(localKey(keyJournalStart), nil)
+		if err := t.b.Delete(localKey(keyJournalStart), nil); err != nil {
+			return err
+		}
+		// From here on, whether or not the caller still waits for the commit: an
+		// emptied copy must never be taken for a whole one.
+		s.building.Store(true)
+		return nil
 	})
 	if err == nil {
 		s.o.Resources.listings.drop(s)
-		s.building.Store(true)
 	}
 	return err
 }
