@@ -31,6 +31,7 @@ type Finding struct {
 	Account slot.Address // "" when it is about the slot
 	Mailbox string       // "" when it is about the account
 	UID     storage.UID  // 0 when it is about the mailbox
+	Quota   bool         // it is about quota use, which is counted anew and keeps nothing down
 	Text    string
 }
 
@@ -240,7 +241,7 @@ func (c *checker) stray() error {
 // usage checks the counters of accounts.
 func (c *checker) usage() error {
 	wrong := func(id storage.AccountID, have int64) {
-		f := Finding{Law: 8, Text: fmt.Sprintf("%d bytes are counted, its messages have %d", have, c.used[id])}
+		f := Finding{Law: 8, Quota: true, Text: fmt.Sprintf("%d bytes are counted, its messages have %d", have, c.used[id])}
 		if a := c.accounts[id]; a != nil {
 			f.Account = slot.Address(a.Address)
 		}

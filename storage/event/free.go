@@ -20,8 +20,10 @@ func (a *applier) freed(x *FreedRecord) error {
 		return err
 	}
 	if !found { // applied before
+		if _, touched := a.stats[ref]; !touched {
+			a.order = append(a.order, ref)
+		}
 		a.stats[ref] = nil
-		a.order = append(a.order, ref)
 		return nil
 	}
 	if x.Whole && !box.Deleted {

@@ -27,31 +27,42 @@ func (s *Slot) migrate() (string, error) {
 	return fmt.Sprintf("raised from %d to %d", from, formatVersion), nil
 }
 
-// countRefs writes the reference counts that format 1 did not have.
-func (s *Slot) countRefs() error {
+// refCounts counts the messages and tombstones that name each body.
+func refCounts(r reader) (map[slot.BodyRef]uint64, error) {
 	counts := map[slot.BodyRef]uint64{}
 	all := func(prefix byte) event.Span { return event.SpanOf([]byte{prefix}) }
-	db := dbReader{s.db}
-	if err := each(db, all(event.PrefixMessage), func(_, value []byte) error {
+	if err := each(r, all(event.PrefixMessage), func(_, value []byte) error {
 		m := &event.MessageRecord{}
 		err := unmarshal(value, m)
 		counts[m.Body()]++
 		return err
 	}); err != nil {
-		return err
+		return nil, err
 	}
-	if err := each(db, all(event.PrefixExpunged), func(_, value []byte) error {
+	err := each(r, all(event.PrefixExpunged), func(_, value []byte) error {
 		x := &event.ExpungedRecord{}
 		err := unmarshal(value, x)
 		if x.Message != nil {
 			counts[x.Message.Body()]++
 		}
 		return err
-	}); err != nil {
+	})
+	return counts, err
+}
+
+// countRefs writes the reference counts that format 1 did not have. What is there
+// is of a migration that was cut off; an older release may have run since.
+func (s *Slot) countRefs() error {
+	counts, err := refCounts(dbReader{s.db})
+	if err != nil {
 		return err
 	}
 	b := s.db.NewBatch()
 	defer func() { b.Close() }()
+	old := event.SpanOf([]byte{event.PrefixRefs})
+	if err := b.DeleteRange(old.Lower, old.Upper, nil); err != nil {
+		return err
+	}
 	for ref, n := range counts {
 		if err := b.Set(event.RefsKey(ref), binary.AppendUvarint(nil, n), nil); err != nil {
 			return err

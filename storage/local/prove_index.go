@@ -79,14 +79,15 @@ func proveIndex(fs vfs.FS, dir string) (doubt bool, err error) {
 // proveRecords runs the checker, without bodies, on what the index came to. What
 // an older MANIFEST gives is whole records that do not belong together: the copy
 // is refused. A record that cannot be read is told, and stays its own trouble
-// (law 9).
+// (law 9); so is quota use, which never blocks mail.
 func (s *Slot) proveRecords() (string, error) {
 	return "they prove each other, as must be after such a stop", s.Inspect(func(x Snapshot) error {
 		found, err := check.Run(x, check.Options{})
 		if err != nil || len(found) == 0 {
 			return err
 		}
-		if slices.ContainsFunc(found, func(f check.Finding) bool { return f.Law == 6 }) {
+		unread := slices.ContainsFunc(found, func(f check.Finding) bool { return f.Law == 6 })
+		if unread || !slices.ContainsFunc(found, func(f check.Finding) bool { return !f.Quota }) {
 			s.tell(Damage{Index: true, Err: storage.Errorf(storage.ErrCorrupt, "%d findings in the index, such as: %s", len(found), found[0])})
 			return nil
 		}

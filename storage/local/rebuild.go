@@ -103,6 +103,11 @@ func resumeRebuild(o Options) error {
 	if err != nil || !found {
 		return err
 	}
+	// A wrong disk, or one beside a volume that is not mounted, stays as it is.
+	s := newSlot(o)
+	if err := s.lint("identity", s.openFolder); err != nil {
+		return err
+	}
 	rb.mark = m
 	rb.ro = RebuildOptions{Mode: m.Mode, Epoch: m.Epoch, Unclean: m.Unclean}
 	rb.out.Mode = m.Mode

@@ -72,6 +72,7 @@ type recount struct {
 	out        Recounted
 	generation uint64 // Slot.generation when it began
 	total      int64  // messages, as far as counters tell
+	blind      bool   // a record that names a body cannot be read: no body may be dropped
 }
 
 func (r *recount) run(sc Scope) error {

@@ -19,7 +19,14 @@ func (r *recount) references() error {
 			return err
 		}
 	}
-	return nil
+	if r.blind {
+		return nil
+	}
+	n, err := r.s.forgetUnnamed(r.step)
+	if n > 0 {
+		r.wrong("%d bodies had a place in the packs, and nothing names them", n)
+	}
+	return err
 }
 
 // countFix is one body whose count is wrong.
@@ -92,34 +99,34 @@ func (r *recount) referencesIn(lo byte, hi int) error {
 // each body.
 func (r *recount) named(v *view, lo byte, hi int) (map[slot.BodyRef]uint64, error) {
 	out := map[slot.BodyRef]uint64{}
-	add := func(m *event.MessageRecord) {
+	add := func(m *event.MessageRecord, err error) {
+		if err != nil || m == nil {
+			r.blind = true
+			return
+		}
 		if b := m.Body(); b.GUID[0] >= lo && int(b.GUID[0]) < hi {
 			out[b]++
 		}
 	}
 	if err := each(v, event.SpanOf([]byte{event.PrefixMessage}), func(_, value []byte) error {
 		m := &event.MessageRecord{}
-		if unmarshal(value, m) == nil {
-			add(m)
-		}
+		add(m, unmarshal(value, m))
 		return r.spend(len(value))
 	}); err != nil {
 		return nil, err
 	}
 	if err := each(v, event.SpanOf([]byte{event.PrefixExpunged}), func(_, value []byte) error {
 		x := &event.ExpungedRecord{}
-		if unmarshal(value, x) == nil && x.Message != nil {
-			add(x.Message)
-		}
+		err := unmarshal(value, x)
+		add(x.Message, err)
 		return nil
 	}); err != nil {
 		return nil, err
 	}
 	err := each(v, event.SpanOf([]byte{event.PrefixMissing}), func(_, value []byte) error {
 		x := &event.MissingRecord{}
-		if unmarshal(value, x) == nil && x.Message != nil {
-			add(x.Message)
-		}
+		err := unmarshal(value, x)
+		add(x.Message, err)
 		return nil
 	})
 	return out, err
@@ -142,6 +149,8 @@ func (r *recount) fixCounts(fixes []countFix) error {
 				n = f.truth // no event that touches it can be applied
 			case unread || f.unread || int64(n) < 0:
 				continue
+			case r.blind && f.truth < f.have:
+				continue // what cannot be read may name it
 			}
 			done, counts = append(done, f), append(counts, n)
 		}
@@ -170,7 +179,7 @@ func (r *recount) setCount(t *txn, b slot.BodyRef, n uint64) error {
 	if n > 0 {
 		return t.b.Set(event.RefsKey(b), binary.AppendUvarint(nil, n), nil)
 	}
-	if r.out.Unreadable == 0 {
+	if !r.blind {
 		if err := t.b.Delete(event.BodyKey(b), nil); err != nil {
 			return err
 		}

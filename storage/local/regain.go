@@ -1,6 +1,7 @@
 package local
 
 import (
+	"encoding/binary"
 	"fmt"
 
 	"mailnode/storage"
@@ -40,6 +41,21 @@ type remembered struct {
 // named is where the accounts are noted that name a body, while it goes on.
 func namedKey(b slot.BodyRef, a storage.AccountID) []byte {
 	return be.AppendUint64(namedSpan(b).Lower, uint64(a))
+}
+
+// encodeNamed is how often an account names a body, and whether one of these
+// records holds it.
+func encodeNamed(n uint64, holds bool) []byte {
+	n <<= 1
+	if holds {
+		n |= 1
+	}
+	return binary.AppendUvarint(nil, n)
+}
+
+func namedBy(v []byte) (n uint64, holds bool) {
+	n, _ = binary.Uvarint(v)
+	return n >> 1, n&1 == 1
 }
 
 func namedSpan(b slot.BodyRef) event.Span {

@@ -2,7 +2,6 @@ package local
 
 import (
 	"cmp"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"maps"
@@ -245,9 +244,9 @@ func (g *regain) unnamedBody(f blob.Found) error {
 	has := map[storage.AccountID]bool{}
 	var named uint64
 	if err := each(g.to, namedSpan(f.Ref), func(k, v []byte) error {
-		n, _ := binary.Uvarint(v)
+		n, holds := namedBy(v)
 		named += n
-		has[storage.AccountID(be.Uint64(k[len(k)-8:]))] = true
+		has[storage.AccountID(be.Uint64(k[len(k)-8:]))] = holds
 		return nil
 	}); err != nil {
 		return err

@@ -2,7 +2,6 @@ package local
 
 import (
 	"bytes"
-	"encoding/binary"
 	"fmt"
 	"maps"
 	"slices"
@@ -200,7 +199,7 @@ func (g *regain) messages() error {
 		if err != nil || !ok {
 			return err
 		}
-		return g.names(x.Message)
+		return g.names(x.Message, !x.Moved && !x.Restored)
 	}); err != nil {
 		return err
 	}
@@ -239,11 +238,13 @@ func (g *regain) message(k, v []byte) error {
 		return g.missing(k, m)
 	}
 	g.rb.out.Kept++
-	return g.names(m)
+	return g.names(m, true)
 }
 
 // names takes in a message or tombstone: whose it is, and which body it names.
-func (g *regain) names(m *event.MessageRecord) error {
+// What says that the message lives on elsewhere does not hold the body for its
+// account: if no other record does, the message is lost (law 7).
+func (g *regain) names(m *event.MessageRecord, holds bool) error {
 	ref := m.Ref()
 	if _, err := g.box(ref); err != nil {
 		return err
@@ -254,8 +255,8 @@ func (g *regain) names(m *event.MessageRecord) error {
 	if err != nil {
 		return err
 	}
-	n, _ := binary.Uvarint(raw)
-	return g.to.Set(k, binary.AppendUvarint(nil, n+1))
+	n, held := namedBy(raw)
+	return g.to.Set(k, encodeNamed(n+1, held || holds))
 }
 
 // missing removes a message whose body is nowhere, and records it (law 7).
@@ -279,7 +280,7 @@ func (g *regain) missing(key []byte, m *event.MessageRecord) error {
 		event.Marshal(&event.ExpungedRecord{Message: gone, SlotClockMs: g.head.SlotClockMs})); err != nil {
 		return err
 	}
-	return g.names(gone)
+	return g.names(gone, true)
 }
 
 // account gives an account, made anew from birth notes when its record is lost.

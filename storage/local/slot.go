@@ -15,6 +15,7 @@
 package local
 
 import (
+	"errors"
 	"fmt"
 	"log/slog"
 	"sync"
@@ -109,7 +110,9 @@ type Slot struct {
 // and says which of them failed. A Rebuild that was cut off is gone on with first.
 func Open(o Options) (*Slot, error) {
 	o = withPresets(o)
-	if err := resumeRebuild(o); err != nil {
+	if err := resumeRebuild(o); errors.As(err, new(*Refused)) {
+		return nil, err
+	} else if err != nil {
 		return nil, fmt.Errorf("open slot %s: %w", o.Slot, err)
 	}
 	return open(o)

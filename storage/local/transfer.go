@@ -46,11 +46,16 @@ func (s *Slot) BeginImport(ctx context.Context) error {
 		if err := t.b.Delete(localKey(keyJournalEvents), nil); err != nil {
 			return err
 		}
-		return t.b.Delete(localKey(keyJournalStart), nil)
+		if err := t.b.Delete(localKey(keyJournalStart), nil); err != nil {
+			return err
+		}
+		// From here on, whether or not the caller still waits for the commit: an
+		// emptied copy must never be taken for a whole one.
+		s.building.Store(true)
+		return nil
 	})
 	if err == nil {
 		s.o.Resources.listings.drop(s)
-		s.building.Store(true)
 	}
 	return err
 }
@@ -125,6 +130,9 @@ func (s *Slot) KeepBodies(ctx context.Context, refs []slot.BodyRef) error {
 // mailboxes must fit what arrived (law 8); else the copy stays building.
 func (s *Slot) FinishImport(ctx context.Context, slotRecords []event.Record) error {
 	if err := s.read(VerifyDigests); err != nil {
+		return err
+	}
+	if err := s.settleBodies(ctx); err != nil {
 		return err
 	}
 	err := s.do(ctx, func(t *txn) error {

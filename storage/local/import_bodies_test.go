@@ -1,0 +1,64 @@
+package local
+
+import (
+	"testing"
+
+	"github.com/cockroachdb/pebble/v2"
+
+	"mailnode/storage/event"
+)
+
+// keysOf gives what follows the prefix of its records' keys.
+func keysOf(t *testing.T, s *Slot, prefix byte) map[string]bool {
+	t.Helper()
+	out := map[string]bool{}
+	if err := s.read(func(v *view) error {
+		return each(v, event.SpanOf([]byte{prefix}), func(k, _ []byte) error {
+			out[string(k[1:])] = true
+			return nil
+		})
+	}); err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
+
+// A copy that has taken the master's state forgets where bodies lie that nothing
+// in it names: else their bytes would stay in the packs for ever. A master of the
+// first release gives no counts of references: they are made here.
+func TestImportForgetsBodiesThatNothingNames(t *testing.T) {
+	for _, first := range []bool{false, true} {
+		s := openSlot(t, options(t, newFS(t)))
+		own := serve(t, s, 1, 0)
+		deliver(t, own, mail(100), account(t, own, "old@example.test"))
+		own.Stop()
+		master := openSlot(t, options(t, newFS(t)))
+		m := serve(t, master, 2, 1)
+		a, b := account(t, m, "u1@example.test"), account(t, m, "u2@example.test")
+		deliver(t, m, mail(1), a, b)
+		deliver(t, m, mail(2), a)
+		want := keysOf(t, master, event.PrefixRefs)
+		if first {
+			behind(t, master, func(b *pebble.Batch) {
+				sp := event.SpanOf([]byte{event.PrefixRefs})
+				b.DeleteRange(sp.Lower, sp.Upper, nil)
+			})
+		}
+		r := &replicaHarness{h: &harness{t: t, w: &walk{t: t, m: m}}}
+		if err := r.fetchInto(s); err != nil {
+			t.Fatal(err)
+		}
+		if got := keysOf(t, s, event.PrefixRefs); len(got) != 2 || len(want) != 2 {
+			t.Errorf("first release %v: %d bodies have counts, want %d", first, len(got), len(want))
+		}
+		for k := range keysOf(t, s, event.PrefixBody) {
+			if !want[k] {
+				t.Errorf("first release %v: body %x has a place, and nothing names it", first, k)
+			}
+		}
+		closeOnce(t, s)
+		if first {
+			master.Close()
+		}
+	}
+}

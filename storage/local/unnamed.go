@@ -1,0 +1,116 @@
+package local
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+
+	"mailnode/storage"
+	"mailnode/storage/event"
+)
+
+// settleBodies makes what a state transfer brought and the bodies that were here
+// before fit each other, while the copy is still a building one.
+func (s *Slot) settleBodies(ctx context.Context) error {
+	step := func(fn func(t *txn) error) error { return s.do(ctx, fn) }
+	if err := s.countImported(ctx); err != nil {
+		return err
+	}
+	_, err := s.forgetUnnamed(step)
+	return err
+}
+
+// countImported counts the references itself when the master has given no counts:
+// it is of the first release, which kept none. Without them the first message that
+// is freed would take the body from all others that name it.
+func (s *Slot) countImported(ctx context.Context) error {
+	counted := false
+	var recs []event.Record
+	if err := s.read(func(v *view) error {
+		if err := stopEarly(each(v, event.SpanOf([]byte{event.PrefixRefs}), func(_, _ []byte) error {
+			counted = true
+			return errEnough
+		})); err != nil || counted {
+			return err
+		}
+		counts, err := refCounts(v)
+		for ref, n := range counts {
+			recs = append(recs, event.Record{Key: event.RefsKey(ref), Value: binary.AppendUvarint(nil, n)})
+		}
+		return err
+	}); err != nil {
+		return err
+	}
+	for len(recs) > 0 {
+		n := min(len(recs), storage.MaxTxnRecords)
+		if err := s.ImportRecords(ctx, recs[:n]); err != nil {
+			return err
+		}
+		recs = recs[n:]
+	}
+	return nil
+}
+
+// forgetUnnamed forgets where those bodies lie that nothing names: their bytes in
+// the packs are dead, and else would stay for ever. It gives their number.
+func (s *Slot) forgetUnnamed(step func(func(t *txn) error) error) (forgotten int, err error) {
+	for sp := event.SpanOf([]byte{event.PrefixBody}); ; {
+		keys, err := s.unnamedIn(sp)
+		if err != nil || len(keys) == 0 {
+			return forgotten, err
+		}
+		if err := step(func(t *txn) error {
+			for _, k := range keys {
+				if _, named, err := t.Get(event.RefsKey(event.BodyOf(k))); err != nil {
+					return err
+				} else if named {
+					continue
+				}
+				if err := t.b.Delete(k, nil); err != nil {
+					return err
+				}
+				forgotten++
+			}
+			return nil
+		}); err != nil {
+			return forgotten, err
+		}
+		sp.Lower = append(keys[len(keys)-1], 0)
+	}
+}
+
+// unnamedIn gives the first keys of a span of places whose body has no count of
+// references: both kinds of records are in the order of the same keys.
+func (s *Slot) unnamedIn(sp event.Span) (keys [][]byte, err error) {
+	err = s.read(func(v *view) error {
+		refs := event.SpanOf([]byte{event.PrefixRefs})
+		it, err := v.iter(refs)
+		if err != nil {
+			return err
+		}
+		defer it.Close()
+		more := it.SeekGE(append([]byte{event.PrefixRefs}, sp.Lower[1:]...))
+		if err := stopEarly(each(v, sp, func(k, _ []byte) error {
+			for more && bytes.Compare(it.Key()[1:], k[1:]) < 0 {
+				more = it.Next()
+			}
+			if more && bytes.Equal(it.Key()[1:], k[1:]) || len(k) != bodyKeyBytes {
+				return nil
+			}
+			if err := it.Error(); err != nil { // it has not ended: it cannot be read
+				return readError(err)
+			}
+			if keys = append(keys, bytes.Clone(k)); len(keys) == storage.MaxTxnRecords {
+				return errEnough
+			}
+			return nil
+		})); err != nil {
+			return err
+		}
+		if err := it.Error(); err != nil {
+			return readError(err)
+		}
+		return nil
+	})
+	return keys, err
+}
