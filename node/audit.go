@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -29,9 +30,10 @@ type audit struct {
 	giveUp bool // what no copy has, at once: an operator said so
 
 	found   int
-	left    int  // findings that are not dealt with
-	indexOK bool // no finding is about the index or its records
-	refetch bool // this copy fetches the state again: once is enough
+	left    int   // findings that are not dealt with
+	indexOK bool  // no finding is about the index or its records
+	refetch bool  // this copy fetches the state again: once is enough
+	lost    error // files of the index are damaged: it is made anew when all has been read
 	// contradicts is what the records still say against each other after they were
 	// computed again; nil before.
 	contradicts map[string]bool
@@ -49,8 +51,16 @@ func (a *audit) line(done bool, format string, args ...any) {
 // run reads the copy and compares it.
 func (a *audit) run(from uint32, reached func(pack uint32)) error {
 	a.indexOK = true
+	defer func() {
+		if a.lost != nil {
+			a.k.damageMet(local.Damage{Slot: a.k.id, Index: true, Err: a.lost})
+		}
+	}()
 	if a.s = a.k.opened(); a.s == nil {
 		return storage.Errorf(storage.ErrUnavailable, "audit slot %s: its copy here is not open: mailnode slot show %s", a.k.id, a.k.id)
+	}
+	if err := a.s.Failure(); err != nil {
+		return fmt.Errorf("audit slot %s: %w: when its slot is served elsewhere, systemctl restart mailnode", a.k.id, err)
 	}
 	if err := a.s.Scrub(a.ctx, local.ScrubOptions{FromPack: from, Reached: reached, Spend: a.p.Spend, Found: a.finding,
 		Total: func(n int64) { a.p.Total(n, 0) }}); err != nil {
@@ -101,25 +111,53 @@ func (a *audit) index(f local.ScrubFinding) {
 	a.indexOK = false
 	text := f.Record.String()
 	if f.Kind == local.IndexDamaged {
-		text = fmt.Sprintf("index damaged: %v", f.Err)
+		text = f.Err.Error()
 	}
 	fixed, did := false, "not repaired: mailnode slot audit "+a.k.id.String()+" --repair"
-	if a.repair {
+	switch {
+	case !a.repair:
+	case f.Kind == local.IndexDamaged && local.IndexLost(f.Err):
+		fixed, did = a.rebuildHere(f.Err)
+	default:
 		if fixed, did = a.refetchHere(text); !fixed && f.Kind == local.RecordDiffers {
 			fixed, did = a.recount(f)
 		}
 	}
 	a.line(fixed, "%s; %s", text, did)
-	if !fixed {
-		a.k.mend.report(local.Damage{Slot: a.k.id, Index: true, Err: fmt.Errorf("%s", text)})
+	_, _, follower := a.k.roles()
+	switch {
+	case fixed:
+	case f.Kind == local.IndexDamaged && local.IndexLost(f.Err):
+		a.k.mend.report(local.Damage{Slot: a.k.id, Index: true, Err: f.Err})
+	case a.repair || follower == nil: // a replica's mender would act on it: only with repair
+		a.k.mend.report(local.Damage{Slot: a.k.id, Index: true, Err: errors.New(text)})
 	}
 }
+
+// rebuildHere has this copy's index made anew: a state that is fetched into an
+// index with damaged files leaves those files where they are.
+func (a *audit) rebuildHere(cause error) (bool, string) {
+	sl, _ := a.k.n.raft.State().Slot(a.k.id)
+	switch a.k.rebuildMode(sl, "") {
+	case local.Refill:
+		a.lost = cause
+		return true, "the index is made anew from the master: mailnode job list"
+	case local.Alone:
+		a.lost = cause
+		return true, "the index is made anew from what is left of it and from the packs: mailnode job list"
+	}
+	return false, "not repaired: this copy is the master's, and a replica has what it lacks: " + serveElsewhere
+}
+
+// serveElsewhere is how a slot is taken from a master that lives, until there is
+// a hand-over.
+const serveElsewhere = "systemctl stop mailnode; then on another node: mailnode failover confirm"
 
 // refetchHere has this copy fetch its master's state, when it is a replica.
 func (a *audit) refetchHere(why string) (bool, string) {
 	_, _, follower := a.k.roles()
 	if follower == nil {
-		return false, "not repaired: this copy is the master's; mailnode slot reindex " + a.k.id.String()
+		return false, "not repaired: this copy is the master's: " + serveElsewhere
 	}
 	if !a.refetch {
 		a.refetch = true
@@ -148,7 +186,7 @@ func (a *audit) recount(f local.ScrubFinding) (bool, string) {
 		a.contradicts = left
 	}
 	if a.contradicts[f.Record.String()] {
-		return false, "not repaired: fail over to a replica, or mailnode slot reindex " + a.k.id.String() + " --from-packs"
+		return false, "not repaired: " + serveElsewhere + " (without replicas: mailnode slot reindex " + a.k.id.String() + " --from-packs)"
 	}
 	return true, "computed again from the messages"
 }
@@ -229,12 +267,12 @@ func (b mending) Audit(_ context.Context, r admin.AuditRequest) (admin.Jobs, err
 	var keepers []*keeper
 	for _, id := range ids {
 		k, err := b.n.auditable(id)
-		if err != nil && !r.All {
+		if err != nil && r.All {
+			k = b.n.copies.keeper(id) // its job says why it cannot be read
+		} else if err != nil {
 			return admin.Jobs{}, err
 		}
-		if err == nil {
-			keepers = append(keepers, k)
-		}
+		keepers = append(keepers, k)
 	}
 	out := admin.Jobs{Jobs: []admin.Job{}}
 	for _, k := range keepers {
@@ -279,19 +317,33 @@ func (n *Node) auditable(id slot.ID) (*keeper, error) {
 		return k, nil
 	}
 	if !sl.Holds(n.cfg.Node.Name) {
-		var names []string
-		for _, node := range append([]slot.NodeName{sl.Master}, sl.Replicas...) {
-			names = append(names, string(node))
-		}
-		return nil, &admin.Error{Text: fmt.Sprintf("audit slot %s: %s has no copy of it; copies are on %s", id, n.cfg.Node.Name, strings.Join(names, " and ")),
-			Exit: admin.ExitUsage, Next: fmt.Sprintf("ssh %s mailnode slot audit %s", names[0], id)}
+		return nil, n.noCopy("audit", sl, id.String())
 	}
-	return nil, storage.Errorf(storage.ErrUnavailable, "audit slot %s: its copy on %s is not open", id, n.cfg.Node.Name)
+	return nil, storage.Errorf(storage.ErrUnavailable, "audit slot %s: its copy on %s is not open: mailnode slot show %s", id, n.cfg.Node.Name, id)
+}
+
+// noCopy refuses what must be said on a node that has a copy: what is what the
+// verb was given.
+func (n *Node) noCopy(verb string, sl cluster.Slot, what string) error {
+	if sl.Master == "" {
+		return &admin.Error{Text: fmt.Sprintf("%s slot %s: it has no master yet", verb, sl.ID), Exit: admin.ExitRefused, Next: "mailnode status"}
+	}
+	var names []string
+	for _, node := range append([]slot.NodeName{sl.Master}, sl.Replicas...) {
+		names = append(names, string(node))
+	}
+	return &admin.Error{Text: fmt.Sprintf("%s slot %s: %s has no copy of it; copies are on %s", verb, sl.ID, n.cfg.Node.Name, strings.Join(names, " and ")),
+		Exit: admin.ExitUsage, Next: fmt.Sprintf("ssh %s mailnode slot %s %s", names[0], verb, what)}
 }
 
 // Missing implements admin.Mending: it asks the masters.
 func (b mending) Missing(ctx context.Context, only []slot.ID) (admin.MissingMessages, error) {
 	out := admin.MissingMessages{Messages: []admin.MissingMessage{}}
+	for _, id := range only {
+		if _, ok := b.n.State().Slot(id); !ok {
+			return out, cluster.ErrNotFound{Kind: "slot", Name: id.String()}
+		}
+	}
 	for _, sl := range b.n.State().Slots {
 		if len(only) > 0 && !slices.Contains(only, sl.ID) {
 			continue

@@ -106,6 +106,7 @@ func (m *mender) run(ctx context.Context) {
 		case <-t.C:
 		}
 		if s := m.k.opened(); s != nil && s.Failure() == nil {
+			s.StillThere()
 			m.step(ctx)
 		}
 	}
@@ -461,6 +462,9 @@ func (m *mender) tell() {
 	}
 	about := m.k.id.String()
 	text := fmt.Sprintf("%d bodies", n)
+	if n == 1 {
+		text = "one body"
+	}
 	if m.givenUp >= giveUpMax {
 		text += "; so many that none is given up before a person has looked at the disk"
 	}

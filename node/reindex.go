@@ -1,6 +1,7 @@
 package node
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -68,11 +69,11 @@ func (k *keeper) damageMet(d local.Damage) {
 // rebuildMode says how the index may be made anew without a person: a replica's
 // from its master; a master's from its own packs when Raft lists no other copy. A
 // master that has others stays as it is, and a person confirms who is to serve
-// (law 4).
-func (k *keeper) rebuildMode(sl cluster.Slot) local.RebuildMode {
+// (law 4). pending is a rebuild that was cut off, if there was one.
+func (k *keeper) rebuildMode(sl cluster.Slot, pending local.RebuildMode) local.RebuildMode {
 	me := k.n.cfg.Node.Name
 	switch {
-	case sl.Master == me && (len(sl.Replicas) == 0 || k.reindex.pending == local.Alone):
+	case sl.Master == me && (len(sl.Replicas) == 0 || pending == local.Alone):
 		return local.Alone
 	case sl.Master != me && sl.Master != "" && sl.Holds(me):
 		return local.Refill
@@ -88,7 +89,7 @@ func (k *keeper) mendIndex(cause error) {
 		return
 	}
 	sl, ok := k.n.raft.State().Slot(k.id)
-	mode := k.rebuildMode(sl)
+	mode := k.rebuildMode(sl, k.reindex.pending)
 	if !ok || mode == "" {
 		return
 	}
@@ -280,7 +281,7 @@ func (r reindexer) Reindex(ctx context.Context, q admin.ReindexRequest) (admin.J
 		return k.recount(sc, what, q.By).Status(), nil
 	}
 	sl, _ := r.n.State().Slot(k.id)
-	mode := k.rebuildMode(sl)
+	mode := k.rebuildMode(sl, "")
 	switch {
 	case sc != (local.Scope{}):
 		return admin.Job{}, &admin.Error{Text: "--from-packs makes the index of a whole slot anew", Exit: admin.ExitUsage}
@@ -291,8 +292,8 @@ func (r reindexer) Reindex(ctx context.Context, q admin.ReindexRequest) (admin.J
 		}
 		mode = local.Alone
 	case mode == "":
-		return admin.Job{}, &admin.Error{Text: fmt.Sprintf("reindex slot %s: this node is its master, and %d other copies know its mail better than its packs do", k.id, len(sl.Replicas)),
-			Exit: admin.ExitRefused, Next: fmt.Sprintf("mailnode failover propose --slot %s --to NODE   (or add --alone)", k.id)}
+		return admin.Job{}, &admin.Error{Text: fmt.Sprintf("reindex slot %s: this node is its master, and its replicas know its mail better than its packs do; once it is a replica it is rebuilt by itself (--alone insists)", k.id),
+			Exit: admin.ExitRefused, Next: serveElsewhere}
 	}
 	return k.rebuild(mode, q.By).Status(), nil
 }
@@ -312,7 +313,7 @@ func (r reindexer) scope(q admin.ReindexRequest) (*keeper, local.Scope, string, 
 			if !ok {
 				return nil, local.Scope{}, "", cluster.ErrNotFound{Kind: "slot", Name: id.String()}
 			}
-			return nil, local.Scope{}, "", &admin.Error{Text: fmt.Sprintf("reindex slot %s: this node has no copy of it; its master is %q", id, sl.Master), Exit: admin.ExitRefused}
+			return nil, local.Scope{}, "", r.n.noCopy("reindex", sl, strings.TrimSpace(cmp.Or(string(addr), id.String())+" "+q.Mailbox))
 		}
 		if addr == "" {
 			return k, local.Scope{}, "derived records", nil

@@ -2,6 +2,7 @@ package node
 
 import (
 	"errors"
+	"slices"
 
 	"mailnode/storage/local"
 )
@@ -32,6 +33,10 @@ func (k *keeper) selfCheck() []string {
 	switch {
 	case k.copy != nil:
 		checks = k.copy.Checks()
+		if err := k.copy.Failure(); err != nil {
+			checks = append(slices.Clone(checks), local.Check{Name: "now", State: local.CheckFailed,
+				Text: err.Error() + ": when its slot is served elsewhere, systemctl restart mailnode"})
+		}
 	case errors.As(k.refused, &refused):
 		checks = refused.Checks
 	case k.refused != nil:

@@ -88,8 +88,8 @@ func (k *keeper) compact(ctx context.Context, s *local.Slot) error {
 			o.Spend = p.Spend
 			o.Progress = func(at local.CompactProgress) { p.Total(2*at.BytesAll, 0) } // read and written
 			got, err := s.CompactPacks(ctx, o)
-			p.Finding("%d packs of %d bytes removed, %d bodies copied into %d bytes, %d packs kept because something needs them",
-				got.Removed, got.RemovedBytes, got.Moved, got.WrittenBytes, got.Kept)
+			p.Finding("%d packs of %.1f MiB removed, %d bodies copied into %.1f MiB, %d packs kept because something needs them",
+				got.Removed, float64(got.RemovedBytes)/(1<<20), got.Moved, float64(got.WrittenBytes)/(1<<20), got.Kept)
 			return err
 		})
 	select {

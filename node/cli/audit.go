@@ -110,12 +110,15 @@ func (a *app) slotMissing() *cobra.Command {
 
 func missingScreen(m admin.MissingMessages) string {
 	text := "no message is missing\n"
-	if len(m.Messages) > 0 {
-		rows := [][]string{{"ADDRESS", "MAILBOX", "UID", "SIZE", "DATE", "SHA-256"}}
-		for _, x := range m.Messages {
-			rows = append(rows, []string{string(x.Address), clean(x.Mailbox), fmt.Sprint(x.UID), size(x.Bytes), x.Date, x.GUID})
+	for i, x := range m.Messages {
+		if i == 0 {
+			text = ""
 		}
-		text = table(rows) + "They were removed from their mailboxes, and are delivered anew when a copy with their bodies returns.\n"
+		text += wrap("", fmt.Sprintf("%s %s uid %d, %s, of %s", x.Address, clean(x.Mailbox), x.UID, size(x.Bytes), x.Date))
+		text += fmt.Sprintf("  in %s, gone for %s, sha256 %.16s…\n", x.Slot, age(x.AgoS), x.GUID)
+	}
+	if len(m.Messages) > 0 {
+		text += wrap("", counted(len(m.Messages), "message")+" removed: no copy has the body. Each is delivered anew when a copy that has it returns. Whole sums: --json")
 	}
 	if len(m.Unknown) > 0 {
 		text += "not asked, no master answers: " + slotRanges(m.Unknown) + "\n"

@@ -98,7 +98,7 @@ func ownershipKinds() []Kind {
 func diskKinds() []Kind {
 	return []Kind{
 		{SlotRefused, Page, "slot", "Its files are damaged, of a newer release, or of another cluster or slot, and were not opened.", "mailnode slot show {}"},
-		{SlotFailed, Page, "slot", "A write or fsync failed, the store is stopped until it is reopened and verified.", "mailnode slot show {}"},
+		{SlotFailed, Page, "slot", "A write or fsync failed, or its files are gone: the store is stopped until it is reopened and verified.", "mailnode slot show {}"},
 		{DiskFull, Page, "path", "The file system has almost no room, deliveries are put off.", "df -h {}"},
 		{RaftStoreFailed, Page, "", "Raft's files cannot be written: this node serves its mail and takes no part in decisions.", "mailnode status"},
 		{RaftSnapshotFailed, Warn, "", "A snapshot of Raft's state could not be written, its log grows.", "df -h"},
@@ -115,11 +115,11 @@ func copyKinds() []Kind {
 		{CopyDiverged, Warn, "slot", "A copy has events that the master never had; they are set aside and rescued.", "mailnode slot show {}"},
 		{CopyBuilding, Info, "slot", "A copy is being filled or refilled and counts for nothing until it is done.", "mailnode slot show {}"},
 		{CopyDigestDiffers, Page, "slot", "Two copies at the same position hold different mail; the replica is healed from the master.", "mailnode slot show {}"},
-		{EventQuarantined, Warn, "slot", "A replica set aside events that it could not apply, and heals what they touch.", "mailnode slot show {}"},
+		{EventQuarantined, Warn, "slot", "A replica cannot go on from where it is: an event could not be applied and was set aside, or its records are wrong; it fetches the whole state from its master.", "mailnode slot show {}"},
 		{MessageMissing, Warn, "slot", "No copy has the bodies of some messages, which were removed from their mailboxes; they come back when a copy that has them does.", "mailnode slot missing {}"},
 		{BodyDamaged, Warn, "slot", "Bodies of messages are damaged in this node's copy and are being fetched from the others.", "mailnode slot audit {}"},
 		{IndexDamaged, Page, "slot", "The index of this node's copy is damaged or contradicts itself; what can be read is served.", "mailnode slot reindex {} --from-packs"},
-		{SlotReindexed, Warn, "slot", "Its index was made anew from what was left and from the packs; mail came back under new UIDs, flags may be lost.", "mailnode slot show {}"},
+		{SlotReindexed, Warn, "slot", "Its index was made anew from what was left and from the packs; mail may have come back under new UIDs, flags may be lost.", "mailnode slot show {}"},
 	}
 }
 

@@ -2,6 +2,7 @@ package local
 
 import (
 	"errors"
+	"strings"
 
 	"github.com/cockroachdb/pebble/v2"
 
@@ -39,6 +40,17 @@ func (s *Slot) tell(d Damage) {
 	}
 }
 
+// firstLine is an error without what Pebble hangs below its first line, which no
+// operator can read.
+type firstLine struct{ err error }
+
+func (f firstLine) Error() string {
+	text, _, _ := strings.Cut(f.err.Error(), "\n")
+	return text
+}
+
+func (f firstLine) Unwrap() error { return f.err }
+
 // bodyDamage marks an error that damaged has told of.
 type bodyDamage struct{ error }
 
@@ -65,5 +77,5 @@ func (s *Slot) met(err error) error {
 // itself Pebble takes that for fatal, and the reader would hang; but one bad block
 // is damage of what lies in it, not of the slot (law 9).
 func (s *Slot) tableDamaged(i pebble.DataCorruptionInfo) {
-	s.met(storage.Errorf(storage.ErrCorrupt, "read index: %q is damaged: %w: %w", i.Path, errFileDamaged, i.Details))
+	s.met(storage.Errorf(storage.ErrCorrupt, "read index: %q is damaged: %w: %w", i.Path, errFileDamaged, firstLine{i.Details}))
 }

@@ -50,7 +50,7 @@ func (x *scrubbing) tables() error {
 		switch {
 		case oserror.IsNotExist(err): // compacted meanwhile
 		case err != nil:
-			x.found(ScrubFinding{Kind: IndexDamaged, Err: storage.Errorf(storage.ErrCorrupt, "%q: %w", path, err)})
+			x.found(ScrubFinding{Kind: IndexDamaged, Err: storage.Errorf(storage.ErrCorrupt, "%w: %q: %w", errFileDamaged, path, firstLine{err})})
 		}
 	}
 	return nil

@@ -22,6 +22,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/cockroachdb/errors/oserror"
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/vfs"
 
@@ -323,7 +324,7 @@ func pebbleGet(r pebble.Reader, key []byte) ([]byte, bool, error) {
 // readError names damage by its kind.
 func readError(err error) error {
 	if pebble.IsCorruptionError(err) {
-		return storage.Errorf(storage.ErrCorrupt, "read index: %w", err)
+		return storage.Errorf(storage.ErrCorrupt, "read index: %w", firstLine{err})
 	}
 	return storage.Errorf(storage.ErrUnavailable, "read index: %w", err)
 }
@@ -353,6 +354,18 @@ func (s *Slot) fail(err error) {
 		close(s.failed)
 		go s.compactions.drop() // whoever fails may hold Pebble's locks
 	})
+}
+
+// StillThere stops the copy when its folders are gone: deleted under a running
+// node, or no longer mounted. Whatever is written to the open files would be lost
+// with them, and must not be acknowledged (law 1).
+func (s *Slot) StillThere() {
+	for _, dir := range []string{s.o.Dir, s.o.PacksDir} {
+		own := s.o.FS.PathJoin(dir, "SLOT")
+		if _, err := s.o.FS.Stat(own); oserror.IsNotExist(err) {
+			s.fail(fmt.Errorf("%q is gone: its folder was deleted or is no longer mounted", own))
+		}
+	}
 }
 
 // Close stops the committer, waits for readers, and closes the copy; after a
