@@ -353,7 +353,8 @@ func (s *Store) Sync() error {
 	}
 	s.full = busy
 	s.mu.Unlock()
-	for _, w := range append(busy, last...) {
+	// Not append: what rolls meanwhile is appended to busy's own array.
+	for _, w := range slices.Concat(busy, last) {
 		if err := w.f.SyncData(); err != nil {
 			return s.fail(fmt.Errorf("sync pack %q: %w", s.path(w.number), err))
 		}
