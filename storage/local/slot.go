@@ -358,7 +358,7 @@ func (s *Slot) Close() error {
 	defer s.dog.close()
 	s.unlessHung(s.com.stop)
 	if s.Failure() == nil {
-		s.stopCompaction()
+		s.unlessHung(s.stopCompaction)
 	}
 	// A master's unclean stop stays on record until it has jumped (law 3).
 	if s.Failure() == nil && !s.dirty {

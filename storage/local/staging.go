@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"sync"
 	"syscall"
 	"time"
 
@@ -52,11 +53,19 @@ func (s *Slot) stage(ref slot.BodyRef, note *blob.BirthNote, body io.ReaderAt, s
 	if err := s.space.check(size); err != nil {
 		return err
 	}
-	defer s.pins.putting(s.packs)()
-	var loc blob.Location
-	err := s.guarded(func() (err error) { // a disk that hangs holds nobody up
-		loc, err = s.packs.Put(ref, note, body, size)
-		return err
+	lent := &lentBody{body: body}
+	defer lent.takeBack()
+	err := s.guarded(func() error { // a disk that hangs holds nobody up
+		defer s.pins.putting(s.packs)()
+		loc, err := s.packs.Put(ref, note, lent, size)
+		if err != nil {
+			return err
+		}
+		s.stagedMu.Lock()
+		defer s.stagedMu.Unlock()
+		s.stagings++
+		s.staged[ref] = staged{loc, s.stagings}
+		return nil
 	})
 	if errors.Is(err, syscall.EIO) || errors.Is(err, syscall.EROFS) {
 		s.fail(err) // a disk that cannot be written to: the slot is to be served elsewhere
@@ -65,11 +74,30 @@ func (s *Slot) stage(ref slot.BodyRef, note *blob.BirthNote, body io.ReaderAt, s
 	if err != nil {
 		return writeError(err)
 	}
-	s.stagedMu.Lock()
-	defer s.stagedMu.Unlock()
-	s.stagings++
-	s.staged[ref] = staged{loc, s.stagings}
 	return nil
+}
+
+// lentBody is a caller's body. A Put that the caller does not wait for any more
+// must not go on reading: a Spool gives its memory to the next message.
+type lentBody struct {
+	mu   sync.Mutex
+	body io.ReaderAt // nil: taken back
+}
+
+// ReadAt implements io.ReaderAt.
+func (l *lentBody) ReadAt(p []byte, off int64) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.body == nil {
+		return 0, errors.New("the body was taken back")
+	}
+	return l.body.ReadAt(p, off)
+}
+
+func (l *lentBody) takeBack() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.body = nil
 }
 
 // staged is a body that was put into the packs, the how-manieth of this copy.

@@ -44,7 +44,7 @@ func (s *Slot) endViews() {
 		s.guarded(func() error { v.release(); return nil })
 	}
 	if s.Failure() == nil {
-		s.readers.Wait()
+		s.unlessHung(s.readers.Wait)
 	}
 }
 
