@@ -5,12 +5,15 @@ import (
 	"errors"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
 
 	"mailnode/storage"
+	"mailnode/storage/blob"
+	"mailnode/storage/slot"
 )
 
 // watchedBody notes reads after its owner took it back.
@@ -92,6 +95,11 @@ func TestLaw09HungRollHoldsNobodyUp(t *testing.T) {
 			}
 		}
 	})
+	within(t, "read", func() {
+		if _, err := s.packs.Open(slot.BodyRef{}, blob.Location{Pack: 1, Offset: 64}); !errors.Is(err, blob.ErrDamaged) {
+			t.Errorf("read of no body: %v", err)
+		}
+	})
 	within(t, "close", func() { s.Close() })
 }
 
@@ -118,4 +126,33 @@ func TestLaw09HungCompactionDoesNotHoldClose(t *testing.T) {
 		close(h.release)
 		<-done
 	}
+}
+
+// brokenBody cannot be read a second time.
+type brokenBody struct {
+	storage.Body
+	begun atomic.Int64
+}
+
+func (b *brokenBody) ReadAt(p []byte, off int64) (int, error) {
+	if off == 0 && b.begun.Add(1) > 1 {
+		return 0, syscall.EIO
+	}
+	return b.Body.ReadAt(p, off)
+}
+
+// The disk of the spool is not the slot's: an error of it is the delivery's own.
+func TestLaw09SpoolErrorIsTheDeliverysOwn(t *testing.T) {
+	s := openSlot(t, options(t, newFS(t)))
+	m := serve(t, s, 1, 0)
+	a := account(t, m, "u1@example.test")
+	b := &brokenBody{Body: body(t, mail(1))}
+	err := m.Deliver(context.Background(), storage.Delivery{Body: b, Recipients: []storage.Recipient{{Account: a.ID}}})[0]
+	if !errors.Is(err, storage.ErrUnavailable) || b.begun.Load() < 2 {
+		t.Fatalf("deliver: %v after %d reads", err, b.begun.Load())
+	}
+	if s.Failure() != nil {
+		t.Fatalf("the slot has stopped: %v", s.Failure())
+	}
+	deliver(t, m, mail(2), a)
 }

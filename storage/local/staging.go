@@ -54,7 +54,6 @@ func (s *Slot) stage(ref slot.BodyRef, note *blob.BirthNote, body io.ReaderAt, s
 		return err
 	}
 	lent := &lentBody{body: body}
-	defer lent.takeBack()
 	err := s.guarded(func() error { // a disk that hangs holds nobody up
 		defer s.pins.putting(s.packs)()
 		loc, err := s.packs.Put(ref, note, lent, size)
@@ -67,6 +66,11 @@ func (s *Slot) stage(ref slot.BodyRef, note *blob.BirthNote, body io.ReaderAt, s
 		s.staged[ref] = staged{loc, s.stagings}
 		return nil
 	})
+	if s.Failure() != nil { // a Put may be under way, and its read hang as well
+		s.unlessHung(func() { lent.takeBack() })
+	} else if bad := lent.takeBack(); bad != nil && err != nil {
+		return storage.Errorf(storage.ErrUnavailable, "read body %s: %w", ref, bad) // not this slot's disk
+	}
 	if errors.Is(err, syscall.EIO) || errors.Is(err, syscall.EROFS) {
 		s.fail(err) // a disk that cannot be written to: the slot is to be served elsewhere
 		return s.failure
@@ -82,6 +86,7 @@ func (s *Slot) stage(ref slot.BodyRef, note *blob.BirthNote, body io.ReaderAt, s
 type lentBody struct {
 	mu   sync.Mutex
 	body io.ReaderAt // nil: taken back
+	err  error       // that body gave
 }
 
 // ReadAt implements io.ReaderAt.
@@ -91,13 +96,19 @@ func (l *lentBody) ReadAt(p []byte, off int64) (int, error) {
 	if l.body == nil {
 		return 0, errors.New("the body was taken back")
 	}
-	return l.body.ReadAt(p, off)
+	n, err := l.body.ReadAt(p, off)
+	if err != nil && err != io.EOF {
+		l.err = err
+	}
+	return n, err
 }
 
-func (l *lentBody) takeBack() {
+// takeBack ends the loan, and gives what went wrong with the body.
+func (l *lentBody) takeBack() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.body = nil
+	return l.err
 }
 
 // staged is a body that was put into the packs, the how-manieth of this copy.
