@@ -78,6 +78,7 @@ type Slot struct {
 	dirty    bool // the last stop was unclean; set by Open, read by Serve
 	durable  atomic.Pointer[view]
 	readers  sync.WaitGroup // views that are not released
+	views    atomic.Uint64  // how many there ever were
 	building atomic.Bool
 	// generation is raised in the committer when the whole state is replaced:
 	// what was remembered of an older one is worth nothing (listing.go).
