@@ -160,9 +160,9 @@ func closeFiles(hs []*handle) {
 // reader gives a pack that is open for reading, its preamble proved; the caller
 // releases it. ErrDamaged, also ErrGone, or an error of the system.
 func (s *Store) reader(n uint32) (*handle, error) {
-	s.mu.Lock()
+	s.goneMu.Lock()
 	closed := s.closed
-	s.mu.Unlock()
+	s.goneMu.Unlock()
 	if closed {
 		return nil, errors.New("the pack store is closed")
 	}
@@ -171,10 +171,10 @@ func (s *Store) reader(n uint32) (*handle, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open pack %q: %w", s.path(n), err)
 	}
-	s.mu.Lock()
+	s.goneMu.Lock()
 	_, removed := s.removed[n]
 	closed = s.closed
-	s.mu.Unlock()
+	s.goneMu.Unlock()
 	if removed || closed { // between the two looks: it must not stay open
 		s.o.Handles.drop(key)
 		s.o.Handles.release(h)

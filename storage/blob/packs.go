@@ -85,14 +85,14 @@ func (s *Store) Rewritten(n uint32) (bool, error) {
 // they are closed. That it is gone need not survive a crash: it would come back
 // as a pack that nothing needs.
 func (s *Store) Remove(n uint32) error {
-	s.mu.Lock()
+	s.goneMu.Lock()
 	s.removed[n] = struct{}{}
-	s.mu.Unlock()
+	s.goneMu.Unlock()
 	s.o.Handles.drop(handleKey{s, n})
 	if err := s.o.FS.Remove(s.path(n)); err != nil && !oserror.IsNotExist(err) {
-		s.mu.Lock()
+		s.goneMu.Lock()
 		delete(s.removed, n)
-		s.mu.Unlock()
+		s.goneMu.Unlock()
 		return fmt.Errorf("remove pack %q: %w", s.path(n), err)
 	}
 	return nil

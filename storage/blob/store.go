@@ -77,11 +77,15 @@ type Store struct {
 	active    *writing
 	full      []*writing          // packs that are full but may still be written
 	rewriting map[uint32]struct{} // packs that Rewriters are writing
-	removed   map[uint32]struct{} // packs that this Store removed
-	closed    bool
 	poison    error
 	written   uint64 // Puts that have returned without an error
 	synced    uint64 // and how many of them are known to be durable
+
+	// goneMu guards all below. It is never held while the disk is waited for, as mu
+	// is when a pack is begun: readers take only this one.
+	goneMu  sync.Mutex
+	removed map[uint32]struct{} // packs that this Store removed
+	closed  bool
 }
 
 // newSuffix is what a pack is called until its preamble is durable.
@@ -353,7 +357,8 @@ func (s *Store) Sync() error {
 	}
 	s.full = busy
 	s.mu.Unlock()
-	for _, w := range append(busy, last...) {
+	// Not append: what rolls meanwhile is appended to busy's own array.
+	for _, w := range slices.Concat(busy, last) {
 		if err := w.f.SyncData(); err != nil {
 			return s.fail(fmt.Errorf("sync pack %q: %w", s.path(w.number), err))
 		}
@@ -391,7 +396,10 @@ func (s *Store) Close() error {
 	for _, w := range s.full {
 		errs = append(errs, w.f.Close())
 	}
-	s.active, s.full, s.closed = nil, nil, true
+	s.active, s.full = nil, nil
+	s.goneMu.Lock()
+	s.closed = true
+	s.goneMu.Unlock()
 	s.o.Handles.dropAll(s)
 	if s.poison == nil {
 		s.poison = errors.New("the pack store is closed")

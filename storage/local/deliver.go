@@ -2,8 +2,10 @@ package local
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"maps"
 
 	"mailnode/storage"
 	"mailnode/storage/blob"
@@ -50,20 +52,24 @@ func (m *Master) Deliver(ctx context.Context, d storage.Delivery) []error {
 	defer m.s.unstage([]slot.BodyRef{ref})
 	base := &event.MessageRecord{InternalDateUnix: d.InternalDate.Unix(), Size: d.Body.Size(), Guid: ref.GUID[:], BodyId: uint64(ref.ID),
 		SavedUnix: m.s.o.Clock.Wall().Unix(), Summary: summary}
+	got := map[storage.AccountID]bool{}
 	for lo := 0; lo < len(d.Recipients); lo += deliverRecipientsMax {
 		hi := min(lo+deliverRecipientsMax, len(d.Recipients))
-		m.deliverSome(ctx, base, d.Recipients[lo:hi], errs[lo:hi])
+		m.deliverSome(ctx, base, d.Recipients[lo:hi], errs[lo:hi], got)
 	}
 	return errs
 }
 
-// deliverSome makes one event of recipients whose errs are nil.
-func (m *Master) deliverSome(ctx context.Context, base *event.MessageRecord, rcpts []storage.Recipient, errs []error) {
+// deliverSome makes one event of recipients whose errs are nil and who have not
+// got the message. When a damaged record refuses it, it tries again with each half
+// of them: that is its owner's trouble alone (law 9).
+func (m *Master) deliverSome(ctx context.Context, base *event.MessageRecord, rcpts []storage.Recipient, errs []error, got map[storage.AccountID]bool) {
+	done := map[storage.AccountID]bool{}
+	var refused error
 	err := m.acknowledged(ctx, func(t *txn) error {
 		var changes []*event.Change
-		done := map[storage.AccountID]bool{}
 		for i, r := range rcpts {
-			if errs[i] != nil || done[r.Account] {
+			if errs[i] != nil || got[r.Account] || done[r.Account] {
 				continue
 			}
 			more, err := m.deliverOne(t, base, r.Account)
@@ -77,8 +83,17 @@ func (m *Master) deliverSome(ctx context.Context, base *event.MessageRecord, rcp
 		if len(changes) == 0 {
 			return nil
 		}
-		return m.emit(t, changes...)
+		refused = m.emit(t, changes...)
+		return refused
 	})
+	if half := len(rcpts) / 2; half > 0 && errors.Is(refused, storage.ErrCorrupt) {
+		m.deliverSome(ctx, base, rcpts[:half], errs[:half], got)
+		m.deliverSome(ctx, base, rcpts[half:], errs[half:], got)
+		return
+	}
+	if err == nil {
+		maps.Copy(got, done)
+	}
 	for i := range errs {
 		if errs[i] == nil {
 			errs[i] = err

@@ -22,6 +22,7 @@ import (
 // changed the records.
 type listing struct {
 	generation uint64 // of the slot's state: see view
+	view       uint64 // number of the one that it was made from
 	at         storage.ModSeq
 	digest     event.Digest
 	chunks     [][]entry
@@ -64,10 +65,11 @@ func (l *listing) fits(v *view, st *event.MailboxStats) bool {
 	return l != nil && l.generation == v.generation && uint64(l.at) == st.HighestModseq && l.digest == event.ParseDigest(st.Digest)
 }
 
-// newer says whether it shows a later state than st, also a durable one: the
-// reader's snapshot was taken before that of the listing's builder.
-func (l *listing) newer(v *view, st *event.MailboxStats) bool {
-	return l != nil && l.generation == v.generation && uint64(l.at) > st.HighestModseq
+// newer says whether it shows a later state than v, also a durable one: the
+// reader's snapshot was taken before that of the listing's builder. MODSEQs do
+// not tell that: a Recount takes back one that no event has given.
+func (l *listing) newer(v *view) bool {
+	return l != nil && l.generation == v.generation && l.view > v.number
 }
 
 // bytes is what the listing holds, without what its readers add.
@@ -82,7 +84,7 @@ func (l *listing) bytes() int64 {
 // buildListing reads all records of a mailbox; errListing when it would take
 // more than bytesMax.
 func buildListing(v *view, ref storage.Ref, st *event.MailboxStats, bytesMax int64) (*listing, error) {
-	l := &listing{generation: v.generation, at: storage.ModSeq(st.HighestModseq), digest: event.ParseDigest(st.Digest),
+	l := &listing{generation: v.generation, view: v.number, at: storage.ModSeq(st.HighestModseq), digest: event.ParseDigest(st.Digest),
 		sets: [][]string{nil}, index: map[string]uint32{"": 0}}
 	expect := int(st.Messages) // a counter: what it says is room, nothing more
 	if int64(expect)*(entryBytes+4) > bytesMax {
@@ -207,6 +209,7 @@ func (l *listing) catchUp(v *view, ref storage.Ref, box *event.MailboxRecord, st
 	slices.Sort(changed)
 	changed = slices.Compact(changed)
 	next := *l
+	next.view = v.number
 	next.at, next.digest = storage.ModSeq(st.HighestModseq), event.ParseDigest(st.Digest)
 	edits := make([]edit, len(changed))
 	var rec event.Listed

@@ -70,12 +70,17 @@ func (c *listingCache) shelf(k shelfKey, create bool) *shelf {
 }
 
 // put shows a listing to all, unless it is of a state that was replaced as a
-// whole meanwhile. Others go when there is no room.
+// whole meanwhile: then the older one goes too, in whose arrays a part of it may
+// lie. Others go when there is no room.
 func (c *listingCache) put(h *shelf, l *listing) {
 	bytes := l.bytes()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if h.gone || l.generation != h.key.s.generation.Load() {
+	if h.gone {
+		return
+	}
+	if l.generation != h.key.s.generation.Load() {
+		c.remove(h)
 		return
 	}
 	c.bytes += bytes - h.bytes
@@ -119,6 +124,15 @@ func (c *listingCache) clear(h *shelf) {
 	c.bytes -= h.bytes
 	h.bytes = 0
 	h.current.Store(nil)
+}
+
+// forget forgets a mailbox's listing.
+func (c *listingCache) forget(s *Slot, ref storage.Ref) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if h := c.shelves[shelfKey{s, ref}]; h != nil {
+		c.remove(h)
+	}
 }
 
 // drop forgets all listings of a slot.
@@ -178,7 +192,7 @@ func (m *Master) listing(ctx context.Context, v *view, box *event.MailboxRecord,
 	if h == nil {
 		return nil, nil
 	}
-	usable := func(l *listing) bool { return l.fits(v, &st) || !exact && l.newer(v, &st) }
+	usable := func(l *listing) bool { return l.fits(v, &st) || !exact && l.newer(v) }
 	if l := h.current.Load(); usable(l) {
 		return l, nil
 	}
@@ -192,7 +206,7 @@ func (m *Master) listing(ctx context.Context, v *view, box *event.MailboxRecord,
 	if usable(old) {
 		return old, nil
 	}
-	if old != nil && (old.generation > v.generation || old.newer(v, &st)) {
+	if old != nil && (old.generation > v.generation || old.newer(v)) {
 		return nil, nil // what v shows is past
 	}
 	l, err := (*listing)(nil), errListing

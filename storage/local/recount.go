@@ -194,6 +194,12 @@ func (r *recount) mailbox(ref storage.Ref) error {
 	if r.o.Progress != nil {
 		r.o.Progress(r.out.Messages, max(r.total, r.out.Messages))
 	}
+	before := r.out.Wrong
+	defer func() {
+		if r.out.Wrong > before { // it may have come about by what was wrong
+			r.s.o.Resources.listings.forget(r.s, ref)
+		}
+	}()
 	for _, fix := range []func() error{p.fixStats, p.fixMissing, p.fixExtra, p.fixSummaries} {
 		if err := fix(); err != nil {
 			return err

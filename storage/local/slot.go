@@ -80,6 +80,7 @@ type Slot struct {
 	dirty    bool // the last stop was unclean; set by Open, read by Serve
 	durable  atomic.Pointer[view]
 	readers  sync.WaitGroup // views that are not released
+	views    atomic.Uint64  // how many there ever were
 	building atomic.Bool
 	// generation is raised in the committer when the whole state is replaced:
 	// what was remembered of an older one is worth nothing (listing.go).
@@ -374,7 +375,7 @@ func (s *Slot) Close() error {
 	defer s.dog.close()
 	s.unlessHung(s.com.stop)
 	if s.Failure() == nil {
-		s.stopCompaction()
+		s.unlessHung(s.stopCompaction)
 	}
 	// A master's unclean stop stays on record until it has jumped (law 3).
 	if s.Failure() == nil && !s.dirty {

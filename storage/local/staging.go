@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"sync"
 	"syscall"
 	"time"
 
@@ -52,12 +53,24 @@ func (s *Slot) stage(ref slot.BodyRef, note *blob.BirthNote, body io.ReaderAt, s
 	if err := s.space.check(size); err != nil {
 		return err
 	}
-	defer s.pins.putting(s.packs)()
-	var loc blob.Location
-	err := s.guarded(func() (err error) { // a disk that hangs holds nobody up
-		loc, err = s.packs.Put(ref, note, body, size)
-		return err
+	lent := &lentBody{body: body}
+	err := s.guarded(func() error { // a disk that hangs holds nobody up
+		defer s.pins.putting(s.packs)()
+		loc, err := s.packs.Put(ref, note, lent, size)
+		if err != nil {
+			return err
+		}
+		s.stagedMu.Lock()
+		defer s.stagedMu.Unlock()
+		s.stagings++
+		s.staged[ref] = staged{loc, s.stagings}
+		return nil
 	})
+	if s.Failure() != nil { // a Put may be under way, and its read hang as well
+		s.unlessHung(func() { lent.takeBack() })
+	} else if bad := lent.takeBack(); bad != nil && err != nil {
+		return storage.Errorf(storage.ErrUnavailable, "read body %s: %w", ref, bad) // not this slot's disk
+	}
 	if errors.Is(err, syscall.EIO) || errors.Is(err, syscall.EROFS) {
 		s.fail(err) // a disk that cannot be written to: the slot is to be served elsewhere
 		return s.failure
@@ -65,11 +78,37 @@ func (s *Slot) stage(ref slot.BodyRef, note *blob.BirthNote, body io.ReaderAt, s
 	if err != nil {
 		return writeError(err)
 	}
-	s.stagedMu.Lock()
-	defer s.stagedMu.Unlock()
-	s.stagings++
-	s.staged[ref] = staged{loc, s.stagings}
 	return nil
+}
+
+// lentBody is a caller's body. A Put that the caller does not wait for any more
+// must not go on reading: a Spool gives its memory to the next message.
+type lentBody struct {
+	mu   sync.Mutex
+	body io.ReaderAt // nil: taken back
+	err  error       // that body gave
+}
+
+// ReadAt implements io.ReaderAt.
+func (l *lentBody) ReadAt(p []byte, off int64) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.body == nil {
+		return 0, errors.New("the body was taken back")
+	}
+	n, err := l.body.ReadAt(p, off)
+	if err != nil && err != io.EOF {
+		l.err = err
+	}
+	return n, err
+}
+
+// takeBack ends the loan, and gives what went wrong with the body.
+func (l *lentBody) takeBack() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.body = nil
+	return l.err
 }
 
 // staged is a body that was put into the packs, the how-manieth of this copy.

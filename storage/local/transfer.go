@@ -4,6 +4,7 @@ import (
 	"context"
 
 	"mailnode/storage"
+	"mailnode/storage/blob"
 	"mailnode/storage/event"
 	"mailnode/storage/slot"
 )
@@ -109,11 +110,24 @@ func (s *Slot) NeededBodies(fn func(ref slot.BodyRef, live bool) error) error {
 }
 
 // KeepBodies makes staged bodies durable without an event that names them.
+// ErrUnavailable when one is neither staged any more nor kept: ask for it again.
 func (s *Slot) KeepBodies(ctx context.Context, refs []slot.BodyRef) error {
 	return s.do(ctx, func(t *txn) error {
-		for _, ref := range refs {
-			loc, ok := t.stagedAt(ref)
-			if !ok {
+		places := make([]blob.Location, len(refs))
+		for i, ref := range refs { // before anything is written: a group is not to be undone
+			var staged bool
+			if places[i], staged = t.stagedAt(ref); staged {
+				continue
+			}
+			if _, kept, err := t.Get(event.BodyKey(ref)); err != nil {
+				return err
+			} else if !kept {
+				return storage.Errorf(storage.ErrUnavailable, "keep body %s: it is not staged any more", ref)
+			}
+		}
+		for i, ref := range refs {
+			loc := places[i]
+			if loc == (blob.Location{}) {
 				continue
 			}
 			if err := t.b.Set(event.BodyKey(ref), encodeLocation(loc), nil); err != nil {

@@ -19,12 +19,14 @@ type view struct {
 	refs atomic.Int64
 	// generation counts how often the slot's whole state was replaced before.
 	generation uint64
+	// number is higher than that of every earlier view of this Slot.
+	number uint64
 }
 
 // newView takes what is committed now, durable or not. Only the committer and
 // Open call it, right after a commit.
 func (s *Slot) newView() *view {
-	v := &view{s: s, snap: s.db.NewSnapshot(), generation: s.generation.Load()}
+	v := &view{s: s, snap: s.db.NewSnapshot(), generation: s.generation.Load(), number: s.views.Add(1)}
 	v.refs.Store(1)
 	return v
 }
@@ -44,7 +46,7 @@ func (s *Slot) endViews() {
 		s.guarded(func() error { v.release(); return nil })
 	}
 	if s.Failure() == nil {
-		s.readers.Wait()
+		s.unlessHung(s.readers.Wait)
 	}
 }
 

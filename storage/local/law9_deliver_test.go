@@ -1,0 +1,57 @@
+package local
+
+import (
+	"context"
+	"errors"
+	"testing"
+
+	"github.com/cockroachdb/pebble/v2"
+
+	"mailnode/storage"
+	"mailnode/storage/event"
+	"mailnode/storage/slot"
+)
+
+// One recipient's damaged mailbox record is that recipient's trouble: the others
+// of the same delivery get their mail.
+func TestLaw09DamagedMailboxDoesNotHoldUpOtherRecipients(t *testing.T) {
+	s := openUnchecked(t, options(t, newFS(t)))
+	m := serve(t, s, 1, 0)
+	all := []storage.Account{account(t, m, "u1@example.test"), account(t, m, "u2@example.test"), account(t, m, "u3@example.test")}
+	ref := refOf(t, m, all[1], "INBOX")
+	behind(t, s, func(b *pebble.Batch) { b.Set(event.StatsKey(ref), []byte{0xff}, nil) })
+	d := storage.Delivery{Body: spooled(mail(1))}
+	for _, a := range all {
+		d.Recipients = append(d.Recipients, storage.Recipient{Account: a.ID})
+	}
+	errs := m.Deliver(context.Background(), d)
+	if errs[0] != nil || errs[2] != nil || !errors.Is(errs[1], storage.ErrCorrupt) {
+		t.Fatalf("deliver: %v", errs)
+	}
+	for _, a := range []storage.Account{all[0], all[2]} {
+		if _, got := inbox(t, m, a); len(got) != 1 {
+			t.Errorf("%s has %d messages", a.Address, len(got))
+		}
+	}
+}
+
+// A transfer does not count as having a body that was staged and forgotten.
+func TestLaw01KeepBodiesKeepsThemOrSaysSo(t *testing.T) {
+	ctx := context.Background()
+	s := openSlot(t, options(t, newFS(t)))
+	serve(t, s, 1, 0)
+	text := mail(1)
+	ref := slot.BodyRef{GUID: slot.SumGUID([]byte(text)), ID: 5}
+	if err := s.KeepBodies(ctx, []slot.BodyRef{ref}); !errors.Is(err, storage.ErrUnavailable) {
+		t.Errorf("keep a body that is nowhere: %v", err)
+	}
+	b := body(t, text)
+	if err := s.StageBody(ref, nil, b, b.Size()); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 { // several messages may name it
+		if err := s.KeepBodies(ctx, []slot.BodyRef{ref, ref}); err != nil {
+			t.Error(err)
+		}
+	}
+}
