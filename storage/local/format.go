@@ -220,8 +220,15 @@ func (s *Slot) openIndex() (string, error) {
 
 // backgroundError is told of a flush or compaction that failed. Pebble tries
 // again for ever, and its writers wait for it; but a failed sync is final. A
-// full disk passes, and damage of one table is met by whoever reads it.
+// full disk passes, and damage of one table, or a read that fails, is met by
+// whoever reads it (law 9).
 func (s *Slot) backgroundError(err error) {
+	if errors.Is(err, errRead) {
+		if s.readTold.CompareAndSwap(false, true) {
+			s.log.Warn("index: a table cannot be read; compaction tries again", "err", err)
+		}
+		return
+	}
 	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) || pebble.IsCorruptionError(err) {
 		if !s.indexTold.Load() { // Pebble tries again hundreds of times a second
 			s.log.Warn("index", "err", err)

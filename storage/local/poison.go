@@ -1,11 +1,13 @@
 package local
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"strings"
 	"sync/atomic"
 
+	"github.com/cockroachdb/errors/oserror"
 	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"mailnode/storage/blob"
@@ -65,6 +67,41 @@ func (p *poisonFS) file(f vfs.File, c vfs.DiskWriteCategory, err error) (vfs.Fil
 		return nil, err
 	}
 	return &poisonFile{f, p}, nil
+}
+
+// errRead says that a file could not be read: nothing was lost by that.
+var errRead = errors.New("read failed")
+
+// Open implements vfs.FS: what a table's reader gets says that it is a read.
+func (p *poisonFS) Open(name string, opts ...vfs.OpenOption) (vfs.File, error) {
+	f, err := p.FS.Open(name, opts...)
+	if oserror.IsNotExist(err) {
+		return nil, err
+	}
+	if err != nil {
+		return nil, readFailed(err)
+	}
+	return &readFile{f}, nil
+}
+
+// readFile marks errors of reads.
+type readFile struct{ vfs.File }
+
+func (f *readFile) ReadAt(b []byte, off int64) (int, error) {
+	n, err := f.File.ReadAt(b, off)
+	return n, readFailed(err)
+}
+
+func (f *readFile) Read(b []byte) (int, error) {
+	n, err := f.File.Read(b)
+	return n, readFailed(err)
+}
+
+func readFailed(err error) error {
+	if err == nil || err == io.EOF || err == io.ErrUnexpectedEOF {
+		return err
+	}
+	return fmt.Errorf("%w: %w", errRead, err)
 }
 
 // OpenDir implements vfs.FS: a log's name is durable by a sync of its folder.

@@ -90,6 +90,7 @@ type Slot struct {
 	// indexTold and recordTold say that damage of a file of the index, or of a
 	// record in it, has been told of.
 	indexTold, recordTold atomic.Bool
+	readTold              atomic.Bool // a compaction could not read a table: logged once
 
 	failOnce sync.Once
 	failed   chan struct{} // closed when the store can no longer commit
