@@ -2,6 +2,7 @@ package local
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -117,13 +118,18 @@ func (s *Slot) placeOf(ref slot.BodyRef) (place []byte, found bool, err error) {
 
 // GiveUp removes every message whose body is one of bodies from its mailbox, and
 // notes it as missing (law 7; DESIGN §4): the caller has asked all copies in vain.
-// A body that is whole here after all is passed over. Messages of deleted
-// mailboxes and accounts, which nobody sees, stay as they are.
+// A body that is whole here after all is passed over. One that cannot be read now
+// is not given up, and is the error: what a disk does not give today it may give
+// tomorrow. Messages of deleted mailboxes and accounts, which nobody sees, stay
+// as they are.
 func (m *Master) GiveUp(ctx context.Context, bodies []slot.BodyRef) ([]storage.Missing, error) {
 	g := givingUp{m: m, lost: map[slot.BodyRef][]byte{}}
+	var unread error
 	for _, ref := range bodies {
 		place, err := m.s.prove(ref)
 		switch {
+		case m.s.mayPass(err):
+			unread = storage.Errorf(storage.ErrUnavailable, "give up body %s: it cannot be read now: %w", ref, err)
 		case errors.Is(err, storage.ErrCorrupt), errors.Is(err, storage.ErrNotFound):
 			g.lost[ref] = place
 		case err != nil:
@@ -131,7 +137,7 @@ func (m *Master) GiveUp(ctx context.Context, bodies []slot.BodyRef) ([]storage.M
 		}
 	}
 	if len(g.lost) == 0 {
-		return nil, nil
+		return nil, unread
 	}
 	in, order, err := g.find(ctx)
 	if err != nil {
@@ -146,7 +152,21 @@ func (m *Master) GiveUp(ctx context.Context, bodies []slot.BodyRef) ([]storage.M
 			uids = uids[n:]
 		}
 	}
-	return g.out, g.forget(ctx)
+	return g.out, cmp.Or(g.forget(ctx), unread)
+}
+
+// mayPass says whether a body's damage may be none of the body: the system does
+// not read it, or the packs are not where they were. That a pack is not there is
+// believed of a folder that proves to be this slot's.
+func (s *Slot) mayPass(damage error) bool {
+	if damage == nil || !blob.Unread(damage) {
+		return false
+	}
+	if !errors.Is(damage, blob.ErrGone) {
+		return true
+	}
+	_, found, err := s.readIdentity(s.o.FS.PathJoin(s.o.PacksDir, "SLOT"))
+	return !found || err != nil
 }
 
 type givingUp struct {
@@ -254,7 +274,7 @@ func (s *Slot) forgetPlace(ctx context.Context, ref slot.BodyRef, was []byte) er
 // which anybody can see needs (BodyUnneeded). The bytes stay in the pack.
 func (s *Slot) ForgetDamaged(ctx context.Context, ref slot.BodyRef) error {
 	place, err := s.prove(ref)
-	if place == nil || !errors.Is(err, storage.ErrCorrupt) {
+	if place == nil || !errors.Is(err, storage.ErrCorrupt) || s.mayPass(err) {
 		return err
 	}
 	return s.forgetPlace(ctx, ref, place)

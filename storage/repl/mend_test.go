@@ -233,3 +233,28 @@ func TestLaw08MasterOrdersATransfer(t *testing.T) {
 	eventually(t, "the state is fetched anew", func() bool { return n2.refetched(h.Position) })
 	sameState(t, n1, n2)
 }
+
+// A copy whose disk does not read now has not said that it lacks the body: the
+// master must not give the message up for it (law 7).
+func TestLaw07UnreadIsNotGone(t *testing.T) {
+	n1, n2 := newSide(t, "n1"), newSide(t, "n2")
+	n1.lead(1, 0, &record{}, 50*time.Millisecond)
+	a := n1.account("u1@example.test")
+	n2.follow(n1, 1)
+	if err := n1.deliver(a, text(1, 10)); err != nil {
+		t.Fatal(err)
+	}
+	sameState(t, n1, n2)
+	_, ref := n1.body(a, 1)
+	if err := n2.fs.Rename("/slots/s003/packs", "/slots/s003/elsewhere"); err != nil { // a volume that is not mounted
+		t.Fatal(err)
+	}
+	_, err := FetchBody(context.Background(), NewReplicationClient(n2.conn), 3, ref, n1.spool)
+	if err == nil || errors.Is(err, storage.ErrNotFound) {
+		t.Errorf("from a copy that cannot read it: %v", err)
+	}
+	if err := n2.fs.Rename("/slots/s003/elsewhere", "/slots/s003/packs"); err != nil {
+		t.Fatal(err)
+	}
+	n1.repair(n2, ref)
+}
