@@ -35,7 +35,7 @@ type reindexing struct {
 	parking chan *parked      // a rebuild wants the copy closed
 	tried   time.Duration     // Clock.Mono of the last rebuild that failed
 	running *job.Job          // the last rebuild that was begun
-	pending local.RebuildMode // a rebuild that a restart cut off
+	pending local.RebuildMode // a rebuild that a restart cut off; guarded by keeper.mu
 	cause   error             // why the index of the open copy is to be made anew
 	counted time.Duration     // Clock.Mono of the last count that damage began; 0: none
 }
@@ -70,9 +70,12 @@ func (k *keeper) damageMet(d local.Damage) {
 // master that has others stays as it is, and a person confirms who is to serve
 // (law 4).
 func (k *keeper) rebuildMode(sl cluster.Slot) local.RebuildMode {
+	k.mu.Lock()
+	pending := k.reindex.pending
+	k.mu.Unlock()
 	me := k.n.cfg.Node.Name
 	switch {
-	case sl.Master == me && (len(sl.Replicas) == 0 || k.reindex.pending == local.Alone):
+	case sl.Master == me && (len(sl.Replicas) == 0 || pending == local.Alone):
 		return local.Alone
 	case sl.Master != me && sl.Master != "" && sl.Holds(me):
 		return local.Refill

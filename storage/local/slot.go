@@ -15,6 +15,8 @@
 package local
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"sync"
@@ -350,6 +352,22 @@ func (s *Slot) fail(err error) {
 		close(s.failed)
 		go s.compactions.drop() // whoever fails may hold Pebble's locks
 	})
+}
+
+// whileOpen gives a context that also ends when the copy is closed or fails, for
+// what reads so slowly that Close must not wait for it.
+func (s *Slot) whileOpen(ctx context.Context) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	go func() {
+		select {
+		case <-s.com.quit:
+			cancel(errors.New("the copy is being closed"))
+		case <-s.failed:
+			cancel(s.failure)
+		case <-ctx.Done():
+		}
+	}()
+	return ctx, func() { cancel(nil) }
 }
 
 // Close stops the committer, waits for readers, and closes the copy; after a
