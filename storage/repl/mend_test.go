@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"strings"
 	"testing"
 	"time"
 
@@ -257,4 +258,48 @@ func TestLaw07UnreadIsNotGone(t *testing.T) {
 		t.Fatal(err)
 	}
 	n1.repair(n2, ref)
+}
+
+// A replica that is to fetch the state keeps its own until the master has proved
+// what it gives: it may be the only copy that is right.
+func TestLaw06Law07DamagedMasterDoesNotWipeASoundReplica(t *testing.T) {
+	n1, n2 := newSide(t, "n1"), newSide(t, "n2")
+	n1.lead(1, 0, &record{}, 50*time.Millisecond)
+	a := n1.account("u1@example.test")
+	f := n2.follow(n1, 1)
+	for i := range 3 {
+		if err := n1.deliver(a, text(i, 10)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	sameState(t, n1, n2)
+	ref, _ := n1.body(a, 2)
+	right, _, err := n1.get(event.MessageKey(ref, 2))
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := &event.MessageRecord{}
+	if err := proto.Unmarshal(right, m); err != nil {
+		t.Fatal(err)
+	}
+	m.SavedUnix ^= 1
+	n2.endRole()
+	n1.endRole()
+	n1.damage(event.MessageKey(ref, 2), event.Marshal(m))
+	n1.lead(2, 0, &record{}, 50*time.Millisecond)
+	f = n2.follow(n1, 2)
+	eventually(t, "n2 follows", func() bool { return f.State().Connected })
+	f.Refetch("a test")
+	eventually(t, "it is refused", func() bool { return strings.Contains(f.State().Problem, "digest") })
+	if n2.copy.Building() {
+		t.Error("the sound copy was dropped for one that is damaged")
+	}
+	if at, _, err := n2.get(event.MessageKey(ref, 2)); err != nil || !bytes.Equal(at, right) {
+		t.Errorf("its record: %x, %v", at, err)
+	}
+	n1.endRole()
+	n1.damage(event.MessageKey(ref, 2), right)
+	n1.lead(3, 0, &record{}, 50*time.Millisecond)
+	n2.follow(n1, 3)
+	sameState(t, n1, n2)
 }
