@@ -60,6 +60,7 @@ type Sink interface {
 	BeginImport(ctx context.Context) error
 	ImportRecords(ctx context.Context, recs []event.Record) error
 	FinishImport(ctx context.Context, slotRecords []event.Record) error
+	Building() bool
 	Failed() <-chan struct{}
 	Failure() error
 }

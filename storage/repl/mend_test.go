@@ -297,6 +297,14 @@ func TestLaw06Law07DamagedMasterDoesNotWipeASoundReplica(t *testing.T) {
 	if at, _, err := n2.get(event.MessageKey(ref, 2)); err != nil || !bytes.Equal(at, right) {
 		t.Errorf("its record: %x, %v", at, err)
 	}
+	if err := n1.deliver(a, text(7, 10)); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "it goes on following", func() bool {
+		h1, err1 := n1.copy.Head()
+		h2, err2 := n2.copy.Head()
+		return err1 == nil && err2 == nil && h1.Position == h2.Position
+	})
 	n1.endRole()
 	n1.damage(event.MessageKey(ref, 2), right)
 	n1.lead(3, 0, &record{}, 50*time.Millisecond)
