@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -317,17 +318,36 @@ func (s *Slot) GivenUp() (bodies []slot.BodyRef, messages int, err error) {
 // does not name it, or it was given up. A replica that waits for it takes the
 // whole state instead, which holds without it.
 func (s *Slot) BodyUnneeded(ref slot.BodyRef) (unneeded bool, err error) {
-	err = s.read(func(v *view) error {
-		if _, named, err := v.Get(event.RefsKey(ref)); err != nil || !named {
-			unneeded = err == nil
+	looked := false
+	if err := s.read(func(v *view) error {
+		refs, named, err := v.Get(event.RefsKey(ref))
+		if err != nil || !named {
+			unneeded, looked = err == nil, true
 			return err
 		}
-		return eachMissing(v, func(x *event.MissingRecord) error {
-			unneeded = unneeded || x.Message.Body() == ref
-			return nil
-		})
-	})
-	return unneeded, err
+		var known uint64 // references of messages that were given up, and of their tombstones
+		if err := eachMissing(v, func(x *event.MissingRecord) error {
+			if x.Message.Body() != ref {
+				return nil
+			}
+			_, tombstone, err := v.Get(event.ExpungedKey(x.Message.Ref(), storage.UID(x.Message.Uid)))
+			if known++; tombstone {
+				known++
+			}
+			return err
+		}); err != nil {
+			return err
+		}
+		all, _ := binary.Uvarint(refs)
+		unneeded, looked = known > 0 && known == all, known == 0 || known == all
+		return nil
+	}); err != nil || looked {
+		return unneeded && err == nil, err
+	}
+	// Some of the messages that were given up with it are back, and others are not,
+	// because their account is deleted; or it is named by what nobody sees.
+	names, err := s.NamesOf(context.Background(), map[slot.BodyRef]error{ref: nil})
+	return err == nil && len(names[ref]) == 0, err
 }
 
 // TakeBack delivers the missing messages of a body that is whole here again
