@@ -3,58 +3,79 @@ package node
 import (
 	"bufio"
 	"context"
+	"errors"
 	"io"
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"mailnode/node/admin"
 	"mailnode/node/job"
-	"mailnode/storage/slot"
 )
 
-// rot restarts a node, so that its state lies in tables, and damages the largest
-// table of a slot's index while the node runs.
-func (s *site) rot(r *running, id string) {
+// settle restarts a node, so that its state lies in tables.
+func (s *site) settle(r *running) {
 	s.t.Helper()
 	r.stop()
 	r.ended.Wait()
 	s.start(r)
-	index := filepath.Join(r.slotDir(id), "index")
-	until(s.t, "the index has a table", func() bool {
-		paths, err := filepath.Glob(filepath.Join(index, "*.sst"))
-		if err != nil {
-			s.t.Fatal(err)
-		}
-		best, size := "", int64(4096)
-		for _, p := range paths {
-			if st, err := os.Stat(p); err == nil && st.Size() > size {
-				best, size = p, st.Size()
-			}
-		}
-		if best == "" {
-			return false
-		}
-		f, err := os.OpenFile(best, os.O_RDWR, 0)
+}
+
+// rot turns bits over in all tables of a slot's index while the node runs, and
+// has an audit meet that, until a rebuild has begun: a table may go just then.
+func (s *site) rot(r *running, id string) {
+	s.t.Helper()
+	bit, look := 0, time.Time{}
+	until(s.t, "a rebuild begins", func() bool {
+		list, err := r.admin.Jobs(context.Background())
 		if err != nil {
 			return false
 		}
-		defer f.Close()
-		b := make([]byte, 1)
-		for at := size / 4; at < size/2; at += 512 {
-			if _, err := f.ReadAt(b, at); err != nil {
-				s.t.Fatal(err)
+		busy := time.Now().Before(look)
+		for _, j := range list.Jobs {
+			if j.Kind == job.Reindex {
+				return true
 			}
-			b[0] ^= 0x10
-			if _, err := f.WriteAt(b, at); err != nil {
-				s.t.Fatal(err)
-			}
+			busy = busy || !j.State.Over()
 		}
-		return true
+		if !busy && flipTables(s.t, filepath.Join(r.slotDir(id), "index"), 1<<bit) {
+			bit = (bit + 1) % 8
+			r.admin.Audit(context.Background(), admin.AuditRequest{All: true}) // refused while the copy is opened
+			look = time.Now().Add(time.Second)
+		}
+		return false
 	})
+}
+
+func flipTables(t *testing.T, dir string, bits byte) (some bool) {
+	t.Helper()
+	paths, err := filepath.Glob(filepath.Join(dir, "*.sst"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range paths {
+		f, err := os.OpenFile(p, os.O_RDWR, 0)
+		if err != nil {
+			continue // it has gone
+		}
+		st, err := f.Stat()
+		b := make([]byte, 1)
+		for at := int64(1024); err == nil && at < st.Size()*3/4; at += 512 {
+			if _, err = f.ReadAt(b, at); err == nil {
+				b[0] ^= bits
+				_, err = f.WriteAt(b, at)
+				some = true
+			}
+		}
+		if err := errors.Join(err, f.Close()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return some
 }
 
 func fillSite(t *testing.T, s *site, n int) {
@@ -103,11 +124,8 @@ func TestLaw07Law09ReplicaIsRebuiltWhileItRuns(t *testing.T) {
 	s := newSite(t, 2, 1, 1)
 	fillSite(t, s, 60)
 	_, _, replica := s.masterOf(context.Background(), "u@example.test", 1)
+	s.settle(replica)
 	s.rot(replica, "s000")
-	until(t, "an audit begins", func() bool {
-		_, err := replica.admin.Audit(context.Background(), admin.AuditRequest{Slots: []slot.ID{0}})
-		return err == nil
-	})
 	if d := s.reindexOver(replica, "s000 index"); d.State != job.Done {
 		t.Fatalf("%+v", d)
 	}
@@ -130,7 +148,7 @@ func TestLaw02Law09MasterAloneIsRebuiltWhileItServes(t *testing.T) {
 	s := newSite(t, 1, 0, 1)
 	fillSite(t, s, 60)
 	n := s.nodes[0]
-	s.rot(n, "s000")
+	s.settle(n)
 	session := idleSession(t, n)
 	defer session.Close()
 	ended := make(chan string, 1)
@@ -138,15 +156,13 @@ func TestLaw02Law09MasterAloneIsRebuiltWhileItServes(t *testing.T) {
 		said, _ := io.ReadAll(session) // its error says how the connection ended, not what was said
 		ended <- string(said)
 	}()
-	until(t, "an audit begins", func() bool {
-		_, err := n.admin.Audit(context.Background(), admin.AuditRequest{Slots: []slot.ID{0}})
-		return err == nil
-	})
-	over := make(chan job.Detail, 1)
-	go func() { over <- s.reindexOver(n, "s000 index") }()
+	s.rot(n, "s000")
 	sent, refused := 60, 0
-	var d job.Detail
-	for d.ID == "" {
+	over := func() bool {
+		list, err := n.admin.Jobs(context.Background())
+		return err == nil && slices.ContainsFunc(list.Jobs, func(j job.Status) bool { return j.Kind == job.Reindex && j.State.Over() })
+	}
+	until(t, "the rebuild ends", func() bool {
 		err := s.deliver(n, "u@example.test", mendText(sent))
 		switch {
 		case err == nil:
@@ -156,11 +172,9 @@ func TestLaw02Law09MasterAloneIsRebuiltWhileItServes(t *testing.T) {
 		default:
 			t.Fatalf("mail meanwhile: %v", err)
 		}
-		select {
-		case d = <-over:
-		default:
-		}
-	}
+		return over()
+	})
+	d := s.reindexOver(n, "s000 index")
 	if d.State != job.Done {
 		t.Fatalf("%+v", d)
 	}

@@ -143,6 +143,9 @@ func (k *keeper) rebuildIndex(ctx context.Context, p *job.Progress, mode local.R
 		return fmt.Errorf("rebuild index of %s: %q has become its master", k.id, me)
 	}
 	o := k.options // the run loop stands still
+	if o.FS == nil {
+		return fmt.Errorf("rebuild index of %s: it is not known where its files are: mailnode slot show %s", k.id, k.id)
+	}
 	o.OnDamage, o.Refill = nil, true
 	got, err := local.Rebuild(ctx, o, local.RebuildOptions{Mode: mode, Epoch: sl.Epoch, Unclean: sl.Unclean,
 		RecountOptions: local.RecountOptions{Spend: p.Spend, Progress: progressOf(p), Found: func(line string) { p.Finding("%s", line) }}})
