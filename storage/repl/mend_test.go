@@ -151,6 +151,7 @@ func TestLaw05Law06LostBodyComesFromAThirdCopy(t *testing.T) {
 // Two copies are compared while the slot moves; where they differ is named, and a
 // replica that is told to fetches the state again.
 func TestLaw08ComparedCopies(t *testing.T) {
+	t.Parallel()
 	n1, n2 := newSide(t, "n1"), newSide(t, "n2")
 	rec := &record{}
 	n1.lead(1, 0, rec, time.Second)
@@ -263,6 +264,7 @@ func TestLaw07UnreadIsNotGone(t *testing.T) {
 // A replica that is to fetch the state keeps its own until the master has proved
 // what it gives: it may be the only copy that is right.
 func TestLaw06Law07DamagedMasterDoesNotWipeASoundReplica(t *testing.T) {
+	t.Parallel()
 	n1, n2 := newSide(t, "n1"), newSide(t, "n2")
 	n1.lead(1, 0, &record{}, 50*time.Millisecond)
 	a := n1.account("u1@example.test")
