@@ -113,6 +113,15 @@ func (a *audit) index(f local.ScrubFinding) {
 	if f.Kind == local.IndexDamaged {
 		text = f.Err.Error()
 	}
+	switch {
+	case f.Kind == local.IndexDamaged && !errors.Is(f.Err, storage.ErrCorrupt):
+		a.line(false, "index not read: %v; it is read again by the next audit", f.Err)
+		return
+	case local.IndexLost(f.Err): // a rebuild begins by itself, where one may
+		a.k.damageMet(local.Damage{Slot: a.k.id, Index: true, Err: f.Err})
+		a.line(false, "%s; its index is made anew, or a person is told what to do: mailnode status", text)
+		return
+	}
 	fixed, did := false, "not repaired: mailnode slot audit "+a.k.id.String()+" --repair"
 	switch {
 	case !a.repair:
@@ -223,6 +232,8 @@ func (a *audit) compare(node slot.NodeName) error {
 	}
 	fixed, did := false, "not repaired: --repair has the replica fetch the whole state again"
 	switch {
+	case feed != nil && !a.indexOK: // the replica may have what is right (law 7)
+		did = "not repaired: the index here is damaged; mailnode failover propose --slot " + a.k.id.String() + " --to " + string(node)
 	case a.repair && feed != nil:
 		feed.Refetch(node)
 		fixed, did = true, fmt.Sprintf("%s fetches the whole state from this node again", node)

@@ -211,6 +211,7 @@ func (k *keeper) turn(ctx context.Context) {
 		failed = s.Failed()
 		if cause := k.reindex.cause; cause != nil {
 			k.mendIndex(cause) // this copy's part may have changed
+			retry = time.After(rebuildAgainAfter)
 		}
 		if sl, ok := k.n.raft.State().Slot(k.id); ok && !k.converge(ctx, sl) {
 			retry = time.After(retryRole)
@@ -280,7 +281,10 @@ func (k *keeper) openFiles(ctx context.Context) (*local.Slot, error) {
 	k.dir, k.options = slotDir(p.volume, k.id), k.optionsAt(p)
 	// A rebuild that was cut off goes on as a job, with others of its kind.
 	mode, pending := local.RebuildPending(k.options)
-	if k.reindex.pending = mode; pending {
+	k.mu.Lock()
+	k.reindex.pending = mode
+	k.mu.Unlock()
+	if pending {
 		return nil, fmt.Errorf("open slot %s: the rebuild of its index was cut off, and goes on", k.id)
 	}
 	s, err := local.Open(k.options)

@@ -36,7 +36,7 @@ type reindexing struct {
 	parking chan *parked      // a rebuild wants the copy closed
 	tried   time.Duration     // Clock.Mono of the last rebuild that failed
 	running *job.Job          // the last rebuild that was begun
-	pending local.RebuildMode // a rebuild that a restart cut off
+	pending local.RebuildMode // a rebuild that a restart cut off; guarded by keeper.mu
 	cause   error             // why the index of the open copy is to be made anew
 	counted time.Duration     // Clock.Mono of the last count that damage began; 0: none
 }
@@ -141,6 +141,9 @@ func (k *keeper) rebuildIndex(ctx context.Context, p *job.Progress, mode local.R
 		return fmt.Errorf("rebuild index of %s: %q has become its master", k.id, me)
 	}
 	o := k.options // the run loop stands still
+	if o.FS == nil {
+		return fmt.Errorf("rebuild index of %s: it is not known where its files are: mailnode slot show %s", k.id, k.id)
+	}
 	o.OnDamage, o.Refill = nil, true
 	got, err := local.Rebuild(ctx, o, local.RebuildOptions{Mode: mode, Epoch: sl.Epoch, Unclean: sl.Unclean,
 		RecountOptions: local.RecountOptions{Spend: p.Spend, Progress: progressOf(p), Found: func(line string) { p.Finding("%s", line) }}})

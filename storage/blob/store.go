@@ -8,6 +8,7 @@ import (
 	"sort"
 	"strings"
 	"sync"
+	"syscall"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 
@@ -21,6 +22,14 @@ var (
 	// unless the body was moved and its new place serves.
 	ErrGone = errors.New("pack is gone")
 )
+
+// Unread says whether damage is of the kind that passes: the system did not read
+// (EIO of a loose cable, a folder that may not be entered), or there is no pack
+// where one was (a volume that is not mounted). It says nothing of what lies there.
+func Unread(err error) bool {
+	var sys syscall.Errno
+	return errors.As(err, &sys) || errors.Is(err, ErrGone)
+}
 
 // Location is where a body lies.
 type Location struct {

@@ -85,17 +85,8 @@ func (s *Slot) CompactPacks(ctx context.Context, o CompactOptions) (CompactResul
 		return CompactResult{}, storage.Errorf(storage.ErrUnavailable, "compact packs of %s: a compaction is under way", s.o.Slot)
 	}
 	defer s.pins.compacting.Unlock()
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	go func() {
-		select {
-		case <-s.com.quit:
-			cancel(errors.New("the copy is being closed"))
-		case <-s.failed:
-			cancel(s.failure)
-		case <-ctx.Done():
-		}
-	}()
+	ctx, cancel := s.whileOpen(ctx)
+	defer cancel()
 	c := &compaction{s: s, o: o.withDefaults()}
 	err := c.run(ctx)
 	if err != nil && ctx.Err() != nil {

@@ -60,12 +60,14 @@ func (b *bodyDamage) Unwrap() error { return b.error }
 // of a file and of a record once each until the state is replaced, whoever meets it. It gives the error.
 func (s *Slot) met(err error) error {
 	var told *bodyDamage
-	if err == nil || !errors.Is(err, storage.ErrCorrupt) || errors.As(err, &told) || s.building.Load() {
+	if err == nil || !errors.Is(err, storage.ErrCorrupt) || errors.As(err, &told) {
 		return err
 	}
 	said := &s.recordTold
 	if IndexLost(err) {
-		said = &s.indexTold
+		said = &s.indexTold // also of a building copy, which would be filled in vain
+	} else if s.building.Load() {
+		return err
 	}
 	if said.CompareAndSwap(false, true) {
 		s.tell(Damage{Index: true, Err: err})

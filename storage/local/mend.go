@@ -2,7 +2,9 @@ package local
 
 import (
 	"bytes"
+	"cmp"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -117,13 +119,18 @@ func (s *Slot) placeOf(ref slot.BodyRef) (place []byte, found bool, err error) {
 
 // GiveUp removes every message whose body is one of bodies from its mailbox, and
 // notes it as missing (law 7; DESIGN §4): the caller has asked all copies in vain.
-// A body that is whole here after all is passed over. Messages of deleted
-// mailboxes and accounts, which nobody sees, stay as they are.
+// A body that is whole here after all is passed over. One that cannot be read now
+// is not given up, and is the error: what a disk does not give today it may give
+// tomorrow. Messages of deleted mailboxes and accounts, which nobody sees, stay
+// as they are.
 func (m *Master) GiveUp(ctx context.Context, bodies []slot.BodyRef) ([]storage.Missing, error) {
 	g := givingUp{m: m, lost: map[slot.BodyRef][]byte{}}
+	var unread error
 	for _, ref := range bodies {
 		place, err := m.s.prove(ref)
 		switch {
+		case m.s.mayPass(err):
+			unread = storage.Errorf(storage.ErrUnavailable, "give up body %s: it cannot be read now: %w", ref, err)
 		case errors.Is(err, storage.ErrCorrupt), errors.Is(err, storage.ErrNotFound):
 			g.lost[ref] = place
 		case err != nil:
@@ -131,7 +138,7 @@ func (m *Master) GiveUp(ctx context.Context, bodies []slot.BodyRef) ([]storage.M
 		}
 	}
 	if len(g.lost) == 0 {
-		return nil, nil
+		return nil, unread
 	}
 	in, order, err := g.find(ctx)
 	if err != nil {
@@ -146,7 +153,21 @@ func (m *Master) GiveUp(ctx context.Context, bodies []slot.BodyRef) ([]storage.M
 			uids = uids[n:]
 		}
 	}
-	return g.out, g.forget(ctx)
+	return g.out, cmp.Or(g.forget(ctx), unread)
+}
+
+// mayPass says whether a body's damage may be none of the body: the system does
+// not read it, or the packs are not where they were. That a pack is not there is
+// believed of a folder that proves to be this slot's.
+func (s *Slot) mayPass(damage error) bool {
+	if damage == nil || !blob.Unread(damage) {
+		return false
+	}
+	if !errors.Is(damage, blob.ErrGone) {
+		return true
+	}
+	_, found, err := s.readIdentity(s.o.FS.PathJoin(s.o.PacksDir, "SLOT"))
+	return !found || err != nil
 }
 
 type givingUp struct {
@@ -254,7 +275,7 @@ func (s *Slot) forgetPlace(ctx context.Context, ref slot.BodyRef, was []byte) er
 // which anybody can see needs (BodyUnneeded). The bytes stay in the pack.
 func (s *Slot) ForgetDamaged(ctx context.Context, ref slot.BodyRef) error {
 	place, err := s.prove(ref)
-	if place == nil || !errors.Is(err, storage.ErrCorrupt) {
+	if place == nil || !errors.Is(err, storage.ErrCorrupt) || s.mayPass(err) {
 		return err
 	}
 	return s.forgetPlace(ctx, ref, place)
@@ -297,17 +318,36 @@ func (s *Slot) GivenUp() (bodies []slot.BodyRef, messages int, err error) {
 // does not name it, or it was given up. A replica that waits for it takes the
 // whole state instead, which holds without it.
 func (s *Slot) BodyUnneeded(ref slot.BodyRef) (unneeded bool, err error) {
-	err = s.read(func(v *view) error {
-		if _, named, err := v.Get(event.RefsKey(ref)); err != nil || !named {
-			unneeded = err == nil
+	looked := false
+	if err := s.read(func(v *view) error {
+		refs, named, err := v.Get(event.RefsKey(ref))
+		if err != nil || !named {
+			unneeded, looked = err == nil, true
 			return err
 		}
-		return eachMissing(v, func(x *event.MissingRecord) error {
-			unneeded = unneeded || x.Message.Body() == ref
-			return nil
-		})
-	})
-	return unneeded, err
+		var known uint64 // references of messages that were given up, and of their tombstones
+		if err := eachMissing(v, func(x *event.MissingRecord) error {
+			if x.Message.Body() != ref {
+				return nil
+			}
+			_, tombstone, err := v.Get(event.ExpungedKey(x.Message.Ref(), storage.UID(x.Message.Uid)))
+			if known++; tombstone {
+				known++
+			}
+			return err
+		}); err != nil {
+			return err
+		}
+		all, _ := binary.Uvarint(refs)
+		unneeded, looked = known > 0 && known == all, known == 0 || known == all
+		return nil
+	}); err != nil || looked {
+		return unneeded && err == nil, err
+	}
+	// Some of the messages that were given up with it are back, and others are not,
+	// because their account is deleted; or it is named by what nobody sees.
+	names, err := s.NamesOf(context.Background(), map[slot.BodyRef]error{ref: nil})
+	return err == nil && len(names[ref]) == 0, err
 }
 
 // TakeBack delivers the missing messages of a body that is whole here again

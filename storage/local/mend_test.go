@@ -350,3 +350,30 @@ func TestLaw06Law09IndexDamageIsToldOnce(t *testing.T) {
 		t.Errorf("the copy has stopped: %v", err)
 	}
 }
+
+// A message that is back needs its body, although another one that was given up
+// with it is still missing, because its account is deleted.
+func TestLaw07BodyThatIsBackIsNeeded(t *testing.T) {
+	_, _, s, m := mendBench(t)
+	_, b, ref := lostMail(t, s, m)
+	if unneeded, err := s.BodyUnneeded(ref); err != nil || !unneeded {
+		t.Fatalf("given up: unneeded %v, %v", unneeded, err)
+	}
+	if err := m.DeleteAccount(t.Context(), b.ID); err != nil {
+		t.Fatal(err)
+	}
+	whole := body(t, mail(1))
+	if err := s.ReplaceBody(t.Context(), ref, nil, whole, whole.Size()); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := m.TakeBack(t.Context(), ref); err != nil || n != 2 {
+		t.Fatalf("took back %d, %v", n, err)
+	}
+	if unneeded, err := s.BodyUnneeded(ref); err != nil || unneeded {
+		t.Errorf("unneeded %v, %v", unneeded, err)
+	}
+	spoilBody(t, s, ref)
+	if got, err := m.GiveUp(t.Context(), []slot.BodyRef{ref}); err != nil || len(got) != 2 {
+		t.Errorf("given up again: %v, %v", got, err)
+	}
+}

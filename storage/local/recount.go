@@ -49,6 +49,8 @@ const recountMemory = 1 << 18
 // touches at most storage.MaxTxnRecords records (DESIGN §4). Derived records are
 // no events: each copy has its own.
 func (s *Slot) Recount(ctx context.Context, sc Scope, o RecountOptions) (Recounted, error) {
+	ctx, cancel := s.whileOpen(ctx)
+	defer cancel()
 	select {
 	case s.recounting <- struct{}{}: // two at once would both correct the same error
 		defer func() { <-s.recounting }()

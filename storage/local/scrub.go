@@ -66,14 +66,19 @@ type ScrubFinding struct {
 // Scrub reads everything that this copy has, from the disk and not from memory:
 // every body with its header, every block of the index, every event; then it
 // proves the laws on a snapshot (storage/check). It repairs nothing. The error is
-// about the Scrub itself. Changes go on meanwhile.
+// about the Scrub itself. Changes go on meanwhile; Close ends it.
 func (s *Slot) Scrub(ctx context.Context, o ScrubOptions) error {
 	if s.building.Load() {
 		return storage.Errorf(storage.ErrUnavailable, "scrub slot %s: this copy is being built", s.o.Slot)
 	}
+	ctx, cancel := s.whileOpen(ctx)
+	defer cancel()
 	x := &scrubbing{s: s, o: o, ctx: ctx}
 	for _, step := range []func() error{x.plan, x.bodies, x.lacking, x.tables, x.records} {
 		if err := step(); err != nil {
+			if ctx.Err() != nil {
+				err = storage.Errorf(storage.ErrUnavailable, "%w", context.Cause(ctx))
+			}
 			return fmt.Errorf("scrub slot %s: %w", s.o.Slot, err)
 		}
 	}

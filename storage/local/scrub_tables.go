@@ -16,17 +16,19 @@ import (
 func (s *Slot) tables() ([]pebble.SSTableInfo, error) {
 	var out []pebble.SSTableInfo
 	seen := map[string]bool{}
-	err := s.guarded(func() error {
-		levels, err := s.db.SSTables()
-		for _, l := range levels {
-			for _, t := range l {
-				if name := t.BackingSSTNum.String(); !seen[name] {
-					seen[name] = true
-					out = append(out, t)
+	err := s.read(func(*view) error { // so that Close waits for it
+		return s.guarded(func() error {
+			levels, err := s.db.SSTables()
+			for _, l := range levels {
+				for _, t := range l {
+					if name := t.BackingSSTNum.String(); !seen[name] {
+						seen[name] = true
+						out = append(out, t)
+					}
 				}
 			}
-		}
-		return err
+			return err
+		})
 	})
 	if err != nil {
 		return nil, storage.Errorf(storage.ErrUnavailable, "list tables of %s: %w", s.o.Slot, err)
@@ -49,6 +51,8 @@ func (x *scrubbing) tables() error {
 		err := x.table(path)
 		switch {
 		case oserror.IsNotExist(err): // compacted meanwhile
+		case err != nil && blob.Unread(err): // it says nothing about the table
+			x.found(ScrubFinding{Kind: IndexDamaged, Err: storage.Errorf(storage.ErrUnavailable, "%q: %w", path, err)})
 		case err != nil:
 			x.found(ScrubFinding{Kind: IndexDamaged, Err: storage.Errorf(storage.ErrCorrupt, "%w: %q: %w", errFileDamaged, path, firstLine{err})})
 		}

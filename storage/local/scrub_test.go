@@ -7,7 +7,9 @@ import (
 	"math/rand/v2"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
+	"time"
 
 	"mailnode/storage"
 	"mailnode/storage/event"
@@ -198,5 +200,31 @@ func TestLaw12ScrubResumes(t *testing.T) {
 	}
 	if n, err := s.Weight(); err != nil || n != whole {
 		t.Errorf("weight %d, %v; want %d", n, err, whole)
+	}
+}
+
+// Close does not wait for a scrub, which may read for days: it ends it.
+func TestLaw12CloseEndsAScrub(t *testing.T) {
+	s, _, _ := scrubBench(t)
+	started, ended := make(chan struct{}), make(chan error, 1)
+	once := sync.OnceFunc(func() { close(started) })
+	go func() {
+		ended <- s.Scrub(t.Context(), ScrubOptions{Found: func(ScrubFinding) {}, Spend: func(ctx context.Context, _ int64) error {
+			once()
+			<-ctx.Done()
+			return ctx.Err()
+		}})
+	}()
+	<-started
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case err := <-ended:
+		if !errors.Is(err, storage.ErrUnavailable) {
+			t.Error(err)
+		}
+	case <-time.After(10 * time.Second):
+		t.Fatal("it goes on")
 	}
 }

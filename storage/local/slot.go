@@ -15,6 +15,7 @@
 package local
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -368,6 +369,22 @@ func (s *Slot) StillThere() {
 			s.fail(fmt.Errorf("%q is gone: its folder was deleted or is no longer mounted", own))
 		}
 	}
+}
+
+// whileOpen gives a context that also ends when the copy is closed or fails, for
+// what reads so slowly that Close must not wait for it.
+func (s *Slot) whileOpen(ctx context.Context) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	go func() {
+		select {
+		case <-s.com.quit:
+			cancel(errors.New("the copy is being closed"))
+		case <-s.failed:
+			cancel(s.failure)
+		case <-ctx.Done():
+		}
+	}()
+	return ctx, func() { cancel(nil) }
 }
 
 // Close stops the committer, waits for readers, and closes the copy; after a

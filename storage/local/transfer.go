@@ -25,6 +25,15 @@ func (s *Slot) ReadState(fn func(r event.Record) error) error {
 	})
 }
 
+// ProveState reads what ReadState gives, and proves the digests of all mailboxes:
+// whoever takes this state drops what it has, which may be all that is right.
+func (s *Slot) ProveState(ctx context.Context) error {
+	if err := s.ReadState(func(event.Record) error { return ctx.Err() }); err != nil {
+		return err
+	}
+	return s.read(VerifyDigests)
+}
+
 // BeginImport makes the copy a building one and empties its state. It stays
 // building, over crashes, until FinishImport. Bodies stay: those that the new
 // state needs are not fetched again.

@@ -11,6 +11,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"mailnode/storage"
+	"mailnode/storage/blob"
 	"mailnode/storage/event"
 	"mailnode/storage/slot"
 )
@@ -78,11 +79,11 @@ func (s *Server) Bodies(stream Replication_BodiesServer) error {
 func sendBody(stream Replication_BodiesServer, c Copy, ref slot.BodyRef) error {
 	body, note, err := c.Body(ref)
 	if errors.Is(err, storage.ErrNotFound) || errors.Is(err, storage.ErrCorrupt) {
-		unneeded, err := c.BodyUnneeded(ref)
-		if err != nil {
-			return toStatus(err)
+		unneeded, uerr := c.BodyUnneeded(ref)
+		if uerr != nil {
+			return toStatus(uerr)
 		}
-		return stream.Send(&BodyFrame{Guid: ref.GUID[:], BodyId: uint64(ref.ID), Gone: true, Unneeded: unneeded, Last: true})
+		return stream.Send(&BodyFrame{Guid: ref.GUID[:], BodyId: uint64(ref.ID), Gone: true, Unneeded: unneeded, Unread: blob.Unread(err), Last: true})
 	}
 	if err != nil {
 		return toStatus(err)

@@ -34,6 +34,8 @@ type Source interface {
 	HeadMoved() <-chan struct{}
 	JournalAfter(after slot.Position, bytesMax int) (events [][]byte, last slot.Position, err error)
 	ReadState(fn func(r event.Record) error) error
+	// ProveState says whether the state can be read and is what its digests say.
+	ProveState(ctx context.Context) error
 	Body(ref slot.BodyRef) (body storage.BodyReader, note []byte, err error)
 	// BodyUnneeded says that no message which anybody can see needs a body.
 	BodyUnneeded(ref slot.BodyRef) (bool, error)
@@ -58,6 +60,7 @@ type Sink interface {
 	BeginImport(ctx context.Context) error
 	ImportRecords(ctx context.Context, recs []event.Record) error
 	FinishImport(ctx context.Context, slotRecords []event.Record) error
+	Building() bool
 	Failed() <-chan struct{}
 	Failure() error
 }

@@ -216,6 +216,10 @@ func (s *Server) State(req *StateRequest, stream Replication_StateServer) error 
 	if f == nil {
 		return status.Errorf(codes.FailedPrecondition, "state of %s: this node is not its master", slot.ID(req.Slot))
 	}
+	// With the first frame the replica drops a state that may be sound (law 7).
+	if err := f.o.Slot.ProveState(stream.Context()); err != nil {
+		return toStatus(err)
+	}
 	frame := &StateFrame{Epoch: req.Epoch}
 	size := 0
 	flush := func(last bool) error {

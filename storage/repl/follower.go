@@ -168,7 +168,11 @@ func (f *Follower) follow(whole context.Context) error {
 				return err
 			}
 		}
-		return f.transfer(ctx)
+		err := f.transfer(ctx)
+		if status.Code(err) == codes.DataLoss && !f.o.Slot.Building() {
+			f.refill = false // the master's state is damaged: what is here follows on as it is
+		}
+		return err
 	}
 	err = f.stream(ctx, cancel, stream, head.Position, slot.Position(w.Head))
 	if errors.Is(err, errTransfer) {

@@ -35,6 +35,8 @@ func FetchBody(ctx context.Context, c ReplicationClient, id slot.ID, ref slot.Bo
 		return nil, fmt.Errorf("fetch body %s: %w", ref, err)
 	case slot.BodyID(f.BodyId) != ref.ID || string(f.Guid) != string(ref.GUID[:]):
 		return nil, storage.Errorf(storage.ErrCorrupt, "fetch body %s: another one came", ref)
+	case f.Unread:
+		return nil, storage.Errorf(storage.ErrUnavailable, "fetch body %s: that copy cannot read it now", ref)
 	case f.Gone:
 		return nil, storage.Errorf(storage.ErrNotFound, "fetch body %s: that copy does not have it", ref)
 	}

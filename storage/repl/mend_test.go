@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"strings"
 	"testing"
 	"time"
 
@@ -150,6 +151,7 @@ func TestLaw05Law06LostBodyComesFromAThirdCopy(t *testing.T) {
 // Two copies are compared while the slot moves; where they differ is named, and a
 // replica that is told to fetches the state again.
 func TestLaw08ComparedCopies(t *testing.T) {
+	t.Parallel()
 	n1, n2 := newSide(t, "n1"), newSide(t, "n2")
 	rec := &record{}
 	n1.lead(1, 0, rec, time.Second)
@@ -231,5 +233,83 @@ func TestLaw08MasterOrdersATransfer(t *testing.T) {
 	}
 	n1.feed.Refetch("n2")
 	eventually(t, "the state is fetched anew", func() bool { return n2.refetched(h.Position) })
+	sameState(t, n1, n2)
+}
+
+// A copy whose disk does not read now has not said that it lacks the body: the
+// master must not give the message up for it (law 7).
+func TestLaw07UnreadIsNotGone(t *testing.T) {
+	n1, n2 := newSide(t, "n1"), newSide(t, "n2")
+	n1.lead(1, 0, &record{}, 50*time.Millisecond)
+	a := n1.account("u1@example.test")
+	n2.follow(n1, 1)
+	if err := n1.deliver(a, text(1, 10)); err != nil {
+		t.Fatal(err)
+	}
+	sameState(t, n1, n2)
+	_, ref := n1.body(a, 1)
+	if err := n2.fs.Rename("/slots/s003/packs", "/slots/s003/elsewhere"); err != nil { // a volume that is not mounted
+		t.Fatal(err)
+	}
+	_, err := FetchBody(context.Background(), NewReplicationClient(n2.conn), 3, ref, n1.spool)
+	if err == nil || errors.Is(err, storage.ErrNotFound) {
+		t.Errorf("from a copy that cannot read it: %v", err)
+	}
+	if err := n2.fs.Rename("/slots/s003/elsewhere", "/slots/s003/packs"); err != nil {
+		t.Fatal(err)
+	}
+	n1.repair(n2, ref)
+}
+
+// A replica that is to fetch the state keeps its own until the master has proved
+// what it gives: it may be the only copy that is right.
+func TestLaw06Law07DamagedMasterDoesNotWipeASoundReplica(t *testing.T) {
+	t.Parallel()
+	n1, n2 := newSide(t, "n1"), newSide(t, "n2")
+	n1.lead(1, 0, &record{}, 50*time.Millisecond)
+	a := n1.account("u1@example.test")
+	f := n2.follow(n1, 1)
+	for i := range 3 {
+		if err := n1.deliver(a, text(i, 10)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	sameState(t, n1, n2)
+	ref, _ := n1.body(a, 2)
+	right, _, err := n1.get(event.MessageKey(ref, 2))
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := &event.MessageRecord{}
+	if err := proto.Unmarshal(right, m); err != nil {
+		t.Fatal(err)
+	}
+	m.SavedUnix ^= 1
+	n2.endRole()
+	n1.endRole()
+	n1.damage(event.MessageKey(ref, 2), event.Marshal(m))
+	n1.lead(2, 0, &record{}, 50*time.Millisecond)
+	f = n2.follow(n1, 2)
+	eventually(t, "n2 follows", func() bool { return f.State().Connected })
+	f.Refetch("a test")
+	eventually(t, "it is refused", func() bool { return strings.Contains(f.State().Problem, "digest") })
+	if n2.copy.Building() {
+		t.Error("the sound copy was dropped for one that is damaged")
+	}
+	if at, _, err := n2.get(event.MessageKey(ref, 2)); err != nil || !bytes.Equal(at, right) {
+		t.Errorf("its record: %x, %v", at, err)
+	}
+	if err := n1.deliver(a, text(7, 10)); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "it goes on following", func() bool {
+		h1, err1 := n1.copy.Head()
+		h2, err2 := n2.copy.Head()
+		return err1 == nil && err2 == nil && h1.Position == h2.Position
+	})
+	n1.endRole()
+	n1.damage(event.MessageKey(ref, 2), right)
+	n1.lead(3, 0, &record{}, 50*time.Millisecond)
+	n2.follow(n1, 3)
 	sameState(t, n1, n2)
 }

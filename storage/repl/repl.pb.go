@@ -666,6 +666,7 @@ type BodyFrame struct {
 	Last          bool                   `protobuf:"varint,7,opt,name=last,proto3" json:"last,omitempty"`
 	Gone          bool                   `protobuf:"varint,8,opt,name=gone,proto3" json:"gone,omitempty"`         // this copy does not have it
 	Unneeded      bool                   `protobuf:"varint,9,opt,name=unneeded,proto3" json:"unneeded,omitempty"` // with gone: no message that anybody can see names it here
+	Unread        bool                   `protobuf:"varint,10,opt,name=unread,proto3" json:"unread,omitempty"`    // with gone: it is here, and cannot be read now
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -759,6 +760,13 @@ func (x *BodyFrame) GetGone() bool {
 func (x *BodyFrame) GetUnneeded() bool {
 	if x != nil {
 		return x.Unneeded
+	}
+	return false
+}
+
+func (x *BodyFrame) GetUnread() bool {
+	if x != nil {
+		return x.Unread
 	}
 	return false
 }
@@ -1273,7 +1281,7 @@ const file_repl_proto_rawDesc = "" +
 	"\x04slot\x18\x01 \x01(\rR\x04slot\x12\x12\n" +
 	"\x04push\x18\x02 \x01(\bR\x04push\x12\x12\n" +
 	"\x04guid\x18\x03 \x01(\fR\x04guid\x12\x17\n" +
-	"\abody_id\x18\x04 \x01(\x06R\x06bodyId\"\xd0\x01\n" +
+	"\abody_id\x18\x04 \x01(\x06R\x06bodyId\"\xe8\x01\n" +
 	"\tBodyFrame\x12\x12\n" +
 	"\x04guid\x18\x01 \x01(\fR\x04guid\x12\x17\n" +
 	"\abody_id\x18\x02 \x01(\x06R\x06bodyId\x12\x12\n" +
@@ -1283,7 +1291,9 @@ const file_repl_proto_rawDesc = "" +
 	"\x06crc32c\x18\x06 \x01(\aR\x06crc32c\x12\x12\n" +
 	"\x04last\x18\a \x01(\bR\x04last\x12\x12\n" +
 	"\x04gone\x18\b \x01(\bR\x04gone\x12\x1a\n" +
-	"\bunneeded\x18\t \x01(\bR\bunneeded\"8\n" +
+	"\bunneeded\x18\t \x01(\bR\bunneeded\x12\x16\n" +
+	"\x06unread\x18\n" +
+	" \x01(\bR\x06unread\"8\n" +
 	"\fStateRequest\x12\x12\n" +
 	"\x04slot\x18\x01 \x01(\rR\x04slot\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\rR\x05epoch\"5\n" +

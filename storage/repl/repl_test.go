@@ -402,6 +402,7 @@ func TestLaw02Law07DivergedCopyIsSetAside(t *testing.T) {
 // An event that cannot be applied is set aside; the copy is filled anew and the
 // stream goes on.
 func TestLaw05PoisonEventDoesNotStopReplication(t *testing.T) {
+	t.Parallel()
 	n1, n2 := newSide(t, "n1"), newSide(t, "n2")
 	n1.lead(1, 0, &record{}, 100*time.Millisecond)
 	a := n1.account("u1@example.test")
