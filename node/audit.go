@@ -113,13 +113,8 @@ func (a *audit) index(f local.ScrubFinding) {
 	if f.Kind == local.IndexDamaged {
 		text = f.Err.Error()
 	}
-	switch {
-	case f.Kind == local.IndexDamaged && !errors.Is(f.Err, storage.ErrCorrupt):
+	if f.Kind == local.IndexDamaged && !errors.Is(f.Err, storage.ErrCorrupt) {
 		a.line(false, "index not read: %v; it is read again by the next audit", f.Err)
-		return
-	case local.IndexLost(f.Err): // a rebuild begins by itself, where one may
-		a.k.damageMet(local.Damage{Slot: a.k.id, Index: true, Err: f.Err})
-		a.line(false, "%s; its index is made anew, or a person is told what to do: mailnode status", text)
 		return
 	}
 	fixed, did := false, "not repaired: mailnode slot audit "+a.k.id.String()+" --repair"
