@@ -48,6 +48,11 @@ func (rb *rebuild) places(s *Slot, to *sink, see func(blob.Found)) error {
 		for j := 0; err == nil && j < len(tail); j++ {
 			err = enter(tail[j], true)
 		}
+		// A pack that cannot be read now is no damaged one: the rebuild ends, and is
+		// tried again.
+		if err != nil && blob.Unread(err) {
+			return fmt.Errorf("read pack %d: %w; if the disk is lost there, move that pack out of %q: the rebuild goes on without it", n, err, s.o.PacksDir)
+		}
 		if errors.Is(err, blob.ErrDamaged) {
 			rb.lost("pack %d: %v", n, err)
 			err = nil

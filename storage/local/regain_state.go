@@ -144,9 +144,12 @@ func (g *regain) positions() error {
 			g.slotRec.Lineage[len(g.slotRec.Lineage)-1].After = uint64(slot.At(epoch, 0))
 		}
 	}
-	if known == epoch {
+	switch {
+	case known == epoch && g.old.whole():
 		g.next = slot.At(epoch, g.known.N()+uncleanJump)
-	} else {
+	case known == epoch: // what was lost may have gone on for long
+		g.next = slot.At(epoch, max(g.known.N()+uncleanJump, g.far()))
+	default:
 		g.next = slot.At(epoch, g.far())
 	}
 	return nil
