@@ -20,7 +20,7 @@ demo: build ## three nodes on loopback, users, mail; ARGS="..." goes to the comm
 # The system tier has time limits (mail flows 2 s after a confirm): it runs alone.
 test: ## vet, all tests under the race detector, the store without C
 	$(GO) vet ./...
-	$(GO) test -race -timeout 10m $$($(GO) list ./... | grep -v '^mailnode$$')
+	$(GO) test -race -timeout 15m $$($(GO) list ./... | grep -v '^mailnode$$')
 	$(GO) test -race -timeout 5m .
 	CGO_ENABLED=0 $(GO) test -timeout 5m ./storage/...
 

@@ -20,6 +20,7 @@ import (
 // Compaction of a disk that fails: reads and deliveries go on, nothing is lost,
 // and the next compaction does what this one could not.
 func TestCompactionFailureIsItsOwn(t *testing.T) {
+	t.Parallel()
 	cases := map[string]*fault{
 		"read of an old pack":      {kinds: []errorfs.OpKind{errorfs.OpFileReadAt}, err: syscall.EIO},
 		"write of the new, EIO":    {kinds: []errorfs.OpKind{errorfs.OpFileWriteAt, errorfs.OpCreate, errorfs.OpRename}, err: syscall.EIO},
@@ -102,6 +103,7 @@ func (c *everyWrite) set(on bool) {
 // Power fails at every sync, write and removal of a compaction: every message is
 // there afterwards, and the next compaction ends the work.
 func TestLaw01CompactionSurvivesPowerLoss(t *testing.T) {
+	t.Parallel()
 	sd := seed(t)
 	fs := newFS(t)
 	cut := &everyWrite{fs: fs, rng: rand.New(rand.NewPCG(sd, 3))}

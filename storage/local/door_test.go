@@ -45,6 +45,7 @@ func hostileBodies() map[string]string {
 // Whatever its bytes are, a message is stored byte for byte, delivered or
 // appended, and its summary describes as many bytes.
 func TestHostileBodiesAreStored(t *testing.T) {
+	t.Parallel()
 	ctx := context.Background()
 	s := openSlot(t, options(t, newFS(t)))
 	m := serve(t, s, 1, 0)

@@ -80,7 +80,7 @@ func within(t *testing.T, what string, fn func()) {
 	go func() { defer close(done); fn() }()
 	select {
 	case <-done:
-	case <-time.After(20 * time.Second):
+	case <-time.After(time.Minute):
 		stacks := make([]byte, 1<<20)
 		t.Fatalf("%s hangs\n%s", what, stacks[:runtime.Stack(stacks, true)])
 	}
@@ -89,6 +89,7 @@ func within(t *testing.T, what string, fn func()) {
 // A disk that fails at any write or sync, once or for ever: whatever was
 // acknowledged is there after a restart, nothing hangs, and the process lives.
 func TestLaw01DiskFailureLosesNothingAcknowledged(t *testing.T) {
+	t.Parallel()
 	syncs := []errorfs.OpKind{errorfs.OpFileSync, errorfs.OpFileSyncData, errorfs.OpFileSyncTo}
 	writes := []errorfs.OpKind{errorfs.OpFileWrite, errorfs.OpFileWriteAt, errorfs.OpCreate, errorfs.OpRename}
 	for _, folder := range []string{"packs", "index"} {

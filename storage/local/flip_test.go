@@ -317,6 +317,7 @@ func namesMessage(found []string) bool {
 // no difference. Never is a wrong byte read (law 6), never is mail gone in
 // silence (law 7).
 func TestLaw06EveryFlippedBitIsMet(t *testing.T) {
+	t.Parallel()
 	outcomes := map[string]int{}
 	runSeeds(t, 2, func(t *testing.T, rng *rand.Rand, until time.Time) (proved int) {
 		d := newDamagedDisk(t, rng, rng.IntN(2) == 0)

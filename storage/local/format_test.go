@@ -39,6 +39,7 @@ func (c *crashes) MaybeError(op errorfs.Op) error {
 // is there, the copy is made when it is opened again, and never refused; on one
 // volume and on two.
 func TestPowerLossWhileACopyIsMade(t *testing.T) {
+	t.Parallel()
 	seed := uint64(time.Now().UnixNano())
 	if s := os.Getenv("SEED"); s != "" {
 		var err error

@@ -496,6 +496,7 @@ func (h *harness) restart(powerLoss bool) error {
 // everything shown or acknowledged is there, nothing is half done (law 1), and
 // no number is given out again (laws 2 and 3).
 func TestLaw01Law02Law03EveryOperationSurvivesPowerLoss(t *testing.T) {
+	t.Parallel()
 	runSeeds(t, 4, func(t *testing.T, rng *rand.Rand, until time.Time) int {
 		h := newHarness(t, rng, []int{3, 3, 50}[rng.IntN(3)])
 		h.until = until

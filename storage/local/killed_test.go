@@ -36,6 +36,7 @@ func (h *harness) kill(n int) {
 // never synced, builds on it, acknowledges; and then the power fails. A new
 // process must not take for durable what it merely can see.
 func TestLaw01KilledAndThenPowerLoss(t *testing.T) {
+	t.Parallel()
 	runSeeds(t, 1, func(t *testing.T, rng *rand.Rand, _ time.Time) int {
 		ops := harnessOps()
 		const kills = 12
@@ -82,6 +83,7 @@ func (h *harness) revive(what string) {
 
 // The first process is killed while it makes the slot's folder.
 func TestLaw01KilledInTheFirstOpen(t *testing.T) {
+	t.Parallel()
 	for n := 1; n < 30; n++ {
 		h := &harness{t: t, rng: rand.New(rand.NewPCG(1, 1)), fs: newPowerFS(newFS(t)), hist: newHistory()}
 		h.o = options(t, h.fs)

@@ -244,6 +244,7 @@ func fill(t testing.TB, m *Master, a storage.Account, name string, n int) storag
 
 // After each of many random changes, what listings give is what the records say.
 func TestListingIsTheRecords(t *testing.T) {
+	t.Parallel()
 	rng := rand.New(rand.NewPCG(testSeed(t), 1))
 	s := openSlot(t, options(t, newFS(t)))
 	m := serve(t, s, 1, 0)

@@ -220,6 +220,7 @@ func TestLaw02Law07RebuildFromPacksAlone(t *testing.T) {
 // Damage of one table: what is outside it keeps UIDs, flags and UIDVALIDITY, the
 // rest comes back; nothing is lost.
 func TestLaw02Law07RebuildWithOneTableGarbled(t *testing.T) {
+	t.Parallel()
 	for _, from := range []float64{0, 0.6, 0.98} {
 		t.Run(fmt.Sprint(from), func(t *testing.T) {
 			fs := newFS(t)
@@ -280,6 +281,7 @@ func TestRebuildOfASoundIndexChangesNothing(t *testing.T) {
 // The write-ahead log or the list of files is garbled: what is before the damage
 // keeps UIDs and flags, the rest comes back.
 func TestLaw02Law07RebuildWithLogOrManifestGarbled(t *testing.T) {
+	t.Parallel()
 	for _, tt := range []struct {
 		part  string
 		from  float64
@@ -310,6 +312,7 @@ func TestLaw02Law07RebuildWithLogOrManifestGarbled(t *testing.T) {
 // Power fails at any sync point of a rebuild, and again while it goes on: the next
 // Open ends it, and the same comes out.
 func TestLaw07RebuildSurvivesPowerLoss(t *testing.T) {
+	t.Parallel()
 	sd := seed(t)
 	for _, mode := range []RebuildMode{Alone, Refill} {
 		t.Run(string(mode), func(t *testing.T) {

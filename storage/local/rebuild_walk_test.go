@@ -13,6 +13,7 @@ import (
 // Whatever bytes of the index go bad, a rebuild of the only copy loses no message,
 // gives out no number twice, and leaves a copy that the checker finds sound.
 func TestLaw02Law03Law07RebuildAfterRandomDamage(t *testing.T) {
+	t.Parallel()
 	sd := seed(t)
 	rng := rand.New(rand.NewPCG(sd, 1))
 	rounds := 8

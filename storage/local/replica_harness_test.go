@@ -179,6 +179,7 @@ func (r *replicaHarness) proveBuilding(p crashPoint, s *Slot) {
 // The same for a replica: power fails at every sync point of applying events, of
 // a state transfer, of setting aside and of quarantine.
 func TestLaw01Law08EveryReplicaOperationSurvivesPowerLoss(t *testing.T) {
+	t.Parallel()
 	runSeeds(t, 2, func(t *testing.T, rng *rand.Rand, until time.Time) int {
 		h := newReplicaHarness(t, rng)
 		h.until = until
