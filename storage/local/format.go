@@ -57,6 +57,13 @@ func (s *Slot) openFolder() (string, error) {
 	case found && packsFound && id.Copy != packsID.Copy:
 		return "", fmt.Errorf("%q and %q are of two copies of the slot: is this the right disk?", own, packs)
 	case found && packsFound:
+		// A power loss while the copy was made may have kept the files and not the
+		// folders beside them.
+		for _, sub := range []string{"index", "quarantine"} {
+			if err := fs.MkdirAll(fs.PathJoin(s.o.Dir, sub), 0o700); err != nil {
+				return "", err
+			}
+		}
 		// That they can be seen does not make them durable: the process that wrote
 		// them may have been killed before it synced the folders.
 		for _, dir := range []string{s.o.PacksDir, s.o.Dir} {

@@ -129,3 +129,27 @@ func TestLaw09UnmountedDataVolume(t *testing.T) {
 		}
 	}
 }
+
+// A power loss while a copy is made may keep its SLOT files and not the folders
+// beside them: nothing lay in these.
+func TestFoldersThatAPowerLossTookAreMadeAgain(t *testing.T) {
+	o := options(t, newFS(t))
+	s, err := Open(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"index", "quarantine", "HEAD"} {
+		if err := o.FS.RemoveAll(o.FS.PathJoin(o.Dir, name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s = openSlot(t, o)
+	m := serve(t, s, 1, 0)
+	deliver(t, m, mail(1), account(t, m, "u1@example.test"))
+	if _, err := s.SetAside(t.Context()); err != nil {
+		t.Error(err)
+	}
+}
