@@ -117,10 +117,11 @@ func (a *audit) index(f local.ScrubFinding) {
 		a.line(false, "index not read: %v; it is read again by the next audit", f.Err)
 		return
 	}
+	lost := f.Kind == local.IndexDamaged && local.IndexLost(f.Err)
 	fixed, did := false, "not repaired: mailnode slot audit "+a.k.id.String()+" --repair"
 	switch {
 	case !a.repair:
-	case f.Kind == local.IndexDamaged && local.IndexLost(f.Err):
+	case lost:
 		fixed, did = a.rebuildHere(f.Err)
 	default:
 		if fixed, did = a.refetchHere(text); !fixed && f.Kind == local.RecordDiffers {
@@ -131,7 +132,7 @@ func (a *audit) index(f local.ScrubFinding) {
 	_, _, follower := a.k.roles()
 	switch {
 	case fixed:
-	case f.Kind == local.IndexDamaged && local.IndexLost(f.Err):
+	case lost:
 		a.k.mend.report(local.Damage{Slot: a.k.id, Index: true, Err: f.Err})
 	case a.repair || follower == nil: // a replica's mender would act on it: only with repair
 		a.k.mend.report(local.Damage{Slot: a.k.id, Index: true, Err: errors.New(text)})

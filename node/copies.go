@@ -71,9 +71,7 @@ func (c *copies) Copy(id slot.ID) (repl.Copy, bool) {
 
 func (c *copies) slot(id slot.ID) *local.Slot {
 	if k := c.keeper(id); k != nil {
-		k.mu.Lock()
-		defer k.mu.Unlock()
-		return k.copy
+		return k.opened()
 	}
 	return nil
 }

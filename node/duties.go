@@ -39,6 +39,18 @@ func every(ctx context.Context, d time.Duration, fn func()) {
 	}
 }
 
+// pause waits, and says whether ctx lives.
+func pause(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return ctx.Err() == nil
+	case <-ctx.Done():
+		return false
+	}
+}
+
 // tick notices that this process was paused: then every slot that it serves asks
 // again whether it is still its own.
 func (n *Node) tick() {

@@ -40,7 +40,7 @@ func (n *Node) scrubs(ctx context.Context) {
 	if b, err := os.ReadFile(n.scrubFile()); err == nil {
 		n.logErr("read "+n.scrubFile(), json.Unmarshal(b, &r.st))
 	}
-	if !sleep(ctx, n.scrubDelay) {
+	if !pause(ctx, n.scrubDelay) {
 		return
 	}
 	r.before, r.since = time.Duration(r.st.SpentS)*time.Second, n.clock.Mono()
@@ -48,7 +48,7 @@ func (n *Node) scrubs(ctx context.Context) {
 		if !r.st.Idle {
 			r.run(ctx)
 		}
-		for r.spent() < n.cfg.ScrubEvery && sleep(ctx, min(scrubPause, n.cfg.ScrubEvery)) {
+		for r.spent() < n.cfg.ScrubEvery && pause(ctx, min(scrubPause, n.cfg.ScrubEvery)) {
 			r.again(ctx)
 			r.save()
 		}
@@ -56,18 +56,6 @@ func (n *Node) scrubs(ctx context.Context) {
 			r.st, r.before, r.since = scrubState{}, 0, n.clock.Mono()
 			r.save()
 		}
-	}
-}
-
-// sleep says whether it slept to the end.
-func sleep(ctx context.Context, d time.Duration) bool {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-		return false
-	case <-t.C:
-		return true
 	}
 }
 

@@ -156,15 +156,3 @@ func spend(ctx context.Context, records int) error {
 	}
 	return nil
 }
-
-// pause waits, and says whether ctx lives.
-func pause(ctx context.Context, d time.Duration) bool {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return ctx.Err() == nil
-	case <-ctx.Done():
-		return false
-	}
-}

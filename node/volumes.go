@@ -18,6 +18,7 @@ import (
 
 	"mailnode/node/admin"
 	"mailnode/node/config"
+	"mailnode/storage/blob"
 	"mailnode/storage/slot"
 )
 
@@ -237,11 +238,7 @@ func (v *volumes) mark(dir string) error {
 	if err := v.fs.MkdirAll(dir, 0o700); err != nil {
 		return err
 	}
-	f, err := v.fs.Create(filepath.Join(dir, volumeMark), "mailnode-volume")
-	if err != nil {
-		return err
-	}
-	return errors.Join(f.Sync(), f.Close())
+	return blob.WriteFile(v.fs, filepath.Join(dir, volumeMark), "mailnode-volume", nil)
 }
 
 // had says whether a slot that this node has held lies on a volume.

@@ -264,9 +264,14 @@ func (c *committer) launch(t *txn, f *flight) error {
 	return nil
 }
 
+// diskFull says whether a write failed for want of room.
+func diskFull(err error) bool {
+	return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT)
+}
+
 // writeError gives a failed write its kind.
 func writeError(err error) error {
-	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
+	if diskFull(err) {
 		return storage.Errorf(storage.ErrDiskFull, "%w", err)
 	}
 	return storage.Errorf(storage.ErrUnavailable, "%w", err)

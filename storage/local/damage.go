@@ -56,8 +56,9 @@ type bodyDamage struct{ error }
 
 func (b *bodyDamage) Unwrap() error { return b.error }
 
-// met looks at the error of a read or a change: damage of the index is told of,
-// of a file and of a record once each until the state is replaced, whoever meets it. It gives the error.
+// met looks at the error of a read or a change, and gives it: damage of the index
+// is told of, of a file and of a record once each until the state is replaced,
+// whoever meets it.
 func (s *Slot) met(err error) error {
 	var told *bodyDamage
 	if err == nil || !errors.Is(err, storage.ErrCorrupt) || errors.As(err, &told) {

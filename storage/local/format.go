@@ -4,17 +4,13 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"slices"
-	"strings"
-	"syscall"
 
 	"github.com/cockroachdb/errors/oserror"
 	"github.com/cockroachdb/pebble/v2"
 
 	"mailnode/storage"
 	"mailnode/storage/blob"
-	"mailnode/storage/event"
 	"mailnode/storage/slot"
 )
 
@@ -106,20 +102,11 @@ func (s *Slot) openFolder() (string, error) {
 }
 
 func (s *Slot) readIdentity(path string) (id identity, found bool, err error) {
-	f, err := s.o.FS.Open(path)
-	if oserror.IsNotExist(err) {
-		return id, false, nil
-	}
-	if err != nil {
+	line, found, err := readSealed(s.o.FS, path)
+	if !found {
 		return id, false, err
 	}
-	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, 4096))
-	if err != nil {
-		return id, false, err
-	}
-	line, crc, _ := strings.Cut(string(b), "\n")
-	if strings.TrimSpace(crc) != sumLine(line) || json.Unmarshal([]byte(line), &id) != nil {
+	if err == errSeal || err == nil && json.Unmarshal([]byte(line), &id) != nil {
 		return id, false, storage.Errorf(storage.ErrCorrupt, "%q is damaged", path)
 	}
 	switch {
@@ -138,25 +125,10 @@ func (s *Slot) writeIdentity(path, born string) error {
 	if err != nil {
 		return err
 	}
-	fs := s.o.FS
-	f, err := fs.Create(path+".new", "mailnode-slot")
-	if err != nil {
+	if err := writeSealed(s.o.FS, path, "mailnode-slot", string(line)); err != nil {
 		return err
 	}
-	_, err = f.Write([]byte(string(line) + "\n" + sumLine(string(line)) + "\n"))
-	if err == nil {
-		err = f.Sync()
-	}
-	if cerr := f.Close(); err == nil {
-		err = cerr
-	}
-	if err == nil {
-		err = fs.Rename(path+".new", path)
-	}
-	if err != nil {
-		return err
-	}
-	return s.syncFolders(fs.PathDir(path))
+	return s.syncFolders(s.o.FS.PathDir(s.o.FS.PathDir(path))) // its own folder is synced
 }
 
 // syncFolders makes a folder and those above it durable: a synced file in a
@@ -171,10 +143,6 @@ func (s *Slot) syncFolders(dir string) error {
 			return nil
 		}
 	}
-}
-
-func sumLine(line string) string {
-	return fmt.Sprintf("crc32c %08x", event.Checksum([]byte(line)))
 }
 
 // Keys of what a copy knows of itself.
@@ -215,7 +183,7 @@ func (s *Slot) openIndex() (string, error) {
 		return err
 	}); err != nil {
 		kind := storage.ErrCorrupt
-		if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
+		if diskFull(err) {
 			kind = storage.ErrDiskFull
 		}
 		return "", storage.Errorf(kind, "open index: %w", err)
@@ -236,7 +204,7 @@ func (s *Slot) backgroundError(err error) {
 		}
 		return
 	}
-	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) || pebble.IsCorruptionError(err) {
+	if diskFull(err) || pebble.IsCorruptionError(err) {
 		if !s.indexTold.Load() { // Pebble tries again hundreds of times a second
 			s.log.Warn("index", "err", err)
 		}

@@ -25,14 +25,11 @@ const (
 // record for its end: it would open an older state and remove the tables that are
 // not in it (law 7).
 func checkManifest(fs vfs.FS, dir string) (manifestState, error) {
-	desc, err := pebble.Peek(dir, fs)
-	if oserror.IsNotExist(err) {
-		return manifestSound, nil // a new copy
-	}
-	if err != nil || !desc.Exists {
+	path, err := manifestIn(fs, dir)
+	if err != nil || path == "" {
 		return manifestSound, err
 	}
-	f, err := fs.Open(desc.ManifestFilename)
+	f, err := fs.Open(path)
 	if err != nil {
 		return manifestDamaged, err
 	}
@@ -99,17 +96,14 @@ func (s *Slot) manifestRefuses(dir string) error {
 	return nil
 }
 
-// oldestLogOf gives the number of the oldest write-ahead log that an index's list
-// of files needs, 0 when it does not say. Pebble passes over a log that is not
-// there.
-func oldestLogOf(fs vfs.FS, dir string) uint64 {
+// manifestIn gives the list of files that is in force, "" when there is no index.
+func manifestIn(fs vfs.FS, dir string) (path string, err error) {
 	desc, err := pebble.Peek(dir, fs)
+	if oserror.IsNotExist(err) {
+		return "", nil
+	}
 	if err != nil || !desc.Exists {
-		return 0
+		return "", err
 	}
-	oldest, _, err := oldestLog(fs, desc.ManifestFilename)
-	if err != nil {
-		return 0
-	}
-	return oldest
+	return desc.ManifestFilename, nil
 }

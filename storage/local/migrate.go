@@ -27,23 +27,12 @@ func (s *Slot) migrate() (string, error) {
 	return fmt.Sprintf("raised from %d to %d", from, formatVersion), nil
 }
 
-// refCounts counts the messages and tombstones that name each body.
+// refCounts counts the records that name each body.
 func refCounts(r reader) (map[slot.BodyRef]uint64, error) {
 	counts := map[slot.BodyRef]uint64{}
-	all := func(prefix byte) event.Span { return event.SpanOf([]byte{prefix}) }
-	if err := each(r, all(event.PrefixMessage), func(_, value []byte) error {
-		m := &event.MessageRecord{}
-		err := unmarshal(value, m)
-		counts[m.Body()]++
-		return err
-	}); err != nil {
-		return nil, err
-	}
-	err := each(r, all(event.PrefixExpunged), func(_, value []byte) error {
-		x := &event.ExpungedRecord{}
-		err := unmarshal(value, x)
-		if x.Message != nil {
-			counts[x.Message.Body()]++
+	err := eachNaming(r, func(_ byte, m *event.MessageRecord, _ int, err error) error {
+		if m != nil {
+			counts[m.Body()]++
 		}
 		return err
 	})

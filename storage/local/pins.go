@@ -2,7 +2,6 @@ package local
 
 import (
 	"fmt"
-	"io"
 	"math"
 	"strings"
 	"sync"
@@ -153,23 +152,7 @@ const (
 )
 
 func (s *Slot) writePinFile(dir string) error {
-	fs := s.o.FS
-	f, err := fs.Create(fs.PathJoin(dir, pinFile), "mailnode-quarantine")
-	if err != nil {
-		return err
-	}
-	line := fmt.Sprint(s.packs.NewestPack())
-	_, err = f.Write([]byte(line + "\n" + sumLine(line) + "\n"))
-	if err == nil {
-		err = f.Sync()
-	}
-	if cerr := f.Close(); err == nil {
-		err = cerr
-	}
-	if err != nil {
-		return err
-	}
-	return blob.SyncDir(fs, dir)
+	return writeSealed(s.o.FS, s.o.FS.PathJoin(dir, pinFile), "mailnode-quarantine", fmt.Sprint(s.packs.NewestPack()))
 }
 
 // setAsideUpTo gives the newest pack that a state in quarantine may point into;
@@ -190,14 +173,8 @@ func (s *Slot) setAsideUpTo() (upTo uint32, err error) {
 }
 
 func (s *Slot) readPinFile(path string) (upTo uint32) {
-	f, err := s.o.FS.Open(path)
-	if err != nil {
-		return math.MaxUint32
-	}
-	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, 4096))
-	line, crc, _ := strings.Cut(string(b), "\n")
-	if _, scanErr := fmt.Sscan(line, &upTo); err != nil || scanErr != nil || strings.TrimSpace(crc) != sumLine(line) {
+	line, found, err := readSealed(s.o.FS, path)
+	if _, scanErr := fmt.Sscan(line, &upTo); !found || err != nil || scanErr != nil {
 		return math.MaxUint32
 	}
 	return upTo

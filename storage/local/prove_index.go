@@ -3,7 +3,6 @@ package local
 import (
 	"encoding/binary"
 	"fmt"
-	"hash/crc32"
 	"io"
 	"slices"
 	"strconv"
@@ -44,18 +43,14 @@ func proveIndex(fs vfs.FS, dir string) (doubt bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	manifest, iter := "", ""
-	for _, n := range names {
-		if rest, is := strings.CutPrefix(n, "marker.manifest."); is {
-			if i, m, ok := strings.Cut(rest, "."); ok && i > iter {
-				iter, manifest = i, m
-			}
-		}
+	manifest, err := manifestIn(fs, dir)
+	if err != nil {
+		return false, storage.Errorf(storage.ErrCorrupt, "find the list of files: %w", err)
 	}
 	if manifest == "" {
 		return false, nil // no index yet
 	}
-	oldest, torn, err := oldestLog(fs, fs.PathJoin(dir, manifest))
+	oldest, torn, err := oldestLog(fs, manifest)
 	if err != nil {
 		return false, err
 	}
@@ -151,8 +146,7 @@ func logChunk(b []byte, log uint32) (size int, synced uint64) {
 	if size > len(b) {
 		return 0, 0
 	}
-	crc := crc32.Checksum(b[6:size], crc32.MakeTable(crc32.Castagnoli))
-	if binary.LittleEndian.Uint32(b) != (crc>>15|crc<<17)+0xa282ead8 {
+	if !chunkProves(b[:size]) {
 		return 0, 0
 	}
 	return size, binary.LittleEndian.Uint64(b[11:])
@@ -196,22 +190,12 @@ func (s *Slot) headFile() string { return s.o.FS.PathJoin(s.o.Dir, "HEAD") }
 // witness reads the HEAD file. One that is damaged witnesses nothing: it is
 // written anew, and the copy is as good without it.
 func (s *Slot) witness() (p slot.Position, found bool, err error) {
-	names, err := s.o.FS.List(s.o.Dir)
-	if err != nil || !slices.Contains(names, "HEAD") {
+	line, found, err := readSealed(s.o.FS, s.headFile())
+	if !found || err != nil && err != errSeal {
 		return 0, false, err
 	}
-	f, err := s.o.FS.Open(s.headFile())
-	if err != nil {
-		return 0, false, err
-	}
-	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, 4096))
-	if err != nil {
-		return 0, false, err
-	}
-	line, sum, _ := strings.Cut(string(b), "\n")
-	n, err := strconv.ParseUint(line, 10, 64)
-	if err != nil || strings.TrimSpace(sum) != sumLine(line) {
+	n, bad := strconv.ParseUint(line, 10, 64)
+	if err == errSeal || bad != nil {
 		s.damaged(Damage{Err: fmt.Errorf("%q is damaged: it is written anew", s.headFile())})
 		return 0, false, nil
 	}
@@ -220,8 +204,7 @@ func (s *Slot) witness() (p slot.Position, found bool, err error) {
 
 // writeWitness writes how far the index is.
 func (s *Slot) writeWitness(p slot.Position) error {
-	line := strconv.FormatUint(uint64(p), 10)
-	return blob.WriteFile(s.o.FS, s.headFile(), "mailnode-slot", []byte(line+"\n"+sumLine(line)+"\n"))
+	return writeSealed(s.o.FS, s.headFile(), "mailnode-slot", strconv.FormatUint(uint64(p), 10))
 }
 
 // proveHead compares the index with the HEAD file, and writes that anew.

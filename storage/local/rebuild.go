@@ -398,7 +398,7 @@ func (rb *rebuild) report() error {
 	if o.LostMore > 0 {
 		fmt.Fprintf(&b, "lost: %d more\n", o.LostMore)
 	}
-	return rb.write(rb.quarantine(rb.mark.Old+".reason"), b.String())
+	return blob.WriteFile(rb.fs, rb.quarantine(rb.mark.Old+".reason"), "mailnode-slot", []byte(b.String()))
 }
 
 func (rb *rebuild) writeMark() error {
@@ -406,47 +406,16 @@ func (rb *rebuild) writeMark() error {
 	if err != nil {
 		return err
 	}
-	return rb.write(rb.fs.PathJoin(rb.dir, markName), string(line)+"\n"+sumLine(string(line))+"\n")
-}
-
-// write makes a file appear whole or not at all.
-func (rb *rebuild) write(path, content string) error {
-	f, err := rb.fs.Create(path+".new", "mailnode-slot")
-	if err != nil {
-		return err
-	}
-	_, err = f.Write([]byte(content))
-	if err == nil {
-		err = f.Sync()
-	}
-	if cerr := f.Close(); err == nil {
-		err = cerr
-	}
-	if err == nil {
-		err = rb.fs.Rename(path+".new", path)
-	}
-	if err == nil {
-		err = blob.SyncDir(rb.fs, rb.fs.PathDir(path))
-	}
-	return err
+	return writeSealed(rb.fs, rb.fs.PathJoin(rb.dir, markName), "mailnode-slot", string(line))
 }
 
 func (rb *rebuild) readMark() (m mark, found bool, err error) {
 	path := rb.fs.PathJoin(rb.dir, markName)
-	f, err := rb.fs.Open(path)
-	if oserror.IsNotExist(err) {
-		return m, false, nil
-	}
-	if err != nil {
+	line, found, err := readSealed(rb.fs, path)
+	if !found {
 		return m, false, err
 	}
-	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, 4096))
-	if err != nil {
-		return m, false, err
-	}
-	line, crc, _ := strings.Cut(string(b), "\n")
-	if strings.TrimSpace(crc) != sumLine(line) || json.Unmarshal([]byte(line), &m) != nil {
+	if err == errSeal || err == nil && json.Unmarshal([]byte(line), &m) != nil {
 		return m, false, storage.Errorf(storage.ErrCorrupt, "%q is damaged: mailnode slot reindex %s --from-packs", path, rb.o.Slot)
 	}
 	return m, true, nil

@@ -95,39 +95,19 @@ func (r *recount) referencesIn(lo byte, hi int) error {
 	return nil
 }
 
-// named counts the messages, tombstones and notes of missing messages that name
-// each body.
+// named counts the records that name each body.
 func (r *recount) named(v *view, lo byte, hi int) (map[slot.BodyRef]uint64, error) {
 	out := map[slot.BodyRef]uint64{}
-	add := func(m *event.MessageRecord, err error) {
+	err := eachNaming(v, func(prefix byte, m *event.MessageRecord, valueBytes int, err error) error {
 		if err != nil || m == nil {
 			r.blind = true
-			return
-		}
-		if b := m.Body(); b.GUID[0] >= lo && int(b.GUID[0]) < hi {
+		} else if b := m.Body(); b.GUID[0] >= lo && int(b.GUID[0]) < hi {
 			out[b]++
 		}
-	}
-	if err := each(v, event.SpanOf([]byte{event.PrefixMessage}), func(_, value []byte) error {
-		m := &event.MessageRecord{}
-		add(m, unmarshal(value, m))
-		return r.spend(len(value))
-	}); err != nil {
-		return nil, err
-	}
-	if err := each(v, event.SpanOf([]byte{event.PrefixExpunged}), func(_, value []byte) error {
-		x := &event.ExpungedRecord{}
-		err := unmarshal(value, x)
-		add(x.Message, err)
-		return nil
-	}); err != nil {
-		return nil, err
-	}
-	err := each(v, event.SpanOf([]byte{event.PrefixMissing}), func(_, value []byte) error {
-		x := &event.MissingRecord{}
-		err := unmarshal(value, x)
-		add(x.Message, err)
-		return nil
+		if prefix != event.PrefixMessage {
+			return nil
+		}
+		return r.spend(valueBytes)
 	})
 	return out, err
 }

@@ -67,7 +67,11 @@ func openSalvage(s *Slot, dir string) *salvage {
 		x.loseAll("the list of the old index's files is damaged")
 		return x
 	}
-	if oldest := oldestLogOf(x.fs, dir); !slices.ContainsFunc(names, func(name string) bool {
+	oldest := uint64(0)
+	if manifest, err := manifestIn(x.fs, dir); err == nil && manifest != "" {
+		oldest, _, _ = oldestLog(x.fs, manifest)
+	}
+	if !slices.ContainsFunc(names, func(name string) bool {
 		number, _, ok := wal.ParseLogFilename(name)
 		return ok && (oldest == 0 || uint64(number) == oldest) // 0: no log was given up yet
 	}) {
@@ -152,7 +156,7 @@ func (x *salvage) endsAt(name string, end int64) bool {
 			return false
 		}
 		b = b[:n]
-		zero := len(bytes.Trim(b, "\x00")) == 0
+		zero := allZero(b)
 		older := n >= logHeaderLeastBytes && b[logNumberAt-1] >= firstNumberedLog && binary.LittleEndian.Uint32(b[logNumberAt:]) < uint32(number)
 		if !zero && !older {
 			return false

@@ -286,9 +286,12 @@ func (s *Slot) begin() (string, error) {
 	if err := b.Delete(localKey(keyClean), nil); err != nil {
 		return "", err
 	}
-	if _, hasHead, err := s.get(event.HeadKey()); err != nil {
+	_, hasHead, err := s.get(event.HeadKey())
+	if err != nil {
 		return "", err
-	} else if s.o.Refill && !hasHead {
+	}
+	refill := s.o.Refill && !hasHead
+	if refill {
 		if err := b.Set(localKey(keyBuilding), []byte{1}, nil); err != nil {
 			return "", err
 		}
@@ -296,11 +299,7 @@ func (s *Slot) begin() (string, error) {
 	if err := s.guarded(func() error { return s.db.Apply(b, pebble.Sync) }); err != nil {
 		return "", err
 	}
-	_, building, err := s.get(localKey(keyBuilding))
-	if err != nil {
-		return "", err
-	}
-	s.building.Store(building)
+	s.building.Store(s.building.Load() || refill)
 	s.install(s.newView())
 	// A table and an edit that name the log in use: a restart that finds another
 	// one is in doubt. It may take its time, and a full disk may refuse it.

@@ -88,32 +88,24 @@ func (s *Slot) ImportRecords(ctx context.Context, recs []event.Record) error {
 
 // NeededBodies calls fn for bodies that the state names and that would not be
 // here after a restart: those that lack, and those that are only staged. Both
-// must go through KeepBodies, else the state would outlive its bodies. live is false for the body of an expunged message, which may be gone everywhere.
+// must go through KeepBodies, else the state would outlive its bodies. live is
+// false for the body of an expunged message, which may be gone everywhere.
 func (s *Slot) NeededBodies(fn func(ref slot.BodyRef, live bool) error) error {
 	return s.read(func(v *view) error {
-		check := func(m *event.MessageRecord, live bool) error {
+		return eachNaming(v, func(prefix byte, m *event.MessageRecord, _ int, err error) error {
+			switch {
+			case prefix == event.PrefixMissing: // no copy has that one
+				return nil
+			case err != nil:
+				return err
+			case m == nil:
+				return storage.Errorf(storage.ErrCorrupt, "read needed bodies of %s: an empty tombstone", s.o.Slot)
+			}
 			ref := m.Body()
-			have, err := s.keptBody(ref)
-			if err != nil || have {
+			if have, err := s.keptBody(ref); err != nil || have {
 				return err
 			}
-			return fn(ref, live)
-		}
-		if err := each(v, event.SpanOf([]byte{event.PrefixMessage}), func(_, value []byte) error {
-			m := &event.MessageRecord{}
-			if err := unmarshal(value, m); err != nil {
-				return err
-			}
-			return check(m, true)
-		}); err != nil {
-			return err
-		}
-		return each(v, event.SpanOf([]byte{event.PrefixExpunged}), func(_, value []byte) error {
-			x := &event.ExpungedRecord{}
-			if err := unmarshal(value, x); err != nil {
-				return err
-			}
-			return check(x.Message, false)
+			return fn(ref, prefix == event.PrefixMessage)
 		})
 	})
 }
