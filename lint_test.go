@@ -46,7 +46,8 @@ var arrows = map[string]arrow{
 	"storage/blob": {[]string{"storage/slot"}, "bodies are found by GUID; whose they are is the index's business"},
 	"storage/local": {[]string{"storage", "storage/blob", "storage/event", "storage/mime", "storage/slot", "storage/check"},
 		"the Store on disk knows no network, cluster or protocol"},
-	"storage/repl": {[]string{"storage", "storage/event", "storage/blob", "storage/slot"},
+	"storage/repl/ack": {[]string{"storage/slot"}, "a pure heart: law 1's decision, on plain values"},
+	"storage/repl": {[]string{"storage", "storage/event", "storage/blob", "storage/repl/ack", "storage/slot"},
 		"replication speaks in events and bodies over any stream; stores and nodes are handed in"},
 	"storage/check": {[]string{"storage", "storage/event", "storage/blob", "storage/mime", "storage/slot"},
 		"the checker proves a snapshot that is handed in; to import a store would be to trust it"},
@@ -74,7 +75,7 @@ var arrows = map[string]arrow{
 }
 
 // pure are the packages that take plain values and give plain values.
-var pure = []string{"raftfsm/cluster", "storage/event", "storage/mime"}
+var pure = []string{"raftfsm/cluster", "storage/event", "storage/mime", "storage/repl/ack"}
 
 // impureImports and impureCalls would make two copies disagree about one event
 // (law 8), or a replayed log differ from the first run (law 11).

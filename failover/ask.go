@@ -3,6 +3,7 @@ package failover
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -22,28 +23,56 @@ const (
 // maxNames is how many users a plan names.
 const maxNames = 5
 
-// answer is what one node said about all the copies it was asked for.
+// answer is what one node said about all the slots that it was asked for.
 type answer struct {
 	err    error
 	copies map[slot.ID]CopyAnswer
+	seen   []Sighting
 }
 
 type answers map[slot.NodeName]answer
 
-// questions says which node to ask about which slots: all replicas, and a master
-// that is not silent, since it may have come to itself after its last report.
-func (pl planner) questions(p cluster.Proposal) map[slot.NodeName][]slot.ID {
-	out := map[slot.NodeName][]slot.ID{}
+// questions says which nodes to ask: all that hold a copy, and every other that
+// lives, for what it has heard. Of a silent master no answer is waited for: it
+// was heard by nobody.
+func (pl planner) questions(p cluster.Proposal) map[slot.NodeName][]Question {
+	var all []Question
+	whom := map[slot.NodeName]bool{}
+	for _, m := range pl.st.Members {
+		whom[m.Name] = pl.v.presence(m.Name, pl.suspectAfter) != silent
+	}
 	for _, ps := range p.Slots {
 		sl, ok := pl.st.Slot(ps.Slot)
 		if ps.Done || !ok {
 			continue
 		}
+		all = append(all, Question{Slot: ps.Slot, Epoch: sl.Epoch})
 		for _, n := range sl.Replicas {
-			out[n] = append(out[n], ps.Slot)
+			whom[n] = true
 		}
-		if pl.v.presence(sl.Master, pl.suspectAfter) != silent {
-			out[sl.Master] = append(out[sl.Master], ps.Slot)
+	}
+	out := map[slot.NodeName][]Question{}
+	for n, ask := range whom {
+		if ask && len(all) > 0 {
+			out[n] = all
+		}
+	}
+	return out
+}
+
+// sightings gives what the nodes that answered have heard of a slot's copies,
+// the asker's own evidence first.
+func (pl planner) sightings(id slot.ID) []Sighting {
+	out := pl.v.Sightings(id)
+	for _, n := range slices.Sorted(maps.Keys(pl.answers)) {
+		if n == pl.v.Self {
+			continue
+		}
+		for _, s := range pl.answers[n].seen {
+			if s.Slot == id {
+				s.By = n
+				out = append(out, s)
+			}
 		}
 	}
 	return out
@@ -60,11 +89,11 @@ func (pl planner) serves(sl cluster.Slot) bool {
 
 // askAll asks all nodes at once. A node that is only late counts as one that does
 // not answer; its goroutine ends when its context does.
-func askAll(ctx context.Context, asker Asker, questions map[slot.NodeName][]slot.ID, v View, suspectAfter time.Duration) answers {
+func askAll(ctx context.Context, asker Asker, questions map[slot.NodeName][]Question, v View, suspectAfter time.Duration) answers {
 	out := make(answers, len(questions))
 	var mu sync.Mutex
 	var wg sync.WaitGroup
-	for n, ids := range questions {
+	for n, q := range questions {
 		limit := askAlive
 		if v.presence(n, suspectAfter) == silent {
 			limit = askSilent
@@ -72,21 +101,25 @@ func askAll(ctx context.Context, asker Asker, questions map[slot.NodeName][]slot
 		wg.Go(func() {
 			ctx, cancel := context.WithTimeout(ctx, limit)
 			defer cancel()
-			got, err := asker.Ask(ctx, n, ids)
-			a := answer{err: err, copies: make(map[slot.ID]CopyAnswer, len(got))}
-			for _, c := range got {
-				a.copies[c.Slot] = c
-			}
+			got, err := asker.Ask(ctx, n, q)
 			mu.Lock()
 			defer mu.Unlock()
-			out[n] = a
+			out[n] = answered(got, err)
 		})
 	}
 	wg.Wait()
 	return out
 }
 
-// copyState is one replica of one slot, as it answered.
+func answered(got Answer, err error) answer {
+	a := answer{err: err, copies: make(map[slot.ID]CopyAnswer, len(got.Copies)), seen: got.Seen}
+	for _, c := range got.Copies {
+		a.copies[c.Slot] = c
+	}
+	return a
+}
+
+// copyState is one copy of one slot, as it answered.
 type copyState struct {
 	CopyAnswer
 	Node    slot.NodeName
@@ -110,15 +143,20 @@ func (c copyState) candidate() candidate {
 	return candidate{node: c.Node, standby: c.standby, lineage: c.Lineage, position: c.Position}
 }
 
-// copies are the replicas of one slot.
+// copies are the copies of one slot that may be chosen: its replicas, and the
+// master's own when that node answers: a person who accepts the loss may let it
+// begin anew, without what it has lost or waits for.
 type copies map[slot.NodeName]copyState
 
 func (pl planner) asked(sl cluster.Slot) copies {
-	out := make(copies, len(sl.Replicas))
-	for _, n := range sl.Replicas {
+	out := make(copies, len(sl.Replicas)+1)
+	for _, n := range append([]slot.NodeName{sl.Master}, sl.Replicas...) {
 		m, _ := pl.st.Member(n)
-		a := pl.answers[n]
+		a, asked := pl.answers[n]
 		c, ok := a.copies[sl.ID]
+		if n == sl.Master && (!asked || !ok || c.serving(sl.Epoch)) {
+			continue
+		}
 		out[n] = copyState{CopyAnswer: c, Node: n, standby: m.Standby, err: a.err, missing: a.err == nil && !ok}
 	}
 	return out
@@ -165,6 +203,7 @@ func (cs copies) describe(out *PlanSlot) {
 		switch {
 		case why != "":
 			out.NotChosen = append(out.NotChosen, fmt.Sprintf("%s %s", c.Node, why))
+		case c.Node == out.From: // the master's own: it stays what it is
 		case c.Node != out.To:
 			out.OtherCopies = append(out.OtherCopies, string(c.Node))
 			if chosen := cs[out.To]; c.candidate().ahead(chosen.candidate()) > 0 {

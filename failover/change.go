@@ -32,6 +32,11 @@ func change(ctx context.Context, own Ownership, c cluster.ConfirmSlot) (SlotOutc
 		if err == nil {
 			return SlotOutcome{Slot: c.Slot, To: c.To, Epoch: c.Epoch + 1}, changed
 		}
+		var newer cluster.ErrChanged
+		if errors.As(err, &newer) {
+			return SlotOutcome{Slot: c.Slot, To: c.To, Why: "the plan is no longer true: what is recorded of the slot has changed since it was made",
+				Accept: "mailnode failover show " + c.Proposal, again: true}, declined
+		}
 		wait := repeatAfter
 		if superseded(err) {
 			wait = changeWait // it is decided; this node only has not applied it yet

@@ -46,6 +46,7 @@ type SlotOutcome struct {
 	Epoch  slot.Epoch    `json:"epoch,omitempty"` // the one that began
 	Why    string        `json:"why,omitempty"`
 	Accept string        `json:"accept,omitempty"` // the command that goes on
+	again  bool          // it shows the new plan, rather than accepting a loss
 }
 
 // Outcome is what a confirmation did. A slot of NotServing is also one of Done.
@@ -63,7 +64,14 @@ type Outcome struct {
 // or whose loss was accepted by name; the others stay in the proposal. Then it
 // waits until all the changed ones serve. What was begun is finished even when
 // ctx ends (law 12); only the waiting stops. An error means that nothing was done.
+//
+// It begins with proof that this node's state is fresh, and each command carries
+// the version of the slot record that its plan rests on: whatever Raft records in
+// between, for instance that the master went on alone, refuses it (law 1).
 func Confirm(ctx context.Context, d Deps, r Request) (Outcome, error) {
+	if err := d.Ownership.Fresh(ctx); err != nil {
+		return Outcome{}, fmt.Errorf("confirm: this node cannot prove that what it knows of the cluster is current: %w", err)
+	}
 	st := d.Ownership.State()
 	p, refused := find(st, r.Proposal)
 	if refused != nil {
@@ -111,7 +119,7 @@ func chosen(st *cluster.State, plan Plan, r Request, out *Outcome) []cluster.Con
 		case s.Safe || accepted:
 			// The old master did not seal the slot, so the epoch is unclean also
 			// when its node lives.
-			changes = append(changes, cluster.ConfirmSlot{Proposal: plan.Proposal, Slot: s.Slot, Epoch: s.Epoch, To: s.To,
+			changes = append(changes, cluster.ConfirmSlot{Proposal: plan.Proposal, Slot: s.Slot, Epoch: s.Epoch, Version: s.Version, To: s.To, Position: s.Position,
 				Unclean: true, AcceptLoss: !s.Safe, By: r.By, Why: r.Why, WallTime: r.WallTime})
 		default:
 			out.Refused = append(out.Refused, SlotOutcome{Slot: s.Slot, To: s.To, Why: s.Why, Accept: s.Accept})
@@ -201,7 +209,9 @@ func (o *Outcome) finish(plan Plan) {
 	for _, g := range alike(o.Refused) {
 		out.line(0, "%s: not done, %s", outcomeNames(g), g[0].Why)
 		if g[0].Accept != "" {
-			out.line(2, "to accept the loss:")
+			if !g[0].again {
+				out.line(2, "to accept the loss:")
+			}
 			out.command(g[0].Accept)
 		}
 	}

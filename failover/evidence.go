@@ -68,7 +68,7 @@ func (e *Evidence) Hear(now time.Duration, r Report) {
 	copies := make(map[slot.ID]CopyView, len(r.Slots))
 	for _, c := range r.Slots {
 		was, known := n.copies[c.Slot]
-		v := CopyView{CopyReport: c, StillSince: now, FailedSince: now}
+		v := CopyView{CopyReport: c, Highest: c.highest(was, known), StillSince: now, FailedSince: now}
 		if known && was.Position == c.Position {
 			v.StillSince = was.StillSince
 		}

@@ -26,12 +26,26 @@ const (
 )
 
 // Asker asks a node for the present state of its copies, past everything that
-// was reported earlier: positions, lineages and viability must be read after the
-// call began, and be what is durable there. A node that does not answer is an
-// error; a copy that it does not have is left out of the answer. Ask returns when
-// ctx ends.
+// was reported earlier, and for what it has heard of others': positions, lineages
+// and viability must be read after the call began, and be what is durable there. A
+// node that does not answer is an error. Ask returns when ctx ends.
 type Asker interface {
-	Ask(ctx context.Context, node slot.NodeName, ids []slot.ID) ([]CopyAnswer, error)
+	Ask(ctx context.Context, node slot.NodeName, q []Question) (Answer, error)
+}
+
+// Question is about one slot. Whoever is asked under an epoch acknowledges nothing
+// to a lower one from then on, also after a restart: the asker counts on having
+// heard all that was acknowledged (law 1).
+type Question struct {
+	Slot  slot.ID    `json:"slot"`
+	Epoch slot.Epoch `json:"epoch"` // as the asker's state has it
+}
+
+// Answer is what a node says: its own copies, those that it has, and what it last
+// heard of every copy of the slots that it was asked about.
+type Answer struct {
+	Copies []CopyAnswer `json:"copies"`
+	Seen   []Sighting   `json:"seen"`
 }
 
 // CopyAnswer is the present state of one copy, and the users that it knows.
@@ -43,12 +57,24 @@ type CopyAnswer struct {
 	SelfCheck  []string `json:"self_check,omitempty"` // lines of the check when the copy was opened
 }
 
+// Sighting is what one node last heard of a copy.
+type Sighting struct {
+	CopyReport
+	Node    slot.NodeName `json:"node"`    // whose copy
+	By      slot.NodeName `json:"by"`      // who heard it
+	AgoMs   int64         `json:"ago_ms"`  // how long ago
+	Highest slot.Position `json:"highest"` // the highest position that it has reported in the lineage's newest epoch
+}
+
 // Ownership is Raft's state as this node has applied it, and the way to the
 // leader wherever it is. Propose's errors: a refusal of package cluster (also
 // wrapped) means that nothing was done; every other error leaves the outcome
-// unknown, and the command is repeated: it names the epoch that it ends.
+// unknown, and the command is repeated: it names the epoch that it ends. Fresh
+// returns when State is at least as new as the call, as a leader with a quorum
+// says.
 type Ownership interface {
 	State() *cluster.State
+	Fresh(ctx context.Context) error
 	Propose(ctx context.Context, c cluster.Command) (cluster.Result, error)
 }
 

@@ -58,7 +58,7 @@ func meddle(t *rapid.T, s *site) {
 		standby := rapid.Bool().Draw(t, "standby")
 		c = cluster.UpdateMember{Name: anyNode(t), Standby: &standby}
 	}
-	_, _ = s.Propose(t.Context(), c) // many are refused, as they should be
+	_, _ = s.Propose(t.Context(), decidedOn(s.st, c)) // many are refused, as they should be
 }
 
 // TestLaw04DecideNeverChangesMaster: whatever evidence arrives, Decide's commands
@@ -198,12 +198,12 @@ func TestLaw01SafeHoldsEveryAcknowledgement(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		synctest.Test(t, func(t *testing.T) {
 			s := newSite(t, list("n1", "n2", "n3", "n4"))
-			acked := slot.At(1, 100)
+			acked := slot.At(1, 105)
 			holder := rapid.SampledFrom(list("n2", "n3", "n4")).Draw(rt, "holder")
 			for _, n := range list("n2", "n3", "n4") {
 				s.edit(n, 0, func(c *CopyAnswer) {
 					if n != holder {
-						c.Position = slot.At(1, rapid.Uint64Range(95, 103).Draw(rt, "n"))
+						c.Position = slot.At(1, rapid.Uint64Range(98, 108).Draw(rt, "n"))
 					} else {
 						c.Position = acked + slot.Position(rapid.IntRange(0, 2).Draw(rt, "more"))
 					}
@@ -221,7 +221,7 @@ func TestLaw01SafeHoldsEveryAcknowledgement(t *testing.T) {
 						in = append(in, n)
 					}
 				}
-				s.apply(t, cluster.SetInSync{Slot: 0, Epoch: 1, InSync: in})
+				s.apply(t, cluster.SetProtected{Slot: 0, Epoch: 1, InSync: in})
 			}
 			s.up["n1"] = false
 			s.up["n3"] = rapid.IntRange(0, 4).Draw(rt, "n3 up") > 0

@@ -2,6 +2,7 @@ package failover
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -36,10 +37,11 @@ type PlanSlot struct {
 	From slot.NodeName `json:"from"`
 	To   slot.NodeName `json:"to"` // "" when no viable copy answers
 	Verdict
-	LagS float64 `json:"lag_s"` // of the target, on the slot clock
+	LagS *float64 `json:"lag_s"` // of the target, by the master's last heartbeat to it; null: it had none
 	Risk
 	KnownUsers
 	Epoch       slot.Epoch    `json:"epoch"`              // the epoch that the change ends
+	Version     uint64        `json:"version"`            // of the slot record that this plan was made from
 	Done        bool          `json:"done,omitempty"`     // it was changed already
 	SinceS      int64         `json:"since_s"`            // how long the slot has been without its master
 	Position    slot.Position `json:"position"`           // last event of the target
@@ -56,12 +58,15 @@ type Verdict struct {
 	Serves bool   `json:"serves,omitempty"` // the old master serves the slot: nothing to do
 }
 
-// Risk is what the old master had beyond the target.
+// Risk is what the old master had beyond the target, by what living nodes last
+// heard; null while nobody heard of this epoch.
 type Risk struct {
-	EventsAtRisk   uint64 `json:"events_at_risk"`
-	MessagesAtRisk uint64 `json:"messages_at_risk"`
-	BytesAtRisk    uint64 `json:"bytes_at_risk"`
-	RiskKnown      bool   `json:"risk_known"` // false: nobody kept a heartbeat of this epoch
+	EventsAtRisk   *uint64       `json:"events_at_risk"`
+	MessagesAtRisk *uint64       `json:"messages_at_risk"`
+	BytesAtRisk    *uint64       `json:"bytes_at_risk"`
+	RiskKnown      bool          `json:"risk_known"`
+	RiskBy         slot.NodeName `json:"risk_by,omitempty"`     // who heard it
+	RiskAgoMs      int64         `json:"risk_ago_ms,omitempty"` // how long before the plan
 }
 
 // KnownUsers are the users of a slot, as far as a living node knows them.
@@ -76,22 +81,45 @@ func blank(ps cluster.ProposedSlot) PlanSlot {
 	return PlanSlot{Slot: ps.Slot, From: ps.From, Epoch: ps.Epoch, KnownUsers: KnownUsers{UserNames: []string{}}, OtherCopies: []string{}, NotChosen: []string{}}
 }
 
-// MakePlan asks every living copy of the proposal's slots that are not done, and
-// says for each what a confirmation would do. Closed proposals are shown as they
-// ended, without asking. The error is cluster.ErrNotFound for an unknown ID.
+// MakePlan asks every living node about the proposal's slots that are not done,
+// and says for each what a confirmation would do. Closed proposals are shown as
+// they ended, without asking. The error is cluster.ErrNotFound for an unknown ID.
 func MakePlan(ctx context.Context, st *cluster.State, v View, suspectAfter time.Duration, id string, asker Asker) (Plan, error) {
 	p, ok := st.Proposal(id)
 	if !ok {
 		return Plan{}, cluster.ErrNotFound{Kind: "proposal", Name: id}
 	}
+	pl := planner{st: st, v: v, suspectAfter: suspectAfter, proposal: p.ID}
+	if p.State == cluster.Open {
+		pl.answers = askAll(ctx, asker, pl.questions(p), v, suspectAfter)
+	}
+	return pl.plan(p), nil
+}
+
+// PlanOf is the pure part of MakePlan: from one state, one view, and what was
+// answered; a node without an entry did not answer.
+func PlanOf(st *cluster.State, v View, suspectAfter time.Duration, p cluster.Proposal, got map[slot.NodeName]Answer) Plan {
+	pl := planner{st: st, v: v, suspectAfter: suspectAfter, proposal: p.ID, answers: answers{}}
+	for n := range pl.questions(p) {
+		a, ok := got[n]
+		if !ok {
+			pl.answers[n] = answer{err: errNoAnswer}
+			continue
+		}
+		pl.answers[n] = answered(a, nil)
+	}
+	return pl.plan(p)
+}
+
+var errNoAnswer = errors.New("it does not answer")
+
+func (pl planner) plan(p cluster.Proposal) Plan {
 	plan := Plan{Proposal: p.ID, Node: p.Node, State: p.State, Reason: p.Reason, OpenedBy: p.OpenedBy,
 		ClosedBy: p.ClosedBy, Closed: p.Closed, SinceWall: p.SinceWall, Slots: []PlanSlot{}}
 	if p.Node == "" {
 		plan.Node = slot.NodeName(subject(p))
 	}
-	pl := planner{st: st, v: v, suspectAfter: suspectAfter, proposal: p.ID}
 	if p.State == cluster.Open {
-		pl.answers = askAll(ctx, asker, pl.questions(p), v, suspectAfter)
 		plan.LastWords, plan.CutOff = pl.lastWords(p), pl.cutOff(p)
 	}
 	for _, ps := range p.Slots {
@@ -105,7 +133,7 @@ func MakePlan(ctx context.Context, st *cluster.State, v View, suspectAfter time.
 		plan.SinceS = max(plan.SinceS, one.SinceS)
 		plan.Slots = append(plan.Slots, one)
 	}
-	return plan, nil
+	return plan
 }
 
 // Safe counts the slots that a confirmation changes at once, Left those that are
@@ -139,14 +167,17 @@ func (pl planner) slot(ps cluster.ProposedSlot) PlanSlot {
 		out.Why = fmt.Sprintf("%s has epoch %d and master %s now, the proposal is for epoch %d", ps.Slot, sl.Epoch, sl.Master, ps.Epoch)
 		return out
 	}
-	out.SinceS = pl.since(sl)
-	asked := pl.asked(sl)
-	doubts := pl.doubts(sl, asked)
+	out.SinceS, out.Version = pl.since(sl), sl.Version
+	asked, seen := pl.asked(sl), pl.sightings(sl.ID)
+	doubts := pl.doubts(sl, asked, seen)
 	to := asked.choose(sl, ps.To, len(doubts) == 0)
 	if to != nil {
 		out.To, out.Position = to.Node, to.Position
-		out.LagS = float64(to.LagMs/100) / 10
-		pl.risk(&out, sl, *to)
+		if to.Head != 0 && to.Role == RoleReplica {
+			lag := float64(to.LagMs/100) / 10
+			out.LagS = &lag
+		}
+		out.Risk = pl.risk(sl, *to, seen)
 	}
 	if out.To != ps.To {
 		out.InProposal = ps.To
@@ -172,7 +203,10 @@ func (pl planner) slot(ps cluster.ProposedSlot) PlanSlot {
 // doubts lists what stands against a change. None: the slot is recorded as
 // protected, so at least one in-sync replica holds every acknowledged event, and
 // all of them were asked just now; the highest of them holds it all (law 1).
-func (pl planner) doubts(sl cluster.Slot, asked copies) []string {
+func (pl planner) doubts(sl cluster.Slot, asked copies, seen []Sighting) []string {
+	if len(sl.Awaits) > 0 && !begun(sl, seen, asked) {
+		return []string{fmt.Sprintf("%s has not begun epoch %d: it waits for %s, which may hold acknowledged mail", sl.Master, sl.Epoch, nodeList(sl.Awaits))}
+	}
 	if !sl.Protected {
 		since := fmt.Sprintf("no replica is recorded as in sync since epoch %d began", sl.Epoch)
 		if sl.UnprotectedSince != 0 {
@@ -181,6 +215,9 @@ func (pl planner) doubts(sl cluster.Slot, asked copies) []string {
 		return []string{fmt.Sprintf("%s: %s may hold acknowledged mail that no other copy has", since, sl.Master)}
 	}
 	var out []string
+	if why := wentAlone(sl, seen); why != "" {
+		out = append(out, why)
+	}
 	for _, n := range sl.InSync {
 		c, ok := asked[n]
 		switch {
@@ -192,45 +229,61 @@ func (pl planner) doubts(sl cluster.Slot, asked copies) []string {
 			out = append(out, fmt.Sprintf("%s was in sync and may hold more, but %s", n, c.fault()))
 		case c.Lineage != sl.Epoch:
 			out = append(out, fmt.Sprintf("%s was in sync, yet its last epoch is %d, not %d", n, c.Lineage, sl.Epoch))
+		default:
+			if why := wentBack(sl, n, c.CopyAnswer, seen); why != "" {
+				out = append(out, why)
+			}
 		}
 	}
 	return out
 }
 
-// risk counts what the old master is known to have had beyond the target.
-func (pl planner) risk(out *PlanSlot, sl cluster.Slot, to copyState) {
+// begun says whether any copy is known to have events of the slot's epoch.
+func begun(sl cluster.Slot, seen []Sighting, asked copies) bool {
+	for _, c := range asked {
+		if c.Lineage >= sl.Epoch {
+			return true
+		}
+	}
+	return slices.ContainsFunc(seen, func(s Sighting) bool { return s.Lineage >= sl.Epoch })
+}
+
+// risk counts what the old master is known to have had beyond the target, by
+// whoever heard the most of it.
+func (pl planner) risk(sl cluster.Slot, to copyState, seen []Sighting) Risk {
+	var out Risk
 	var head slot.Position
 	var count Counters
-	note := func(c CopyReport) {
+	note := func(c CopyReport, by slot.NodeName, agoMs int64) {
 		p, n := c.Head, c.HeadCount
 		if c.Role == RoleMaster {
 			p, n = c.Position, c.Counters
 		}
 		if c.Epoch == sl.Epoch && p > head {
-			head, count = p, n
+			head, count, out.RiskBy, out.RiskAgoMs = p, n, by, agoMs
 		}
+	}
+	for _, s := range seen {
+		note(s.CopyReport, s.By, s.AgoMs)
 	}
 	for _, n := range append([]slot.NodeName{sl.Master}, sl.Replicas...) {
-		if c, ok := pl.v.copyOf(n, sl.ID); ok {
-			note(c.CopyReport)
-		}
-		if a, ok := pl.answers[n]; ok {
-			if c, ok := a.copies[sl.ID]; ok {
-				note(c.CopyReport)
-			}
+		if c, ok := pl.answers[n].copies[sl.ID]; ok {
+			note(c.CopyReport, n, 0)
 		}
 	}
-	out.RiskKnown = head != 0
-	if to.Lineage > head.Epoch() || to.Lineage == head.Epoch() && to.Position >= head {
-		return
+	if out.RiskKnown = head != 0; !out.RiskKnown {
+		return out
 	}
-	var have Counters
-	if to.Epoch == sl.Epoch {
+	have := Counters{}
+	switch {
+	case to.Lineage > head.Epoch() || to.Lineage == head.Epoch() && to.Position >= head:
+		have = count
+	case to.Epoch == sl.Epoch || to.Lineage == head.Epoch():
 		have = to.Counters
 	}
-	out.EventsAtRisk = beyond(count.Events, have.Events)
-	out.MessagesAtRisk = beyond(count.Messages, have.Messages)
-	out.BytesAtRisk = beyond(count.Bytes, have.Bytes)
+	events, messages, bytes := beyond(count.Events, have.Events), beyond(count.Messages, have.Messages), beyond(count.Bytes, have.Bytes)
+	out.EventsAtRisk, out.MessagesAtRisk, out.BytesAtRisk = &events, &messages, &bytes
+	return out
 }
 
 func beyond(a, b uint64) uint64 {

@@ -99,7 +99,11 @@ func printUnsafe(out *printer, g []PlanSlot) {
 		out.line(2, "%s", s.Why)
 		return
 	}
-	out.line(0, "%s: %s -> %s, NOT SAFE", planNames(g), s.From, nodeOrNobody(s.To))
+	if s.To == s.From {
+		out.line(0, "%s: %s begins anew, NOT SAFE", planNames(g), s.From)
+	} else {
+		out.line(0, "%s: %s -> %s, NOT SAFE", planNames(g), s.From, nodeOrNobody(s.To))
+	}
 	out.line(2, "%s", s.Why)
 	if s.To == "" {
 		return
@@ -173,16 +177,31 @@ func planNames(g []PlanSlot) string {
 	return names(list)
 }
 
-// facts are a group's numbers: the worst lag, the sum of the rest.
+// facts are a group's numbers: the worst lag, the sum of the rest. What is not
+// known is said.
 func facts(g []PlanSlot) string {
 	var events, messages, bytes uint64
-	users, lag, riskKnown, usersKnown := 0, 0.0, true, true
+	users, lag, lagKnown, riskKnown, usersKnown := 0, 0.0, true, true, true
+	var oldest int64
+	by := g[0].RiskBy
 	for _, s := range g {
-		events, messages, bytes = events+s.EventsAtRisk, messages+s.MessagesAtRisk, bytes+s.BytesAtRisk
-		users, lag = users+s.Users, max(lag, s.LagS)
-		riskKnown, usersKnown = riskKnown && s.RiskKnown, usersKnown && s.UsersKnown
+		if s.RiskKnown {
+			events, messages, bytes = events+*s.EventsAtRisk, messages+*s.MessagesAtRisk, bytes+*s.BytesAtRisk
+			oldest = max(oldest, s.RiskAgoMs)
+		}
+		if s.LagS != nil {
+			lag = max(lag, *s.LagS)
+		}
+		users += s.Users
+		lagKnown, riskKnown, usersKnown = lagKnown && s.LagS != nil, riskKnown && s.RiskKnown, usersKnown && s.UsersKnown
+		if s.RiskBy != by {
+			by = ""
+		}
 	}
-	out := fmt.Sprintf("lag %.1f s", lag)
+	out := "lag not known"
+	if lagKnown {
+		out = fmt.Sprintf("lag %.1f s when last heard", lag)
+	}
 	switch {
 	case usersKnown:
 		out += ", " + counted(uint64(users), "user")
@@ -194,6 +213,9 @@ func facts(g []PlanSlot) string {
 	switch {
 	case events > 0:
 		out += fmt.Sprintf(", at risk: %s, %s, %s", counted(events, "event"), counted(messages, "message"), size(bytes))
+		if by != "" {
+			out += fmt.Sprintf(" (as %s heard %s ago)", by, age(time.Duration(oldest)*time.Millisecond))
+		}
 	case !riskKnown:
 		out += ", how much is at risk is not known"
 	}
@@ -233,4 +255,12 @@ func nodeOrNobody(n slot.NodeName) string {
 		return "nobody"
 	}
 	return string(n)
+}
+
+func nodeList(list []slot.NodeName) string {
+	var out []string
+	for _, n := range list {
+		out = append(out, string(n))
+	}
+	return strings.Join(out, ", ")
 }

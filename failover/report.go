@@ -58,6 +58,10 @@ type CopyReport struct {
 	Position slot.Position `json:"position"`          // last durable event
 	Lineage  slot.Epoch    `json:"lineage"`           // newest epoch of the copy's lineage
 	InSync   bool          `json:"in_sync,omitempty"`
+	// Alone says that this copy, as a master, has acknowledged what comes after
+	// AloneSince with no replica's confirmation.
+	Alone      bool          `json:"alone,omitempty"`
+	AloneSince slot.Position `json:"alone_since,omitempty"`
 	Health
 	LagMs     int64         `json:"lag_ms,omitempty"` // on the slot clock
 	Counters                // of this copy

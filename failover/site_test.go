@@ -74,10 +74,31 @@ func newSite(t testing.TB, layout ...[]slot.NodeName) *site {
 
 func (s *site) apply(t testing.TB, c cluster.Command) {
 	t.Helper()
+	c = decidedOn(s.State(), c)
 	if _, err := s.Propose(context.Background(), c); err != nil {
 		t.Fatalf("apply %+v: %v", c, err)
 	}
 }
+
+// decidedOn gives the command as it is decided on the slot record of now.
+func decidedOn(st *cluster.State, c cluster.Command) cluster.Command {
+	version := func(id slot.ID) uint64 { sl, _ := st.Slot(id); return sl.Version }
+	switch x := c.(type) {
+	case cluster.SetUnprotected:
+		x.Version = version(x.Slot)
+		return x
+	case cluster.SetProtected:
+		x.Version = version(x.Slot)
+		return x
+	case cluster.ConfirmSlot:
+		x.Version = version(x.Slot)
+		return x
+	}
+	return c
+}
+
+// Fresh implements Ownership.
+func (s *site) Fresh(ctx context.Context) error { return ctx.Err() }
 
 // edit changes what a node says about one copy.
 func (s *site) edit(n slot.NodeName, id slot.ID, f func(*CopyAnswer)) {
@@ -169,15 +190,15 @@ func (s *site) Propose(ctx context.Context, c cluster.Command) (cluster.Result, 
 }
 
 // Ask implements Asker: a node that is down hangs until the asker gives up.
-func (s *site) Ask(ctx context.Context, n slot.NodeName, ids []slot.ID) ([]CopyAnswer, error) {
+func (s *site) Ask(ctx context.Context, n slot.NodeName, q []Question) (Answer, error) {
+	var out Answer
 	if !s.up[n] {
 		<-ctx.Done()
-		return nil, ctx.Err()
+		return out, ctx.Err()
 	}
-	var out []CopyAnswer
-	for _, id := range ids {
-		if c, ok := s.copies[n][id]; ok {
-			out = append(out, c)
+	for _, x := range q {
+		if c, ok := s.copies[n][x.Slot]; ok {
+			out.Copies = append(out.Copies, c)
 		}
 	}
 	return out, nil

@@ -32,6 +32,7 @@ type NodeView struct {
 // CopyView is a copy's last report, with what only a listener knows.
 type CopyView struct {
 	CopyReport
+	Highest     slot.Position // that it has reported in its lineage's newest epoch
 	StillSince  time.Duration // when its position last changed
 	FailedSince time.Duration // while Failed is set: when that was first heard
 }

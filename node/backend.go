@@ -261,14 +261,14 @@ func (b slotBook) Show(ctx context.Context, id slot.ID) (admin.SlotDetail, error
 	}
 	for i := range d.Copies {
 		ctx, cancel := context.WithTimeout(ctx, showAskWithin)
-		got, err := b.n.Ask(ctx, d.Copies[i].Node, []slot.ID{id})
+		got, err := b.n.Ask(ctx, d.Copies[i].Node, []failover.Question{{Slot: id, Epoch: sl.Epoch}})
 		cancel()
-		if err != nil || len(got) != 1 {
+		if err != nil || len(got.Copies) != 1 {
 			continue
 		}
-		d.Copies[i].SelfCheck = got[0].SelfCheck
-		if got[0].UsersKnown && !d.UsersKnown {
-			d.Users, d.UsersKnown = got[0].Users, true
+		d.Copies[i].SelfCheck = got.Copies[0].SelfCheck
+		if c := got.Copies[0]; c.UsersKnown && !d.UsersKnown {
+			d.Users, d.UsersKnown = c.Users, true
 		}
 	}
 	for _, c := range st.History {

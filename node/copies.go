@@ -48,19 +48,21 @@ type keeper struct {
 
 	ending sync.Mutex // held while a role is left, so that the next one begins after it
 
-	mu       sync.Mutex // guards all below
-	copy     *local.Slot
-	refused  error // why the copy could not be opened
-	role     failover.Role
-	epoch    slot.Epoch
-	term     uint64      // +1 whenever a role ends: one that was ended while it began is not taken
-	waiting  string      // a master that does not serve yet: why
-	lost     *lostEvents // a master whose copy has lost events: it must not serve
-	master   *local.Master
-	servedAt time.Duration // Clock.Mono when master began
-	feed     *repl.Feed
-	follower *repl.Follower
-	leave    func() // ends the role
+	mu         sync.Mutex // guards all below
+	copy       *local.Slot
+	refused    error // why the copy could not be opened
+	role       failover.Role
+	epoch      slot.Epoch
+	term       uint64        // +1 whenever a role ends: one that was ended while it began is not taken
+	waiting    string        // a master that does not serve yet: why
+	lost       *lostEvents   // a master whose copy has lost events: it must not serve
+	askedEpoch slot.Epoch    // for which this master asks whether it may serve
+	askedSince time.Duration // Clock.Mono when it began to
+	master     *local.Master
+	servedAt   time.Duration // Clock.Mono when master began
+	feed       *repl.Feed
+	follower   *repl.Follower
+	leave      func() // ends the role
 }
 
 // Copy implements repl.Copies.
@@ -323,6 +325,32 @@ func (k *keeper) fenced(higher slot.Epoch) {
 	}
 }
 
+// overNow is told by the feed that its epoch is over: nothing is acknowledged any
+// more. It does not wait for the role, which may be waiting for the feed.
+func (k *keeper) overNow() { k.n.wg.Go(func() { k.end(); k.wake() }) }
+
+// promise makes this copy acknowledge nothing to an epoch lower than that of a
+// node which asks what it holds (law 1). It returns when that is so.
+func (k *keeper) promise(ctx context.Context, asked slot.Epoch) error {
+	k.mu.Lock()
+	s, behind := k.copy, k.epoch < asked
+	ends := behind && k.role == failover.RoleReplica
+	k.mu.Unlock()
+	if s == nil || !behind {
+		return nil
+	}
+	if err := s.Promise(ctx, asked); err != nil {
+		return fmt.Errorf("promise slot %s: %w", k.id, err)
+	}
+	if ends {
+		k.end()
+		k.wake()
+	} else {
+		k.fenced(asked)
+	}
+	return nil
+}
+
 // take makes a role's parts seen, unless the role was ended while it began: then
 // what was known when it began is no longer so.
 func (k *keeper) take(term uint64, leave func(), set func()) error {
@@ -413,9 +441,6 @@ func (k *keeper) report() failover.CopyReport {
 		r.Failed = err.Error()
 		return r
 	}
-	if k.lost != nil {
-		r.Failed = k.lost.Error()
-	}
 	head, err := k.copy.Head()
 	if err != nil {
 		r.Failed = err.Error()
@@ -425,6 +450,9 @@ func (k *keeper) report() failover.CopyReport {
 	r.Counters = failover.Counters{Events: head.Position.N(), Messages: head.Births, Bytes: head.Bytes}
 	r.Viable = !head.Building && head.Position > 0 && r.Failed == "" // an empty copy proves nothing
 	r.Head, r.HeadCount = head.Position, r.Counters
+	if k.feed != nil {
+		r.AloneSince, r.Alone = k.feed.Alone()
+	}
 	if k.follower != nil {
 		st := k.follower.State()
 		r.InSync, r.LagMs = st.Counted, int64(st.LagMs)

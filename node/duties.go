@@ -363,9 +363,9 @@ func (k *keeper) replicasLate() bool {
 
 // Serving implements failover.Serving.
 func (n *Node) Serving(ctx context.Context, node slot.NodeName, id slot.ID, epoch slot.Epoch) (bool, error) {
-	got, err := n.Ask(ctx, node, []slot.ID{id})
-	if err != nil || len(got) != 1 {
+	got, err := n.Ask(ctx, node, []failover.Question{{Slot: id, Epoch: epoch}})
+	if err != nil || len(got.Copies) != 1 {
 		return false, err
 	}
-	return got[0].Serving && got[0].Epoch >= epoch, nil
+	return got.Copies[0].Serving && got.Copies[0].Epoch >= epoch, nil
 }

@@ -221,12 +221,13 @@ func TestLaw04MasterWithoutRaftIsToldOfItsEnd(t *testing.T) {
 	if err := n1.node.raft.Shutdown(ctx); err != nil {
 		t.Fatal(err)
 	}
+	s.eventually("another leader", func(admin.Status) bool { return n2.node.Fresh(ctx) == nil })
 	sl, _ := n2.node.State().Slot(id)
 	p, err := n2.node.Propose(ctx, cluster.OpenProposal{By: "test", Reason: "test", Slots: []cluster.ProposedSlot{{Slot: id, Epoch: sl.Epoch, From: "n1", To: sl.Replicas[0]}}})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := n2.node.Propose(ctx, cluster.ConfirmSlot{Proposal: p.Proposal, Slot: id, Epoch: sl.Epoch, To: sl.Replicas[0], Unclean: true, By: "test"}); err != nil {
+	if _, err := n2.node.Propose(ctx, cluster.ConfirmSlot{Proposal: p.Proposal, Slot: id, Epoch: sl.Epoch, Version: sl.Version, To: sl.Replicas[0], Unclean: true, By: "test"}); err != nil {
 		t.Fatal(err)
 	}
 	select {

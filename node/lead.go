@@ -15,18 +15,21 @@ import (
 	"mailnode/storage/slot"
 )
 
-// lead serves the slot, after the checks of DESIGN section 6.
+// lead serves the slot, after the checks of failover.MayServe.
 func (k *keeper) lead(ctx context.Context, sl cluster.Slot, term uint64) error {
-	sl, err := k.mayServe(ctx, sl)
+	sl, again, err := k.mayServe(ctx, sl)
 	k.noteLost(err)
 	if err != nil {
 		return err
 	}
-	feed := repl.NewFeed(repl.FeedOptions{
-		Slot: k.copy, Epoch: sl.Epoch, Protected: sl.Protected, InSync: sl.InSync, AckTimeout: k.n.cfg.Replication.AckTimeout,
+	feed, err := repl.NewFeed(repl.FeedOptions{
+		Slot: k.copy, Epoch: sl.Epoch, Recorded: recordOf(sl), Again: again, AckTimeout: k.n.cfg.Replication.AckTimeout,
 		WaitForReplica: k.n.cfg.Replication.Ack == config.AckReplica && len(sl.Replicas) > 0,
-		ProtectAfter:   k.n.protectAfter, Recorder: recorder{k.n}, Clock: k.n.clock, Logger: k.n.log, OnFenced: k.fenced,
+		ProtectAfter:   k.n.protectAfter, Recorder: recorder{k.n}, Clock: k.n.clock, Logger: k.n.log, OnFenced: k.overNow,
 	})
+	if err != nil {
+		return err
+	}
 	m, err := k.copy.Serve(ctx, sl.Epoch, sl.Unclean, pauseGate{k.n, feed})
 	if err != nil {
 		return err
@@ -93,47 +96,52 @@ const (
 )
 
 // mayServe proves that the epoch is still this node's, by a leader with a
-// quorum, and that no copy that answers is ahead: what one has more is taken
-// from it first. It gives the slot as Raft has it now.
-func (k *keeper) mayServe(ctx context.Context, sl cluster.Slot) (cluster.Slot, error) {
-	now, err := k.stillMine(ctx, sl)
-	if err != nil {
-		return sl, err
-	}
-	if k.copy.Building() {
-		return sl, &lostEvents{cause: errors.New("this copy is empty or half filled, and its node is the slot's master")}
-	}
-	answers := k.askReplicas(ctx, now)
+// quorum, asks all replicas, and does what failover.MayServe says until that is
+// to serve, or to wait. It gives the slot as Raft has it now, and whether this
+// copy has served the epoch before.
+func (k *keeper) mayServe(ctx context.Context, sl cluster.Slot) (now cluster.Slot, again bool, err error) {
+	began := k.n.clock.Mono()
 	k.mu.Lock()
-	before := k.lost
+	if k.askedEpoch != sl.Epoch {
+		k.askedEpoch, k.askedSince = sl.Epoch, began
+	}
+	start := failover.Start{Self: k.n.cfg.Node.Name, Waited: began - k.askedSince, Passed: map[slot.NodeName]slot.Position{}}
+	if k.lost != nil {
+		start.LostTo = k.lost.to
+	}
 	k.mu.Unlock()
-	taken := false
-	for _, r := range now.Replicas {
-		a, answered := answers[r]
-		switch {
-		case answered && opening(a):
-			return sl, fmt.Errorf("%s is still opening its copy: what it holds is compared first", r)
-		case answered:
-			took, err := k.compare(ctx, now, r, a)
-			if err != nil {
-				return sl, err
-			}
-			taken = taken || took
-		case before != nil && before.to == r:
-			return sl, before
+	for {
+		if start.Slot, err = k.stillMine(ctx, sl); err != nil { // what came before may have taken a while
+			return sl, false, err
 		}
+		head, err := k.copy.Head()
+		if err != nil {
+			return sl, false, err
+		}
+		start.Position, start.Lineage, start.Building = head.Position, head.Lineage.Last(), head.Building
+		start.Answers = k.askReplicas(ctx, start.Slot)
+		d := failover.MayServe(start)
+		switch d.Begin {
+		case failover.BeginServe:
+			return start.Slot, head.Lineage.Last() == sl.Epoch, nil
+		case failover.BeginLost:
+			return sl, false, &lostEvents{to: d.From, cause: errors.New(d.Why)}
+		case failover.BeginWait:
+			return sl, false, errors.New(d.Why)
+		}
+		a := start.Answers[d.From]
+		if err := k.takeFrom(ctx, d, a, head.Lineage.Last()); err != nil {
+			return sl, false, err
+		}
+		start.Passed[d.From] = a.Position
 	}
-	if !taken {
-		return now, nil
-	}
-	return k.stillMine(ctx, now) // that may have taken a while
 }
 
 // stillMine asks a leader with a quorum whether the epoch is this node's.
 func (k *keeper) stillMine(ctx context.Context, sl cluster.Slot) (cluster.Slot, error) {
 	ctx, cancel := context.WithTimeout(ctx, freshWithin)
 	defer cancel()
-	if err := k.n.fresh(ctx); err != nil {
+	if err := k.n.Fresh(ctx); err != nil {
 		return sl, fmt.Errorf("waits for a quorum that says whether epoch %d is still this node's: %w", sl.Epoch, err)
 	}
 	now, _ := k.n.raft.State().Slot(k.id)
@@ -152,10 +160,11 @@ func (k *keeper) askReplicas(ctx context.Context, sl cluster.Slot) map[slot.Node
 		wg.Go(func() {
 			ctx, cancel := context.WithTimeout(ctx, compareWithin)
 			defer cancel()
-			if got, err := k.n.Ask(ctx, r, []slot.ID{k.id}); err == nil && len(got) == 1 {
+			got, err := k.n.Ask(ctx, r, []failover.Question{{Slot: k.id, Epoch: sl.Epoch}})
+			if err == nil && len(got.Copies) == 1 {
 				mu.Lock()
 				defer mu.Unlock()
-				out[r] = got[0]
+				out[r] = got.Copies[0]
 			}
 		})
 	}
@@ -163,41 +172,22 @@ func (k *keeper) askReplicas(ctx context.Context, sl cluster.Slot) map[slot.Node
 	return out
 }
 
-// opening says that a node has the copy, and does not know yet what is in it.
-func opening(a failover.CopyAnswer) bool {
-	return a.Role == failover.RoleNone && a.Failed == "" && !a.Viable && !a.Building
-}
-
-// compare looks at what another copy has more than this one, and says whether it
-// took anything. A copy that begins a new epoch takes it first; one that served
-// this epoch before has lost it.
-func (k *keeper) compare(ctx context.Context, sl cluster.Slot, other slot.NodeName, a failover.CopyAnswer) (bool, error) {
-	head, err := k.copy.Head()
+// takeFrom takes the events that another copy has more.
+func (k *keeper) takeFrom(ctx context.Context, d failover.Decision, a failover.CopyAnswer, lineage slot.Epoch) error {
+	conn, err := k.n.peers.conn(d.From)
 	if err != nil {
-		return false, err
+		return err
 	}
-	switch {
-	case !a.Viable || a.Position <= head.Position:
-		return false, nil
-	case a.Lineage > sl.Epoch:
-		return false, fmt.Errorf("%s has seen epoch %d, Raft here knows %d", other, a.Lineage, sl.Epoch)
-	case a.Lineage == sl.Epoch:
-		return false, &lostEvents{to: other, cause: fmt.Errorf("%s holds events up to %s, this copy ends at %s: it has lost events that it had", other, a.Position, head.Position)}
-	}
-	conn, err := k.n.peers.conn(other)
-	if err != nil {
-		return false, err
-	}
-	k.log.Warn("another copy is ahead: its events are taken first", "from", other, "here", head.Position, "there", a.Position)
-	_, err = repl.CatchUp(ctx, k.copy, repl.NewReplicationClient(conn), k.n.spool)
-	switch {
-	case err == nil:
-		return true, nil
-	case errors.Is(err, storage.ErrDiverged) && a.Lineage != head.Lineage.Last():
+	k.log.Warn("another copy is ahead: its events are taken first", "from", d.From, "there", a.Position)
+	at, err := repl.CatchUp(ctx, k.copy, repl.NewReplicationClient(conn), k.n.spool)
+	if errors.Is(err, storage.ErrDiverged) && a.Lineage != lineage {
 		// Another line of history, left behind by a promotion whose loss was
 		// accepted. That copy sets it aside when it follows.
-		k.log.Warn("the other copy's events do not follow this one's", "from", other, "err", err)
-		return true, nil
+		k.log.Warn("the other copy's events do not follow this one's", "from", d.From, "err", err)
+		return nil
 	}
-	return false, fmt.Errorf("%s holds %s, this copy %s, and the difference cannot be had: %w", other, a.Position, head.Position, err)
+	if err != nil {
+		return fmt.Errorf("%s holds %s, this copy %s, and the difference cannot be had: %w", d.From, a.Position, at, err)
+	}
+	return nil
 }

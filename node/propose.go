@@ -11,6 +11,8 @@ import (
 	"mailnode/raftfsm"
 	"mailnode/raftfsm/cluster"
 	"mailnode/storage"
+	"mailnode/storage/repl"
+	"mailnode/storage/repl/ack"
 	"mailnode/storage/slot"
 )
 
@@ -92,9 +94,9 @@ func (n *Node) applied(ctx context.Context, index uint64) error {
 	}
 }
 
-// fresh returns when this node's state is at least as new as the call, as a
+// Fresh returns when this node's state is at least as new as the call, as a
 // leader with a quorum behind it says.
-func (n *Node) fresh(ctx context.Context) error {
+func (n *Node) Fresh(ctx context.Context) error {
 	if n.raft == nil {
 		return errNoRaft
 	}
@@ -136,8 +138,11 @@ func refusalTo(err error) (kind string, body []byte) {
 	var exists cluster.ErrExists
 	var invalid cluster.ErrInvalid
 	var closed cluster.ErrClosed
+	var changed cluster.ErrChanged
 	var v any
 	switch {
+	case errors.As(err, &changed):
+		kind, v = "changed", changed
 	case errors.As(err, &stale):
 		kind, v = "stale", stale
 	case errors.As(err, &notFound):
@@ -158,6 +163,12 @@ func refusalTo(err error) (kind string, body []byte) {
 	return kind, body
 }
 
+// isRefusal says whether the state machine has refused a command: nothing was done.
+func isRefusal(err error) bool {
+	kind, _ := refusalTo(err)
+	return kind != ""
+}
+
 func refusalFrom(kind string, body []byte) error {
 	switch kind {
 	case "":
@@ -172,6 +183,8 @@ func refusalFrom(kind string, body []byte) error {
 		return refusal[cluster.ErrInvalid](body)
 	case "closed":
 		return refusal[cluster.ErrClosed](body)
+	case "changed":
+		return refusal[cluster.ErrChanged](body)
 	}
 	return fmt.Errorf("refused with the unknown kind %q: %s", kind, body)
 }
@@ -187,28 +200,44 @@ func refusal[T error](body []byte) error {
 // recorder records in Raft what storage/repl asks for.
 type recorder struct{ n *Node }
 
-// SetUnprotected implements repl.Recorder.
-func (r recorder) SetUnprotected(ctx context.Context, s slot.ID, e slot.Epoch, since slot.Position) error {
-	_, err := r.n.Propose(ctx, cluster.SetUnprotected{Slot: s, Epoch: e, Since: since})
-	return err
+// Record implements repl.Recorder.
+func (r recorder) Record(ctx context.Context, s slot.ID, e slot.Epoch, rec ack.Record) (ack.Outcome, error) {
+	var c cluster.Command = cluster.SetUnprotected{Slot: s, Epoch: e, Version: rec.Version, Since: rec.Since}
+	if rec.Protected {
+		c = cluster.SetProtected{Slot: s, Epoch: e, Version: rec.Version, InSync: rec.InSync}
+	}
+	_, err := r.n.Propose(ctx, c)
+	return outcomeOf(err)
 }
 
-// SetProtected implements repl.Recorder.
-func (r recorder) SetProtected(ctx context.Context, s slot.ID, e slot.Epoch, inSync []slot.NodeName) error {
-	_, err := r.n.Propose(ctx, cluster.SetProtected{Slot: s, Epoch: e, InSync: inSync})
-	return err
+// outcomeOf gives the error of a record its kind: only what may yet come true is
+// not known.
+func outcomeOf(err error) (ack.Outcome, error) {
+	var stale cluster.ErrStale
+	var elsewhere raftfsm.ErrNotLeader
+	switch {
+	case err == nil:
+		return ack.Done, nil
+	case errors.As(err, &stale): // of another epoch
+		return ack.Refused, fmt.Errorf("%w: %w", repl.ErrEpochOver, err)
+	case isRefusal(err):
+		return ack.Refused, err
+	case errors.As(err, &elsewhere), errors.Is(err, errNoRaft):
+		return ack.NotSent, err
+	}
+	return ack.Unknown, err
 }
 
-// SetInSync implements repl.Recorder.
-func (r recorder) SetInSync(ctx context.Context, s slot.ID, e slot.Epoch, inSync []slot.NodeName) error {
-	_, err := r.n.Propose(ctx, cluster.SetInSync{Slot: s, Epoch: e, InSync: inSync})
-	return err
+// Recorded implements repl.Recorder.
+func (r recorder) Recorded(s slot.ID) repl.Recorded {
+	sl, _ := r.n.State().Slot(s)
+	return recordOf(sl)
 }
 
-// RecordedProtected implements repl.Recorder.
-func (r recorder) RecordedProtected(s slot.ID, e slot.Epoch) bool {
-	sl, ok := r.n.State().Slot(s)
-	return ok && sl.Epoch == e && sl.Protected
+// recordOf is what Raft has of a slot, as replication sees it.
+func recordOf(sl cluster.Slot) repl.Recorded {
+	return repl.Recorded{Epoch: sl.Epoch, Listed: sl.Replicas,
+		Record: ack.Record{Version: sl.Version, Protected: sl.Protected, InSync: sl.InSync, Since: sl.UnprotectedSince}}
 }
 
 // noMaster is the answer about a slot that nobody serves.

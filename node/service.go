@@ -62,12 +62,12 @@ func (s service) Report(ctx context.Context, in *rpc.Json) (*rpc.Json, error) {
 }
 
 // Ask implements rpc.NodeServer.
-func (s service) Ask(_ context.Context, in *rpc.Json) (*rpc.Json, error) {
-	var ids []slot.ID
-	if err := json.Unmarshal(in.Body, &ids); err != nil {
-		return nil, status.Errorf(codes.InvalidArgument, "read slots: %v", err)
+func (s service) Ask(ctx context.Context, in *rpc.Json) (*rpc.Json, error) {
+	var q []failover.Question
+	if err := json.Unmarshal(in.Body, &q); err != nil {
+		return nil, status.Errorf(codes.InvalidArgument, "read questions: %v", err)
 	}
-	b, err := json.Marshal(s.n.answers(ids))
+	b, err := json.Marshal(s.n.answer(ctx, q))
 	if err != nil {
 		return nil, err
 	}
@@ -76,43 +76,52 @@ func (s service) Ask(_ context.Context, in *rpc.Json) (*rpc.Json, error) {
 
 const planNamesMax = 5
 
-func (n *Node) answers(ids []slot.ID) []failover.CopyAnswer {
-	var out []failover.CopyAnswer
-	for _, id := range ids {
-		k := n.copies.keeper(id)
+// answer says what this node's copies hold, and what it has heard of others'. A
+// copy that cannot promise to acknowledge nothing to a lower epoch is left out:
+// the asker must not count on it.
+func (n *Node) answer(ctx context.Context, questions []failover.Question) failover.Answer {
+	out := failover.Answer{Copies: []failover.CopyAnswer{}, Seen: []failover.Sighting{}}
+	v := n.evidence.Snapshot(n.clock.Mono())
+	for _, q := range questions {
+		out.Seen = append(out.Seen, v.Sightings(q.Slot)...)
+		k := n.copies.keeper(q.Slot)
 		if k == nil {
 			continue
 		}
+		if err := k.promise(ctx, q.Epoch); err != nil {
+			n.log.Warn("answer a question", "slot", q.Slot, "epoch", q.Epoch, "err", err)
+			continue
+		}
 		a := failover.CopyAnswer{CopyReport: k.report(), SelfCheck: k.selfCheck()}
-		if s := n.copies.slot(id); s != nil && !a.Building {
+		if s := n.copies.slot(q.Slot); s != nil && !a.Building {
 			count, names, err := s.Users(planNamesMax)
 			a.UsersKnown, a.Users, a.UserNames = err == nil, count, names
 		}
-		out = append(out, a)
+		out.Copies = append(out.Copies, a)
 	}
 	return out
 }
 
 // Ask implements failover.Asker.
-func (n *Node) Ask(ctx context.Context, node slot.NodeName, ids []slot.ID) ([]failover.CopyAnswer, error) {
+func (n *Node) Ask(ctx context.Context, node slot.NodeName, q []failover.Question) (failover.Answer, error) {
 	if node == n.cfg.Node.Name {
-		return n.answers(ids), nil
+		return n.answer(ctx, q), nil
 	}
+	var out failover.Answer
 	client, err := n.peers.node(node)
 	if err != nil {
-		return nil, err
+		return out, err
 	}
-	b, err := json.Marshal(ids)
+	b, err := json.Marshal(q)
 	if err != nil {
-		return nil, err
+		return out, err
 	}
 	got, err := client.Ask(ctx, &rpc.Json{Body: b})
 	if err != nil {
-		return nil, fmt.Errorf("ask node %q: %w", node, err)
+		return out, fmt.Errorf("ask node %q: %w", node, err)
 	}
-	var out []failover.CopyAnswer
 	if err := json.Unmarshal(got.Body, &out); err != nil {
-		return nil, fmt.Errorf("read answer of node %q: %w", node, err)
+		return out, fmt.Errorf("read answer of node %q: %w", node, err)
 	}
 	return out, nil
 }

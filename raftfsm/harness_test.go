@@ -146,9 +146,19 @@ func (s *server) member() cluster.Member {
 	return cluster.Member{Name: s.cfg.Name, ServerID: s.ServerID(), Addr: s.Node.cfg.Addr, Role: cluster.Voter}
 }
 
+// decidedOn gives the command as it is decided on the slot record of now.
+func decidedOn(n *Node, c cluster.Command) cluster.Command {
+	if x, ok := c.(cluster.SetUnprotected); ok {
+		sl, _ := n.State().Slot(x.Slot)
+		x.Version = sl.Version
+		return x
+	}
+	return c
+}
+
 func (s *server) must(t *testing.T, c cluster.Command) cluster.Result {
 	t.Helper()
-	res, err := s.Propose(t.Context(), c)
+	res, err := s.Propose(t.Context(), decidedOn(s.Node, c))
 	if err != nil {
 		t.Fatal(err)
 	}

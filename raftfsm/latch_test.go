@@ -39,7 +39,7 @@ func lawNine(t *testing.T, fault error, hangs bool) {
 		go leader.latch.watch(200*time.Millisecond, t.Context().Done()) // beside its own of 10 s
 	}
 	leader.disk.set(fault, hang)
-	_, err := leader.Propose(t.Context(), cluster.SetUnprotected{Slot: 0, Epoch: 1, Since: 5})
+	_, err := leader.Propose(t.Context(), decidedOn(leader.Node, cluster.SetUnprotected{Slot: 0, Epoch: 1, Since: 5}))
 	if !errors.Is(err, ErrUnknownOutcome) {
 		t.Errorf("the command under way: %v", err)
 	}
@@ -52,7 +52,7 @@ func lawNine(t *testing.T, fault error, hangs bool) {
 	if sl, _ := leader.State().Slot(0); sl.Master != "n1" || sl.UnprotectedSince != 0 {
 		t.Errorf("the halted node knows %+v", sl)
 	}
-	_, err = leader.Propose(t.Context(), cluster.SetUnprotected{Slot: 0, Epoch: 1, Since: 3})
+	_, err = leader.Propose(t.Context(), decidedOn(leader.Node, cluster.SetUnprotected{Slot: 0, Epoch: 1, Since: 3}))
 	asHalted(t, err, ConditionStoreFailed)
 	asHalted(t, leader.VerifyLeader(t.Context()), ConditionStoreFailed)
 	if leader.Quorum() || leader.IsLeader() {

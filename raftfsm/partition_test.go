@@ -118,7 +118,7 @@ func meshed(t *testing.T, m *mesh, dirs []string) []*Node {
 
 func propose(t *testing.T, n *Node, c cluster.Command) {
 	t.Helper()
-	if _, err := n.Propose(t.Context(), c); err != nil {
+	if _, err := n.Propose(t.Context(), decidedOn(n, c)); err != nil {
 		t.Fatal(err)
 	}
 }

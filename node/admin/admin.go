@@ -93,8 +93,8 @@ type ProposedSlot struct {
 	From         slot.NodeName `json:"from"`
 	To           slot.NodeName `json:"to"`
 	Safe         bool          `json:"safe"`
-	LagS         float64       `json:"lag_s"`
-	EventsAtRisk uint64        `json:"events_at_risk"`
+	LagS         *float64      `json:"lag_s"`          // by the master's last heartbeat; null: not known
+	EventsAtRisk *uint64       `json:"events_at_risk"` // null: not known
 	Users        int           `json:"users"`
 	Done         bool          `json:"done,omitempty"`
 	Why          string        `json:"why,omitempty"` // why it is not safe

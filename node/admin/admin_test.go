@@ -191,7 +191,7 @@ func raw(t *testing.T, path, method, body, socket string) string {
 
 func TestProposalShape(t *testing.T) {
 	p := Proposals{[]Proposal{{ID: "p3", Node: "n1", State: "open", SinceS: 17,
-		Slots: []ProposedSlot{{Slot: 7, From: "n1", To: "n2", Safe: true, LagS: 0.2, Users: 12}}}}}
+		Slots: []ProposedSlot{{Slot: 7, From: "n1", To: "n2", Safe: true, LagS: new(0.2), EventsAtRisk: new(uint64(0)), Users: 12}}}}}
 	got, err := json.Marshal(p)
 	if err != nil {
 		t.Fatal(err)

@@ -58,7 +58,7 @@ func broken() *site {
 		sl := &s.status.Slots[i]
 		if sl.Master == "n1" {
 			sl.Serving, sl.Waiting = false, "its master n1 is silent"
-			p.Slots = append(p.Slots, admin.ProposedSlot{Slot: sl.Slot, From: "n1", To: "n2", Safe: sl.Slot != 7, LagS: 0.1, Users: 3, Why: "n3 may hold more"})
+			p.Slots = append(p.Slots, admin.ProposedSlot{Slot: sl.Slot, From: "n1", To: "n2", Safe: sl.Slot != 7, LagS: new(0.1), Users: 3, Why: "n3 may hold more"})
 		} else {
 			sl.Protected = false
 			sl.Copies[1].Viable = false

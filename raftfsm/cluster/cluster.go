@@ -59,6 +59,8 @@ type Slot struct {
 	InSync           []slot.NodeName   `json:"i,omitempty"` // sorted, of Replicas; empty while unprotected
 	Protected        bool              `json:"p,omitempty"`
 	UnprotectedSince slot.Position     `json:"us,omitempty"` // 0: the master has not reported yet
+	Awaits           []slot.NodeName   `json:"aw,omitempty"` // who else was in sync when the epoch began: the master hears them before it begins to serve
+	AtLeast          slot.Position     `json:"al,omitempty"` // what the master held by the plan: with less it does not begin to serve
 	OpenLoss         *OpenLoss         `json:"ol,omitempty"`
 	HandOver         *HandOver         `json:"h,omitempty"`
 	Version          uint64            `json:"v,omitempty"` // Raft index of the last change to this slot

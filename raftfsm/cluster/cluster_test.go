@@ -45,8 +45,26 @@ func sample(t *testing.T) *State {
 	return s
 }
 
+// decidedOn gives the command as it is decided on the slot record of now.
+func decidedOn(s *State, c Command) Command {
+	version := func(id slot.ID) uint64 { sl, _ := s.Slot(id); return sl.Version }
+	switch x := c.(type) {
+	case SetUnprotected:
+		x.Version = version(x.Slot)
+		return x
+	case SetProtected:
+		x.Version = version(x.Slot)
+		return x
+	case ConfirmSlot:
+		x.Version = version(x.Slot)
+		return x
+	}
+	return c
+}
+
 func apply(t *testing.T, s *State, index uint64, c Command) Result {
 	t.Helper()
+	c = decidedOn(s, c)
 	back, err := Decode(Encode(c))
 	if err != nil {
 		t.Fatalf("decode %T: %v", c, err)
@@ -108,9 +126,8 @@ func slotRefusals() []refusal {
 		{"unprotected stale", SetUnprotected{Slot: 0, Epoch: 2}, ErrStale{}, "s000"},
 		{"protected by nobody", SetProtected{Slot: 1, Epoch: 1}, ErrInvalid{}, "at least one"},
 		{"protected by stranger", SetProtected{Slot: 1, Epoch: 1, InSync: names("n3")}, ErrInvalid{}, "n3"},
-		{"in sync while unprotected", SetInSync{Slot: 1, Epoch: 1, InSync: names("n1")}, ErrInvalid{}, "unprotected"},
-		{"in sync empty", SetInSync{Slot: 0, Epoch: 1}, ErrInvalid{}, "at least one"},
-		{"in sync twice", SetInSync{Slot: 0, Epoch: 1, InSync: names("n2", "n2")}, ErrInvalid{}, "twice"},
+		{"protected twice by one", SetProtected{Slot: 0, Epoch: 1, InSync: names("n2", "n2")}, ErrInvalid{}, "twice"},
+		{"drop in sync", DropReplica{Slot: 0, Epoch: 1, Node: "n2"}, ErrInvalid{}, "in sync"},
 	}
 }
 
@@ -152,7 +169,7 @@ func TestRefusals(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			s := sample(t)
 			before := EncodeSnapshot(s)
-			_, err := s.Apply(99, tt.c)
+			_, err := s.Apply(99, decidedOn(s, tt.c))
 			if got, want := fmt.Sprintf("%T", err), fmt.Sprintf("%T", tt.want); got != want {
 				t.Fatalf("got %s (%v), want %s", got, err, want)
 			}
@@ -263,17 +280,16 @@ func TestProtection(t *testing.T) {
 		c    Command
 		want Slot
 	}{
-		{SetInSync{Slot: 0, Epoch: 1, InSync: names("n3")}, Slot{Protected: true, InSync: names("n3")}},
+		{SetProtected{Slot: 0, Epoch: 1, InSync: names("n3")}, Slot{Protected: true, InSync: names("n3")}},
 		{SetUnprotected{Slot: 0, Epoch: 1, Since: at(5)}, Slot{UnprotectedSince: at(5)}},
 		{SetUnprotected{Slot: 0, Epoch: 1, Since: at(8)}, Slot{UnprotectedSince: at(5)}},
 		{SetProtected{Slot: 0, Epoch: 1, InSync: names("n3", "n2")}, Slot{Protected: true, InSync: names("n2", "n3")}},
-		{DropReplica{Slot: 0, Epoch: 1, Node: "n2"}, Slot{Protected: true, InSync: names("n3")}},
-		{DropReplica{Slot: 0, Epoch: 1, Node: "n3", Force: true}, Slot{}},
+		{DropReplica{Slot: 0, Epoch: 1, Node: "n3", Force: true}, Slot{}}, // n2 alone may not hold everything
 	}
 	for i, st := range steps {
 		if _, ok := st.c.(DropReplica); ok && i == len(steps)-1 {
 			if _, err := s.Apply(50, DropReplica{Slot: 0, Epoch: 1, Node: "n3"}); err == nil {
-				t.Error("the only in-sync replica was dropped without force")
+				t.Error("an in-sync replica was dropped without force")
 			}
 		}
 		apply(t, s, uint64(20+i), st.c)
@@ -282,6 +298,51 @@ func TestProtection(t *testing.T) {
 		if diff := cmp.Diff(st.want, got); diff != "" {
 			t.Errorf("step %d: %s", i, diff)
 		}
+	}
+}
+
+// TestLaw01OlderDecisionIsRefused: what was decided on an older record of the slot
+// changes nothing, however late it comes.
+func TestLaw01OlderDecisionIsRefused(t *testing.T) {
+	s := sample(t)
+	sl, _ := s.Slot(0)
+	late := []Command{
+		SetProtected{Slot: 0, Epoch: 1, Version: sl.Version, InSync: names("n2")},
+		SetUnprotected{Slot: 0, Epoch: 1, Version: sl.Version, Since: 7},
+		ConfirmSlot{Proposal: "p1", Slot: 0, Epoch: 1, Version: sl.Version, To: "n2", Unclean: true},
+		ConfirmSlot{Proposal: "p1", Slot: 0, Epoch: 1, Version: sl.Version, To: "n2", Unclean: true, AcceptLoss: true},
+	}
+	apply(t, s, 20, SetProtected{Slot: 0, Epoch: 1, InSync: names("n3")})
+	for i, c := range late {
+		var changed ErrChanged
+		if _, err := s.Apply(uint64(21+i), c); !errors.As(err, &changed) {
+			t.Errorf("%+v: %v", c, err)
+		}
+	}
+}
+
+// TestLaw01NewMasterHearsWhoWasInSync: the record says whom a new master must hear
+// and what it must hold; who accepts the loss waits for nobody.
+func TestLaw01NewMasterHearsWhoWasInSync(t *testing.T) {
+	s := sample(t)
+	apply(t, s, 20, ConfirmSlot{Proposal: "p1", Slot: 0, Epoch: 1, To: "n2", Position: slot.At(1, 9), Unclean: true})
+	sl, _ := s.Slot(0)
+	want := Slot{ID: 0, Epoch: 2, Unclean: 1, Master: "n2", Replicas: names("n3", "n1"), Awaits: names("n3"), AtLeast: slot.At(1, 9), Version: 20}
+	if diff := cmp.Diff(want, sl); diff != "" {
+		t.Error(diff)
+	}
+	apply(t, s, 21, OpenProposal{Slots: []ProposedSlot{{Slot: 0, Epoch: 2, From: "n2"}}})
+	var invalid ErrInvalid
+	again := ConfirmSlot{Proposal: "p2", Slot: 0, Epoch: 2, Version: 20, To: "n2", Position: slot.At(1, 8), Unclean: true}
+	if _, err := s.Apply(22, again); !errors.As(err, &invalid) {
+		t.Errorf("the master again, without accepting a loss: %v", err)
+	}
+	again.AcceptLoss = true
+	apply(t, s, 23, again)
+	sl, _ = s.Slot(0)
+	want = Slot{ID: 0, Epoch: 3, Unclean: 2, Master: "n2", Replicas: names("n3", "n1"), AtLeast: slot.At(1, 8), OpenLoss: &OpenLoss{Node: "n3", Since: 3}, Version: 23}
+	if diff := cmp.Diff(want, sl); diff != "" {
+		t.Error(diff)
 	}
 }
 

@@ -72,8 +72,6 @@ func decodeBody(kind string, body []byte) (Command, error) {
 		return bodyOf[SetUnprotected](body)
 	case SetProtected{}.kind():
 		return bodyOf[SetProtected](body)
-	case SetInSync{}.kind():
-		return bodyOf[SetInSync](body)
 	case OpenProposal{}.kind():
 		return bodyOf[OpenProposal](body)
 	case UpdateProposal{}.kind():
@@ -107,7 +105,6 @@ func (AddReplica) kind() string       { return "add-replica" }
 func (DropReplica) kind() string      { return "drop-replica" }
 func (SetUnprotected) kind() string   { return "unprotected" }
 func (SetProtected) kind() string     { return "protected" }
-func (SetInSync) kind() string        { return "in-sync" }
 func (OpenProposal) kind() string     { return "propose" }
 func (UpdateProposal) kind() string   { return "update-proposal" }
 func (WithdrawProposal) kind() string { return "withdraw" }

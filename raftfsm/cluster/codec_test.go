@@ -44,7 +44,7 @@ func full(t *testing.T) *State {
 	s, index := New(), uint64(0)
 	do := func(c Command) Result {
 		index++
-		res, err := s.Apply(index, c)
+		res, err := s.Apply(index, decidedOn(s, c))
 		if err != nil {
 			t.Fatalf("%+v: %v", c, err)
 		}

@@ -79,25 +79,23 @@ type DropReplica struct {
 }
 
 // SetUnprotected records that the master goes on alone since a position (law 1).
-// Said twice in one epoch, the earlier position stands.
+// Said twice in one epoch, the earlier position stands. Version is that of the
+// slot record that the master decided on: a command that is delayed, or lost and
+// sent again, never undoes a newer one.
 type SetUnprotected struct {
-	Slot  slot.ID       `json:"slot"`
-	Epoch slot.Epoch    `json:"epoch"`
-	Since slot.Position `json:"since"`
+	Slot    slot.ID       `json:"slot"`
+	Epoch   slot.Epoch    `json:"epoch"`
+	Version uint64        `json:"version"`
+	Since   slot.Position `json:"since"`
 }
 
-// SetProtected records that acknowledgements wait for a replica again (law 1).
+// SetProtected records for which replicas acknowledgements wait (law 1): at any
+// time one of them holds every acknowledged event. Version is as in SetUnprotected.
 type SetProtected struct {
-	Slot   slot.ID         `json:"slot"`
-	Epoch  slot.Epoch      `json:"epoch"`
-	InSync []slot.NodeName `json:"in_sync"`
-}
-
-// SetInSync changes the set of in-sync replicas of a protected slot.
-type SetInSync struct {
-	Slot   slot.ID         `json:"slot"`
-	Epoch  slot.Epoch      `json:"epoch"`
-	InSync []slot.NodeName `json:"in_sync"`
+	Slot    slot.ID         `json:"slot"`
+	Epoch   slot.Epoch      `json:"epoch"`
+	Version uint64          `json:"version"`
+	InSync  []slot.NodeName `json:"in_sync"`
 }
 
 // OpenProposal records a wish to change masters. State and Done of what it
@@ -132,12 +130,18 @@ type RejectProposal struct {
 }
 
 // ConfirmSlot changes the master of one slot of an open proposal: the one
-// command that can (law 4). AcceptLoss marks the slot with an open loss.
+// command that can (law 4). Version is that of the slot record that the plan was
+// made from: when it has changed since, the plan is no longer true. Position is
+// what the target held by the plan. AcceptLoss marks the slot with an open loss;
+// only with it may To be the master itself, which then begins an epoch without
+// what it has lost, or waits for.
 type ConfirmSlot struct {
 	Proposal   string        `json:"proposal"`
 	Slot       slot.ID       `json:"slot"`
 	Epoch      slot.Epoch    `json:"epoch"`
+	Version    uint64        `json:"version"`
 	To         slot.NodeName `json:"to"`
+	Position   slot.Position `json:"position,omitempty"`
 	Unclean    bool          `json:"unclean,omitempty"`
 	AcceptLoss bool          `json:"accept_loss,omitempty"`
 	By         string        `json:"by,omitempty"`

@@ -3,6 +3,8 @@ package cluster
 import (
 	"errors"
 	"fmt"
+
+	"mailnode/storage/slot"
 )
 
 // Refusals of Apply. Their texts are read by operators.
@@ -15,6 +17,17 @@ type ErrStale struct {
 
 func (e ErrStale) Error() string {
 	return fmt.Sprintf("%s: the command was made for %d, it is %d now; look again and repeat", e.What, e.Want, e.Have)
+}
+
+// ErrChanged refuses a command that was decided on an older record of a slot, in
+// the same epoch: whoever decided looks again, and nothing was done.
+type ErrChanged struct {
+	Slot       slot.ID
+	Want, Have uint64 // versions of the slot record
+}
+
+func (e ErrChanged) Error() string {
+	return fmt.Sprintf("the record of slot %s has changed since it was read (version %d, it is %d now); look again and repeat", e.Slot, e.Want, e.Have)
 }
 
 // ErrNotFound refuses a command about something that does not exist.

@@ -167,7 +167,7 @@ func (c RaiseGeneration) apply(s *State, index uint64) (Result, error) {
 		// What the lost majority recorded last is not known here: the master may
 		// have gone on alone. It reports afresh in the new epoch.
 		sl.unprotect()
-		sl.HandOver = nil
+		sl.HandOver, sl.Awaits, sl.AtLeast = nil, nil, 0
 		sl.Version = index
 	}
 	why := fmt.Sprintf("the cluster was recovered: generation %d", s.Generation)

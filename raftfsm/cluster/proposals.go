@@ -101,15 +101,25 @@ func (c ConfirmSlot) apply(s *State, index uint64) (Result, error) {
 	if c.Unclean {
 		sl.Unclean++
 	}
-	// The old master keeps its place in the list as a replica: what it holds
-	// beyond the new master's copy is rescued when it returns.
-	sl.Replicas = append(without(sl.Replicas, c.To), from)
+	if c.AcceptLoss {
+		for _, n := range sl.mayHoldMore(c.To) {
+			sl.OpenLoss = sl.OpenLoss.with(n, sl.Epoch)
+		}
+	}
+	// Whoever was in sync may have acknowledged more since the plan asked: the
+	// new master hears them first. A person who accepts the loss does not wait.
+	sl.Awaits, sl.AtLeast = nil, c.Position
+	if !c.AcceptLoss {
+		sl.Awaits = without(sl.InSync, c.To)
+	}
+	if c.To != from {
+		// The old master keeps its place in the list as a replica: what it holds
+		// beyond the new master's copy is set aside when it returns.
+		sl.Replicas = append(without(sl.Replicas, c.To), from)
+	}
 	sl.Master = c.To
 	sl.HandOver = nil
 	sl.unprotect()
-	if c.AcceptLoss {
-		sl.OpenLoss = sl.OpenLoss.with(from, sl.Epoch)
-	}
 	s.put(sl, index)
 
 	p.Slots = slices.Clone(p.Slots)
@@ -137,7 +147,9 @@ func (s *State) confirmable(c ConfirmSlot, ps ProposedSlot) (Slot, error) {
 		return sl, ErrStale{"epoch of slot " + c.Slot.String(), uint64(c.Epoch), uint64(sl.Epoch)}
 	case sl.Epoch >= slot.MaxEpoch:
 		return sl, ErrInvalid{what, "its epochs are used up"}
-	case c.To == sl.Master:
+	case sl.Version != c.Version:
+		return sl, ErrChanged{Slot: c.Slot, Want: c.Version, Have: sl.Version}
+	case c.To == sl.Master && !c.AcceptLoss:
 		return sl, ErrInvalid{what, fmt.Sprintf("%s is the master already", c.To)}
 	case c.To == "":
 		return sl, ErrInvalid{what, "it has no target: no copy is known to be viable, name one"}
@@ -147,10 +159,25 @@ func (s *State) confirmable(c ConfirmSlot, ps ProposedSlot) (Slot, error) {
 	if err := s.mailNode(c.To); err != nil {
 		return sl, err
 	}
-	if !slices.Contains(sl.Replicas, c.To) {
+	if !sl.Holds(c.To) {
 		return sl, ErrInvalid{what, fmt.Sprintf("%s holds no copy of the slot", c.To)}
 	}
 	return sl, nil
+}
+
+// mayHoldMore lists whose mail is given up when a loss is accepted: the old
+// master's; or, when that begins anew itself, that of the replicas which count,
+// or for which it waits.
+func (sl Slot) mayHoldMore(to slot.NodeName) []slot.NodeName {
+	if to != sl.Master {
+		return []slot.NodeName{sl.Master}
+	}
+	for _, list := range [][]slot.NodeName{sl.Awaits, sl.InSync} {
+		if len(list) > 0 {
+			return list
+		}
+	}
+	return []slot.NodeName{sl.Master}
 }
 
 // checkTarget lets a proposal name a replica, or nobody while none is viable.

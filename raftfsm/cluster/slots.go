@@ -66,14 +66,16 @@ func (c DropReplica) apply(s *State, index uint64) (Result, error) {
 		return Result{}, ErrNotFound{"replica of slot " + c.Slot.String(), shown(string(c.Node))}
 	}
 	inSync := without(sl.InSync, c.Node)
-	if sl.Protected && len(inSync) == 0 && !c.Force {
-		return Result{}, ErrInvalid{what, "it is the only one in sync; add another first, or use --force to leave the slot unprotected"}
+	counts := len(inSync) < len(sl.InSync)
+	if counts && !c.Force {
+		return Result{}, ErrInvalid{what, "it is in sync: stop its node, wait until another is in sync without it, or use --force to leave the slot unprotected"}
 	}
 	if l := sl.OpenLoss; l != nil && (l.Node == c.Node || slices.Contains(l.Also, c.Node)) && !c.Force {
 		return Result{}, ErrInvalid{what, "it may hold mail that is not rescued yet: mailnode rescue list"}
 	}
-	sl.Replicas, sl.InSync = without(sl.Replicas, c.Node), inSync
-	if sl.Protected && len(inSync) == 0 {
+	sl.Replicas, sl.Awaits = without(sl.Replicas, c.Node), without(sl.Awaits, c.Node)
+	if counts {
+		// The others alone may not hold everything: only the master knows (law 1).
 		sl.unprotect()
 	}
 	s.put(sl, index)
@@ -81,7 +83,7 @@ func (c DropReplica) apply(s *State, index uint64) (Result, error) {
 }
 
 func (c SetUnprotected) apply(s *State, index uint64) (Result, error) {
-	sl, err := s.ownedSlot(c.Slot, c.Epoch)
+	sl, err := s.slotAt(c.Slot, c.Epoch, c.Version)
 	if err != nil {
 		return Result{}, err
 	}
@@ -96,7 +98,7 @@ func (c SetUnprotected) apply(s *State, index uint64) (Result, error) {
 }
 
 func (c SetProtected) apply(s *State, index uint64) (Result, error) {
-	sl, err := s.ownedSlot(c.Slot, c.Epoch)
+	sl, err := s.slotAt(c.Slot, c.Epoch, c.Version)
 	if err != nil {
 		return Result{}, err
 	}
@@ -104,21 +106,6 @@ func (c SetProtected) apply(s *State, index uint64) (Result, error) {
 		return Result{}, err
 	}
 	sl.Protected, sl.UnprotectedSince = true, 0
-	s.put(sl, index)
-	return Result{Epoch: sl.Epoch}, nil
-}
-
-func (c SetInSync) apply(s *State, index uint64) (Result, error) {
-	sl, err := s.ownedSlot(c.Slot, c.Epoch)
-	if err != nil {
-		return Result{}, err
-	}
-	if !sl.Protected {
-		return Result{}, ErrInvalid{"slot " + c.Slot.String(), "it is unprotected, no replica counts as in sync"}
-	}
-	if sl.InSync, err = inSyncOf(sl, c.InSync); err != nil {
-		return Result{}, err
-	}
 	s.put(sl, index)
 	return Result{Epoch: sl.Epoch}, nil
 }
@@ -164,6 +151,15 @@ func (s *State) ownedSlot(id slot.ID, expected slot.Epoch) (Slot, error) {
 	sl, err := s.slotFor(id, expected)
 	if err == nil && sl.Master == "" {
 		err = ErrInvalid{"slot " + id.String(), "it has no master yet"}
+	}
+	return sl, err
+}
+
+// slotAt is ownedSlot for commands that were decided on one version of the record.
+func (s *State) slotAt(id slot.ID, expected slot.Epoch, version uint64) (Slot, error) {
+	sl, err := s.ownedSlot(id, expected)
+	if err == nil && sl.Version != version {
+		err = ErrChanged{Slot: id, Want: version, Have: sl.Version}
 	}
 	return sl, err
 }

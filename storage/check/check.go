@@ -120,7 +120,7 @@ func (c *checker) slot() error {
 	}
 	last := slot.Branch{}
 	for i, b := range c.slotRec.SlotLineage() {
-		if i > 0 && (b.Epoch <= last.Epoch || b.After < last.After) {
+		if i > 0 && (b.Epoch < last.Epoch || b.After < last.After) { // an epoch comes twice when its master stopped uncleanly
 			c.report(2, "lineage: epoch %d after %s follows epoch %d after %s", b.Epoch, b.After, last.Epoch, last.After)
 		}
 		last = b

@@ -74,7 +74,10 @@ func (s *Slot) Serve(ctx context.Context, e slot.Epoch, x slot.UncleanCount, gat
 			if !s.dirty {
 				return nil
 			}
-			return t.applyAt(m, slot.At(e, t.head.N()+uncleanJump))
+			// The jump is a branch of the history: a replica that has what this copy
+			// has lost is known by it, also when the journal is trimmed past there.
+			rec.Lineage = append(rec.Lineage, &event.Branch{Epoch: uint32(e), After: uint64(t.head)})
+			return t.applyAt(m, slot.At(e, t.head.N()+uncleanJump), &event.Change{Record: &event.Change_Slot{Slot: rec}})
 		}
 		rec.Lineage = append(rec.Lineage, &event.Branch{Epoch: uint32(e), After: uint64(t.head)})
 		first := slot.At(e, 1)

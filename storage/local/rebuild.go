@@ -340,6 +340,10 @@ func (rb *rebuild) fill() (err error) {
 	if err := (&regain{rb: rb, s: s, to: out}).run(); err != nil {
 		return err
 	}
+	// The old index's mark is not known: nothing here may count as confirmed.
+	if err := out.Set(localKey(keyAlone), be.AppendUint64(nil, 0)); err != nil {
+		return err
+	}
 	return out.flush(pebble.Sync)
 }
 

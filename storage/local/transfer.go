@@ -59,6 +59,9 @@ func (s *Slot) BeginImport(ctx context.Context) error {
 		if err := t.b.Delete(localKey(keyJournalStart), nil); err != nil {
 			return err
 		}
+		if err := t.b.Delete(localKey(keyAlone), nil); err != nil { // it was about the state that goes
+			return err
+		}
 		// From here on, whether or not the caller still waits for the commit: an
 		// emptied copy must never be taken for a whole one.
 		s.building.Store(true)

@@ -7,7 +7,8 @@
 // Feed.send reads it from the journal (feed.go) -> Follower.receive checks its
 // CRC and the sender's epoch, waits for the bodies it names, which came on a
 // stream of their own (bodies.go), and applies it (follower.go) -> the Ack goes
-// back -> Feed.Await lets the master answer its client (gate.go).
+// back -> ack.Step releases it -> Feed.Await lets the master answer its client
+// (gate.go).
 package repl
 
 import (
@@ -24,6 +25,19 @@ import (
 type Copy interface {
 	Source
 	Sink
+	Marks
+}
+
+// Marks are what a copy remembers of its own promises, durable when a call returns.
+type Marks interface {
+	// Alone gives the position after which this copy, as a master, has
+	// acknowledged what no replica confirmed.
+	Alone() (since slot.Position, alone bool, err error)
+	MarkAlone(ctx context.Context, since slot.Position) error
+	ClearAlone(ctx context.Context) error
+	// Promised is the highest epoch under which this copy was asked what it holds:
+	// it acknowledges nothing to a lower one.
+	Promised() (slot.Epoch, error)
 }
 
 // Source is what a copy can give to others.

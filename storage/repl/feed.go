@@ -3,6 +3,7 @@ package repl
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	"google.golang.org/grpc/codes"
@@ -51,8 +52,11 @@ func (s *Server) Follow(stream Replication_FollowServer) error {
 		return status.Errorf(codes.FailedPrecondition, "follow %s: this node is not its master", slot.ID(h.Slot))
 	}
 	if higher := max(slot.Epoch(h.Epoch), lineage(h.Lineage).Last()); higher > f.o.Epoch {
-		f.fenced(higher)
+		f.fenced(fmt.Sprintf("%s knows epoch %d", h.Node, higher))
 		return status.Errorf(codes.FailedPrecondition, "follow %s: epoch %d is over", slot.ID(h.Slot), f.o.Epoch)
+	}
+	if !f.lists(slot.NodeName(h.Node)) {
+		return status.Errorf(codes.Unavailable, "follow %s: Raft does not list %s as a replica", slot.ID(h.Slot), h.Node)
 	}
 	return f.serve(stream, h)
 }
@@ -65,9 +69,9 @@ func (f *Feed) serve(stream Replication_FollowServer, h *Hello) error {
 		return toStatus(err)
 	}
 	at := slot.Position(h.Position)
-	w := &Welcome{Head: uint64(head.Position), Lineage: branches(head.Lineage), Transfer: h.Building}
+	w := &Welcome{Head: uint64(head.Position), Lineage: branches(head.Lineage), Transfer: h.Building || h.Refill}
 	w.Diverged = !h.Building && lineage(h.Lineage).Diverged(at, head.Lineage, head.Position)
-	if !w.Transfer && !w.Diverged {
+	if !h.Building && !w.Diverged { // also of one that is to be refilled: what only it has is set aside first (law 7)
 		_, _, err := f.o.Slot.JournalAfter(at, 1)
 		switch {
 		case errors.Is(err, storage.ErrNotFound):
@@ -170,12 +174,8 @@ func (f *Feed) sendHeartbeat(stream Replication_FollowServer, name slot.NodeName
 	}
 	b := &Heartbeat{Head: uint64(head.Position), SlotClockMs: head.ClockMs, Births: head.Births, BirthBytes: head.Bytes}
 	f.mu.Lock()
-	if r := f.replicas[name]; r != nil {
-		b.LagMs = uint64(f.lag(r) / time.Millisecond)
-	}
-	for _, n := range f.inSync {
-		b.Counted = b.Counted || n == name
-	}
+	b.LagMs = uint64(f.lag(f.st.Replica(name).Acked) / time.Millisecond)
+	b.Counted = f.st.Counts(name)
 	f.mu.Unlock()
 	return stream.Send(&FollowDown{Epoch: uint32(f.o.Epoch), Heartbeat: b})
 }
@@ -215,6 +215,9 @@ func (s *Server) State(req *StateRequest, stream Replication_StateServer) error 
 	f := s.Copies.Feed(slot.ID(req.Slot))
 	if f == nil {
 		return status.Errorf(codes.FailedPrecondition, "state of %s: this node is not its master", slot.ID(req.Slot))
+	}
+	if name, ok := s.Copies.PeerName(stream.Context()); ok && !f.lists(name) {
+		return status.Errorf(codes.Unavailable, "state of %s: Raft does not list %s as a replica", slot.ID(req.Slot), name)
 	}
 	// With the first frame the replica drops a state that may be sound (law 7).
 	if err := f.o.Slot.ProveState(stream.Context()); err != nil {

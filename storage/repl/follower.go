@@ -141,12 +141,18 @@ func (f *Follower) follow(whole context.Context) error {
 	if err != nil {
 		return err
 	}
+	// Asked under a higher epoch, this copy acknowledges nothing to a lower one: the
+	// new master counts on having heard everything (law 1).
+	promised, err := f.o.Slot.Promised()
+	if err != nil {
+		return err
+	}
 	stream, err := f.o.Client.Follow(ctx)
 	if err != nil {
 		return err
 	}
-	hello := &Hello{Slot: uint32(f.o.Slot.ID()), Epoch: uint32(f.o.Epoch), Node: string(f.o.Node), Position: uint64(head.Position),
-		Lineage: branches(head.Lineage), Building: head.Building || f.refill}
+	hello := &Hello{Slot: uint32(f.o.Slot.ID()), Epoch: uint32(max(f.o.Epoch, promised)), Node: string(f.o.Node), Position: uint64(head.Position),
+		Lineage: branches(head.Lineage), Building: head.Building, Refill: f.refill}
 	if err := stream.Send(&FollowUp{Hello: hello}); err != nil && err != io.EOF {
 		return err
 	}
@@ -158,8 +164,8 @@ func (f *Follower) follow(whole context.Context) error {
 	if w == nil {
 		return status.Error(codes.Internal, "follow: the first message was no welcome")
 	}
-	if slot.Epoch(first.Epoch) < f.o.Epoch {
-		return status.Errorf(codes.FailedPrecondition, "follow %s: %s is at epoch %d, this node knows %d", f.o.Slot.ID(), f.o.Master, first.Epoch, f.o.Epoch)
+	if known := max(f.o.Epoch, promised); slot.Epoch(first.Epoch) < known {
+		return status.Errorf(codes.FailedPrecondition, "follow %s: %s is at epoch %d, this node knows %d", f.o.Slot.ID(), f.o.Master, first.Epoch, known)
 	}
 	if w.Transfer {
 		diverged := w.Diverged || head.Lineage.Diverged(head.Position, lineage(w.Lineage), slot.Position(w.Head))

@@ -2,26 +2,36 @@ package repl
 
 import (
 	"context"
+	"errors"
 	"log/slog"
-	"math"
 	"slices"
 	"sync"
 	"time"
 
 	"mailnode/storage"
+	"mailnode/storage/repl/ack"
 	"mailnode/storage/slot"
 )
 
-// Recorder records in Raft what a later plan of a failover rests on. A call
-// returns when it is recorded, or an error when that is not known.
+// Recorder records in Raft what a later plan of a failover rests on.
 type Recorder interface {
-	SetUnprotected(ctx context.Context, s slot.ID, e slot.Epoch, since slot.Position) error
-	SetProtected(ctx context.Context, s slot.ID, e slot.Epoch, inSync []slot.NodeName) error
-	SetInSync(ctx context.Context, s slot.ID, e slot.Epoch, inSync []slot.NodeName) error
-	// RecordedProtected says whether Raft, as this node knows it, has the slot
-	// as protected in that epoch.
-	RecordedProtected(s slot.ID, e slot.Epoch) bool
+	// Record has Raft record how a slot is protected, if its record is still of
+	// r.Version. It returns when that is decided, or ctx has ended; err says why an
+	// outcome is not ack.Done. ErrEpochOver: Raft has a higher epoch.
+	Record(ctx context.Context, s slot.ID, e slot.Epoch, r ack.Record) (ack.Outcome, error)
+	// Recorded gives what Raft has, as this node has applied it.
+	Recorded(s slot.ID) Recorded
 }
+
+// Recorded is Raft's record of a slot.
+type Recorded struct {
+	Epoch  slot.Epoch
+	Listed []slot.NodeName // the replicas
+	Record ack.Record
+}
+
+// ErrEpochOver is proof that the master's epoch has ended.
+var ErrEpochOver = errors.New("the epoch is over")
 
 // FeedOptions makes a Feed.
 type FeedOptions struct {
@@ -29,9 +39,10 @@ type FeedOptions struct {
 	Epoch slot.Epoch
 	// WaitForReplica is ack = "replica" for a slot that has replicas.
 	WaitForReplica bool
-	// Protected and InSync are what Raft has recorded for the slot.
-	Protected bool
-	InSync    []slot.NodeName
+	// Recorded is what Raft has of the slot, proved to be so just now.
+	Recorded Recorded
+	// Again says that this copy has served the epoch before.
+	Again bool
 	// AckTimeout is how long no byte may move before the master goes on alone.
 	AckTimeout time.Duration
 	// ProtectAfter is how long a replica must be at the head before the slot
@@ -40,51 +51,24 @@ type FeedOptions struct {
 	Recorder     Recorder
 	Clock        storage.Clock
 	Logger       *slog.Logger
-	// OnFenced is called once when a replica knows a higher epoch.
-	OnFenced func(higher slot.Epoch)
+	// OnFenced is called once when somebody proves that the epoch is over.
+	OnFenced func()
 }
 
-const (
-	tickEvery    = 100 * time.Millisecond
-	recordWithin = 2 * time.Second
-	behindAfter  = time.Second // a replica that lacks what is older is not at the head
-	evictAfter   = 10 * time.Second
-	recordAgain  = time.Second // after a record whose outcome is not known
-)
-
-// Feed is the sending side of one slot at its master.
+// Feed is the sending side of one slot at its master. It drives ack.Step, whose
+// State says what may be acknowledged.
 type Feed struct {
 	o   FeedOptions
 	log *slog.Logger
 
-	mu        sync.Mutex    // guards all below
-	moved     chan struct{} // closed and replaced when anything below changes
-	replicas  map[slot.NodeName]*replica
-	inSync    []slot.NodeName // whose acknowledgements count
-	waits     bool            // changes wait for one of inSync
-	protected bool            // as Raft has recorded it
-	unsure    bool            // Raft may have inSync as protecting the slot, or not
-	tryAfter  time.Duration   // when the record is tried again, while unsure
-	released  slot.Position   // the highest position that may have been acknowledged
-	waiting   int             // changes that wait
-	waitSince time.Duration   // since when, or since the last progress
-	heads     []headAt        // where the head was, oldest first
-	refetch   map[slot.NodeName]bool
-	closed    error
-}
-
-// replica is what the master knows of one follower; it outlives connections.
-type replica struct {
-	name       slot.NodeName
-	conn       int // number of its newest connection: acks of older ones are stale
-	connected  bool
-	acked      slot.Position
-	bytes      uint64
-	viable     bool
-	problem    string
-	progress   time.Duration // when it last moved
-	atHead     bool
-	atHeadFrom time.Duration
+	mu      sync.Mutex    // guards all below
+	moved   chan struct{} // closed and replaced when anything below changes
+	st      ack.State
+	todo    []ack.Action  // for Run: proposals and marks
+	work    chan struct{} // capacity 1: there is something to do
+	heads   []headAt      // where the head was, oldest first: for lags that are shown
+	refetch map[slot.NodeName]bool
+	closed  error
 }
 
 type headAt struct {
@@ -92,20 +76,51 @@ type headAt struct {
 	at       time.Duration
 }
 
-// NewFeed makes a Feed; Run must be called for it to notice time passing.
-func NewFeed(o FeedOptions) *Feed {
+// NewFeed makes a Feed. It acknowledges nothing before Run is called.
+func NewFeed(o FeedOptions) (*Feed, error) {
 	if o.ProtectAfter == 0 {
 		o.ProtectAfter = 10 * time.Second
 	}
-	f := &Feed{o: o, log: o.Logger.With("slot", o.Slot.ID(), "epoch", o.Epoch), moved: make(chan struct{}),
-		replicas: map[slot.NodeName]*replica{}, protected: o.Protected, inSync: slices.Clone(o.InSync)}
-	f.waits = o.WaitForReplica && o.Protected
-	// An earlier process may have acknowledged all that is durable here.
+	f := &Feed{o: o, log: o.Logger.With("slot", o.Slot.ID(), "epoch", o.Epoch), moved: make(chan struct{}), work: make(chan struct{}, 1)}
 	head, err := o.Slot.Head()
-	if f.released = head.Position; err != nil {
-		f.released = math.MaxUint64 // not known: no replica ever holds enough to take another's place
+	if err != nil {
+		return nil, err
 	}
-	return f
+	since, alone, err := o.Slot.Alone()
+	if err != nil {
+		return nil, err
+	}
+	st, acts := ack.New(ack.Settings{Waits: o.WaitForReplica, AckTimeout: o.AckTimeout, ProtectAfter: o.ProtectAfter},
+		ack.Start{At: o.Clock.Mono(), Head: head.Position, Recorded: o.Recorded.Record, Listed: o.Recorded.Listed, Again: o.Again,
+			Alone: alone && o.Again, AloneSince: since})
+	f.st = st
+	f.do(acts)
+	return f, nil
+}
+
+// step is the one way in which the state changes. The caller holds mu.
+func (f *Feed) step(e ack.Event) {
+	next, acts := ack.Step(f.st, e)
+	f.st = next
+	f.do(acts)
+}
+
+// do carries out what is quick, and leaves the rest to Run. The caller holds mu.
+func (f *Feed) do(acts []ack.Action) {
+	for _, a := range acts {
+		switch a.(type) {
+		case ack.Release:
+			f.changed()
+		case ack.End:
+			f.end(storage.Errorf(storage.ErrNotMaster, "slot %s: epoch %d has ended", f.o.Slot.ID(), f.o.Epoch))
+		default:
+			f.todo = append(f.todo, a)
+			select {
+			case f.work <- struct{}{}:
+			default:
+			}
+		}
+	}
 }
 
 // Await holds an acknowledgement back until law 1 allows it: it implements
@@ -113,14 +128,10 @@ func NewFeed(o FeedOptions) *Feed {
 func (f *Feed) Await(ctx context.Context, p slot.Position) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.waits && f.closed == nil && f.acked() < p {
-		if f.waiting == 0 {
-			f.waitSince = f.o.Clock.Mono()
-		}
-		f.waiting++
-		defer func() { f.waiting-- }()
+	if f.closed == nil && f.st.Released() < p {
+		f.step(ack.Asked{At: f.o.Clock.Mono(), Position: p})
 	}
-	for f.waits && f.closed == nil && f.acked() < p {
+	for f.closed == nil && f.st.Released() < p {
 		moved := f.moved
 		f.mu.Unlock()
 		select {
@@ -131,22 +142,7 @@ func (f *Feed) Await(ctx context.Context, p slot.Position) error {
 		}
 		f.mu.Lock()
 	}
-	if f.closed != nil {
-		return f.closed
-	}
-	f.released = max(f.released, p)
-	return nil
-}
-
-// acked is the highest position that a replica which counts has made durable.
-func (f *Feed) acked() slot.Position {
-	var p slot.Position
-	for _, n := range f.inSync {
-		if r := f.replicas[n]; r != nil && r.viable {
-			p = max(p, r.acked)
-		}
-	}
-	return p
+	return f.closed
 }
 
 func (f *Feed) changed() {
@@ -156,41 +152,37 @@ func (f *Feed) changed() {
 
 // Close ends the feed: what still waits is not acknowledged.
 func (f *Feed) Close() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	f.end(storage.Errorf(storage.ErrNotMaster, "slot %s: this node is no longer its master", f.o.Slot.ID()))
 }
 
+// end makes the feed acknowledge nothing more. The caller holds mu.
 func (f *Feed) end(why error) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
 	if f.closed == nil {
 		f.closed = why
 		f.changed()
 	}
 }
 
-// fenced stops the master: somebody knows a higher epoch.
-func (f *Feed) fenced(higher slot.Epoch) {
-	f.log.Warn("a replica knows a higher epoch", "higher", higher)
-	f.end(storage.Errorf(storage.ErrNotMaster, "slot %s: epoch %d has ended, %d began elsewhere", f.o.Slot.ID(), f.o.Epoch, higher))
-	if f.o.OnFenced != nil {
-		f.o.OnFenced(higher)
+// fenced stops the master: somebody has proof that its epoch is over.
+func (f *Feed) fenced(why string) {
+	f.mu.Lock()
+	over := f.st.Over()
+	f.step(ack.EpochOver{At: f.o.Clock.Mono()})
+	f.mu.Unlock()
+	if !over {
+		f.log.Warn("the epoch is over: nothing more is acknowledged in it", "told_by", why)
+		if f.o.OnFenced != nil {
+			f.o.OnFenced()
+		}
 	}
 }
 
 func (f *Feed) onAck(n slot.NodeName, conn int, a *Ack) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	r := f.replicas[n]
-	if r.conn != conn {
-		return
-	}
-	now := f.o.Clock.Mono()
-	if slot.Position(a.Position) > r.acked || a.BytesReceived > r.bytes {
-		r.progress = now
-	}
-	r.acked, r.bytes = slot.Position(a.Position), a.BytesReceived
-	r.viable, r.problem = a.Viable, a.Problem
-	f.changed()
+	f.step(ack.Acked{At: f.o.Clock.Mono(), Node: n, Conn: conn, Position: slot.Position(a.Position), Bytes: a.BytesReceived, Viable: a.Viable, Problem: a.Problem})
 }
 
 // connect notes that a replica holds everything up to p, and gives the number
@@ -198,9 +190,8 @@ func (f *Feed) onAck(n slot.NodeName, conn int, a *Ack) {
 func (f *Feed) connect(n slot.NodeName, p slot.Position) (conn int) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	r := f.renewed(n)
-	r.connected, r.acked, r.viable = true, p, true
-	return r.conn
+	f.step(ack.Connected{At: f.o.Clock.Mono(), Node: n, Position: p})
+	return f.st.Replica(n).Conn
 }
 
 // refill notes, before the replica is told to, that it is about to drop its
@@ -208,28 +199,21 @@ func (f *Feed) connect(n slot.NodeName, p slot.Position) (conn int) {
 func (f *Feed) refill(n slot.NodeName) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.renewed(n).problem = "the whole state is being fetched"
-}
-
-// renewed forgets what earlier connections of a replica said.
-func (f *Feed) renewed(n slot.NodeName) *replica {
-	conn := 1
-	if old := f.replicas[n]; old != nil {
-		conn = old.conn + 1
-	}
-	r := &replica{name: n, conn: conn, progress: f.o.Clock.Mono()}
-	f.replicas[n] = r
-	f.changed()
-	return r
+	f.step(ack.Refilled{At: f.o.Clock.Mono(), Node: n})
 }
 
 func (f *Feed) disconnect(n slot.NodeName, conn int) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if r := f.replicas[n]; r.conn == conn {
-		r.connected, r.atHead = false, false
-	}
-	f.changed()
+	f.step(ack.Disconnected{At: f.o.Clock.Mono(), Node: n, Conn: conn})
+}
+
+// lists says whether Raft lists a node as a replica of the slot.
+func (f *Feed) lists(n slot.NodeName) bool {
+	f.learn()
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.st.Lists(n)
 }
 
 // ReplicaState is what the master knows of one replica.
@@ -240,33 +224,53 @@ type ReplicaState struct {
 	Acked     slot.Position
 	Viable    bool
 	Problem   string
-	InSync    bool
+	InSync    bool          // its acknowledgement counts
 	Lag       time.Duration // age of the oldest event that it has not made durable
 }
 
-// State tells how the slot is protected, for status and metrics.
+// State tells how the slot is protected, for status and metrics: whether a change
+// that is made now waits for a replica, and how each replica stands.
 func (f *Feed) State() (protected bool, replicas []ReplicaState) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	for _, r := range f.replicas {
-		replicas = append(replicas, ReplicaState{Node: r.name, Connected: r.connected, Times: r.conn, Acked: r.acked, Viable: r.viable,
-			Problem: r.problem, InSync: slices.Contains(f.inSync, r.name) && f.protected, Lag: f.lag(r)})
+	for _, r := range f.st.Replicas() {
+		replicas = append(replicas, ReplicaState{Node: r.Name, Connected: r.Connected, Times: r.Conn, Acked: r.Acked, Viable: r.Viable,
+			Problem: r.Problem, InSync: f.st.Counts(r.Name), Lag: f.lag(r.Acked)})
 	}
-	slices.SortFunc(replicas, func(a, b ReplicaState) int {
-		if a.Node < b.Node {
-			return -1
-		}
-		return 1
-	})
-	return f.protected, replicas
+	return f.st.Waits(), replicas
 }
 
-// lag is how long ago the head passed what the replica has.
-func (f *Feed) lag(r *replica) time.Duration {
+// Alone gives the position after which this master has acknowledged what no
+// replica confirmed.
+func (f *Feed) Alone() (since slot.Position, alone bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.st.Alone()
+}
+
+// lag is how long ago the head passed a position.
+func (f *Feed) lag(acked slot.Position) time.Duration {
 	for _, h := range f.heads {
-		if h.position > r.acked {
+		if h.position > acked {
 			return f.o.Clock.Mono() - h.at
 		}
 	}
 	return 0
+}
+
+// observe remembers where the head was. Entries that every replica has passed,
+// and all but the last 4,000, go.
+func (f *Feed) observe(head slot.Position, now time.Duration) {
+	if n := len(f.heads); n == 0 || f.heads[n-1].position != head {
+		f.heads = append(f.heads, headAt{head, now})
+	}
+	least := head
+	for _, r := range f.st.Replicas() {
+		least = min(least, r.Acked)
+	}
+	drop := 0
+	for drop < len(f.heads)-1 && (f.heads[drop].position <= least || len(f.heads)-drop > 4000) {
+		drop++
+	}
+	f.heads = slices.Delete(f.heads, 0, drop)
 }

@@ -2,241 +2,126 @@ package repl
 
 import (
 	"context"
-	"slices"
+	"errors"
+	"sync"
 	"time"
 
-	"mailnode/storage/slot"
+	"mailnode/storage/repl/ack"
 )
 
-// Run notices time passing until ctx ends: it declares the slot unprotected when
-// nothing moves, and protected again when a replica has been at the head.
+const tickEvery = 100 * time.Millisecond
+
+// Run tells the decision of time and of what Raft has, and does what it asks for,
+// until ctx ends.
 func (f *Feed) Run(ctx context.Context) {
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	marks := make(chan ack.Action, 16) // written one after the other, in the order in which they were decided
+	wg.Go(func() {
+		for {
+			select {
+			case a := <-marks:
+				f.mark(ctx, a)
+			case <-ctx.Done():
+				return
+			}
+		}
+	})
 	t := time.NewTicker(tickEvery)
 	defer t.Stop()
 	for {
+		for _, a := range f.take() {
+			if p, ok := a.(ack.Propose); ok {
+				wg.Go(func() { f.record(ctx, p) })
+				continue
+			}
+			select {
+			case marks <- a:
+			case <-ctx.Done():
+				return
+			}
+		}
 		select {
 		case <-ctx.Done():
 			return
+		case <-f.work:
 		case <-t.C:
-			f.tick(ctx)
+			f.tick()
 		}
 	}
 }
 
-func (f *Feed) tick(ctx context.Context) {
+func (f *Feed) take() []ack.Action {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	todo := f.todo
+	f.todo = nil
+	return todo
+}
+
+func (f *Feed) tick() {
+	f.learn()
 	head, err := f.o.Slot.Head()
 	if err != nil {
 		return
 	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	now := f.o.Clock.Mono()
-	f.mu.Lock()
 	f.observe(head.Position, now)
-	stalled := f.waits && f.waiting > 0 && f.stalled(now)
-	ready := f.candidates(now)
-	unsure, again := f.unsure, f.unsure && now >= f.tryAfter
-	f.mu.Unlock()
-	switch {
-	case !f.o.WaitForReplica:
-	case stalled:
-		f.goAlone(ctx)
-	case again:
-		f.recordProtected(ctx)
-	case unsure:
-	case len(ready) > 0 && !f.isProtected():
-		f.protect(ctx, ready)
-	case f.isProtected():
-		f.adjust(ctx, ready, now)
-	case f.o.Recorder.RecordedProtected(f.o.Slot.ID(), f.o.Epoch):
-		// A record whose outcome was not known came true after all. It is not
-		// true: acknowledgements do not wait.
-		f.goAlone(ctx)
-	}
+	f.step(ack.Tick{At: now, Head: head.Position})
 }
 
-func (f *Feed) isProtected() bool {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.protected
-}
-
-// observe remembers where the head was, and who is at it.
-func (f *Feed) observe(head slot.Position, now time.Duration) {
-	if n := len(f.heads); n == 0 || f.heads[n-1].position != head {
-		f.heads = append(f.heads, headAt{head, now})
-	}
-	// Entries that every replica has passed, and all but the last 4,000, go.
-	least := head
-	for _, r := range f.replicas {
-		least = min(least, r.acked)
-	}
-	drop := 0
-	for drop < len(f.heads)-1 && (f.heads[drop].position <= least || len(f.heads)-drop > 4000) {
-		drop++
-	}
-	f.heads = slices.Delete(f.heads, 0, drop)
-	for _, r := range f.replicas {
-		at := r.connected && r.viable && f.lag(r) < behindAfter
-		if at && !r.atHead {
-			r.atHeadFrom = now
-		}
-		r.atHead = at
-	}
-}
-
-// stalled says whether no replica that counts has moved for AckTimeout while
-// changes wait.
-func (f *Feed) stalled(now time.Duration) bool {
-	last := f.waitSince
-	for _, n := range f.inSync {
-		if r := f.replicas[n]; r != nil && r.viable && r.connected {
-			last = max(last, r.progress)
-		}
-	}
-	return now-last >= f.o.AckTimeout
-}
-
-// candidates lists replicas that have been at the head for ProtectAfter.
-func (f *Feed) candidates(now time.Duration) []slot.NodeName {
-	var out []slot.NodeName
-	for _, r := range f.replicas {
-		if r.atHead && now-r.atHeadFrom >= f.o.ProtectAfter {
-			out = append(out, r.name)
-		}
-	}
-	slices.Sort(out)
-	return out
-}
-
-// goAlone records that the slot is unprotected, then lets waiting changes be
-// acknowledged; without a quorum it goes on too (law 1).
-func (f *Feed) goAlone(ctx context.Context) {
-	f.mu.Lock()
-	since := max(f.acked(), f.released)
-	was := f.protected || f.unsure
-	f.mu.Unlock()
-	if was || f.o.Recorder.RecordedProtected(f.o.Slot.ID(), f.o.Epoch) {
-		rctx, cancel := context.WithTimeout(ctx, recordWithin)
-		err := f.o.Recorder.SetUnprotected(rctx, f.o.Slot.ID(), f.o.Epoch, since)
-		cancel()
-		f.log.Warn("slot unprotected: no replica moves", "since", since, "record_err", err)
-	}
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.waits, f.protected, f.unsure, f.inSync = false, false, false, nil
-	for _, r := range f.replicas {
-		r.atHead = false
-	}
-	f.changed()
-}
-
-// protect makes changes wait for the candidates first, and records them as
-// in-sync only when they hold everything acknowledged before.
-func (f *Feed) protect(ctx context.Context, names []slot.NodeName) {
-	f.mu.Lock()
-	f.inSync, f.waits = names, true
-	f.waitSince = f.o.Clock.Mono()
-	goal := f.released
-	f.mu.Unlock()
-	if f.reach(ctx, goal, names) {
-		f.recordProtected(ctx)
+// learn looks at what Raft has. A record of a lower epoch is what this node has
+// not applied yet.
+func (f *Feed) learn() {
+	r := f.o.Recorder.Recorded(f.o.Slot.ID())
+	if r.Epoch > f.o.Epoch {
+		f.fenced("this node's Raft")
 		return
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.waits, f.inSync = false, nil
-	f.changed()
+	if r.Epoch == f.o.Epoch && r.Record.Version > f.st.Recorded().Version {
+		f.log.Info("protection recorded", "protected", r.Record.Protected, "in_sync", r.Record.InSync, "since", r.Record.Since)
+		f.step(ack.Recorded{At: f.o.Clock.Mono(), Record: r.Record, Listed: r.Listed})
+	}
 }
 
-// recordProtected records the in-sync replicas, for which changes wait already.
-// While it is not known whether Raft has the record, they go on waiting: a plan
-// that rests on it would else lose what was acknowledged meanwhile (law 1).
-func (f *Feed) recordProtected(ctx context.Context) {
-	f.mu.Lock()
-	names := slices.Clone(f.inSync)
-	f.mu.Unlock()
-	rctx, cancel := context.WithTimeout(ctx, recordWithin)
-	err := f.o.Recorder.SetProtected(rctx, f.o.Slot.ID(), f.o.Epoch, names)
+// record proposes a record and tells how that ended.
+func (f *Feed) record(ctx context.Context, p ack.Propose) {
+	rctx, cancel := context.WithTimeout(ctx, ack.RecordWithin)
+	outcome, err := f.o.Recorder.Record(rctx, f.o.Slot.ID(), f.o.Epoch, p.Record)
 	cancel()
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if f.protected, f.unsure = err == nil, err != nil; f.unsure {
-		f.tryAfter = f.o.Clock.Mono() + recordAgain
-		f.log.Debug("not known whether the slot is recorded as protected", "in_sync", names, "err", err)
-	} else {
-		f.log.Info("slot protected", "in_sync", names)
-	}
-	f.changed()
-}
-
-// reach waits until each of names has made p durable, at most AckTimeout.
-func (f *Feed) reach(ctx context.Context, p slot.Position, names []slot.NodeName) bool {
-	timeout := time.NewTimer(f.o.AckTimeout)
-	defer timeout.Stop()
-	for {
-		f.mu.Lock()
-		there := f.closed == nil
-		for _, n := range names {
-			r := f.replicas[n]
-			there = there && r != nil && r.viable && r.acked >= p
-		}
-		moved := f.moved
-		f.mu.Unlock()
-		if there {
-			return true
-		}
-		select {
-		case <-moved:
-		case <-timeout.C:
-			return false
-		case <-ctx.Done():
-			return false
-		}
-	}
-}
-
-// adjust adds replicas that have caught up to the in-sync set, and takes out
-// those that are gone while another holds everything acknowledged.
-func (f *Feed) adjust(ctx context.Context, ready []slot.NodeName, now time.Duration) {
-	f.mu.Lock()
-	var keep []slot.NodeName
-	for _, n := range f.inSync {
-		r := f.replicas[n]
-		if r != nil && r.viable && (r.atHead || now-r.progress < evictAfter) {
-			keep = append(keep, n)
-		}
-	}
-	// A replica that goes takes what only it has with it: another that stays must
-	// hold everything acknowledged, and from now on only those that stay count,
-	// whatever becomes of the record.
-	base := f.inSync
-	if slices.ContainsFunc(keep, func(n slot.NodeName) bool { return f.replicas[n].acked >= f.released }) {
-		base = keep
-	}
-	want := slices.Clone(base)
-	for _, n := range ready {
-		if !slices.Contains(want, n) {
-			want = append(want, n)
-		}
-	}
-	slices.Sort(want)
-	same := slices.Equal(want, f.inSync) || len(base) == 0
-	if !same {
-		f.inSync = base
-	}
-	f.mu.Unlock()
-	if same {
+	if errors.Is(err, ErrEpochOver) {
+		f.fenced("the answer to a record")
 		return
 	}
-	rctx, cancel := context.WithTimeout(ctx, recordWithin)
-	err := f.o.Recorder.SetInSync(rctx, f.o.Slot.ID(), f.o.Epoch, want)
-	cancel()
+	if err != nil {
+		f.log.Warn("protection not recorded", "protected", p.Record.Protected, "in_sync", p.Record.InSync, "because", p.Why, "err", err)
+	}
+	f.learn()
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	f.step(ack.Proposed{At: f.o.Clock.Mono(), Record: p.Record, Outcome: outcome})
+}
+
+// mark writes the copy's mark "alone", or takes it away.
+func (f *Feed) mark(ctx context.Context, a ack.Action) {
+	m, set := a.(ack.MarkAlone)
+	if !set {
+		if err := f.o.Slot.ClearAlone(ctx); err != nil {
+			f.log.Warn("clear the mark of what was acknowledged alone", "err", err)
+		}
+		return
+	}
+	err := f.o.Slot.MarkAlone(ctx, m.Since)
 	if err == nil {
-		f.inSync = want
-		f.log.Info("in-sync replicas changed", "in_sync", want)
+		f.log.Warn("changes are acknowledged with no replica's confirmation from here on", "since", m.Since)
 	} else {
-		f.log.Debug("in-sync change not recorded", "in_sync", want, "err", err)
+		f.log.Error("mark what is acknowledged alone", "err", err)
 	}
-	f.changed()
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.step(ack.Marked{At: f.o.Clock.Mono(), Since: m.Since, Failed: err != nil})
 }

@@ -138,6 +138,7 @@ type Hello struct {
 	Lineage       []*Branch              `protobuf:"bytes,5,rep,name=lineage,proto3" json:"lineage,omitempty"`
 	Building      bool                   `protobuf:"varint,6,opt,name=building,proto3" json:"building,omitempty"`
 	Features      []string               `protobuf:"bytes,7,rep,name=features,proto3" json:"features,omitempty"`
+	Refill        bool                   `protobuf:"varint,8,opt,name=refill,proto3" json:"refill,omitempty"` // it is whole, and asks for the whole state all the same
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -219,6 +220,13 @@ func (x *Hello) GetFeatures() []string {
 		return x.Features
 	}
 	return nil
+}
+
+func (x *Hello) GetRefill() bool {
+	if x != nil {
+		return x.Refill
+	}
+	return false
 }
 
 // Ack says what is durable on the replica, and that bytes move.
@@ -1238,7 +1246,7 @@ const file_repl_proto_rawDesc = "" +
 	"\x05after\x18\x02 \x01(\x06R\x05after\"b\n" +
 	"\bFollowUp\x12-\n" +
 	"\x05hello\x18\x01 \x01(\v2\x17.mailnode.repl.v1.HelloR\x05hello\x12'\n" +
-	"\x03ack\x18\x02 \x01(\v2\x15.mailnode.repl.v1.AckR\x03ack\"\xcd\x01\n" +
+	"\x03ack\x18\x02 \x01(\v2\x15.mailnode.repl.v1.AckR\x03ack\"\xe5\x01\n" +
 	"\x05Hello\x12\x12\n" +
 	"\x04slot\x18\x01 \x01(\rR\x04slot\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\rR\x05epoch\x12\x12\n" +
@@ -1246,7 +1254,8 @@ const file_repl_proto_rawDesc = "" +
 	"\bposition\x18\x04 \x01(\x06R\bposition\x122\n" +
 	"\alineage\x18\x05 \x03(\v2\x18.mailnode.repl.v1.BranchR\alineage\x12\x1a\n" +
 	"\bbuilding\x18\x06 \x01(\bR\bbuilding\x12\x1a\n" +
-	"\bfeatures\x18\a \x03(\tR\bfeatures\"z\n" +
+	"\bfeatures\x18\a \x03(\tR\bfeatures\x12\x16\n" +
+	"\x06refill\x18\b \x01(\bR\x06refill\"z\n" +
 	"\x03Ack\x12\x1a\n" +
 	"\bposition\x18\x01 \x01(\x06R\bposition\x12%\n" +
 	"\x0ebytes_received\x18\x02 \x01(\x04R\rbytesReceived\x12\x16\n" +

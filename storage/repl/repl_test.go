@@ -24,6 +24,7 @@ import (
 	"mailnode/storage/check"
 	"mailnode/storage/event"
 	"mailnode/storage/local"
+	"mailnode/storage/repl/ack"
 	"mailnode/storage/slot"
 )
 
@@ -48,42 +49,65 @@ type side struct {
 	conn   *grpc.ClientConn
 }
 
-// record stands for Raft: it remembers what was recorded.
+// record is Raft's record of the slot, as the state machine keeps it.
 type record struct {
-	mu        sync.Mutex
-	log       []string
-	protected bool
-	refuse    bool
+	mu     sync.Mutex
+	log    []string
+	now    Recorded
+	refuse bool // no leader is there
+	lose   bool // it is recorded, and the answer is lost
+	gone   bool // another epoch has begun, and this node has not applied it
 }
 
-func (r *record) add(protected bool, format string, args ...any) error {
+// protectedBy is a record as an earlier process left it.
+func protectedBy(in ...slot.NodeName) *record {
+	return &record{now: Recorded{Record: ack.Record{Version: 1, Protected: len(in) > 0, InSync: in}}}
+}
+
+// Record implements Recorder.
+func (r *record) Record(_ context.Context, s slot.ID, e slot.Epoch, rec ack.Record) (ack.Outcome, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.refuse {
-		return fmt.Errorf("no quorum")
+	switch {
+	case r.gone:
+		return ack.Refused, ErrEpochOver
+	case r.refuse:
+		return ack.NotSent, fmt.Errorf("no leader")
+	case rec.Version != r.now.Record.Version:
+		return ack.Refused, fmt.Errorf("the record is of version %d", r.now.Record.Version)
 	}
-	r.protected = protected
-	r.log = append(r.log, fmt.Sprintf(format, args...))
-	return nil
+	rec.Version++
+	r.now.Record = rec
+	if rec.Protected {
+		r.log = append(r.log, fmt.Sprintf("%s protected by %v", s, rec.InSync))
+	} else {
+		r.log = append(r.log, fmt.Sprintf("%s unprotected", s))
+	}
+	if r.lose {
+		return ack.Unknown, fmt.Errorf("no answer")
+	}
+	return ack.Done, nil
 }
 
-func (r *record) SetUnprotected(_ context.Context, s slot.ID, _ slot.Epoch, since slot.Position) error {
-	return r.add(false, "%s unprotected", s)
-}
-
-func (r *record) SetProtected(_ context.Context, s slot.ID, _ slot.Epoch, in []slot.NodeName) error {
-	return r.add(true, "%s protected by %v", s, in)
-}
-
-func (r *record) SetInSync(_ context.Context, s slot.ID, _ slot.Epoch, in []slot.NodeName) error {
-	return r.add(true, "%s in sync %v", s, in)
-}
-
-func (r *record) RecordedProtected(slot.ID, slot.Epoch) bool {
+// Recorded implements Recorder.
+func (r *record) Recorded(slot.ID) Recorded {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.protected
+	return r.now
 }
+
+// begin is what Raft has when a master begins to serve an epoch.
+func (r *record) begin(e slot.Epoch) Recorded {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.now.Epoch != e && r.now.Epoch != 0 {
+		r.now.Record = ack.Record{Version: r.now.Record.Version + 1}
+	}
+	r.now.Epoch, r.now.Listed = e, []slot.NodeName{"n1", "n2", "n3"}
+	return r.now
+}
+
+func (r *record) protected() bool { return r.Recorded(3).Record.Protected }
 
 func (s *side) Copy(slot.ID) (Copy, bool) { return s.copy, true }
 
@@ -140,11 +164,18 @@ func (s *side) endRole() {
 	}
 }
 
-func (s *side) lead(e slot.Epoch, x slot.UncleanCount, rec Recorder, ackTimeout time.Duration) {
+func (s *side) lead(e slot.Epoch, x slot.UncleanCount, rec *record, ackTimeout time.Duration) {
 	s.t.Helper()
 	s.endRole()
-	f := NewFeed(FeedOptions{Slot: s.copy, Epoch: e, WaitForReplica: true, AckTimeout: ackTimeout, ProtectAfter: 50 * time.Millisecond,
-		Recorder: rec, Clock: s.o.Clock, Logger: s.o.Logger, OnFenced: func(slot.Epoch) {}})
+	h, err := s.copy.Head()
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	f, err := NewFeed(FeedOptions{Slot: s.copy, Epoch: e, WaitForReplica: true, AckTimeout: ackTimeout, ProtectAfter: 50 * time.Millisecond,
+		Recorded: rec.begin(e), Again: h.Lineage.Last() == e, Recorder: rec, Clock: s.o.Clock, Logger: s.o.Logger})
+	if err != nil {
+		s.t.Fatal(err)
+	}
 	m, err := s.copy.Serve(context.Background(), e, x, f)
 	if err != nil {
 		s.t.Fatal(err)
@@ -167,9 +198,15 @@ func (s *side) lead(e slot.Epoch, x slot.UncleanCount, rec Recorder, ackTimeout 
 }
 
 func (s *side) follow(master *side, e slot.Epoch) *Follower {
+	return s.followWith(master, e, func(*Follower) {})
+}
+
+// followWith lets the test change the follower before it begins.
+func (s *side) followWith(master *side, e slot.Epoch, change func(*Follower)) *Follower {
 	s.endRole()
 	f := NewFollower(FollowerOptions{Slot: s.copy, Node: s.name, Master: master.name, Epoch: e, Client: NewReplicationClient(master.conn),
 		Spool: s.spool, Clock: s.o.Clock, Logger: s.o.Logger})
+	change(f)
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
 	wg.Go(func() { f.Run(ctx) })
@@ -291,7 +328,7 @@ func TestLaw01AcknowledgedIsOnTheReplica(t *testing.T) {
 	n1.lead(1, 0, rec, 2*time.Second) // long enough for a slow machine never to go alone
 	a := n1.account("u1@example.test")
 	n2.follow(n1, 1)
-	eventually(t, "protected", func() bool { return rec.RecordedProtected(3, 1) && n1.feed.isProtected() })
+	eventually(t, "protected", func() bool { waits, _ := n1.feed.State(); return rec.protected() && waits })
 	for i := range 30 {
 		if err := n1.deliver(a, text(i, 10000*i)); err != nil {
 			t.Fatal(err)
@@ -307,11 +344,11 @@ func TestLaw01AcknowledgedIsOnTheReplica(t *testing.T) {
 	if err := n1.deliver(a, text(31, 10)); err != nil {
 		t.Fatal(err)
 	}
-	if rec.RecordedProtected(3, 1) {
+	if rec.protected() {
 		t.Fatalf("acknowledged alone without a record: %v", rec.log)
 	}
 	n2.follow(n1, 1)
-	eventually(t, "protected again", func() bool { return rec.RecordedProtected(3, 1) })
+	eventually(t, "protected again", func() bool { return rec.protected() })
 	sameState(t, n1, n2)
 }
 
@@ -322,7 +359,7 @@ func TestLaw01GoesOnWithoutQuorum(t *testing.T) {
 	n1.lead(1, 0, rec, 200*time.Millisecond)
 	a := n1.account("u1@example.test")
 	n2.follow(n1, 1)
-	eventually(t, "protected", func() bool { return n1.feed.isProtected() })
+	eventually(t, "protected", func() bool { return waitsNow(n1) })
 	rec.mu.Lock()
 	rec.refuse = true
 	rec.mu.Unlock()
@@ -333,7 +370,7 @@ func TestLaw01GoesOnWithoutQuorum(t *testing.T) {
 	rec.mu.Lock()
 	rec.refuse = false
 	rec.mu.Unlock()
-	eventually(t, "the record is made up for", func() bool { return !rec.RecordedProtected(3, 1) })
+	eventually(t, "the record is made up for", func() bool { return !rec.protected() })
 }
 
 // A new replica, and one that is further behind than the journal, gets the state
@@ -462,3 +499,6 @@ func (s *side) get(key []byte) (value []byte, found bool, err error) {
 	})
 	return value, found, err
 }
+
+// waitsNow says whether a change that is made now waits for a replica.
+func waitsNow(s *side) bool { waits, _ := s.feed.State(); return waits }

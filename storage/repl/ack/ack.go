@@ -1,0 +1,236 @@
+// Package ack is law 1's decision: when the master of a slot may acknowledge a
+// change, and what Raft must have recorded before. It is pure: Step takes a State
+// and an Event and gives the next State and the Actions to carry out. It has no
+// clock (times come with the events), no lock, no I/O and no Raft; package repl's
+// Feed drives it.
+//
+// Why a plan that says "safe" is safe. Raft's record of a slot is either
+// "protected by a set of replicas" or "unprotected". A plan is safe when the
+// record is "protected" and all of the set were asked: the one with the most is
+// chosen. So a change may be acknowledged only when, for every record that Raft
+// has or may yet come to have, one of its set holds the change: the record
+// applied last, and every one that was proposed and whose outcome is not known
+// (may). Which those are is known, because each record carries the version of the
+// one that it was decided on and Raft refuses it once another came first; and a
+// master that starts again in its epoch first replaces the record (claim), so
+// that none of an earlier process can come true later. What is acknowledged with
+// nobody's confirmation is first marked in the copy itself (MarkAlone): a restart
+// does not forget it, and Raft is told before anything else is acknowledged. The
+// one exception: a master that cannot reach a quorum goes on alone although Raft
+// still says "protected" (law 1: mail must flow). That mail has its mark too, and
+// is set aside and named when the node returns.
+package ack
+
+import (
+	"slices"
+	"time"
+
+	"mailnode/storage/slot"
+)
+
+// Record is Raft's record of how a slot is protected.
+type Record struct {
+	Version   uint64 // of the slot record, as applied; a proposed one: that it was decided on
+	Protected bool
+	InSync    []slot.NodeName // sorted; of a protected slot
+	Since     slot.Position   // unprotected: what comes after is on the master alone
+}
+
+func (r Record) same(o Record) bool {
+	return r.Protected == o.Protected && slices.Equal(r.InSync, o.InSync)
+}
+
+// Settings do not change while a master serves.
+type Settings struct {
+	// Waits is ack = "replica" for a slot that has replicas.
+	Waits bool
+	// AckTimeout is how long no byte may move before the master goes on alone.
+	AckTimeout time.Duration
+	// ProtectAfter is how long a replica must be at the head to count.
+	ProtectAfter time.Duration
+}
+
+// Start is what is known when a master begins to serve.
+type Start struct {
+	At       time.Duration
+	Head     slot.Position // the last durable event: all of it counts as perhaps acknowledged
+	Recorded Record
+	Listed   []slot.NodeName // the replicas that Raft lists
+	// Again says that this copy has served the epoch before: what an earlier
+	// process proposed may still be on its way.
+	Again bool
+	// Alone says that the copy bears a mark, set by this or an earlier process.
+	Alone      bool
+	AloneSince slot.Position
+}
+
+// Replica is what the master knows of one follower; it outlives connections.
+type Replica struct {
+	Name      slot.NodeName
+	Conn      int // number of its newest connection: what is said on older ones is stale
+	Connected bool
+	Acked     slot.Position // applied and durable there
+	Bytes     uint64        // received on this connection
+	Viable    bool
+	Problem   string        // why not viable
+	Progress  time.Duration // when it last moved
+	AtHead    bool
+	HeadFrom  time.Duration // since when it is at the head
+}
+
+const (
+	// EvictAfter is how long a replica that counts may stand still before another
+	// that holds everything takes its place.
+	EvictAfter = 10 * time.Second
+	// RecordWithin is how long Raft may take to record that a slot is
+	// unprotected, before its master goes on without (law 1).
+	RecordWithin = 2 * time.Second
+
+	behindAfter = time.Second // a replica that lacks what is older is not at the head
+	recordAgain = time.Second // after a record whose outcome is not known
+	headsKept   = 16
+)
+
+// State is what the decision rests on. It is a value: Step changes none that it
+// was given.
+type State struct {
+	set      Settings
+	began    time.Duration
+	now      time.Duration
+	recorded Record   // as this node has applied it
+	proposed []Record // decided on that version, outcome not known: Raft may come to have one
+	underWay bool     // one of them is being proposed
+	tryAfter time.Duration
+	claimed  bool // no record of an earlier process can come true any more
+	listed   []slot.NodeName
+	replicas []Replica // by name
+	heads    [headsKept]headAt
+	released slot.Position // the highest position that may have been acknowledged
+	asked    slot.Position // the highest that a change waits for
+	waits    time.Duration // since when one waits, or since the last was released
+	joining  []slot.NodeName
+	joinFrom time.Duration
+	alone    mark
+	free     bool          // acknowledges although Raft could not be told
+	goAlone  time.Duration // when it goes on although Raft was not told; 0: it does not mean to
+	over     bool
+}
+
+// mark is what this process knows of the copy's mark "alone since".
+type mark struct {
+	set    bool // durable
+	asked  bool // being written
+	since  slot.Position
+	failed time.Duration // not tried again before
+}
+
+type headAt struct {
+	position slot.Position
+	at       time.Duration
+}
+
+// New gives the state of a master that begins to serve, and what it does first.
+func New(set Settings, st Start) (State, []Action) {
+	s := State{set: set, began: st.At, now: st.At, recorded: st.Recorded, claimed: !st.Again, listed: slices.Clone(st.Listed), released: st.Head, asked: st.Head,
+		waits: st.At, alone: mark{set: st.Alone, since: st.AloneSince}}
+	s.heads[0] = headAt{st.Head, st.At}
+	return s.decide()
+}
+
+// Released is the highest position that may be acknowledged, or was.
+func (s State) Released() slot.Position { return s.released }
+
+// Over says that the epoch has ended: nothing more is acknowledged.
+func (s State) Over() bool { return s.over }
+
+// Recorded is Raft's record as this node has applied it.
+func (s State) Recorded() Record { return s.recorded }
+
+// Replicas lists what is known of the followers, by name.
+func (s State) Replicas() []Replica { return s.replicas }
+
+// Replica gives one of them; the zero Replica for one that never connected.
+func (s State) Replica(n slot.NodeName) Replica {
+	if i := s.at(n); i >= 0 {
+		return s.replicas[i]
+	}
+	return Replica{Name: n}
+}
+
+// Lists says whether Raft lists a node as a replica: no other may follow or count.
+func (s State) Lists(n slot.NodeName) bool { return slices.Contains(s.listed, n) }
+
+// Waits says whether a change that is made now waits for a replica.
+func (s State) Waits() bool { return s.limit() < unlimited }
+
+// Counts says whether a replica's acknowledgement counts now.
+func (s State) Counts(n slot.NodeName) bool {
+	return slices.ContainsFunc(s.conditions(), func(c condition) bool { return slices.Contains(c.set, n) })
+}
+
+// Alone gives the copy's mark as this process knows it.
+func (s State) Alone() (slot.Position, bool) { return s.alone.since, s.alone.set || s.alone.asked }
+
+func (s State) at(n slot.NodeName) int {
+	return slices.IndexFunc(s.replicas, func(r Replica) bool { return r.Name == n })
+}
+
+const unlimited slot.Position = 1<<64 - 1
+
+// condition is a set of replicas, one of which must hold what is acknowledged.
+type condition struct {
+	set  []slot.NodeName
+	from time.Duration // not stalled before this moment and AckTimeout
+}
+
+// conditions are what stands between a change and its acknowledgement: every
+// record that Raft has or may yet have, and those whom the master is about to
+// record.
+func (s State) conditions() []condition {
+	var out []condition
+	for _, r := range append([]Record{s.recorded}, s.proposed...) {
+		if r.Protected {
+			out = append(out, condition{set: r.InSync})
+		}
+	}
+	if s.joining != nil {
+		out = append(out, condition{set: s.joining, from: s.joinFrom})
+	}
+	return out
+}
+
+// limit is the highest position that no condition forbids to acknowledge.
+func (s State) limit() slot.Position {
+	p := unlimited
+	if s.free {
+		return p
+	}
+	for _, c := range s.conditions() {
+		p = min(p, s.held(c.set))
+	}
+	return p
+}
+
+// may is the highest position that may be acknowledged now. What nobody confirms
+// needs the mark first.
+func (s State) may() slot.Position {
+	p := s.limit()
+	switch {
+	case s.over || !s.claimed:
+		return s.released
+	case p == unlimited && !s.alone.set:
+		return s.released
+	}
+	return p
+}
+
+// held is the highest position that a viable replica of the set has made durable.
+func (s State) held(set []slot.NodeName) slot.Position {
+	var p slot.Position
+	for _, n := range set {
+		if i := s.at(n); i >= 0 && s.replicas[i].Viable {
+			p = max(p, s.replicas[i].Acked)
+		}
+	}
+	return p
+}

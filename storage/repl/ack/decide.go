@@ -1,0 +1,203 @@
+package ack
+
+import (
+	"slices"
+	"time"
+
+	"mailnode/storage/slot"
+)
+
+// decide looks at the whole state, after anything but an ordinary
+// acknowledgement, and says what is to be done. It is level-triggered: called
+// again with the same state it asks for nothing more.
+func (s State) decide() (State, []Action) {
+	var out []Action
+	if s.joining != nil && s.stalled(condition{set: s.joining, from: s.joinFrom}) {
+		s.leave(s.joining)
+	}
+	if s.free && s.trueAgain() {
+		s.free, s.goAlone = false, 0
+	}
+	if s.alone.set && s.claimed && s.recorded.Protected && !s.free && s.limit() >= s.released {
+		s.alone = mark{}
+		out = append(out, ClearAlone{})
+	}
+	if want, why := s.want(); want != nil {
+		s.propose(*want)
+		out = append(out, Propose{Record: s.proposed[len(s.proposed)-1], Why: why})
+	}
+	if s.goAlone != 0 && s.now >= s.goAlone && !s.free && s.claimed {
+		s.free = true
+		s.leave(nil)
+	}
+	if s.limit() == unlimited && !s.alone.set && !s.alone.asked && s.now >= s.alone.failed {
+		s.alone.asked, s.alone.since = true, s.released
+		out = append(out, MarkAlone{s.released})
+	}
+	return s.release(out)
+}
+
+// release lets go what may be acknowledged.
+func (s State) release(out []Action) (State, []Action) {
+	if p := min(s.may(), s.asked); p > s.released {
+		s.released, s.waits = p, s.now
+		out = append(out, Release{p})
+	}
+	return s, out
+}
+
+// propose notes a record that Raft may come to have.
+func (s *State) propose(r Record) {
+	r.Version = s.recorded.Version
+	s.underWay, s.joining = true, nil
+	s.proposed = append(slices.DeleteFunc(slices.Clone(s.proposed), r.same), r)
+}
+
+// want is the record that Raft should be asked for now; nil: none, or not yet.
+func (s *State) want() (*Record, string) {
+	never := !s.set.Waits && (s.recorded.Protected || s.mayComeTrue())
+	stalled := s.set.Waits && !s.free && slices.ContainsFunc(s.conditions(), s.stalled)
+	switch {
+	case s.free:
+	case !stalled && !never:
+		s.goAlone = 0
+	case s.goAlone == 0 && s.claimed:
+		s.goAlone = s.now + RecordWithin
+	}
+	alone := &Record{Since: s.released}
+	if s.alone.set {
+		alone.Since = min(alone.Since, s.alone.since)
+	}
+	switch {
+	case s.underWay || s.now < s.tryAfter:
+		return nil, ""
+	case s.recorded.Protected && (s.alone.set || s.free):
+		return alone, "acknowledged alone"
+	case never:
+		return alone, `ack = "local", or no replicas`
+	case stalled:
+		return alone, "no replica moves"
+	case !s.claimed:
+		r := s.recorded
+		return &r, "this master serves again"
+	case !s.set.Waits:
+		return nil, ""
+	case len(s.proposed) > 0: // until its outcome is known it is asked for again
+		r := s.proposed[len(s.proposed)-1]
+		return &r, "asked for again"
+	case s.recorded.Protected:
+		return s.adjusted()
+	}
+	return s.joined()
+}
+
+// mayComeTrue says whether Raft may come to have the slot as protected.
+func (s State) mayComeTrue() bool {
+	return slices.ContainsFunc(s.proposed, func(r Record) bool { return r.Protected })
+}
+
+// stalled says whether a change waits for a set of replicas of which none has
+// moved for AckTimeout. A replica that lost its connection a moment ago has its
+// AckTimeout too.
+func (s State) stalled(c condition) bool {
+	goal := s.asked
+	if c.from != 0 { // those who join must reach what was acknowledged without them
+		goal = max(goal, s.released)
+	}
+	if s.held(c.set) >= goal {
+		return false
+	}
+	last := max(c.from, s.waits)
+	for _, n := range c.set {
+		if r := s.Replica(n); r.Viable {
+			last = max(last, r.Progress)
+		}
+	}
+	return (s.asked > s.released || c.from != 0) && s.now-last >= s.set.AckTimeout
+}
+
+// leave ends the attempt to be protected; who did not keep up must be at the
+// head for ProtectAfter again.
+func (s *State) leave(set []slot.NodeName) {
+	s.joining = nil
+	list := slices.Clone(s.replicas)
+	for i := range list {
+		if set == nil || slices.Contains(set, list[i].Name) {
+			list[i].AtHead = false
+		}
+	}
+	s.replicas = list
+}
+
+// trueAgain says whether a master that went on without Raft's word may rest on
+// Raft's record again: one of the replicas that it names has kept up, and each
+// condition is met by what was acknowledged.
+func (s State) trueAgain() bool {
+	if !s.recorded.Protected || !slices.ContainsFunc(s.ready(), func(n slot.NodeName) bool { return slices.Contains(s.recorded.InSync, n) }) {
+		return false
+	}
+	return !slices.ContainsFunc(s.conditions(), func(c condition) bool { return s.held(c.set) < s.released })
+}
+
+// ready lists the replicas that have been at the head for ProtectAfter.
+func (s State) ready() []slot.NodeName {
+	var out []slot.NodeName
+	for _, r := range s.replicas {
+		if r.AtHead && s.now-r.HeadFrom >= s.set.ProtectAfter {
+			out = append(out, r.Name)
+		}
+	}
+	return out
+}
+
+// joined makes changes wait for those who are ready, and wants those recorded who
+// hold everything acknowledged before.
+func (s *State) joined() (*Record, string) {
+	if s.joining == nil {
+		if ready := s.ready(); len(ready) > 0 {
+			s.joining, s.joinFrom = ready, max(s.now, time.Nanosecond)
+		}
+	}
+	if s.joining == nil {
+		return nil, ""
+	}
+	var in []slot.NodeName
+	for _, n := range s.joining {
+		if r := s.Replica(n); r.Viable && r.Acked >= s.released {
+			in = append(in, n)
+		}
+	}
+	if in == nil {
+		return nil, ""
+	}
+	return &Record{Protected: true, InSync: in}, "replicas have kept up"
+}
+
+// adjusted adds replicas that have caught up to the set, and takes out those
+// that are gone while another holds everything acknowledged.
+func (s State) adjusted() (*Record, string) {
+	var keep []slot.NodeName
+	holds := false
+	for _, n := range s.recorded.InSync {
+		r := s.Replica(n)
+		if r.Conn == 0 && s.now-s.began < EvictAfter || r.Viable && (r.AtHead || s.now-r.Progress < EvictAfter) {
+			keep = append(keep, n)
+			holds = holds || r.Viable && r.Acked >= s.released
+		}
+	}
+	base := s.recorded.InSync
+	if holds {
+		base = keep
+	}
+	want := slices.Clone(base)
+	for _, n := range s.ready() {
+		if !slices.Contains(want, n) {
+			want = append(want, n)
+		}
+	}
+	slices.Sort(want)
+	if slices.Equal(want, s.recorded.InSync) {
+		return nil, ""
+	}
+	return &Record{Protected: true, InSync: want}, "replicas have come or gone"
+}

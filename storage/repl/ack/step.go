@@ -1,0 +1,277 @@
+package ack
+
+import (
+	"slices"
+	"time"
+
+	"mailnode/storage/slot"
+)
+
+// Event is something that happened. Each carries its moment, by the process's
+// monotonic clock.
+type Event interface {
+	event() time.Duration
+}
+
+// Asked: a change is durable on the master at a position, and waits.
+type Asked struct {
+	At       time.Duration
+	Position slot.Position
+}
+
+// Connected: a replica follows, and holds everything up to a position.
+type Connected struct {
+	At       time.Duration
+	Node     slot.NodeName
+	Position slot.Position
+}
+
+// Refilled: a replica is told to drop its state: it holds nothing from now on.
+type Refilled struct {
+	At   time.Duration
+	Node slot.NodeName
+}
+
+// Acked: a replica has applied a position and made it durable, or bytes moved.
+type Acked struct {
+	At       time.Duration
+	Node     slot.NodeName
+	Conn     int
+	Position slot.Position
+	Bytes    uint64
+	Viable   bool
+	Problem  string
+}
+
+// Disconnected: a replica's connection has ended.
+type Disconnected struct {
+	At   time.Duration
+	Node slot.NodeName
+	Conn int
+}
+
+// Recorded: this node has applied Raft's record of the slot, in this epoch.
+type Recorded struct {
+	At     time.Duration
+	Record Record
+	Listed []slot.NodeName
+}
+
+// Outcome is how the proposal of a record ended.
+type Outcome int
+
+// The outcomes. What was refused or not sent never comes true.
+const (
+	Unknown Outcome = iota // it may come true, now or later
+	Done                   // Recorded has told of it, or will
+	Refused                // the record of the slot is another by now
+	NotSent                // nobody was there to take it
+)
+
+// Proposed: the proposal of a record has ended.
+type Proposed struct {
+	At      time.Duration
+	Record  Record
+	Outcome Outcome
+}
+
+// Marked: the copy's mark is durable, or could not be written.
+type Marked struct {
+	At     time.Duration
+	Since  slot.Position
+	Failed bool
+}
+
+// EpochOver: somebody has proof that the epoch has ended.
+type EpochOver struct{ At time.Duration }
+
+// Tick: time has passed, and the master's last durable event is Head.
+type Tick struct {
+	At   time.Duration
+	Head slot.Position
+}
+
+func (e Asked) event() time.Duration        { return e.At }
+func (e Connected) event() time.Duration    { return e.At }
+func (e Refilled) event() time.Duration     { return e.At }
+func (e Acked) event() time.Duration        { return e.At }
+func (e Disconnected) event() time.Duration { return e.At }
+func (e Recorded) event() time.Duration     { return e.At }
+func (e Proposed) event() time.Duration     { return e.At }
+func (e Marked) event() time.Duration       { return e.At }
+func (e EpochOver) event() time.Duration    { return e.At }
+func (e Tick) event() time.Duration         { return e.At }
+
+// Action is something that the driver does. It tells how Propose and MarkAlone
+// ended with Proposed and Marked; marks are written one after the other.
+type Action interface{ action() }
+
+// Release: everything up to a position may be acknowledged.
+type Release struct{ UpTo slot.Position }
+
+// Propose: have Raft record this. One at a time.
+type Propose struct {
+	Record Record
+	Why    string // for people
+}
+
+// MarkAlone: make it durable in the copy that everything after a position is
+// acknowledged with nobody's confirmation.
+type MarkAlone struct{ Since slot.Position }
+
+// ClearAlone: take the mark away: replicas hold everything again.
+type ClearAlone struct{}
+
+// End: stop the master at once, and acknowledge nothing more.
+type End struct{}
+
+func (Release) action()    {}
+func (Propose) action()    {}
+func (MarkAlone) action()  {}
+func (ClearAlone) action() {}
+func (End) action()        {}
+
+// Step gives the state after an event, and what is to be done.
+func Step(s State, e Event) (State, []Action) {
+	if s.over {
+		return s, nil
+	}
+	s.now = max(s.now, e.event())
+	switch e := e.(type) {
+	case Asked:
+		if s.asked <= s.released {
+			s.waits = s.now
+		}
+		s.asked = max(s.asked, e.Position)
+		if p := s.may(); p >= s.asked { // nothing else is to be decided: the usual case
+			s.released = max(s.released, s.asked)
+			return s, []Action{Release{s.released}}
+		}
+		return s, nil
+	case Connected:
+		s.renew(e.Node, Replica{Connected: true, Acked: e.Position, Viable: true})
+	case Refilled:
+		s.renew(e.Node, Replica{Problem: "the whole state is being fetched"})
+	case Acked:
+		return s.acked(e)
+	case Disconnected:
+		if r := s.Replica(e.Node); r.Conn == e.Conn {
+			r.Connected, r.AtHead = false, false
+			s.put(r)
+		}
+	case Recorded:
+		s.applied(e)
+	case Proposed:
+		s.ended(e)
+	case Marked:
+		s.alone.asked, s.alone.set, s.alone.since = false, !e.Failed, e.Since
+		if e.Failed {
+			s.alone.failed = s.now + recordAgain
+		}
+	case EpochOver:
+		s.over = true
+		return s, []Action{End{}}
+	case Tick:
+		s.observe(e.Head)
+	}
+	return s.decide()
+}
+
+// acked notes what a replica holds. Most acknowledgements change nothing but
+// what may be released.
+func (s State) acked(e Acked) (State, []Action) {
+	r := s.Replica(e.Node)
+	if r.Conn != e.Conn || e.Conn == 0 {
+		return s, nil
+	}
+	if e.Viable && (e.Position > r.Acked || e.Bytes > r.Bytes) {
+		r.Progress = s.now
+	}
+	turned := r.Viable != e.Viable
+	r.Acked, r.Bytes, r.Viable, r.Problem = e.Position, e.Bytes, e.Viable, e.Problem
+	s.put(r)
+	if turned || s.joining != nil {
+		return s.decide()
+	}
+	return s.release(nil)
+}
+
+// renew forgets what earlier connections of a replica said.
+func (s *State) renew(n slot.NodeName, r Replica) {
+	if !s.Lists(n) {
+		return
+	}
+	r.Name, r.Conn, r.Progress = n, s.Replica(n).Conn+1, s.now
+	s.put(r)
+}
+
+// put replaces a replica in a list of its own.
+func (s *State) put(r Replica) {
+	list := slices.Clone(s.replicas)
+	if i := s.at(r.Name); i >= 0 {
+		list[i] = r
+	} else {
+		list = append(list, r)
+		slices.SortFunc(list, func(a, b Replica) int {
+			if a.Name < b.Name {
+				return -1
+			}
+			return 1
+		})
+	}
+	s.replicas = list
+}
+
+// applied takes in what this node has applied. Whatever was decided on an older
+// version can come true no more.
+func (s *State) applied(e Recorded) {
+	s.listed = slices.Clone(e.Listed)
+	var listed []Replica
+	for _, r := range s.replicas {
+		if s.Lists(r.Name) {
+			listed = append(listed, r)
+		}
+	}
+	s.replicas = listed
+	if e.Record.Version <= s.recorded.Version {
+		return
+	}
+	s.recorded, s.proposed, s.claimed, s.tryAfter = e.Record, nil, true, 0
+	if !s.recorded.Protected { // as it is: nothing is withheld from Raft any more
+		s.free, s.goAlone = false, 0
+	}
+}
+
+// ended notes how a proposal ended.
+func (s *State) ended(e Proposed) {
+	s.underWay = false
+	switch e.Outcome {
+	case Refused, NotSent:
+		s.proposed = slices.DeleteFunc(slices.Clone(s.proposed), e.Record.same)
+		s.tryAfter = s.now + recordAgain/10
+	case Unknown:
+		s.tryAfter = s.now + recordAgain
+	}
+}
+
+// observe remembers where the head was, and who is at it.
+func (s *State) observe(head slot.Position) {
+	copy(s.heads[1:], s.heads[:headsKept-1])
+	s.heads[0] = headAt{head, s.now}
+	var before slot.Position // where the head was behindAfter ago
+	for _, h := range s.heads {
+		if before = h.position; s.now-h.at >= behindAfter {
+			break
+		}
+	}
+	list := slices.Clone(s.replicas)
+	for i := range list {
+		r := &list[i]
+		at := r.Connected && r.Viable && r.Acked >= before
+		if at && !r.AtHead {
+			r.HeadFrom = s.now
+		}
+		r.AtHead = at
+	}
+	s.replicas = list
+}
