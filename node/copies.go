@@ -56,6 +56,7 @@ type keeper struct {
 	term       uint64        // +1 whenever a role ends: one that was ended while it began is not taken
 	waiting    string        // a master that does not serve yet: why
 	lost       *lostEvents   // a master whose copy has lost events: it must not serve
+	promised   slot.Epoch    // it acknowledges nothing to a lower epoch (law 1)
 	askedEpoch slot.Epoch    // for which this master asks whether it may serve
 	askedSince time.Duration // Clock.Mono when it began to
 	master     *local.Master
@@ -333,8 +334,8 @@ func (k *keeper) overNow() { k.n.wg.Go(func() { k.end(); k.wake() }) }
 // node which asks what it holds (law 1). It returns when that is so.
 func (k *keeper) promise(ctx context.Context, asked slot.Epoch) error {
 	k.mu.Lock()
-	s, behind := k.copy, k.epoch < asked
-	ends := behind && k.role == failover.RoleReplica
+	s, behind := k.copy, max(k.epoch, k.promised) < asked
+	ends := k.epoch < asked && k.role == failover.RoleReplica
 	k.mu.Unlock()
 	if s == nil || !behind {
 		return nil
@@ -342,6 +343,9 @@ func (k *keeper) promise(ctx context.Context, asked slot.Epoch) error {
 	if err := s.Promise(ctx, asked); err != nil {
 		return fmt.Errorf("promise slot %s: %w", k.id, err)
 	}
+	k.mu.Lock()
+	k.promised = max(k.promised, asked)
+	k.mu.Unlock()
 	if ends {
 		k.end()
 		k.wake()

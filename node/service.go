@@ -1,6 +1,7 @@
 package node
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -77,7 +78,7 @@ func (s service) Ask(ctx context.Context, in *rpc.Json) (*rpc.Json, error) {
 const planNamesMax = 5
 
 // answer says what this node's copies hold, and what it has heard of others'. A
-// copy that cannot promise to acknowledge nothing to a lower epoch is left out:
+// copy that cannot promise to acknowledge nothing to a lower epoch is not viable:
 // the asker must not count on it.
 func (n *Node) answer(ctx context.Context, questions []failover.Question) failover.Answer {
 	out := failover.Answer{Copies: []failover.CopyAnswer{}, Seen: []failover.Sighting{}}
@@ -88,11 +89,13 @@ func (n *Node) answer(ctx context.Context, questions []failover.Question) failov
 		if k == nil {
 			continue
 		}
-		if err := k.promise(ctx, q.Epoch); err != nil {
-			n.log.Warn("answer a question", "slot", q.Slot, "epoch", q.Epoch, "err", err)
-			continue
-		}
+		err := k.promise(ctx, q.Epoch)
 		a := failover.CopyAnswer{CopyReport: k.report(), SelfCheck: k.selfCheck()}
+		if err != nil {
+			n.log.Warn("answer a question", "slot", q.Slot, "epoch", q.Epoch, "err", err)
+			a.Viable = false
+			a.Failed = cmp.Or(a.Failed, err.Error())
+		}
 		if s := n.copies.slot(q.Slot); s != nil && !a.Building {
 			count, names, err := s.Users(planNamesMax)
 			a.UsersKnown, a.Users, a.UserNames = err == nil, count, names
