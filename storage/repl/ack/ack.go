@@ -87,7 +87,7 @@ const (
 	RecordWithin = 2 * time.Second
 
 	behindAfter = time.Second // a replica that lacks what is older is not at the head
-	recordAgain = time.Second // after a record whose outcome is not known
+	recordAgain = time.Second // after a record that is not known to be there
 	headsKept   = 16
 )
 
@@ -97,9 +97,9 @@ type State struct {
 	set      Settings
 	began    time.Duration
 	now      time.Duration
-	recorded Record   // as this node has applied it
-	proposed []Record // decided on that version, outcome not known: Raft may come to have one
-	underWay bool     // one of them is being proposed
+	recorded Record     // as this node has applied it
+	proposed []proposal // decided on that version, outcome not known: Raft may come to have one
+	underWay *Record    // that of them which is being proposed
 	tryAfter time.Duration
 	claimed  bool // no record of an earlier process can come true any more
 	listed   []slot.NodeName
@@ -114,6 +114,13 @@ type State struct {
 	free     bool          // acknowledges although Raft could not be told
 	goAlone  time.Duration // when it goes on although Raft was not told; 0: it does not mean to
 	over     bool
+}
+
+// proposal is a record on its way. What was sent once may come true, whatever
+// becomes of its repetition.
+type proposal struct {
+	Record
+	sent bool
 }
 
 // mark is what this process knows of the copy's mark "alone since".
@@ -139,6 +146,9 @@ func New(set Settings, st Start) (State, []Action) {
 
 // Released is the highest position that may be acknowledged, or was.
 func (s State) Released() slot.Position { return s.released }
+
+// Settings are those that the master began with.
+func (s State) Settings() Settings { return s.set }
 
 // Over says that the epoch has ended: nothing more is acknowledged.
 func (s State) Over() bool { return s.over }
@@ -188,9 +198,12 @@ type condition struct {
 // record.
 func (s State) conditions() []condition {
 	var out []condition
-	for _, r := range append([]Record{s.recorded}, s.proposed...) {
-		if r.Protected {
-			out = append(out, condition{set: r.InSync})
+	if s.recorded.Protected {
+		out = append(out, condition{set: s.recorded.InSync})
+	}
+	for _, p := range s.proposed {
+		if p.Protected {
+			out = append(out, condition{set: p.InSync})
 		}
 	}
 	if s.joining != nil {
@@ -234,3 +247,7 @@ func (s State) held(set []slot.NodeName) slot.Position {
 	}
 	return p
 }
+
+// WithoutRaft says that the master goes on although Raft could not be told: what
+// it acknowledges now is only marked in its copy.
+func (s State) WithoutRaft() bool { return s.free }

@@ -24,7 +24,7 @@ func (s State) decide() (State, []Action) {
 	}
 	if want, why := s.want(); want != nil {
 		s.propose(*want)
-		out = append(out, Propose{Record: s.proposed[len(s.proposed)-1], Why: why})
+		out = append(out, Propose{Record: s.proposed[len(s.proposed)-1].Record, Why: why})
 	}
 	if s.goAlone != 0 && s.now >= s.goAlone && !s.free && s.claimed {
 		s.free = true
@@ -48,9 +48,15 @@ func (s State) release(out []Action) (State, []Action) {
 
 // propose notes a record that Raft may come to have.
 func (s *State) propose(r Record) {
-	r.Version = s.recorded.Version
-	s.underWay, s.joining = true, nil
-	s.proposed = append(slices.DeleteFunc(slices.Clone(s.proposed), r.same), r)
+	p := proposal{Record: r}
+	p.Version = s.recorded.Version
+	s.underWay, s.joining = &p.Record, nil
+	list := slices.Clone(s.proposed)
+	if i := slices.IndexFunc(list, func(o proposal) bool { return o.same(r) }); i >= 0 {
+		p.sent = list[i].sent
+		list = slices.Delete(list, i, i+1)
+	}
+	s.proposed = append(list, p)
 }
 
 // want is the record that Raft should be asked for now; nil: none, or not yet.
@@ -69,9 +75,9 @@ func (s *State) want() (*Record, string) {
 		alone.Since = min(alone.Since, s.alone.since)
 	}
 	switch {
-	case s.underWay || s.now < s.tryAfter:
+	case s.underWay != nil || s.now < s.tryAfter:
 		return nil, ""
-	case s.recorded.Protected && (s.alone.set || s.free):
+	case s.recorded.Protected && s.alone.set, s.free && (s.recorded.Protected || s.mayComeTrue()):
 		return alone, "acknowledged alone"
 	case never:
 		return alone, `ack = "local", or no replicas`
@@ -83,7 +89,7 @@ func (s *State) want() (*Record, string) {
 	case !s.set.Waits:
 		return nil, ""
 	case len(s.proposed) > 0: // until its outcome is known it is asked for again
-		r := s.proposed[len(s.proposed)-1]
+		r := s.proposed[len(s.proposed)-1].Record
 		return &r, "asked for again"
 	case s.recorded.Protected:
 		return s.adjusted()
@@ -93,7 +99,7 @@ func (s *State) want() (*Record, string) {
 
 // mayComeTrue says whether Raft may come to have the slot as protected.
 func (s State) mayComeTrue() bool {
-	return slices.ContainsFunc(s.proposed, func(r Record) bool { return r.Protected })
+	return slices.ContainsFunc(s.proposed, func(p proposal) bool { return p.Protected })
 }
 
 // stalled says whether a change waits for a set of replicas of which none has

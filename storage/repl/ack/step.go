@@ -60,7 +60,8 @@ type Recorded struct {
 // Outcome is how the proposal of a record ended.
 type Outcome int
 
-// The outcomes. What was refused or not sent never comes true.
+// The outcomes. What was refused or not sent never comes true by this attempt; an
+// earlier one of the same record may have been, or be, what comes true.
 const (
 	Unknown Outcome = iota // it may come true, now or later
 	Done                   // Recorded has told of it, or will
@@ -244,13 +245,29 @@ func (s *State) applied(e Recorded) {
 
 // ended notes how a proposal ended.
 func (s *State) ended(e Proposed) {
-	s.underWay = false
+	if u := s.underWay; u != nil && u.Version == e.Record.Version && u.same(e.Record) {
+		s.underWay = nil
+	}
+	list := slices.Clone(s.proposed)
+	i := slices.IndexFunc(list, func(p proposal) bool { return p.same(e.Record) && p.Version == e.Record.Version })
 	switch e.Outcome {
 	case Refused, NotSent:
-		s.proposed = slices.DeleteFunc(slices.Clone(s.proposed), e.Record.same)
-		s.tryAfter = s.now + recordAgain/10
+		s.tryAfter = s.now + recordAgain
+		if i >= 0 && list[i].sent { // it may be just what the record was changed to
+			return
+		}
 	case Unknown:
 		s.tryAfter = s.now + recordAgain
+		if i >= 0 {
+			list[i].sent = true
+			s.proposed = list
+		}
+		return
+	default:
+		return
+	}
+	if i >= 0 {
+		s.proposed = slices.Delete(list, i, i+1)
 	}
 }
 

@@ -5,4 +5,4 @@ start again local protected n2 head 10
 change 11
 record unsent
 wait 5s
-    -> propose unprotected since 10: ack = "local", or no replicas (at 1.1s)
+    -> propose unprotected since 10: ack = "local", or no replicas (at 2s)

@@ -7,9 +7,8 @@ wait 12s
     -> propose protected by n2: replicas have come or gone (at 11s)
 record unsent
 wait 500ms
-    -> propose protected by n2: replicas have come or gone (at 13.1s)
 record unknown
 wait 1s
-    -> propose protected by n2: asked for again (at 14.5s)
+    -> propose protected by n2: replicas have come or gone (at 14.5s)
 record done
 wait 20s

@@ -8,14 +8,14 @@ wait 2s
     -> propose unprotected since 10: no replica moves (at 3s)
 record unsent
 wait 2s
-    -> propose unprotected since 10: no replica moves (at 3.1s)
+    -> propose unprotected since 10: no replica moves (at 4s)
     -> mark alone since 10 (at 5s)
 marked
     -> acknowledge up to 11
 record unsent
 connect n2 11
 wait 11s
-    -> propose unprotected since 10: acknowledged alone (at 5.1s)
+    -> propose unprotected since 10: acknowledged alone (at 6s)
     -> clear the mark (at 15.1s)
 record unsent
 change 12

@@ -1,0 +1,241 @@
+// Package sim tries law 1 and law 4 by millions of seeds. One goroutine, one seed
+// and virtual time drive the real decisions (the cluster's state machine,
+// failover.Decide, PlanOf and MayServe, storage/repl/ack's Step, slot.Lineage)
+// around model copies of one slot, whose journals lose what was not synced. What
+// happens to them is drawn from the seed: crashes, disks that were restored,
+// pauses, partitions (one-way too), Raft that is applied late, records and confirms
+// that arrive late or whose answer is lost, settings that change, operators who
+// confirm at any moment and accept losses. Checks follow every step (check.go).
+//
+// The simulation itself is tested: a Fault puts one known fault back at the seam
+// between a decision and what carries it out, and must be caught.
+package sim
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"time"
+
+	"mailnode/failover"
+	"mailnode/raftfsm/cluster"
+	"mailnode/storage/slot"
+)
+
+const (
+	suspectAfter = 15 * time.Second
+	recordWait   = 2 * time.Second
+	theSlot      = slot.ID(0)
+)
+
+// world is one run.
+type world struct {
+	rng    *rand.Rand
+	fault  Fault
+	now    time.Duration
+	nodes  []*node
+	byName map[slot.NodeName]*node
+	cut    map[[2]slot.NodeName]bool // [from, to]: nothing arrives
+	states []*cluster.State          // Raft's, after each committed command
+	leader slot.NodeName
+	mail   []*letter // commands under way to the leader
+	acks   []ackLetter
+	lastID uint64
+	sent   ledger
+	trace  func(format string, args ...any) // nil: not wanted
+	failed string                           // the first broken invariant
+}
+
+// letter is a command on its way.
+type letter struct {
+	from    *node
+	boot    int
+	command cluster.Command
+	sent    time.Duration
+	arrives time.Duration
+	expires time.Duration // the sender gives up
+	blind   bool          // it rests on a restored disk, and nobody knew
+	given   bool          // the sender was told that the outcome is not known
+	reply   func(l *letter, index int, err error)
+	unknown func(l *letter)
+}
+
+// newWorld makes n1, the master, with the replicas n2 and n3; n4 votes, and is made
+// a replica and dropped again by operators.
+func newWorld(seed uint64, f Fault) *world {
+	w := &world{rng: rand.New(rand.NewPCG(seed, 0x6d61696c)), fault: f, now: time.Minute, byName: map[slot.NodeName]*node{}, cut: map[[2]slot.NodeName]bool{}}
+	w.states = []*cluster.State{cluster.New()}
+	w.sent = ledger{acked: map[uint64]*acknowledged{}, numbers: map[uint64]uint64{}, masters: map[slot.Epoch]slot.NodeName{}, losses: map[slot.Epoch]bool{}}
+	for i, name := range []slot.NodeName{"n1", "n2", "n3", "n4"} {
+		m := cluster.Member{Name: name, ServerID: string(name) + "-1", Addr: "127.0.0.1:24", Role: cluster.Voter}
+		if i == 0 {
+			w.must(cluster.Init{ClusterID: "sim", SlotCount: 1, DefaultReplicas: 2, First: m})
+		} else {
+			w.must(cluster.AddMember{Member: m})
+		}
+		n := &node{w: w, name: name, up: true, boot: 1}
+		w.nodes = append(w.nodes, n)
+		w.byName[name] = n
+	}
+	w.must(cluster.AssignSlot{Slot: theSlot, Master: "n1", Replicas: []slot.NodeName{"n2", "n3"}})
+	for _, n := range w.nodes {
+		n.applied = len(w.states) - 1
+		n.ev = failover.NewEvidence(n.name, w.now)
+	}
+	return w
+}
+
+func (w *world) must(c cluster.Command) {
+	if _, err := w.commit(c, w.now); err != nil {
+		panic(fmt.Sprintf("sim: %+v: %v", c, err))
+	}
+}
+
+func (w *world) say(format string, args ...any) {
+	if w.trace != nil {
+		w.trace("%9s "+format, append([]any{w.now.Round(time.Millisecond)}, args...)...)
+	}
+}
+
+func (w *world) broken(format string, args ...any) {
+	if w.failed == "" {
+		w.failed = fmt.Sprintf(format, args...)
+		w.say("BROKEN: %s", w.failed)
+	}
+}
+
+// chance is true once in n times.
+func (w *world) chance(n int) bool { return w.rng.IntN(n) == 0 }
+
+func pick[T any](w *world, list []T) T { return list[w.rng.IntN(len(list))] }
+
+// latest is what Raft has committed.
+func (w *world) latest() *cluster.State { return w.states[len(w.states)-1] }
+
+func (w *world) record() cluster.Slot { sl, _ := w.latest().Slot(theSlot); return sl }
+
+// commit applies a command that was sent at a time, and gives the index of the
+// state after it.
+func (w *world) commit(c cluster.Command, sent time.Duration) (int, error) {
+	c = w.putBack(c)
+	st := w.latest().Clone()
+	if _, err := st.Apply(uint64(len(w.states)), c); err != nil {
+		return len(w.states) - 1, err
+	}
+	w.states = append(w.states, st)
+	if len(w.nodes) > 0 {
+		w.committed(c, sent)
+	}
+	return len(w.states) - 1, nil
+}
+
+// hears says whether what from sends reaches to.
+func (w *world) hears(from, to *node) bool {
+	return from.runs() && to.runs() && (from == to || !w.cut[[2]slot.NodeName{from.name, to.name}])
+}
+
+// linked says whether two nodes can talk.
+func (w *world) linked(a, b *node) bool { return w.hears(a, b) && w.hears(b, a) }
+
+// leads says whether a node has a quorum around it.
+func (w *world) leads(n *node) bool {
+	count := 0
+	for _, o := range w.nodes {
+		if w.linked(n, o) {
+			count++
+		}
+	}
+	return n.runs() && count > len(w.nodes)/2
+}
+
+// elect gives the leader, a new one when the old one has lost its quorum; nil
+// when nobody can have one.
+func (w *world) elect() *node {
+	if n := w.byName[w.leader]; n != nil && w.leads(n) {
+		return n
+	}
+	w.leader = ""
+	var can []*node
+	for _, n := range w.nodes {
+		if w.leads(n) {
+			can = append(can, n)
+		}
+	}
+	if len(can) == 0 {
+		return nil
+	}
+	n := pick(w, can)
+	w.leader = n.name
+	n.apply(len(w.states) - 1) // its barrier
+	w.say("%s leads", n.name)
+	return n
+}
+
+// reaches gives the leader, if a node can send to it.
+func (w *world) reaches(n *node) (*node, bool) {
+	l := w.elect()
+	return l, l != nil && w.hears(n, l)
+}
+
+// propose sends a command to the leader; false: nobody is there to take it.
+func (w *world) propose(l *letter) bool {
+	if _, ok := w.reaches(l.from); !ok {
+		return false
+	}
+	l.boot, l.sent, l.arrives, l.expires = l.from.boot, w.now, w.now, w.now+recordWait
+	switch w.rng.IntN(12) {
+	case 0:
+		l.arrives += time.Duration(w.rng.IntN(8000)) * time.Millisecond
+	case 1:
+		l.arrives = -1 // lost
+	}
+	w.mail = append(w.mail, l)
+	return true
+}
+
+// post delivers what has arrived, and tells senders that waited too long.
+func (w *world) post() {
+	for i := 0; i < len(w.mail); i++ {
+		l := w.mail[i]
+		if l.arrives >= 0 && l.arrives <= w.now {
+			l.arrives = -1
+			w.deliver(l)
+		}
+		if !l.given && w.now >= l.expires {
+			w.giveUp(l)
+		}
+		if l.arrives < 0 && l.given {
+			i = slices.Index(w.mail, l)
+			w.mail = slices.Delete(w.mail, i, i+1)
+			i--
+		}
+	}
+}
+
+func (w *world) giveUp(l *letter) {
+	l.given = true
+	if l.from.runs() && l.from.boot == l.boot {
+		l.unknown(l)
+	}
+}
+
+func (w *world) deliver(l *letter) {
+	leader := w.elect()
+	if leader == nil {
+		return // it ends with its sender's patience
+	}
+	index, err := w.commit(l.command, l.sent)
+	leader.apply(len(w.states) - 1)
+	if err == nil && l.blind {
+		w.failed = inconclusive
+	}
+	w.say("Raft: %T from %s: %v", l.command, l.from.name, err)
+	if l.given || !l.from.runs() || l.from.boot != l.boot || !w.hears(leader, l.from) {
+		return
+	}
+	l.given = true
+	if err == nil {
+		l.from.apply(index)
+	}
+	l.reply(l, index, err)
+}
