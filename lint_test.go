@@ -55,6 +55,8 @@ var arrows = map[string]arrow{
 	"raftfsm":         {[]string{"raftfsm/cluster", "storage/slot"}, "Raft binds the state machine and knows no mail (law 10)"},
 	"failover": {[]string{"raftfsm/cluster", "storage/slot"},
 		"decisions are made on plain values; failover declares the small interfaces that it needs"},
+	"failover/sim": {[]string{"failover", "raftfsm/cluster", "storage/repl/ack", "storage/slot"},
+		"the simulation drives the real decisions around model copies; to import a store would make it slow, and other than pure"},
 	"imapd/wire": {nil, "wire knows no mailbox"},
 	"imapd":      {[]string{"imapd/wire", "storage", "storage/mime", "storage/slot"}, "a frontend sees the Store only, never Raft or a node"},
 	"lmtpd":      {[]string{"storage", "storage/slot"}, "a frontend sees the Store only, never Raft or a node"},

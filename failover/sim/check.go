@@ -36,6 +36,14 @@ func (w *world) acknowledge(n *node, e event) {
 	}
 	w.shown(n, e)
 	w.checkRecord("acknowledged")
+	now := w.record().Epoch
+	m := w.byName[w.sent.masters[now]]
+	switch {
+	case n.told:
+		w.broken("law 1: %s acknowledges event %d in epoch %d, and was told by a leader that it is over", n.name, e.id, n.epoch)
+	case now > n.epoch && m != nil && !a.withoutRaft && !a.givenUp && !m.disk.holds(e):
+		w.broken("law 1: %s acknowledges event %d at %s in epoch %d, %s serves epoch %d and lacks it", n.name, e.id, e.position, n.epoch, m.name, now)
+	}
 }
 
 // shown: a number is given out to clients once (law 2).

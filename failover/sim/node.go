@@ -36,7 +36,8 @@ type node struct {
 
 	serving bool
 	unclean slot.UncleanCount
-	term    int // +1 whenever it begins to serve: connections end with it
+	told    bool // by a leader, that its epoch is over
+	term    int  // +1 whenever it begins to serve: connections end with it
 	m       ack.State
 	todo    []ack.Action
 	running bool    // the actions are being carried out
@@ -129,7 +130,7 @@ func (n *node) converge() {
 	switch {
 	case sl.Master == n.name:
 		want = failover.RoleMaster
-	case sl.Holds(n.name):
+	case sl.Holds(n.name), n.name == rogue: // which takes no notice of what Raft lists
 		want = failover.RoleReplica
 	}
 	if n.role != want || n.epoch != sl.Epoch {
@@ -217,7 +218,7 @@ func (n *node) begin(sl cluster.Slot) {
 	n.m, acts = ack.New(ack.Settings{Waits: !n.local && len(sl.Replicas) > 0, AckTimeout: 2 * time.Second, ProtectAfter: 10 * time.Second}, st)
 	n.serving, n.waits, n.lostTo, n.waiting = true, nil, "", ""
 	n.term++
-	n.unclean = sl.Unclean
+	n.unclean, n.told = sl.Unclean, false
 	head := n.disk.head()
 	switch {
 	case !again:
@@ -350,6 +351,7 @@ func (n *node) propose(a ack.Propose) {
 		case err == nil:
 			ended(ack.Done)
 		case errors.As(err, &stale) && n.w.is(FaultRefusalIsUnknown):
+			n.told = n.serving && n.epoch == epoch
 			ended(ack.Unknown)
 		case errors.As(err, &stale):
 			n.step(ack.EpochOver{At: n.w.now})

@@ -74,7 +74,7 @@ func (n *node) transferred() {
 // connected says whether the connection to the master still stands.
 func (n *node) connected() bool {
 	f := n.follows
-	return f != nil && f.master.term == f.term && f.master.serving && f.master.epoch == f.epoch && n.w.linked(n, f.master)
+	return f != nil && f.master.term == f.term && f.master.serving && f.master.epoch == f.epoch && f.master.m.Lists(n.name) && n.w.linked(n, f.master)
 }
 
 // hangUp ends a connection that has broken.

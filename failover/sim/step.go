@@ -43,31 +43,31 @@ func (w *world) act() {
 	switch k := w.rng.IntN(100); {
 	case k < 18:
 		w.pass(time.Duration(50+w.rng.IntN(400)) * time.Millisecond)
-	case k < 24:
-		w.pass(time.Duration(w.rng.IntN(6000)) * time.Millisecond)
-	case k < 40:
+	case k < 22:
+		w.pass(time.Duration(w.rng.IntN(4000)) * time.Millisecond)
+	case k < 38:
 		for _, m := range w.nodes {
 			m.deliver()
 		}
-	case k < 56:
+	case k < 54:
 		if n.runs() {
 			n.sync()
 		}
-	case k < 70:
+	case k < 72:
 		if n.runs() {
 			n.receive(1 + w.rng.IntN(4))
 			if w.chance(2) {
 				n.sync()
 			}
 		}
-	case k < 76:
+	case k < 77:
 		if n.runs() && n.applied < len(w.states)-1 {
 			n.applied += 1 + w.rng.IntN(len(w.states)-1-n.applied)
 			n.converge()
 		}
-	case k < 82:
+	case k < 83:
 		n.converge()
-	case k < 86:
+	case k < 89:
 		w.operate(n)
 	default:
 		w.disturb(n)
@@ -75,35 +75,89 @@ func (w *world) act() {
 	w.settle()
 }
 
-// disturb is what goes wrong.
+// disturb is what goes wrong, and what is mended.
 func (w *world) disturb(n *node) {
-	switch w.rng.IntN(12) {
-	case 0, 1:
+	switch w.rng.IntN(16) {
+	case 0:
 		if n.up {
 			n.crash()
 		}
+	case 1:
+		w.ambush = true
 	case 2, 3, 4:
 		w.revive(n)
 	case 5:
 		w.restoreOlder(n)
 	case 6:
-		if n.runs() && w.chance(2) {
+		if n.runs() {
 			n.paused = true
 			w.say("%s is paused", n.name)
 		}
-	case 7, 8:
-		o := pick(w, w.nodes)
-		w.cut[[2]slot.NodeName{n.name, o.name}] = true
-		if w.chance(2) {
-			w.cut[[2]slot.NodeName{o.name, n.name}] = true
-		}
-		w.say("%s is cut off from %s", o.name, n.name)
-	case 9, 10:
+	case 7, 8, 9:
+		w.sever(n, pick(w, w.nodes))
+	case 10, 11:
 		clear(w.cut)
 		w.say("all links are good")
-	case 11:
+	case 12, 13:
 		w.change(n)
+	default:
+		w.loseMaster()
 	}
+}
+
+// sever cuts a link, often in one direction only.
+func (w *world) sever(a, b *node) {
+	if a == b {
+		return
+	}
+	w.cut[[2]slot.NodeName{a.name, b.name}] = true
+	if w.chance(2) {
+		w.cut[[2]slot.NodeName{b.name, a.name}] = true
+	}
+	w.say("%s is cut off from %s", b.name, a.name)
+}
+
+// loseMaster takes the master away from some or all of the others, in one way or
+// another, for long enough to be suspected.
+func (w *world) loseMaster() {
+	m := w.byName[w.record().Master]
+	if !m.runs() {
+		return
+	}
+	spared := pick(w, w.nodes)
+	switch w.rng.IntN(6) {
+	case 5:
+		w.halfSeen(m, spared)
+		return
+	case 0:
+		m.crash()
+	case 1:
+		m.paused = true
+		w.say("%s is paused", m.name)
+	case 2: // it comes back, and opens its copy while the others hear of it
+		m.crash()
+		m.start()
+		m.opens = w.now + time.Duration(w.rng.IntN(10000))*time.Millisecond
+		w.pass(2 * time.Second)
+		fallthrough
+	default:
+		for _, o := range w.nodes {
+			if o != m && (o != spared || w.chance(2)) {
+				w.cut[[2]slot.NodeName{m.name, o.name}], w.cut[[2]slot.NodeName{o.name, m.name}] = true, true
+			}
+		}
+		w.say("%s is isolated, but perhaps from %s", m.name, spared.name)
+	}
+	for range w.rng.IntN(6) {
+		m.deliver()
+		m.sync()
+		for _, o := range w.nodes {
+			o.receive(1)
+			o.sync()
+		}
+		w.pass(time.Duration(w.rng.IntN(7000)) * time.Millisecond)
+	}
+	w.operate(pick(w, w.nodes))
 }
 
 func (w *world) revive(n *node) {
@@ -119,17 +173,63 @@ func (w *world) revive(n *node) {
 		if w.chance(4) {
 			n.local = !n.local
 		}
-		if w.chance(5) {
+		if w.chance(4) {
 			n.opens = w.now + time.Duration(w.rng.IntN(30000))*time.Millisecond
 		}
 		n.start()
 	}
 }
 
+// springAmbush restarts a master whose record of protection is under way, and
+// lets it serve again, in one or another part of a split cluster, before the
+// record arrives.
+func (w *world) springAmbush() {
+	l := w.ambushed
+	w.ambush, w.ambushed = false, nil
+	if !l.from.runs() {
+		return
+	}
+	l.from.crash()
+	l.from.start()
+	l.from.converge()
+	w.sever(l.from, pick(w, w.nodes))
+	l.from.deliver()
+	l.from.sync()
+}
+
+// halfSeen restarts the master, and cuts one node off from it which has heard only
+// that it does not serve. What that node confirms comes while the master serves,
+// and has Raft's ear.
+func (w *world) halfSeen(m, o *node) {
+	if o == m || !o.runs() {
+		return
+	}
+	m.crash()
+	m.start()
+	m.opens = w.now + 1500*time.Millisecond
+	w.pass(1300 * time.Millisecond)
+	w.cut[[2]slot.NodeName{m.name, o.name}], w.cut[[2]slot.NodeName{o.name, m.name}] = true, true
+	w.say("%s is cut off from %s, which starts", o.name, m.name)
+	w.pass(1500 * time.Millisecond)
+	for range 1 + w.rng.IntN(4) {
+		w.operate(o)
+		m.deliver()
+		m.sync()
+		for _, r := range w.nodes {
+			if r != o {
+				r.receive(3)
+				r.sync()
+			}
+		}
+		w.settle()
+		o.converge()
+	}
+}
+
 // restoreOlder brings a node's disk back to an earlier state. Of a master, only
 // while a copy that has it all can be asked.
 func (w *world) restoreOlder(n *node) {
-	if n.up || len(n.disk.journal) < 3 || n.disk.building {
+	if len(n.disk.journal) < 3 || n.disk.building {
 		return
 	}
 	sl := w.record()
@@ -138,12 +238,16 @@ func (w *world) restoreOlder(n *node) {
 	}) {
 		return
 	}
+	if n.up {
+		n.crash()
+	}
 	back := len(n.disk.journal) - 1 - w.rng.IntN(min(8, len(n.disk.journal)-2))
 	n.disk.journal = slices.Clip(n.disk.journal[:back])
 	n.disk.kept = min(n.disk.kept, back)
 	n.disk.lineage = slices.DeleteFunc(n.disk.lineage.Clone(), func(b slot.Branch) bool { return b.After >= n.disk.head() })
 	n.wentBack = sl.Epoch
 	w.say("the disk of %s is restored to %s", n.name, n.disk.head())
+	n.start()
 }
 
 // change is what operators do beside failovers, and what a copy does by itself.
@@ -203,6 +307,9 @@ func (w *world) pass(d time.Duration) {
 // settle lets what is under way arrive, and ends what has broken.
 func (w *world) settle() {
 	w.post()
+	if w.ambushed != nil {
+		w.springAmbush()
+	}
 	w.takeAcks()
 	for _, n := range w.nodes {
 		if n.runs() {
@@ -317,6 +424,7 @@ func (w *world) view(n *node) failover.View {
 // heal makes everything good, and wants the slot protected again.
 func (w *world) heal() {
 	w.say("everything is made good")
+	w.ambush, w.ambushed = false, nil
 	clear(w.cut)
 	for _, n := range w.nodes {
 		n.opens = 0

@@ -26,6 +26,7 @@ const (
 	suspectAfter = 15 * time.Second
 	recordWait   = 2 * time.Second
 	theSlot      = slot.ID(0)
+	rogue        = slot.NodeName("n4") // follows whether Raft lists it or not
 )
 
 // world is one run.
@@ -40,10 +41,13 @@ type world struct {
 	leader slot.NodeName
 	mail   []*letter // commands under way to the leader
 	acks   []ackLetter
-	lastID uint64
-	sent   ledger
-	trace  func(format string, args ...any) // nil: not wanted
-	failed string                           // the first broken invariant
+	// ambush delays the next record of protection; ambushed is that record.
+	ambush   bool
+	ambushed *letter
+	lastID   uint64
+	sent     ledger
+	trace    func(format string, args ...any) // nil: not wanted
+	failed   string                           // the first broken invariant
 }
 
 // letter is a command on its way.
@@ -82,7 +86,27 @@ func newWorld(seed uint64, f Fault) *world {
 		n.applied = len(w.states) - 1
 		n.ev = failover.NewEvidence(n.name, w.now)
 	}
+	w.begin()
 	return w
+}
+
+// begin makes the slot served, and protected by both replicas.
+func (w *world) begin() {
+	n1, n2, n3 := w.nodes[0], w.nodes[1], w.nodes[2]
+	n1.converge()
+	for _, n := range []*node{n2, n3} {
+		n.converge()
+		n.receive(1)
+		n.sync()
+	}
+	w.settle()
+	w.must(cluster.SetProtected{Slot: theSlot, Epoch: 1, Version: w.record().Version, InSync: []slot.NodeName{"n2", "n3"}})
+	for _, n := range w.nodes {
+		n.apply(len(w.states) - 1)
+		n.ev.Tick(w.now)
+		w.reports(n)
+	}
+	n1.learn()
 }
 
 func (w *world) must(c cluster.Command) {
@@ -183,11 +207,15 @@ func (w *world) propose(l *letter) bool {
 		return false
 	}
 	l.boot, l.sent, l.arrives, l.expires = l.from.boot, w.now, w.now, w.now+recordWait
-	switch w.rng.IntN(12) {
-	case 0:
+	_, confirm := l.command.(cluster.ConfirmSlot)
+	switch k := w.rng.IntN(12); {
+	case k < 2, k < 6 && confirm:
 		l.arrives += time.Duration(w.rng.IntN(8000)) * time.Millisecond
-	case 1:
+	case k == 6:
 		l.arrives = -1 // lost
+	}
+	if _, protects := l.command.(cluster.SetProtected); protects && w.ambush {
+		l.arrives, w.ambushed = w.now+time.Duration(w.rng.IntN(5000))*time.Millisecond, l
 	}
 	w.mail = append(w.mail, l)
 	return true

@@ -124,10 +124,13 @@ func (f *Feed) send(ctx context.Context, stream Replication_FollowServer, name s
 		moved := f.o.Slot.HeadMoved()
 		f.mu.Lock()
 		gone := f.moved
-		closed := f.closed
+		closed, listed := f.closed, f.st.Lists(name)
 		f.mu.Unlock()
-		if closed != nil {
+		switch {
+		case closed != nil:
 			return toStatus(closed)
+		case !listed:
+			return status.Errorf(codes.Unavailable, "follow %s: Raft lists %s as a replica no more", f.o.Slot.ID(), name)
 		}
 		if f.wantsRefetch(name, false) {
 			return status.Error(codes.Aborted, "this copy was found to differ: it fetches the state")
