@@ -44,9 +44,9 @@ type CopyAnswer struct {
 }
 
 // Ownership is Raft's state as this node has applied it, and the way to the
-// leader wherever it is. Propose's errors: a refusal of package cluster (also
-// wrapped) means that nothing was done; every other error leaves the outcome
-// unknown, and the command is repeated: it names the epoch that it ends.
+// leader wherever it is. What an error of Propose means is said by
+// cluster.OutcomeOf; after a refusal State is the one that refused, or newer, if
+// that came in time.
 type Ownership interface {
 	State() *cluster.State
 	Propose(ctx context.Context, c cluster.Command) (cluster.Result, error)

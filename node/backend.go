@@ -288,8 +288,7 @@ func (b slotBook) Dismiss(ctx context.Context, r admin.DismissLoss) error {
 	if sl.OpenLoss == nil {
 		return &admin.Error{Text: fmt.Sprintf("slot %s has no open loss", r.Slot), Exit: admin.ExitNothing, Next: "mailnode slot show " + r.Slot.String()}
 	}
-	_, err := b.n.Propose(ctx, cluster.ResolveLoss{Slot: r.Slot, Epoch: sl.Epoch, By: r.By, Why: r.Why, WallTime: b.n.wallTime()})
-	return err
+	return b.n.order(ctx, cluster.ResolveLoss{Slot: r.Slot, Epoch: sl.Epoch, By: r.By, Why: r.Why, WallTime: b.n.wallTime()})
 }
 
 // members implements admin.Cluster.

@@ -127,18 +127,21 @@ func (s service) Propose(ctx context.Context, in *rpc.Command) (*rpc.Proposed, e
 		return &rpc.Proposed{NotLeader: true}, nil
 	}
 	r, err := s.n.raft.Propose(ctx, c)
+	if err == nil {
+		return &rpc.Proposed{Index: r.Index, Proposal: r.Proposal, Epoch: uint32(r.Epoch)}, nil
+	}
 	var elsewhere raftfsm.ErrNotLeader
 	if errors.As(err, &elsewhere) {
 		return &rpc.Proposed{NotLeader: true}, nil
 	}
-	if err != nil {
-		kind, body := refusalTo(err)
-		if kind == "" {
-			return nil, status.Error(codes.Unknown, err.Error())
-		}
-		return &rpc.Proposed{RefusalKind: kind, Refusal: body}, nil
+	if kind, body := refusalTo(err); kind != "" {
+		return &rpc.Proposed{RefusalKind: kind, Refusal: body, Index: r.Index}, nil
 	}
-	return &rpc.Proposed{Index: r.Index, Proposal: r.Proposal, Epoch: uint32(r.Epoch)}, nil
+	switch cluster.OutcomeOf(err) {
+	case cluster.NotDone, cluster.Halted:
+		return nil, status.Error(codes.FailedPrecondition, err.Error()) // see notProposed
+	}
+	return nil, status.Error(codes.Unknown, err.Error())
 }
 
 // Fresh implements rpc.NodeServer.
@@ -146,7 +149,7 @@ func (s service) Fresh(ctx context.Context, _ *rpc.Empty) (*rpc.Index, error) {
 	if s.n.raft == nil || !s.n.raft.IsLeader() {
 		return nil, status.Error(codes.FailedPrecondition, "this node is not the leader")
 	}
-	i, err := s.n.verified(ctx)
+	i, err := s.n.raft.Fresh(ctx)
 	if err != nil {
 		return nil, status.Error(codes.Unavailable, err.Error())
 	}

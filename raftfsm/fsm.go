@@ -91,6 +91,9 @@ func (f *fsm) ApplyBatch(logs []*raft.Log) []any {
 			f.latch.fail(condition, fmt.Errorf("apply raft log entry %d: %w", l.Index, err))
 		}
 		res, err := state.Apply(l.Index, c)
+		if err != nil {
+			res.Index = state.Index // whoever looks again needs at least this state
+		}
 		changed = changed || err == nil
 		out[i] = response{res, err}
 	}

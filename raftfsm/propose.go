@@ -13,10 +13,9 @@ import (
 	"mailnode/storage/slot"
 )
 
-// ErrUnknownOutcome says that a command may or may not be committed, now or
-// later. The caller reads the state again; every command names the epoch that it
-// expects, so repeating one is safe.
-var ErrUnknownOutcome = errors.New("the outcome is not known, look at the state again")
+// ErrUnknownOutcome is cluster.ErrUnknownOutcome, where the kinds of errors of
+// Propose are listed.
+var ErrUnknownOutcome = cluster.ErrUnknownOutcome
 
 // ErrNotLeader says who is the leader, as far as this node knows.
 type ErrNotLeader struct {
@@ -31,12 +30,16 @@ func (e ErrNotLeader) Error() string {
 	return fmt.Sprintf("this node is not the raft leader, %s is", e.Leader)
 }
 
+// Outcome says that nothing was done.
+func (ErrNotLeader) Outcome() cluster.Outcome { return cluster.NotDone }
+
 // enqueueTimeout bounds the wait for Raft's main loop; it is shorter when ctx ends.
 const enqueueTimeout = 5 * time.Second
 
 // Propose commits one command and waits until this node, the leader, has applied
-// it. Errors: a refusal of package cluster, ErrNotLeader (nothing was done),
-// ErrUnknownOutcome, *ErrHalted.
+// it. Errors are those of cluster.OutcomeOf: a refusal of package cluster (the
+// Result has the index of the state that refused), ErrNotLeader and
+// cluster.ErrNotDone, ErrUnknownOutcome, *ErrHalted.
 func (n *Node) Propose(ctx context.Context, c cluster.Command) (cluster.Result, error) {
 	var f raft.ApplyFuture
 	frame := cluster.Encode(c)
@@ -89,7 +92,7 @@ func (n *Node) await(ctx context.Context, start func(enqueue time.Duration) raft
 		return err
 	}
 	if err := ctx.Err(); err != nil {
-		return err
+		return cluster.ErrNotDone{Cause: err}
 	}
 	timeout := enqueueTimeout
 	if deadline, ok := ctx.Deadline(); ok {
@@ -108,7 +111,7 @@ func (n *Node) await(ctx context.Context, start func(enqueue time.Duration) raft
 }
 
 // outcome sorts Raft's errors into those that mean that nothing was done and
-// those that leave it open.
+// those that leave it open, see cluster.Outcome.
 func (n *Node) outcome(err error) error {
 	switch {
 	case err == nil:
@@ -119,8 +122,10 @@ func (n *Node) outcome(err error) error {
 			leader, addr = "", ""
 		}
 		return ErrNotLeader{Leader: leader, Addr: addr}
-	case errors.Is(err, raft.ErrLeadershipLost), errors.Is(err, raft.ErrEnqueueTimeout),
-		errors.Is(err, raft.ErrRaftShutdown), errors.Is(err, raft.ErrAbortedByRestore):
+	case errors.Is(err, raft.ErrEnqueueTimeout): // Raft's main loop never took it
+		return cluster.ErrNotDone{Cause: err}
+	case errors.Is(err, raft.ErrLeadershipLost), errors.Is(err, raft.ErrRaftShutdown), errors.Is(err, raft.ErrAbortedByRestore):
+		// The entry may be written: another leader commits it, or nobody does.
 		return fmt.Errorf("%w (%w)", ErrUnknownOutcome, err)
 	}
 	return err
@@ -189,6 +194,3 @@ func (n *Node) Quorum() bool {
 	age, heard := n.LastContact()
 	return heard && age < 2*n.cfg.HeartbeatTimeout
 }
-
-// AppliedIndex gives the Raft index of the last entry handed to the state.
-func (n *Node) AppliedIndex() uint64 { return n.raft.AppliedIndex() }
