@@ -98,7 +98,7 @@ func (n *Node) nodes(st *cluster.State, v failover.View) []admin.NodeStatus {
 	out := []admin.NodeStatus{}
 	for _, m := range st.Members {
 		ns := admin.NodeStatus{Name: m.Name, State: "up", Voter: m.Role != cluster.Nonvoter, Witness: m.Role == cluster.Witness,
-			Standby: m.Standby, Zone: m.Zone, Address: m.Addr}
+			Standby: m.Standby, Zone: m.Zone, Address: m.Addr, Features: m.Knows(), Release: m.Release}
 		silence := v.Silence(m.Name)
 		const late = 3 * reportEvery
 		switch nv := v.Nodes[m.Name]; {
@@ -272,7 +272,7 @@ func (b slotBook) Show(ctx context.Context, id slot.ID) (admin.SlotDetail, error
 		}
 	}
 	for _, c := range st.History {
-		if c.Slot == id && c.Kind != cluster.ChangeGeneration {
+		if c.Slot == id && c.Kind != cluster.ChangeGeneration && c.Kind != cluster.ChangeFeatures {
 			d.History = append(d.History, admin.SlotChange{Epoch: c.Epoch, From: c.From, To: c.To, By: c.By, Why: c.Why, When: c.WallTime, Unclean: c.Unclean})
 		}
 	}
@@ -296,7 +296,8 @@ type members struct{ n *Node }
 
 // Members implements admin.Cluster.
 func (m members) Members(context.Context) (admin.Members, error) {
-	return admin.Members{Cluster: m.n.id.ClusterID(), Generation: m.n.id.Generation(), Leader: m.n.leader(), Members: m.n.nodes(m.n.State(), m.n.view())}, nil
+	return admin.Members{Cluster: m.n.id.ClusterID(), Generation: m.n.id.Generation(), Leader: m.n.leader(), 
+		FeatureLevel: m.n.State().Features(), KnownFeatures: m.n.features, Members: m.n.nodes(m.n.State(), m.n.view())}, nil
 }
 
 // Token implements admin.Cluster.

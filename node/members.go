@@ -52,7 +52,7 @@ func (n *Node) found(ctx context.Context) error {
 	}
 	_, err := n.Propose(ctx, cluster.Init{ClusterID: n.id.ClusterID(), SlotCount: f.Slots, DefaultReplicas: f.Replicas,
 		First: cluster.Member{Name: n.cfg.Node.Name, ServerID: n.raft.ServerID(), Addr: n.cfg.Node.PeerAdvertise,
-			Zone: n.cfg.Node.Zone, Standby: n.cfg.Node.Standby, Role: n.role()}})
+			Zone: n.cfg.Node.Zone, Standby: n.cfg.Node.Standby, Role: n.role(), Features: n.features, Release: n.version}})
 	var exists cluster.ErrExists
 	if err != nil && !errors.As(err, &exists) { // an earlier try of unknown outcome was done after all
 		return fmt.Errorf("found cluster: %w", err)
@@ -89,7 +89,7 @@ func (n *Node) authorize(ctx context.Context, r peer.JoinRequest) (peer.JoinAcce
 		return peer.JoinAccepted{}, err
 	}
 	_, err = n.raft.Propose(ctx, cluster.AddMember{Member: cluster.Member{Name: r.Name, ServerID: admin.JoinedServerID(r.Name, r.TokenID), Addr: r.Address,
-		Zone: r.Zone, Standby: r.Standby, Role: cluster.Role(r.Role)}})
+		Zone: r.Zone, Standby: r.Standby, Role: cluster.Role(r.Role), Features: r.Features}})
 	switch cluster.OutcomeOf(err) {
 	case cluster.Done:
 	case cluster.UnknownOutcome:

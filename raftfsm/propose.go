@@ -41,6 +41,9 @@ const enqueueTimeout = 5 * time.Second
 // Result has the index of the state that refused), ErrNotLeader and
 // cluster.ErrNotDone, ErrUnknownOutcome, *ErrHalted.
 func (n *Node) Propose(ctx context.Context, c cluster.Command) (cluster.Result, error) {
+	if err := n.permitted(ctx, c); err != nil {
+		return cluster.Result{Index: n.State().Index}, fmt.Errorf("propose %T: %w", c, err)
+	}
 	var f raft.ApplyFuture
 	frame := cluster.Encode(c)
 	err := n.await(ctx, func(timeout time.Duration) raft.Future {
@@ -55,6 +58,23 @@ func (n *Node) Propose(ctx context.Context, c cluster.Command) (cluster.Result, 
 		return cluster.Result{}, fmt.Errorf("propose %T: %w", c, ErrUnknownOutcome)
 	}
 	return r.result, r.err
+}
+
+// permitted refuses what members of older releases could not read in the log. A
+// leader that has just been elected may not have applied that the level was
+// raised: it looks again behind a barrier before it refuses.
+func (n *Node) permitted(ctx context.Context, c cluster.Command) error {
+	if n.State().Permit(c) == nil {
+		return nil
+	}
+	if err := n.Barrier(ctx); err != nil {
+		var elsewhere ErrNotLeader
+		if errors.As(err, &elsewhere) {
+			return elsewhere
+		}
+		return cluster.ErrNotDone{Cause: errors.New(err.Error())} // of the command, whatever became of the barrier
+	}
+	return n.State().Permit(c)
 }
 
 // VerifyLeader asks a majority whether this node still leads.

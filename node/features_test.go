@@ -1,0 +1,62 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	"mailnode/node/admin"
+	"mailnode/raftfsm/cluster"
+	"mailnode/storage/slot"
+)
+
+// upgraded restarts a node with a made-up release.
+func (s *site) upgraded(r *running, release string, level slot.FeatureLevel) {
+	s.t.Helper()
+	r.stop()
+	r.ended.Wait()
+	s.startWith(r, func(n *Node) { n.version, n.features = release, level })
+}
+
+// TestUpgradeNodeByNode: a release that brings feature level 2 comes to one node
+// after the other. The level is raised when all have it and a person says so; a
+// node that goes back to the old release is told.
+func TestUpgradeNodeByNode(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, 2, 1, 2)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	said := func(want string) {
+		t.Helper()
+		s.eventually("members are "+want, func(admin.Status) bool {
+			m, err := s.nodes[0].admin.Members(ctx)
+			var got []string
+			for _, n := range m.Members {
+				got = append(got, string(n.Name)+" "+n.Release+" "+string('0'+rune(n.Features)))
+			}
+			return err == nil && strings.Join(got, ", ") == want
+		})
+	}
+	raise := func() error { return s.nodes[0].admin.Upgrade(ctx, admin.UpgradeRequest{From: 1, To: 2}) }
+	said("n1 test 1, n2 test 1")
+	s.upgraded(s.nodes[0], "2.0", 2)
+	said("n1 2.0 2, n2 test 1")
+	var refused *admin.Error
+	if err := raise(); !errors.As(err, &refused) || refused.Exit != admin.ExitRefused || !strings.Contains(err.Error(), "too old: n2 (level 1, release test)") {
+		t.Errorf("raised while n2 is too old: %v", err)
+	}
+	s.upgraded(s.nodes[1], "2.0", 2)
+	said("n1 2.0 2, n2 2.0 2")
+	if err := raise(); err != nil {
+		t.Fatal(err)
+	}
+	s.eventually("n2 has it", func(admin.Status) bool { return s.nodes[1].node.State().Features() == 2 })
+	s.upgraded(s.nodes[1], "1.9", 1)
+	_, err := s.nodes[1].node.Propose(ctx, cluster.UpdateMember{Name: "n2", Features: 1, Release: "1.9"})
+	if cluster.OutcomeOf(err) != cluster.Refused {
+		t.Errorf("a release that is too old was recorded: %v", err)
+	}
+	said("n1 2.0 2, n2 2.0 2")
+}
