@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"mailnode/failover"
@@ -220,16 +221,12 @@ func (u userBook) SetPassword(ctx context.Context, r admin.SetPassword) error {
 // List implements admin.UserBook.
 func (u userBook) List(ctx context.Context) (admin.Users, error) {
 	out := admin.Users{Users: []admin.User{}}
-	for _, sl := range u.n.State().Slots {
-		var accounts []storage.Account
-		if err := u.n.account(ctx, sl.ID, &rpc.AccountCall{Verb: "list"}, &accounts); err != nil {
-			out.Unknown = append(out.Unknown, sl.ID)
-			continue
-		}
+	left := everySlot(ctx, u.n, u.n.State().Slots, "list", func(sl cluster.Slot, accounts []storage.Account) {
 		for _, a := range accounts {
 			out.Users = append(out.Users, showUser(a, sl))
 		}
-	}
+	})
+	out.Unknown, out.Silent = left.slots, left.silent
 	slices.SortFunc(out.Users, func(a, b admin.User) int { return strings.Compare(string(a.Address), string(b.Address)) })
 	return out, nil
 }
@@ -259,16 +256,10 @@ func (b slotBook) Show(ctx context.Context, id slot.ID) (admin.SlotDetail, error
 	if l := sl.OpenLoss; l != nil {
 		d.OpenLoss = fmt.Sprintf("epoch %d began without the tail of %s", l.Since, l.Node)
 	}
-	for i := range d.Copies {
-		ctx, cancel := context.WithTimeout(ctx, showAskWithin)
-		got, err := b.n.Ask(ctx, d.Copies[i].Node, []slot.ID{id})
-		cancel()
-		if err != nil || len(got) != 1 {
-			continue
-		}
-		d.Copies[i].SelfCheck = got[0].SelfCheck
-		if got[0].UsersKnown && !d.UsersKnown {
-			d.Users, d.UsersKnown = got[0].Users, true
+	for i, a := range b.n.askCopies(ctx, d.Copies, id) {
+		d.Copies[i].SelfCheck = a.SelfCheck
+		if a.UsersKnown && !d.UsersKnown {
+			d.Users, d.UsersKnown = a.Users, true
 		}
 	}
 	for _, c := range st.History {
@@ -277,6 +268,24 @@ func (b slotBook) Show(ctx context.Context, id slot.ID) (admin.SlotDetail, error
 		}
 	}
 	return d, nil
+}
+
+// askCopies asks the nodes of all copies of a slot at once; one that does not
+// answer leaves its place empty.
+func (n *Node) askCopies(ctx context.Context, copies []admin.CopyStatus, id slot.ID) []failover.CopyAnswer {
+	ctx, cancel := context.WithTimeout(ctx, showAskWithin)
+	defer cancel()
+	out := make([]failover.CopyAnswer, len(copies))
+	var wg sync.WaitGroup
+	for i, c := range copies {
+		wg.Go(func() {
+			if got, err := n.Ask(ctx, c.Node, []slot.ID{id}); err == nil && len(got) == 1 {
+				out[i] = got[0]
+			}
+		})
+	}
+	wg.Wait()
+	return out
 }
 
 // Dismiss implements admin.SlotBook.
@@ -296,7 +305,7 @@ type members struct{ n *Node }
 
 // Members implements admin.Cluster.
 func (m members) Members(context.Context) (admin.Members, error) {
-	return admin.Members{Cluster: m.n.id.ClusterID(), Generation: m.n.id.Generation(), Leader: m.n.leader(), 
+	return admin.Members{Cluster: m.n.id.ClusterID(), Generation: m.n.id.Generation(), Leader: m.n.leader(),
 		FeatureLevel: m.n.State().Features(), KnownFeatures: m.n.features, Members: m.n.nodes(m.n.State(), m.n.view())}, nil
 }
 

@@ -62,12 +62,16 @@ func (s service) Report(ctx context.Context, in *rpc.Json) (*rpc.Json, error) {
 }
 
 // Ask implements rpc.NodeServer.
-func (s service) Ask(_ context.Context, in *rpc.Json) (*rpc.Json, error) {
+func (s service) Ask(ctx context.Context, in *rpc.Json) (*rpc.Json, error) {
 	var ids []slot.ID
 	if err := json.Unmarshal(in.Body, &ids); err != nil {
 		return nil, status.Errorf(codes.InvalidArgument, "read slots: %v", err)
 	}
-	b, err := json.Marshal(s.n.answers(ids))
+	got, err := heard(ctx, s.n, func() []failover.CopyAnswer { return s.n.answers(ids) })
+	if err != nil {
+		return nil, status.FromContextError(err).Err()
+	}
+	b, err := json.Marshal(got)
 	if err != nil {
 		return nil, err
 	}
@@ -96,7 +100,7 @@ func (n *Node) answers(ids []slot.ID) []failover.CopyAnswer {
 // Ask implements failover.Asker.
 func (n *Node) Ask(ctx context.Context, node slot.NodeName, ids []slot.ID) ([]failover.CopyAnswer, error) {
 	if node == n.cfg.Node.Name {
-		return n.answers(ids), nil
+		return heard(ctx, n, func() []failover.CopyAnswer { return n.answers(ids) })
 	}
 	client, err := n.peers.node(node)
 	if err != nil {

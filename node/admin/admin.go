@@ -159,8 +159,9 @@ type User struct {
 // Users is the answer of `user list`. Unknown names the slots that could not be
 // asked: their users are missing from the list.
 type Users struct {
-	Users   []User    `json:"users"`
-	Unknown []slot.ID `json:"unknown,omitempty"`
+	Users   []User          `json:"users"`
+	Unknown []slot.ID       `json:"unknown,omitempty"`
+	Silent  []slot.NodeName `json:"silent,omitempty"` // masters that were waited for in vain
 }
 
 // AddUser makes an account. By is filled in by the server.

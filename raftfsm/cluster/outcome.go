@@ -35,7 +35,7 @@ const (
 // ErrUnknownOutcome says that a command may or may not be committed, now or
 // later. The caller reads the state again; every command names the epoch that it
 // expects, so repeating one is safe.
-var ErrUnknownOutcome = errors.New("the outcome is not known, look at the state again")
+var ErrUnknownOutcome = errors.New("the outcome is not known")
 
 // ErrNotDone says that a command was not committed and never will be by this
 // call: there was nobody to take it, or it was never sent.

@@ -21,7 +21,9 @@ func featureOf(c *Change) (slot.FeatureLevel, bool) {
 // Permit refuses changes that a member of an older release could not apply. The
 // master asks before it makes an event of them: a replica that meets one has to
 // set it aside and fetch the whole state, each time.
-func Permit(level slot.FeatureLevel, changes []*Change) error { return permit(level, changes, featureOf) }
+func Permit(level slot.FeatureLevel, changes []*Change) error {
+	return permit(level, changes, featureOf)
+}
 
 func permit(level slot.FeatureLevel, changes []*Change, of func(*Change) (slot.FeatureLevel, bool)) error {
 	for _, c := range changes {
