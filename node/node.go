@@ -167,8 +167,13 @@ func (n *Node) openRaft() {
 	}
 	r, err := raftfsm.Open(raftfsm.Config{
 		Dir: filepath.Join(n.cfg.Node.Data, "raft"), Name: n.cfg.Node.Name, ServerID: n.first.ServerID, Addr: n.cfg.Node.PeerAdvertise,
-		Transport: raftLayer{n}, Logger: n.log.With("part", "raft"), OnCondition: n.onRaftCondition,
+		Transport: raftLayer{n}, Logger: n.log.With("part", "raft"), OnCondition: n.onRaftCondition, Features: n.features,
 	})
+	var halted *raftfsm.ErrHalted
+	if errors.As(err, &halted) {
+		n.onRaftCondition(halted.Condition, halted.Cause)
+		return
+	}
 	if err != nil {
 		n.onRaftCondition(raftfsm.ConditionStoreFailed, err)
 		return

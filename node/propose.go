@@ -41,7 +41,7 @@ const leaderWithin = 4 * time.Second
 func (n *Node) order(ctx context.Context, c cluster.Command) error {
 	_, err := n.Propose(ctx, c)
 	if cluster.OutcomeOf(err) == cluster.Unseen {
-		n.log.Warn("an order is done and not seen on this node yet", "command", fmt.Sprintf("%T", c), "err", err)
+		n.log.Warn("an order is done and not seen on this node yet", "command", cluster.KindOf(c), "err", err)
 		return nil
 	}
 	return err
@@ -52,7 +52,7 @@ func (n *Node) order(ctx context.Context, c cluster.Command) error {
 // refusal State is at least the one that refused, if that came in time.
 func (n *Node) Propose(ctx context.Context, c cluster.Command) (cluster.Result, error) {
 	if n.raft == nil {
-		return cluster.Result{}, fmt.Errorf("propose %T: %w", c, noRaft())
+		return cluster.Result{}, fmt.Errorf("propose %q: %w", cluster.KindOf(c), noRaft())
 	}
 	for {
 		r, err := n.proposeOnce(ctx, c)
@@ -62,7 +62,7 @@ func (n *Node) Propose(ctx context.Context, c cluster.Command) (cluster.Result, 
 		}
 		select {
 		case <-ctx.Done():
-			return cluster.Result{}, fmt.Errorf("propose %T: no leader took it: %w", c, err)
+			return cluster.Result{}, fmt.Errorf("propose %q: no leader took it: %w", cluster.KindOf(c), err)
 		case <-time.After(proposePause):
 		}
 	}
@@ -108,7 +108,7 @@ func (n *Node) proposeOnce(ctx context.Context, c cluster.Command) (cluster.Resu
 	defer cancel()
 	got, err := client.Propose(ctx, &rpc.Command{Frame: cluster.Encode(c)})
 	if err != nil {
-		return cluster.Result{}, fmt.Errorf("propose %T at %s: %w", c, leader, notProposed(err))
+		return cluster.Result{}, fmt.Errorf("propose %q at %s: %w", cluster.KindOf(c), leader, notProposed(err))
 	}
 	if got.NotLeader {
 		return cluster.Result{}, raftfsm.ErrNotLeader{}
@@ -120,11 +120,14 @@ func (n *Node) proposeOnce(ctx context.Context, c cluster.Command) (cluster.Resu
 }
 
 // notProposed sorts an error of the call to the leader. Only the leader's own
-// word (service.Propose) proves that nothing was done: of a call that broke off
-// nobody knows how far it came.
+// word (service.Propose), or that there was no connection, proves that nothing
+// was done: of a call that broke off nobody knows how far it came.
 func notProposed(err error) error {
 	switch status.Code(err) {
 	case codes.FailedPrecondition, codes.InvalidArgument, codes.Unimplemented:
+		return cluster.ErrNotDone{Cause: err}
+	}
+	if rpc.Unsent(err) {
 		return cluster.ErrNotDone{Cause: err}
 	}
 	return fmt.Errorf("%w (%w)", cluster.ErrUnknownOutcome, err)

@@ -42,7 +42,7 @@ const enqueueTimeout = 5 * time.Second
 // cluster.ErrNotDone, ErrUnknownOutcome, *ErrHalted.
 func (n *Node) Propose(ctx context.Context, c cluster.Command) (cluster.Result, error) {
 	if err := n.permitted(ctx, c); err != nil {
-		return cluster.Result{Index: n.State().Index}, fmt.Errorf("propose %T: %w", c, err)
+		return cluster.Result{Index: n.State().Index}, fmt.Errorf("propose %q: %w", cluster.KindOf(c), err)
 	}
 	var f raft.ApplyFuture
 	frame := cluster.Encode(c)
@@ -51,11 +51,11 @@ func (n *Node) Propose(ctx context.Context, c cluster.Command) (cluster.Result, 
 		return f
 	})
 	if err != nil {
-		return cluster.Result{}, fmt.Errorf("propose %T: %w", c, err)
+		return cluster.Result{}, fmt.Errorf("propose %q: %w", cluster.KindOf(c), err)
 	}
 	r, ok := f.Response().(response)
 	if !ok { // the goroutine that applied it was ended by the latch
-		return cluster.Result{}, fmt.Errorf("propose %T: %w", c, ErrUnknownOutcome)
+		return cluster.Result{}, fmt.Errorf("propose %q: %w", cluster.KindOf(c), ErrUnknownOutcome)
 	}
 	return r.result, r.err
 }

@@ -88,6 +88,15 @@ func Said(err error) error {
 	return &callError{text: words(s), code: s.Code(), err: err}
 }
 
+// Unsent says that a call was never sent: there was no connection to send it on.
+func Unsent(err error) bool {
+	var e *callError
+	return errors.As(err, &e) && e.code == codes.Unavailable && strings.Contains(status.Convert(e.err).Message(), dialing)
+}
+
+// dialing is what gRPC puts before the error of a connection that was not made.
+const dialing = "Error while dialing: "
+
 // callError is an error of a call, in words.
 type callError struct {
 	text string
@@ -123,7 +132,6 @@ func words(s *status.Status) string {
 // broken says how a connection failed. gRPC wraps what package node/peer said
 // about it; what a node says itself stays.
 func broken(text string) string {
-	const dialing = "Error while dialing: "
 	if _, cause, ok := strings.Cut(text, dialing); ok {
 		return "it cannot be reached: " + strings.ReplaceAll(strings.TrimSuffix(cause, `"`), `\"`, `"`)
 	}

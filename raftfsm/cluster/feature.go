@@ -33,6 +33,9 @@ func featureOf(kind string) (slot.FeatureLevel, bool) {
 // levels is featureOf, or a test's with commands of a future release.
 type levels func(kind string) (slot.FeatureLevel, bool)
 
+// KindOf names a command as the log does, for texts.
+func KindOf(c Command) string { return c.kind() }
+
 // Features gives the feature level of the cluster.
 func (s *State) Features() slot.FeatureLevel { return s.FeatureLevel.OrFirst() }
 
