@@ -55,6 +55,9 @@ func (n *Node) Propose(ctx context.Context, c cluster.Command) (cluster.Result, 
 		return cluster.Result{}, fmt.Errorf("propose %q: %w", cluster.KindOf(c), noRaft())
 	}
 	for {
+		if err := n.raft.Err(); err != nil { // it never hears of a leader again
+			return cluster.Result{}, fmt.Errorf("propose %q: %w", cluster.KindOf(c), err)
+		}
 		r, err := n.proposeOnce(ctx, c)
 		var elsewhere raftfsm.ErrNotLeader
 		if !errors.As(err, &elsewhere) {
@@ -138,6 +141,9 @@ func notProposed(err error) error {
 func (n *Node) fresh(ctx context.Context) error {
 	if n.raft == nil {
 		return noRaft()
+	}
+	if err := n.raft.Err(); err != nil {
+		return err
 	}
 	if n.raft.IsLeader() {
 		_, err := n.raft.Fresh(ctx)
