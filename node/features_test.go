@@ -69,3 +69,42 @@ func TestUpgradeNodeByNode(t *testing.T) {
 		return !slices.ContainsFunc(st.Slots, func(sl admin.SlotStatus) bool { return !sl.Serving || !sl.Protected })
 	})
 }
+
+// TestLaw09NewerRecordStopsRaftNotMail: what a newer release wrote stops Raft on
+// the nodes that cannot read it, with a condition; masters go on serving.
+func TestLaw09NewerRecordStopsRaftNotMail(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, 2, 1, 2)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	op := s.nodes[0].admin
+	for _, u := range []slot.Address{"u1@example.test", "u2@example.test", "u3@example.test"} {
+		if _, err := op.AddUser(ctx, admin.AddUser{Address: u, Password: "pw"}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	n := s.nodes[0].node
+	for raised := false; !raised && ctx.Err() == nil; { // the nodes correct what is said about them
+		for _, m := range n.State().Members {
+			if _, err := n.Propose(ctx, cluster.UpdateMember{Name: m.Name, Features: 2}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		_, err := n.Propose(ctx, cluster.RaiseFeatureLevel{From: 1, To: 2})
+		raised = cluster.OutcomeOf(err) != cluster.Refused
+	}
+	// The leader stops first, and tells nobody any more that the entry is committed.
+	s.eventually("a node says so", func(admin.Status) bool {
+		return slices.ContainsFunc(s.nodes, func(r *running) bool {
+			st, err := r.admin.Status(ctx)
+			return err == nil && slices.ContainsFunc(st.Conditions, func(c monitor.Condition) bool { return c.Name == monitor.RaftLogNewer })
+		})
+	})
+	for _, r := range s.nodes {
+		for _, u := range []string{"u1@example.test", "u2@example.test", "u3@example.test"} {
+			if err := s.deliver(r, u, "Subject: mail goes on\r\n\r\nx\r\n"); err != nil {
+				t.Errorf("deliver to %s at %s: %v", u, r.name, err)
+			}
+		}
+	}
+}
