@@ -465,6 +465,7 @@ func (s *system) pausedMaster(t *testing.T) {
 			syscall.Kill(n3.PID, syscall.SIGCONT)
 		}
 	}()
+	s.hungNode(n2, n3)
 	s.within(25*time.Second, "a proposal about n3", func() bool {
 		st := s.status(n2)
 		return len(st.Proposals) == 1 && st.Proposals[0].Node == "n3"

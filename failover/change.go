@@ -23,31 +23,43 @@ const (
 )
 
 // change changes the master of one slot. A command whose outcome is unknown is
-// looked up and repeated: it names the epoch that it ends, so it works once.
+// looked up and repeated: it names the epoch that it ends, so it works once. One
+// that was not done is repeated too: there may be a leader in a moment.
 func change(ctx context.Context, own Ownership, c cluster.ConfirmSlot) (SlotOutcome, result) {
 	ctx, cancel := context.WithTimeout(ctx, changeWait)
 	defer cancel()
+	open := false // an earlier try may have been committed, or will be
 	for {
 		_, err := own.Propose(ctx, c)
-		if err == nil {
-			return SlotOutcome{Slot: c.Slot, To: c.To, Epoch: c.Epoch + 1}, changed
-		}
-		var newer cluster.ErrChanged
-		if errors.As(err, &newer) {
-			return SlotOutcome{Slot: c.Slot, To: c.To, Why: "the plan is no longer true: what is recorded of the slot has changed since it was made",
-				Accept: "mailnode failover show " + c.Proposal, again: true}, declined
-		}
 		wait := repeatAfter
-		if superseded(err) {
+		switch cluster.OutcomeOf(err) {
+		case cluster.Done, cluster.Unseen:
+			return SlotOutcome{Slot: c.Slot, To: c.To, Epoch: c.Epoch + 1}, changed
+		case cluster.Refused:
+			if so, kind := settled(own.State(), c); kind != undecided {
+				return so, kind
+			}
+			var newer cluster.ErrChanged
+			if errors.As(err, &newer) {
+				return SlotOutcome{Slot: c.Slot, To: c.To, Why: "the plan is no longer true: what is recorded of the slot has changed since it was made",
+					Accept: "mailnode failover show " + c.Proposal, again: true}, declined
+			}
+			if !superseded(err) {
+				return SlotOutcome{Slot: c.Slot, Why: err.Error()}, declined
+			}
 			wait = changeWait // it is decided; this node only has not applied it yet
-		} else if refusal(err) {
-			return SlotOutcome{Slot: c.Slot, Why: err.Error()}, declined
+		case cluster.UnknownOutcome:
+			open = true
 		}
 		if so, kind := await(ctx, own, c, wait); kind != undecided {
 			return so, kind
 		}
-		if ctx.Err() != nil {
-			return SlotOutcome{Slot: c.Slot, To: c.To, Why: fmt.Sprintf("the outcome is not known: %v", err)}, undecided
+		switch {
+		case ctx.Err() == nil:
+		case open || superseded(err):
+			return SlotOutcome{Slot: c.Slot, To: c.To, Why: fmt.Sprintf("the outcome is not known: %v; ask another node:", err)}, undecided
+		default:
+			return SlotOutcome{Slot: c.Slot, Why: err.Error()}, declined // nothing was done
 		}
 	}
 }
@@ -93,13 +105,4 @@ func superseded(err error) bool {
 	var stale cluster.ErrStale
 	var closed cluster.ErrClosed
 	return errors.As(err, &stale) || errors.As(err, &closed)
-}
-
-// refusal says whether the state machine refused: nothing was done, and
-// repeating would not help.
-func refusal(err error) bool {
-	var invalid cluster.ErrInvalid
-	var missing cluster.ErrNotFound
-	var exists cluster.ErrExists
-	return errors.As(err, &invalid) || errors.As(err, &missing) || errors.As(err, &exists)
 }

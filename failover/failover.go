@@ -67,11 +67,10 @@ type Sighting struct {
 }
 
 // Ownership is Raft's state as this node has applied it, and the way to the
-// leader wherever it is. Propose's errors: a refusal of package cluster (also
-// wrapped) means that nothing was done; every other error leaves the outcome
-// unknown, and the command is repeated: it names the epoch that it ends. Fresh
-// returns when State is at least as new as the call, as a leader with a quorum
-// says.
+// leader wherever it is. What an error of Propose means is said by
+// cluster.OutcomeOf; after a refusal State is the one that refused, or newer, if
+// that came in time. Fresh returns when State is at least as new as the call, as a
+// leader with a quorum says.
 type Ownership interface {
 	State() *cluster.State
 	Fresh(ctx context.Context) error

@@ -53,8 +53,8 @@ func Reject(ctx context.Context, own Ownership, id, by, why string) (Outcome, er
 	}
 	_, err := own.Propose(ctx, cluster.RejectProposal{Proposal: p.ID, By: by, Why: why})
 	var closed cluster.ErrClosed
-	switch {
-	case err == nil:
+	switch outcome := cluster.OutcomeOf(err); {
+	case outcome == cluster.Done, outcome == cluster.Unseen:
 		return Outcome{Text: fmt.Sprintf("%s is rejected; nothing was changed\n", p.ID)}, nil
 	case errors.As(err, &closed):
 		return refuse(ExitRefused, closed.Error()), nil

@@ -10,6 +10,7 @@ import (
 
 	"mailnode/node/admin"
 	"mailnode/node/rpc"
+	"mailnode/raftfsm/cluster"
 	"mailnode/storage"
 	"mailnode/storage/local"
 	"mailnode/storage/slot"
@@ -24,6 +25,15 @@ func waitFor(verb string) time.Duration {
 		return restoreWithin
 	}
 	return accountWithin
+}
+
+// openOutcome is added to the error of an order that was sent and not answered.
+func openOutcome(c *rpc.AccountCall) string {
+	switch c.Verb {
+	case "list", "missing", "deleted", "resolve", "show":
+		return ""
+	}
+	return fmt.Sprintf("; the outcome is unknown, look at it: mailnode user show %s", c.Address)
 }
 
 // shownAccount is the answer to "show": an account, also one that is deleted.
@@ -94,18 +104,14 @@ func (u userBook) Show(ctx context.Context, addr slot.Address) (admin.User, erro
 // Deleted implements admin.UserBook.
 func (u userBook) Deleted(ctx context.Context) (admin.Users, error) {
 	out := admin.Users{Users: []admin.User{}}
-	for _, sl := range u.n.State().Slots {
-		var accounts []storage.DeletedAccount
-		if err := u.n.account(ctx, sl.ID, &rpc.AccountCall{Verb: "deleted"}, &accounts); err != nil {
-			out.Unknown = append(out.Unknown, sl.ID)
-			continue
-		}
+	left := everySlot(ctx, u.n, u.n.State().Slots, "deleted", func(sl cluster.Slot, accounts []storage.DeletedAccount) {
 		for _, d := range accounts {
 			x := showUser(d.Account, sl)
 			x.Deleted, x.DeletedAgoS, x.LeftS = true, seconds(d.Ago), seconds(d.Left)
 			out.Users = append(out.Users, x)
 		}
-	}
+	})
+	out.Unknown, out.Silent = left.slots, left.silent
 	slices.SortFunc(out.Users, func(a, b admin.User) int { return strings.Compare(string(a.Address), string(b.Address)) })
 	return out, nil
 }

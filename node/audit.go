@@ -10,7 +10,6 @@ import (
 
 	"mailnode/node/admin"
 	"mailnode/node/job"
-	"mailnode/node/rpc"
 	"mailnode/raftfsm/cluster"
 	"mailnode/storage"
 	"mailnode/storage/check"
@@ -351,19 +350,20 @@ func (b mending) Missing(ctx context.Context, only []slot.ID) (admin.MissingMess
 			return out, cluster.ErrNotFound{Kind: "slot", Name: id.String()}
 		}
 	}
+	var slots []cluster.Slot
 	for _, sl := range b.n.State().Slots {
-		if len(only) > 0 && !slices.Contains(only, sl.ID) {
-			continue
+		if len(only) == 0 || slices.Contains(only, sl.ID) {
+			slots = append(slots, sl)
 		}
-		var list []storage.Missing
-		if err := b.n.account(ctx, sl.ID, &rpc.AccountCall{Verb: "missing"}, &list); err != nil {
-			out.Unknown = append(out.Unknown, sl.ID)
-			continue
-		}
+	}
+	left := everySlot(ctx, b.n, slots, "missing", func(sl cluster.Slot, list []storage.Missing) {
 		for _, x := range list {
 			out.Messages = append(out.Messages, admin.MissingMessage{Slot: sl.ID, Address: x.Address, Mailbox: x.Mailbox, UID: uint32(x.UID),
 				Bytes: x.Size, Date: x.InternalDate.Format(time.RFC3339), GUID: x.GUID.String(), AgoS: int64(x.Ago / time.Second)})
 		}
-	}
+	})
+	// Masters answer in any order; slots are listed in theirs.
+	slices.SortStableFunc(out.Messages, func(x, y admin.MissingMessage) int { return int(x.Slot) - int(y.Slot) })
+	out.Unknown, out.Silent = left.slots, left.silent
 	return out, nil
 }

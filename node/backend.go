@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"mailnode/failover"
@@ -98,7 +99,7 @@ func (n *Node) nodes(st *cluster.State, v failover.View) []admin.NodeStatus {
 	out := []admin.NodeStatus{}
 	for _, m := range st.Members {
 		ns := admin.NodeStatus{Name: m.Name, State: "up", Voter: m.Role != cluster.Nonvoter, Witness: m.Role == cluster.Witness,
-			Standby: m.Standby, Zone: m.Zone, Address: m.Addr}
+			Standby: m.Standby, Zone: m.Zone, Address: m.Addr, Features: m.Knows(), Release: m.Release}
 		silence := v.Silence(m.Name)
 		const late = 3 * reportEvery
 		switch nv := v.Nodes[m.Name]; {
@@ -220,16 +221,12 @@ func (u userBook) SetPassword(ctx context.Context, r admin.SetPassword) error {
 // List implements admin.UserBook.
 func (u userBook) List(ctx context.Context) (admin.Users, error) {
 	out := admin.Users{Users: []admin.User{}}
-	for _, sl := range u.n.State().Slots {
-		var accounts []storage.Account
-		if err := u.n.account(ctx, sl.ID, &rpc.AccountCall{Verb: "list"}, &accounts); err != nil {
-			out.Unknown = append(out.Unknown, sl.ID)
-			continue
-		}
+	left := everySlot(ctx, u.n, u.n.State().Slots, "list", func(sl cluster.Slot, accounts []storage.Account) {
 		for _, a := range accounts {
 			out.Users = append(out.Users, showUser(a, sl))
 		}
-	}
+	})
+	out.Unknown, out.Silent = left.slots, left.silent
 	slices.SortFunc(out.Users, func(a, b admin.User) int { return strings.Compare(string(a.Address), string(b.Address)) })
 	return out, nil
 }
@@ -259,24 +256,36 @@ func (b slotBook) Show(ctx context.Context, id slot.ID) (admin.SlotDetail, error
 	if l := sl.OpenLoss; l != nil {
 		d.OpenLoss = fmt.Sprintf("epoch %d began without the tail of %s", l.Since, l.Node)
 	}
-	for i := range d.Copies {
-		ctx, cancel := context.WithTimeout(ctx, showAskWithin)
-		got, err := b.n.Ask(ctx, d.Copies[i].Node, []failover.Question{{Slot: id, Epoch: sl.Epoch}})
-		cancel()
-		if err != nil || len(got.Copies) != 1 {
-			continue
-		}
-		d.Copies[i].SelfCheck = got.Copies[0].SelfCheck
-		if c := got.Copies[0]; c.UsersKnown && !d.UsersKnown {
-			d.Users, d.UsersKnown = c.Users, true
+	for i, a := range b.n.askCopies(ctx, d.Copies, failover.Question{Slot: id, Epoch: sl.Epoch}) {
+		d.Copies[i].SelfCheck = a.SelfCheck
+		if a.UsersKnown && !d.UsersKnown {
+			d.Users, d.UsersKnown = a.Users, true
 		}
 	}
 	for _, c := range st.History {
-		if c.Slot == id && c.Kind != cluster.ChangeGeneration {
+		if c.Slot == id && c.Kind != cluster.ChangeGeneration && c.Kind != cluster.ChangeFeatures {
 			d.History = append(d.History, admin.SlotChange{Epoch: c.Epoch, From: c.From, To: c.To, By: c.By, Why: c.Why, When: c.WallTime, Unclean: c.Unclean})
 		}
 	}
 	return d, nil
+}
+
+// askCopies asks the nodes of all copies of a slot at once; one that does not
+// answer leaves its place empty.
+func (n *Node) askCopies(ctx context.Context, copies []admin.CopyStatus, q failover.Question) []failover.CopyAnswer {
+	ctx, cancel := context.WithTimeout(ctx, showAskWithin)
+	defer cancel()
+	out := make([]failover.CopyAnswer, len(copies))
+	var wg sync.WaitGroup
+	for i, c := range copies {
+		wg.Go(func() {
+			if got, err := n.Ask(ctx, c.Node, []failover.Question{q}); err == nil && len(got.Copies) == 1 {
+				out[i] = got.Copies[0]
+			}
+		})
+	}
+	wg.Wait()
+	return out
 }
 
 // Dismiss implements admin.SlotBook.
@@ -288,8 +297,7 @@ func (b slotBook) Dismiss(ctx context.Context, r admin.DismissLoss) error {
 	if sl.OpenLoss == nil {
 		return &admin.Error{Text: fmt.Sprintf("slot %s has no open loss", r.Slot), Exit: admin.ExitNothing, Next: "mailnode slot show " + r.Slot.String()}
 	}
-	_, err := b.n.Propose(ctx, cluster.ResolveLoss{Slot: r.Slot, Epoch: sl.Epoch, By: r.By, Why: r.Why, WallTime: b.n.wallTime()})
-	return err
+	return b.n.order(ctx, cluster.ResolveLoss{Slot: r.Slot, Epoch: sl.Epoch, By: r.By, Why: r.Why, WallTime: b.n.wallTime()})
 }
 
 // members implements admin.Cluster.
@@ -297,7 +305,8 @@ type members struct{ n *Node }
 
 // Members implements admin.Cluster.
 func (m members) Members(context.Context) (admin.Members, error) {
-	return admin.Members{Cluster: m.n.id.ClusterID(), Generation: m.n.id.Generation(), Leader: m.n.leader(), Members: m.n.nodes(m.n.State(), m.n.view())}, nil
+	return admin.Members{Cluster: m.n.id.ClusterID(), Generation: m.n.id.Generation(), Leader: m.n.leader(),
+		FeatureLevel: m.n.State().Features(), KnownFeatures: m.n.features, Members: m.n.nodes(m.n.State(), m.n.view())}, nil
 }
 
 // Token implements admin.Cluster.

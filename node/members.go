@@ -3,6 +3,7 @@ package node
 import (
 	"context"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"time"
 
@@ -51,8 +52,9 @@ func (n *Node) found(ctx context.Context) error {
 	}
 	_, err := n.Propose(ctx, cluster.Init{ClusterID: n.id.ClusterID(), SlotCount: f.Slots, DefaultReplicas: f.Replicas,
 		First: cluster.Member{Name: n.cfg.Node.Name, ServerID: n.raft.ServerID(), Addr: n.cfg.Node.PeerAdvertise,
-			Zone: n.cfg.Node.Zone, Standby: n.cfg.Node.Standby, Role: n.role()}})
-	if err != nil {
+			Zone: n.cfg.Node.Zone, Standby: n.cfg.Node.Standby, Role: n.role(), Features: n.features, Release: n.version}})
+	var exists cluster.ErrExists
+	if err != nil && !errors.As(err, &exists) { // an earlier try of unknown outcome was done after all
 		return fmt.Errorf("found cluster: %w", err)
 	}
 	n.log.Info("cluster founded", "cluster", n.id.ClusterID(), "slots", f.Slots)
@@ -76,12 +78,24 @@ func (n *Node) authorize(ctx context.Context, r peer.JoinRequest) (peer.JoinAcce
 	if _, exists := st.Member(r.Name); exists {
 		return peer.JoinAccepted{}, fmt.Errorf("node %q is a member already: in this release a node that was installed anew needs a new name", r.Name)
 	}
-	if _, err := n.raft.Propose(ctx, cluster.UseToken{ID: r.TokenID, Hash: hex.EncodeToString(r.SecretHash[:])}); err != nil {
+	_, err := n.raft.Propose(ctx, cluster.UseToken{ID: r.TokenID, Hash: hex.EncodeToString(r.SecretHash[:])})
+	switch cluster.OutcomeOf(err) {
+	case cluster.Done:
+	case cluster.NotDone, cluster.Halted:
+		return peer.JoinAccepted{}, fmt.Errorf("use token of node %q: %w (%w)", r.Name, err, peer.ErrAskAnother)
+	case cluster.UnknownOutcome:
+		return peer.JoinAccepted{}, fmt.Errorf("use token of node %q: %w; if it is refused from now on, make another: mailnode cluster token %s", r.Name, err, r.Name)
+	default:
 		return peer.JoinAccepted{}, err
 	}
-	if _, err := n.raft.Propose(ctx, cluster.AddMember{Member: cluster.Member{Name: r.Name, ServerID: admin.JoinedServerID(r.Name, r.TokenID), Addr: r.Address,
-		Zone: r.Zone, Standby: r.Standby, Role: cluster.Role(r.Role)}}); err != nil {
-		return peer.JoinAccepted{}, err
+	_, err = n.raft.Propose(ctx, cluster.AddMember{Member: cluster.Member{Name: r.Name, ServerID: admin.JoinedServerID(r.Name, r.TokenID), Addr: r.Address,
+		Zone: r.Zone, Standby: r.Standby, Role: cluster.Role(r.Role), Features: r.Features}})
+	switch cluster.OutcomeOf(err) {
+	case cluster.Done:
+	case cluster.UnknownOutcome:
+		return peer.JoinAccepted{}, fmt.Errorf("add node %q: %w; its token is used up: if `mailnode cluster members` does not show it, make another: mailnode cluster token %s", r.Name, err, r.Name)
+	default:
+		return peer.JoinAccepted{}, fmt.Errorf("add node %q: %w; its token is used up, make another: mailnode cluster token %s", r.Name, err, r.Name)
 	}
 	var out peer.JoinAccepted
 	for _, m := range n.State().Members {
@@ -112,6 +126,6 @@ func (n *Node) token(ctx context.Context, name slot.NodeName) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	_, err = n.Propose(ctx, cluster.AddToken{Token: cluster.Token{ID: id, Hash: hex.EncodeToString(hash[:]), Node: name}})
+	err = n.order(ctx, cluster.AddToken{Token: cluster.Token{ID: id, Hash: hex.EncodeToString(hash[:]), Node: name}})
 	return printed, err
 }

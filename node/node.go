@@ -33,6 +33,7 @@ import (
 	"mailnode/node/monitor"
 	"mailnode/node/peer"
 	"mailnode/raftfsm"
+	"mailnode/raftfsm/cluster"
 	"mailnode/storage"
 	"mailnode/storage/local"
 	"mailnode/storage/slot"
@@ -72,6 +73,8 @@ type Node struct {
 	spool     *storage.SpoolDir
 	copies    *copies
 
+	features slot.FeatureLevel // what this release knows; tests change it
+
 	protectAfter time.Duration // repl.FeedOptions.ProtectAfter; 0: its default
 	giveUpAfter  time.Duration // see mend.go
 	scrubDelay   time.Duration // before the first scrub of this process
@@ -95,7 +98,7 @@ func Run(ctx context.Context, cfg config.Config, log *slog.Logger, version strin
 
 func newNode(cfg config.Config, log *slog.Logger, version string) *Node {
 	return &Node{cfg: cfg, log: log.With("node", cfg.Node.Name), version: version, clock: storage.SystemClock(), fs: vfs.Default, boot: newBoot(), reportNow: make(chan struct{}, 1), raftOpened: make(chan struct{}),
-		giveUpAfter: giveUpAfter, scrubDelay: scrubDelay, upkeepEvery: upkeepEvery}
+		features: cluster.KnownFeatures, giveUpAfter: giveUpAfter, scrubDelay: scrubDelay, upkeepEvery: upkeepEvery}
 }
 
 func (n *Node) run(ctx context.Context, ready func()) error {
@@ -164,8 +167,13 @@ func (n *Node) openRaft() {
 	}
 	r, err := raftfsm.Open(raftfsm.Config{
 		Dir: filepath.Join(n.cfg.Node.Data, "raft"), Name: n.cfg.Node.Name, ServerID: n.first.ServerID, Addr: n.cfg.Node.PeerAdvertise,
-		Transport: raftLayer{n}, Logger: n.log.With("part", "raft"), OnCondition: n.onRaftCondition,
+		Transport: raftLayer{n}, Logger: n.log.With("part", "raft"), OnCondition: n.onRaftCondition, Features: n.features,
 	})
+	var halted *raftfsm.ErrHalted
+	if errors.As(err, &halted) {
+		n.onRaftCondition(halted.Condition, halted.Cause)
+		return
+	}
 	if err != nil {
 		n.onRaftCondition(raftfsm.ConditionStoreFailed, err)
 		return

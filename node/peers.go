@@ -51,7 +51,7 @@ func (p *peers) conn(name slot.NodeName) (*grpc.ClientConn, error) {
 	if c := p.m[name]; c != nil {
 		return c, nil
 	}
-	c, err := grpc.NewClient("passthrough:///"+string(name),
+	c, err := grpc.NewClient("passthrough:///"+string(name), append(rpc.Worded(name),
 		grpc.WithTransportCredentials(rpc.Credentials()),
 		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) {
 			return p.n.dialPeer(ctx, peer.ProtoGRPC, name)
@@ -60,7 +60,7 @@ func (p *peers) conn(name slot.NodeName) (*grpc.ClientConn, error) {
 			Backoff: backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: 2 * time.Second}}),
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 10 * time.Second, Timeout: 5 * time.Second, PermitWithoutStream: true}),
 		grpc.WithInitialWindowSize(4<<20), grpc.WithInitialConnWindowSize(8<<20),
-		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(messageBytesMax)))
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(messageBytesMax)))...)
 	if err != nil {
 		return nil, fmt.Errorf("connect to node %q: %w", name, err)
 	}

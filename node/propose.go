@@ -7,6 +7,9 @@ import (
 	"fmt"
 	"time"
 
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
 	"mailnode/node/rpc"
 	"mailnode/raftfsm"
 	"mailnode/raftfsm/cluster"
@@ -16,8 +19,10 @@ import (
 	"mailnode/storage/slot"
 )
 
-// errNoRaft is what a node without Raft answers.
-var errNoRaft = errors.New("raft is not running on this node: see `mailnode status`")
+// noRaft is what a node without Raft answers.
+func noRaft() error {
+	return cluster.ErrNotDone{Cause: errors.New("raft is not running on this node: see `mailnode status`")}
+}
 
 // State is Raft's state as this node has applied it.
 func (n *Node) State() *cluster.State {
@@ -29,28 +34,64 @@ func (n *Node) State() *cluster.State {
 
 const proposePause = 100 * time.Millisecond
 
+// leaderWithin bounds one call to the leader. One that hangs is replaced by an
+// election within seconds; whoever still waited for it would not ask the new one.
+const leaderWithin = 4 * time.Second
+
+// order commits what a person wants. That it is done and not seen here yet is no
+// failure of the order.
+func (n *Node) order(ctx context.Context, c cluster.Command) error {
+	_, err := n.Propose(ctx, c)
+	if cluster.OutcomeOf(err) == cluster.Unseen {
+		n.log.Warn("an order is done and not seen on this node yet", "command", cluster.KindOf(c), "err", err)
+		return nil
+	}
+	return err
+}
+
 // Propose commits a command, wherever the leader is, and waits until this node
-// has applied it too. A refusal of package cluster means that nothing was done;
-// after any other error the outcome is not known.
+// has applied it too. What its errors mean is said by cluster.OutcomeOf. After a
+// refusal State is at least the one that refused, if that came in time.
 func (n *Node) Propose(ctx context.Context, c cluster.Command) (cluster.Result, error) {
 	if n.raft == nil {
-		return cluster.Result{}, errNoRaft
+		return cluster.Result{}, fmt.Errorf("propose %q: %w", cluster.KindOf(c), noRaft())
 	}
 	for {
+		if err := n.raft.Err(); err != nil { // it never hears of a leader again
+			return cluster.Result{}, fmt.Errorf("propose %q: %w", cluster.KindOf(c), err)
+		}
 		r, err := n.proposeOnce(ctx, c)
 		var elsewhere raftfsm.ErrNotLeader
 		if !errors.As(err, &elsewhere) {
-			if err == nil {
-				err = n.applied(ctx, r.Index)
-			}
-			return r, err
+			return r, n.seen(ctx, r.Index, err)
 		}
 		select {
 		case <-ctx.Done():
-			return cluster.Result{}, fmt.Errorf("propose %T: no leader: %w", c, err)
+			return cluster.Result{}, fmt.Errorf("propose %q: no leader took it: %w", cluster.KindOf(c), err)
 		case <-time.After(proposePause):
 		}
 	}
+}
+
+// refusedWithin is how long a refusal waits for the state that refused: the
+// caller is told in any case.
+const refusedWithin = 500 * time.Millisecond
+
+// seen waits for the state in which a command was applied or refused.
+func (n *Node) seen(ctx context.Context, index uint64, err error) error {
+	switch cluster.OutcomeOf(err) {
+	case cluster.Done:
+		if cause := n.raft.WaitApplied(ctx, index); cause != nil {
+			return cluster.ErrUnseen{Index: index, Cause: cause}
+		}
+	case cluster.Refused:
+		ctx, cancel := context.WithTimeout(ctx, refusedWithin)
+		defer cancel()
+		if cause := n.raft.WaitApplied(ctx, index); cause != nil {
+			n.log.Debug("refused by a state that is not here yet", "index", index, "err", cause)
+		}
+	}
+	return err
 }
 
 func (n *Node) proposeOnce(ctx context.Context, c cluster.Command) (cluster.Result, error) {
@@ -63,45 +104,51 @@ func (n *Node) proposeOnce(ctx context.Context, c cluster.Command) (cluster.Resu
 	}
 	client, err := n.peers.node(leader)
 	if err != nil {
-		return cluster.Result{}, err
+		return cluster.Result{}, cluster.ErrNotDone{Cause: err}
 	}
+	if err := ctx.Err(); err != nil {
+		return cluster.Result{}, cluster.ErrNotDone{Cause: err}
+	}
+	ctx, cancel := context.WithTimeout(ctx, leaderWithin)
+	defer cancel()
 	got, err := client.Propose(ctx, &rpc.Command{Frame: cluster.Encode(c)})
 	if err != nil {
-		return cluster.Result{}, fmt.Errorf("propose %T at %s: %w", c, leader, err)
+		return cluster.Result{}, fmt.Errorf("propose %q at %s: %w", cluster.KindOf(c), leader, notProposed(err))
 	}
 	if got.NotLeader {
 		return cluster.Result{}, raftfsm.ErrNotLeader{}
 	}
 	if err := refusalFrom(got.RefusalKind, got.Refusal); err != nil {
-		return cluster.Result{}, err
+		return cluster.Result{Index: got.Index}, err
 	}
 	return cluster.Result{Index: got.Index, Proposal: got.Proposal, Epoch: slot.Epoch(got.Epoch)}, nil
 }
 
-// applied waits until this node has applied an index.
-func (n *Node) applied(ctx context.Context, index uint64) error {
-	for {
-		changed := n.raft.Changed()
-		if n.raft.AppliedIndex() >= index {
-			return nil
-		}
-		select {
-		case <-changed:
-		case <-time.After(proposePause): // entries that change nothing wake nobody
-		case <-ctx.Done():
-			return fmt.Errorf("wait for raft index %d: %w", index, ctx.Err())
-		}
+// notProposed sorts an error of the call to the leader. Only the leader's own
+// word (service.Propose), or that there was no connection, proves that nothing
+// was done: of a call that broke off nobody knows how far it came.
+func notProposed(err error) error {
+	switch status.Code(err) {
+	case codes.FailedPrecondition, codes.InvalidArgument, codes.Unimplemented:
+		return cluster.ErrNotDone{Cause: err}
 	}
+	if rpc.Unsent(err) {
+		return cluster.ErrNotDone{Cause: err}
+	}
+	return fmt.Errorf("%w (%w)", cluster.ErrUnknownOutcome, err)
 }
 
 // Fresh returns when this node's state is at least as new as the call, as a
 // leader with a quorum behind it says.
 func (n *Node) Fresh(ctx context.Context) error {
 	if n.raft == nil {
-		return errNoRaft
+		return noRaft()
+	}
+	if err := n.raft.Err(); err != nil {
+		return err
 	}
 	if n.raft.IsLeader() {
-		_, err := n.verified(ctx)
+		_, err := n.raft.Fresh(ctx)
 		return err
 	}
 	leader, _, _ := n.raft.Leader()
@@ -112,22 +159,13 @@ func (n *Node) Fresh(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	i, err := client.Fresh(ctx, &rpc.Empty{})
+	call, cancel := context.WithTimeout(ctx, leaderWithin)
+	defer cancel()
+	i, err := client.Fresh(call, &rpc.Empty{})
 	if err != nil {
 		return fmt.Errorf("ask the leader %s: %w", leader, err)
 	}
-	return n.applied(ctx, i.Index)
-}
-
-// verified proves that this node leads, and gives what it has applied.
-func (n *Node) verified(ctx context.Context) (uint64, error) {
-	if err := n.raft.Barrier(ctx); err != nil {
-		return 0, err
-	}
-	if err := n.raft.VerifyLeader(ctx); err != nil {
-		return 0, err
-	}
-	return n.raft.AppliedIndex(), nil
+	return n.raft.WaitApplied(ctx, i.Index)
 }
 
 // A refusal travels with its kind, so that callers elsewhere can tell it apart.
@@ -161,12 +199,6 @@ func refusalTo(err error) (kind string, body []byte) {
 		return "", nil
 	}
 	return kind, body
-}
-
-// isRefusal says whether the state machine has refused a command: nothing was done.
-func isRefusal(err error) bool {
-	kind, _ := refusalTo(err)
-	return kind != ""
 }
 
 func refusalFrom(kind string, body []byte) error {
@@ -211,18 +243,17 @@ func (r recorder) Record(ctx context.Context, s slot.ID, e slot.Epoch, rec ack.R
 }
 
 // outcomeOf gives the error of a record its kind: only what may yet come true is
-// not known.
+// not known. Another epoch is proof that this one is over (law 1).
 func outcomeOf(err error) (ack.Outcome, error) {
 	var stale cluster.ErrStale
-	var elsewhere raftfsm.ErrNotLeader
-	switch {
-	case err == nil:
+	switch o := cluster.OutcomeOf(err); {
+	case o == cluster.Done, o == cluster.Unseen:
 		return ack.Done, nil
-	case errors.As(err, &stale): // of another epoch
+	case o == cluster.Refused && errors.As(err, &stale):
 		return ack.Refused, fmt.Errorf("%w: %w", repl.ErrEpochOver, err)
-	case isRefusal(err):
+	case o == cluster.Refused:
 		return ack.Refused, err
-	case errors.As(err, &elsewhere), errors.Is(err, errNoRaft):
+	case o == cluster.NotDone, o == cluster.Halted:
 		return ack.NotSent, err
 	}
 	return ack.Unknown, err

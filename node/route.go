@@ -63,7 +63,7 @@ func (n *Node) account(ctx context.Context, id slot.ID, call *rpc.AccountCall, i
 	defer cancel()
 	r, err := client.Account(ctx, call)
 	if err != nil {
-		return storage.Errorf(storage.ErrUnavailable, "slot %s: its master %s does not answer: %w", id, sl.Master, err)
+		return storage.Errorf(storage.ErrUnavailable, "slot %s: no answer from its master %s: %w%s", id, sl.Master, err, openOutcome(call))
 	}
 	if err := r.Failure.Err(); err != nil {
 		return err

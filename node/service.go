@@ -68,7 +68,11 @@ func (s service) Ask(ctx context.Context, in *rpc.Json) (*rpc.Json, error) {
 	if err := json.Unmarshal(in.Body, &q); err != nil {
 		return nil, status.Errorf(codes.InvalidArgument, "read questions: %v", err)
 	}
-	b, err := json.Marshal(s.n.answer(ctx, q))
+	got, err := heard(ctx, s.n, func() failover.Answer { return s.n.answer(ctx, q) })
+	if err != nil {
+		return nil, status.FromContextError(err).Err()
+	}
+	b, err := json.Marshal(got)
 	if err != nil {
 		return nil, err
 	}
@@ -108,7 +112,7 @@ func (n *Node) answer(ctx context.Context, questions []failover.Question) failov
 // Ask implements failover.Asker.
 func (n *Node) Ask(ctx context.Context, node slot.NodeName, q []failover.Question) (failover.Answer, error) {
 	if node == n.cfg.Node.Name {
-		return n.answer(ctx, q), nil
+		return heard(ctx, n, func() failover.Answer { return n.answer(ctx, q) })
 	}
 	var out failover.Answer
 	client, err := n.peers.node(node)
@@ -139,18 +143,21 @@ func (s service) Propose(ctx context.Context, in *rpc.Command) (*rpc.Proposed, e
 		return &rpc.Proposed{NotLeader: true}, nil
 	}
 	r, err := s.n.raft.Propose(ctx, c)
+	if err == nil {
+		return &rpc.Proposed{Index: r.Index, Proposal: r.Proposal, Epoch: uint32(r.Epoch)}, nil
+	}
 	var elsewhere raftfsm.ErrNotLeader
 	if errors.As(err, &elsewhere) {
 		return &rpc.Proposed{NotLeader: true}, nil
 	}
-	if err != nil {
-		kind, body := refusalTo(err)
-		if kind == "" {
-			return nil, status.Error(codes.Unknown, err.Error())
-		}
-		return &rpc.Proposed{RefusalKind: kind, Refusal: body}, nil
+	if kind, body := refusalTo(err); kind != "" {
+		return &rpc.Proposed{RefusalKind: kind, Refusal: body, Index: r.Index}, nil
 	}
-	return &rpc.Proposed{Index: r.Index, Proposal: r.Proposal, Epoch: uint32(r.Epoch)}, nil
+	switch cluster.OutcomeOf(err) {
+	case cluster.NotDone, cluster.Halted:
+		return nil, status.Error(codes.FailedPrecondition, err.Error()) // see notProposed
+	}
+	return nil, status.Error(codes.Unknown, err.Error())
 }
 
 // Fresh implements rpc.NodeServer.
@@ -158,7 +165,7 @@ func (s service) Fresh(ctx context.Context, _ *rpc.Empty) (*rpc.Index, error) {
 	if s.n.raft == nil || !s.n.raft.IsLeader() {
 		return nil, status.Error(codes.FailedPrecondition, "this node is not the leader")
 	}
-	i, err := s.n.verified(ctx)
+	i, err := s.n.raft.Fresh(ctx)
 	if err != nil {
 		return nil, status.Error(codes.Unavailable, err.Error())
 	}

@@ -11,12 +11,14 @@ import (
 	"github.com/hashicorp/raft"
 
 	"mailnode/raftfsm/cluster"
+	"mailnode/storage/slot"
 )
 
 // fsm applies committed commands to the state and publishes it.
 type fsm struct {
 	latch      *latch
-	onSnapshot func(error) // the outcome of writing a snapshot
+	onSnapshot func(error)       // the outcome of writing a snapshot
+	features   slot.FeatureLevel // what this release knows
 
 	work    *cluster.State // what Raft has applied; never changed in place. Used by Raft's FSM goroutine only
 	current atomic.Pointer[published]
@@ -42,7 +44,7 @@ var _ raft.BatchingFSM = (*fsm)(nil)
 // Readers see it until Raft has replayed its log up to there: what was committed
 // once stays true, so that no reader is ever set back.
 func newFSM(l *latch, known *cluster.State, onSnapshot func(error)) *fsm {
-	f := &fsm{latch: l, onSnapshot: onSnapshot, work: cluster.New()}
+	f := &fsm{latch: l, onSnapshot: onSnapshot, features: cluster.KnownFeatures, work: cluster.New()}
 	if known == nil {
 		known = f.work
 	}
@@ -91,14 +93,35 @@ func (f *fsm) ApplyBatch(logs []*raft.Log) []any {
 			f.latch.fail(condition, fmt.Errorf("apply raft log entry %d: %w", l.Index, err))
 		}
 		res, err := state.Apply(l.Index, c)
+		if err != nil {
+			res.Index = state.Index // whoever looks again needs at least this state
+		}
 		changed = changed || err == nil
 		out[i] = response{res, err}
 	}
 	if changed {
 		f.work = state
 		f.publish(state)
+		f.mustKnow(state)
 	}
 	return out
+}
+
+// tooNew says that the cluster's feature level is above what this release knows:
+// an older release came back after the level was raised. It may misread what the
+// others write, so it takes no part.
+func (f *fsm) tooNew(s *cluster.State) error {
+	if s.Features() <= f.features {
+		return nil
+	}
+	return fmt.Errorf("the cluster is at feature level %d, this release knows %d: upgrade this node", s.Features(), f.features)
+}
+
+// mustKnow stops Raft on this node when its release is too old for the state.
+func (f *fsm) mustKnow(s *cluster.State) {
+	if err := f.tooNew(s); err != nil {
+		f.latch.fail(ConditionLogNewer, err)
+	}
 }
 
 // Snapshot is cheap: no state is ever changed in place.
@@ -114,11 +137,15 @@ func (f *fsm) Restore(r io.ReadCloser) error {
 		return fmt.Errorf("read snapshot: %w", err)
 	}
 	s, err := cluster.DecodeSnapshot(b)
+	if errors.Is(err, cluster.ErrNewer) { // Raft would ask for it again for ever
+		f.latch.fail(ConditionLogNewer, err)
+	}
 	if err != nil {
 		return err
 	}
 	f.work = s
 	f.publish(s)
+	f.mustKnow(s)
 	return nil
 }
 

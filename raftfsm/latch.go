@@ -6,6 +6,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"mailnode/raftfsm/cluster"
 )
 
 // Conditions that this package raises. All but ConditionSnapshotFailed mean that
@@ -30,6 +32,10 @@ func (e *ErrHalted) Error() string {
 }
 
 func (e *ErrHalted) Unwrap() error { return e.Cause }
+
+// Outcome says that this node does nothing any more. An ErrUnknownOutcome that
+// wraps it was under way when Raft stopped.
+func (*ErrHalted) Outcome() cluster.Outcome { return cluster.Halted }
 
 // latch is the poison latch: the first fault is terminal. hashicorp/raft goes on
 // writing after a failed fsync, which may then report false success, and panics

@@ -13,10 +13,9 @@ import (
 	"mailnode/storage/slot"
 )
 
-// ErrUnknownOutcome says that a command may or may not be committed, now or
-// later. The caller reads the state again; every command names the epoch that it
-// expects, so repeating one is safe.
-var ErrUnknownOutcome = errors.New("the outcome is not known, look at the state again")
+// ErrUnknownOutcome is cluster.ErrUnknownOutcome, where the kinds of errors of
+// Propose are listed.
+var ErrUnknownOutcome = cluster.ErrUnknownOutcome
 
 // ErrNotLeader says who is the leader, as far as this node knows.
 type ErrNotLeader struct {
@@ -31,13 +30,20 @@ func (e ErrNotLeader) Error() string {
 	return fmt.Sprintf("this node is not the raft leader, %s is", e.Leader)
 }
 
+// Outcome says that nothing was done.
+func (ErrNotLeader) Outcome() cluster.Outcome { return cluster.NotDone }
+
 // enqueueTimeout bounds the wait for Raft's main loop; it is shorter when ctx ends.
 const enqueueTimeout = 5 * time.Second
 
 // Propose commits one command and waits until this node, the leader, has applied
-// it. Errors: a refusal of package cluster, ErrNotLeader (nothing was done),
-// ErrUnknownOutcome, *ErrHalted.
+// it. Errors are those of cluster.OutcomeOf: a refusal of package cluster (the
+// Result has the index of the state that refused), ErrNotLeader and
+// cluster.ErrNotDone, ErrUnknownOutcome, *ErrHalted.
 func (n *Node) Propose(ctx context.Context, c cluster.Command) (cluster.Result, error) {
+	if err := n.permitted(ctx, c); err != nil {
+		return cluster.Result{Index: n.State().Index}, fmt.Errorf("propose %q: %w", cluster.KindOf(c), err)
+	}
 	var f raft.ApplyFuture
 	frame := cluster.Encode(c)
 	err := n.await(ctx, func(timeout time.Duration) raft.Future {
@@ -45,13 +51,30 @@ func (n *Node) Propose(ctx context.Context, c cluster.Command) (cluster.Result, 
 		return f
 	})
 	if err != nil {
-		return cluster.Result{}, fmt.Errorf("propose %T: %w", c, err)
+		return cluster.Result{}, fmt.Errorf("propose %q: %w", cluster.KindOf(c), err)
 	}
 	r, ok := f.Response().(response)
 	if !ok { // the goroutine that applied it was ended by the latch
-		return cluster.Result{}, fmt.Errorf("propose %T: %w", c, ErrUnknownOutcome)
+		return cluster.Result{}, fmt.Errorf("propose %q: %w", cluster.KindOf(c), ErrUnknownOutcome)
 	}
 	return r.result, r.err
+}
+
+// permitted refuses what members of older releases could not read in the log. A
+// leader that has just been elected may not have applied that the level was
+// raised: it looks again behind a barrier before it refuses.
+func (n *Node) permitted(ctx context.Context, c cluster.Command) error {
+	if n.State().Permit(c) == nil {
+		return nil
+	}
+	if err := n.Barrier(ctx); err != nil {
+		var elsewhere ErrNotLeader
+		if errors.As(err, &elsewhere) {
+			return elsewhere
+		}
+		return cluster.ErrNotDone{Cause: errors.New(err.Error())} // of the command, whatever became of the barrier
+	}
+	return n.State().Permit(c)
 }
 
 // VerifyLeader asks a majority whether this node still leads.
@@ -89,7 +112,7 @@ func (n *Node) await(ctx context.Context, start func(enqueue time.Duration) raft
 		return err
 	}
 	if err := ctx.Err(); err != nil {
-		return err
+		return cluster.ErrNotDone{Cause: err}
 	}
 	timeout := enqueueTimeout
 	if deadline, ok := ctx.Deadline(); ok {
@@ -108,7 +131,7 @@ func (n *Node) await(ctx context.Context, start func(enqueue time.Duration) raft
 }
 
 // outcome sorts Raft's errors into those that mean that nothing was done and
-// those that leave it open.
+// those that leave it open, see cluster.Outcome.
 func (n *Node) outcome(err error) error {
 	switch {
 	case err == nil:
@@ -119,8 +142,10 @@ func (n *Node) outcome(err error) error {
 			leader, addr = "", ""
 		}
 		return ErrNotLeader{Leader: leader, Addr: addr}
-	case errors.Is(err, raft.ErrLeadershipLost), errors.Is(err, raft.ErrEnqueueTimeout),
-		errors.Is(err, raft.ErrRaftShutdown), errors.Is(err, raft.ErrAbortedByRestore):
+	case errors.Is(err, raft.ErrEnqueueTimeout): // Raft's main loop never took it
+		return cluster.ErrNotDone{Cause: err}
+	case errors.Is(err, raft.ErrLeadershipLost), errors.Is(err, raft.ErrRaftShutdown), errors.Is(err, raft.ErrAbortedByRestore):
+		// The entry may be written: another leader commits it, or nobody does.
 		return fmt.Errorf("%w (%w)", ErrUnknownOutcome, err)
 	}
 	return err
@@ -189,6 +214,3 @@ func (n *Node) Quorum() bool {
 	age, heard := n.LastContact()
 	return heard && age < 2*n.cfg.HeartbeatTimeout
 }
-
-// AppliedIndex gives the Raft index of the last entry handed to the state.
-func (n *Node) AppliedIndex() uint64 { return n.raft.AppliedIndex() }

@@ -25,12 +25,13 @@ import (
 
 // Config describes a Node. Dir, Name and Transport are required.
 type Config struct {
-	Dir       string        // holds raft.db, snapshots and the server ID; belongs to one Node
-	Name      slot.NodeName // this node's name in the cluster
-	ServerID  string        // its name in Raft; "" takes the one in Dir, or makes one
-	Addr      string        // peer address told to others, host:port; "" is that of Transport
-	Transport StreamLayer   // closed by the Node
-	Logger    *slog.Logger  // nil discards
+	Dir       string            // holds raft.db, snapshots and the server ID; belongs to one Node
+	Name      slot.NodeName     // this node's name in the cluster
+	ServerID  string            // its name in Raft; "" takes the one in Dir, or makes one
+	Addr      string            // peer address told to others, host:port; "" is that of Transport
+	Transport StreamLayer       // closed by the Node
+	Logger    *slog.Logger      // nil discards
+	Features  slot.FeatureLevel // what this release knows; 0: cluster.KnownFeatures
 
 	HeartbeatTimeout  time.Duration // 1 s; a follower without contact for so long stands for election
 	ElectionTimeout   time.Duration // 1 s
@@ -83,6 +84,7 @@ func Open(cfg Config) (*Node, error) {
 		n.log.Warn("cluster state of the last run not readable", "cause", err)
 	}
 	n.fsm = newFSM(n.latch, known, n.snapshotDone)
+	n.fsm.features = cfg.Features
 	n.gate = newGate(cfg.Transport, cfg.Addr, max(3*cfg.HeartbeatTimeout, time.Second))
 	n.trans = newTransport(n.gate, newHclog(n.log).Named("transport"), 10*cfg.HeartbeatTimeout, n.addrOf)
 	go n.latch.watch(cfg.StallLimit, n.stop)
@@ -97,6 +99,9 @@ func Open(cfg Config) (*Node, error) {
 	n.mu.Lock()
 	n.raft = r
 	n.mu.Unlock()
+	if err := n.fsm.tooNew(n.State()); err != nil { // by what was known in the last run
+		n.latch.trip(ConditionLogNewer, err)
+	}
 	if n.latch.err() != nil {
 		n.stopRaft()
 	}
@@ -156,6 +161,7 @@ func (c Config) withDefaults() Config {
 	if c.Addr == "" && c.Transport != nil {
 		c.Addr = c.Transport.Addr().String()
 	}
+	c.Features = orElse(c.Features, cluster.KnownFeatures)
 	c.HeartbeatTimeout = orElse(c.HeartbeatTimeout, time.Second)
 	c.ElectionTimeout = orElse(c.ElectionTimeout, c.HeartbeatTimeout)
 	c.LeaseTimeout = orElse(c.LeaseTimeout, c.HeartbeatTimeout/2)

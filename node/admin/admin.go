@@ -51,6 +51,10 @@ type NodeStatus struct {
 	Zone    string        `json:"zone,omitempty"`
 	Address string        `json:"address"` // peer port
 	SilentS int64         `json:"silent_s,omitempty"`
+
+	// As the node said when it started last.
+	Release  string            `json:"release,omitempty"`
+	Features slot.FeatureLevel `json:"feature_level,omitempty"` // up to which it understands the others
 }
 
 // SlotStatus is one slot. Protected is Raft's record; Serving is what is heard
@@ -155,8 +159,9 @@ type User struct {
 // Users is the answer of `user list`. Unknown names the slots that could not be
 // asked: their users are missing from the list.
 type Users struct {
-	Users   []User    `json:"users"`
-	Unknown []slot.ID `json:"unknown,omitempty"`
+	Users   []User          `json:"users"`
+	Unknown []slot.ID       `json:"unknown,omitempty"`
+	Silent  []slot.NodeName `json:"silent,omitempty"` // masters that were waited for in vain
 }
 
 // AddUser makes an account. By is filled in by the server.
@@ -217,6 +222,9 @@ type Members struct {
 	Generation slot.Generation `json:"generation"`
 	Leader     slot.NodeName   `json:"leader"`
 	Members    []NodeStatus    `json:"members"`
+
+	FeatureLevel  slot.FeatureLevel `json:"feature_level"`  // of the cluster
+	KnownFeatures slot.FeatureLevel `json:"known_features"` // the highest that the answering node's release has
 }
 
 // TokenRequest asks for a join token for a node. By is filled in by the server.

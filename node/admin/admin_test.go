@@ -119,7 +119,8 @@ func (s slots) Show(_ context.Context, id slot.ID) (SlotDetail, error) {
 
 type members struct{}
 
-func (members) Members(context.Context) (Members, error) { return Members{}, nil }
+func (members) Members(context.Context) (Members, error)      { return Members{}, nil }
+func (members) Upgrade(context.Context, UpgradeRequest) error { return nil }
 func (members) Token(_ context.Context, r TokenRequest) (Token, error) {
 	return Token{Node: r.Node, Token: "secret"}, nil
 }

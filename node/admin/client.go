@@ -24,6 +24,8 @@ const answerMax = 512 << 20
 type Client struct {
 	socket string
 	http   *http.Client
+	probe  time.Duration                                    // for a sign of life; tests change it
+	within func(method, path string) (answer time.Duration) // likewise
 }
 
 // NewClient gives a client; it connects when it is asked something.
@@ -32,9 +34,8 @@ func NewClient(socket string) *Client {
 		d := net.Dialer{Timeout: 5 * time.Second}
 		return d.DialContext(ctx, "unix", socket)
 	}
-	return &Client{socket: socket, http: &http.Client{
+	return &Client{socket: socket, probe: probeTimeout, within: patience, http: &http.Client{
 		Transport: &http.Transport{DialContext: dial, DisableKeepAlives: true, DisableCompression: true},
-		Timeout:   confirmTimeout + 2*readTimeout,
 	}}
 }
 
@@ -130,13 +131,19 @@ func (c *Client) post(ctx context.Context, path string, q, into any) error {
 }
 
 func (c *Client) ask(ctx context.Context, method, path string, body []byte, into any) error {
+	if err := c.alive(ctx); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, c.within(method, path))
+	defer cancel()
+	began := time.Now()
 	r, err := http.NewRequestWithContext(ctx, method, "http://mailnode"+path, bytes.NewReader(body))
 	if err != nil {
 		return &Error{Text: fmt.Sprintf("ask node: %v", err), Exit: ExitFailed}
 	}
 	w, err := c.http.Do(r)
 	if err != nil {
-		return c.unreached(err)
+		return c.unanswered(method, path, time.Since(began), err)
 	}
 	defer w.Body.Close()
 	answer := json.NewDecoder(io.LimitReader(w.Body, answerMax))
@@ -150,13 +157,35 @@ func (c *Client) ask(ctx context.Context, method, path string, body []byte, into
 	if into == nil {
 		return nil
 	}
-	if err := answer.Decode(into); err != nil {
+	if err := answer.Decode(into); ctx.Err() != nil || errors.Is(err, io.ErrUnexpectedEOF) {
+		return c.unanswered(method, path, time.Since(began), ctx.Err())
+	} else if err != nil {
 		return &Error{Text: fmt.Sprintf("read answer of node at %q: %v", c.socket, err), Exit: ExitFailed}
 	}
 	return nil
 }
 
-// unreached says what to do about a node that did not answer.
+// alive proves that the node behind the socket answers at all, before anything is
+// asked of it: an order to one that hangs would have an unknown outcome.
+func (c *Client) alive(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, c.probe)
+	defer cancel()
+	r, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://mailnode/v1/version", nil)
+	if err != nil {
+		return &Error{Text: fmt.Sprintf("ask node: %v", err), Exit: ExitFailed}
+	}
+	w, err := c.http.Do(r)
+	switch {
+	case err == nil:
+		w.Body.Close()
+		return nil
+	case errors.Is(err, context.DeadlineExceeded):
+		return c.silent()
+	}
+	return c.unreached(err)
+}
+
+// unreached says what to do about a node that cannot be asked.
 func (c *Client) unreached(err error) error {
 	text := fmt.Sprintf("ask node at %q: %v", c.socket, errors.Unwrap(err))
 	switch {
@@ -166,8 +195,8 @@ func (c *Client) unreached(err error) error {
 		text = fmt.Sprintf("ask node at %q: permission denied: only root and the node's own user may; use sudo", c.socket)
 	case errors.Is(err, syscall.EINVAL):
 		text = fmt.Sprintf("ask node at %q: the path is too long for a unix socket; use --socket", c.socket)
-	case errors.Is(err, context.DeadlineExceeded):
-		text = fmt.Sprintf("ask node at %q: no answer in time; it may still do what it was asked: look at `mailnode status`", c.socket)
+	case errors.Is(err, io.EOF), errors.Is(err, syscall.ECONNRESET):
+		text = fmt.Sprintf("ask node at %q: it ends just now; ask another node", c.socket)
 	}
 	return &Error{Text: text, Exit: ExitFailed}
 }

@@ -30,6 +30,7 @@ type AuditRequest struct {
 type MissingMessages struct {
 	Messages []MissingMessage `json:"messages"`
 	Unknown  []slot.ID        `json:"unknown,omitempty"`
+	Silent   []slot.NodeName  `json:"silent,omitempty"` // masters that were waited for in vain
 }
 
 // MissingMessage is a message whose body no copy has. Its UID is expunged.

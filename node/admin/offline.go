@@ -99,7 +99,7 @@ func JoinCluster(ctx context.Context, c config.Config, token string) (string, er
 		role = cluster.Witness
 	}
 	id, accepted, err := peer.Join(ctx, token, c.Node.Data, peer.JoinRequest{Name: c.Node.Name, Address: c.Node.PeerAdvertise,
-		Zone: c.Node.Zone, Standby: c.Node.Standby, Role: string(role)}, peer.Options{})
+		Zone: c.Node.Zone, Standby: c.Node.Standby, Role: string(role), Features: cluster.KnownFeatures}, peer.Options{})
 	if err != nil {
 		return "", refusedIdentity(err)
 	}

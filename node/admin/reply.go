@@ -55,6 +55,8 @@ func ownershipReply(err error) (int, Error, bool) {
 	)
 	text := err.Error()
 	switch {
+	case errors.Is(err, cluster.ErrUnknownOutcome):
+		return http.StatusGatewayTimeout, Error{Text: text + "; ask another node", Exit: ExitFailed, Next: "mailnode failover list"}, true
 	case errors.As(err, &stale):
 		return http.StatusConflict, Error{Text: text, Exit: ExitRefused, Next: "mailnode failover list"}, true
 	case errors.As(err, &closed):
@@ -67,6 +69,14 @@ func ownershipReply(err error) (int, Error, bool) {
 		return http.StatusConflict, Error{Text: text, Exit: ExitRefused}, true
 	case errors.Is(err, cluster.ErrCorrupt), errors.Is(err, cluster.ErrNewer):
 		return http.StatusInternalServerError, Error{Text: text, Exit: ExitFailed, Next: "mailnode status"}, true
+	}
+	if err != nil && !errors.As(err, new(cluster.ErrUnseen)) { // that one is done: orders of package node say so
+		switch cluster.OutcomeOf(err) {
+		case cluster.NotDone:
+			return http.StatusServiceUnavailable, Error{Text: text, Exit: ExitRefused, Next: "mailnode status"}, true
+		case cluster.Halted:
+			return http.StatusServiceUnavailable, Error{Text: text, Exit: ExitFailed, Next: "mailnode status"}, true
+		}
 	}
 	return 0, Error{}, false
 }

@@ -16,13 +16,11 @@ import (
 	"mailnode/storage/slot"
 )
 
-// Bounds of a request. A confirm may take a hand-over and 30 s until all serve.
+// Bounds of a request; how long its answer may take is in patience.go.
 const (
-	bodyMax        = 64 << 10 // bytes
-	readTimeout    = 10 * time.Second
-	requestTimeout = 30 * time.Second
-	confirmTimeout = 90 * time.Second
-	idleTimeout    = time.Minute
+	bodyMax     = 64 << 10 // bytes
+	readTimeout = 10 * time.Second
+	idleTimeout = time.Minute
 )
 
 // Server answers operators on a unix socket.
@@ -41,7 +39,7 @@ func NewServer(b Backend, node slot.NodeName, version string, log *slog.Logger) 
 		Handler:           s.guard(s.routes()),
 		ReadHeaderTimeout: readTimeout,
 		ReadTimeout:       readTimeout,
-		WriteTimeout:      confirmTimeout + readTimeout,
+		WriteTimeout:      confirmTimeout + answerGrace + readTimeout,
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    16 << 10,
 		ConnContext:       rememberCaller,
@@ -131,9 +129,9 @@ func (s *Server) guard(next http.Handler) http.Handler {
 // read handles a question: its context ends with the client's patience.
 func read[T any](s *Server, ask func(ctx context.Context, r *http.Request) (T, error)) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
-		ctx, cancel := context.WithTimeout(r.Context(), requestTimeout)
+		ctx, cancel := context.WithTimeout(r.Context(), questionTimeout)
 		defer cancel()
-		answer, err := ask(ctx, r)
+		answer, err := bounded(ctx, s.log, s.lateAnswer(), func() (T, error) { return ask(ctx, r) })
 		if err != nil {
 			s.refuse(w, err)
 			return
@@ -154,7 +152,7 @@ func change[Q, T any](s *Server, what string, limit time.Duration, do func(ctx c
 		by := callerIn(r.Context()).name
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), limit)
 		defer cancel()
-		answer, err := do(ctx, q, by)
+		answer, err := bounded(ctx, s.log, s.lateOrder(what, limit), func() (T, error) { return do(ctx, q, by) })
 		if err != nil {
 			s.log.Warn("operator's order refused", slog.String("order", what), slog.String("by", by), slog.Any("error", err))
 			s.refuse(w, err)

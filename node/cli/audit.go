@@ -121,7 +121,7 @@ func missingScreen(m admin.MissingMessages) string {
 		text += wrap("", counted(len(m.Messages), "message")+" removed: no copy has the body. Each is delivered anew when a copy that has it returns. Whole sums: --json")
 	}
 	if len(m.Unknown) > 0 {
-		text += "not asked, no master answers: " + slotRanges(m.Unknown) + "\n"
+		text += "not asked, no master answers: " + slotRanges(m.Unknown) + waitedFor(m.Silent) + "\n"
 	}
 	return text
 }

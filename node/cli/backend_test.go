@@ -24,7 +24,9 @@ type site struct {
 	passwords []admin.SetPassword
 	jobs      *job.Registry
 	mending   *audits
-	orders    []any // those of user delete, undelete, erase, quota, disable, enable
+	level     slot.FeatureLevel // of the cluster
+	known     slot.FeatureLevel // what the node's release knows
+	orders    []any             // those of user delete, undelete, erase, quota, disable, enable
 }
 
 // calm is a cluster of three nodes where all is well.
@@ -98,7 +100,15 @@ func (s *site) serve(t *testing.T) string {
 func (s *site) Status(context.Context) (admin.Status, error) { return s.status, nil }
 
 func (s *site) Members(context.Context) (admin.Members, error) {
-	return admin.Members{Cluster: s.status.Cluster, Generation: 1, Leader: s.status.Leader, Members: s.status.Nodes}, nil
+	return admin.Members{Cluster: s.status.Cluster, Generation: 1, Leader: s.status.Leader, Members: s.status.Nodes,
+		FeatureLevel: s.level, KnownFeatures: s.known}, nil
+}
+
+func (s *site) Upgrade(_ context.Context, r admin.UpgradeRequest) error {
+	r.By = ""
+	s.orders = append(s.orders, r)
+	s.level = r.To
+	return nil
 }
 
 func (s *site) Token(_ context.Context, r admin.TokenRequest) (admin.Token, error) {

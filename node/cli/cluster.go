@@ -14,7 +14,7 @@ import (
 )
 
 func (a *app) cluster() *cobra.Command {
-	return group("cluster", "Making a cluster and letting nodes in", a.clusterInit(), a.clusterToken(), a.clusterJoin(), a.clusterMembers())
+	return group("cluster", "Making a cluster and letting nodes in", a.clusterInit(), a.clusterToken(), a.clusterJoin(), a.clusterMembers(), a.clusterUpgrade())
 }
 
 func (a *app) clusterInit() *cobra.Command {
@@ -90,11 +90,11 @@ func (a *app) clusterMembers() *cobra.Command {
 			return err
 		}
 		return a.show(m, func() string {
-			rows := [][]string{{"NODE", "STATE", "ADDRESS", "ROLE"}}
+			rows := [][]string{{"NODE", "STATE", "ADDRESS", "ROLE", "RELEASE", "LEVEL"}}
 			for _, n := range m.Members {
-				rows = append(rows, []string{string(n.Name), n.State, n.Address, strings.Join(roles(n, m.Leader), ", ")})
+				rows = append(rows, []string{string(n.Name), n.State, n.Address, strings.Join(roles(n, m.Leader), ", "), orDash(clean(n.Release)), fmt.Sprint(n.Features.OrFirst())})
 			}
-			return fmt.Sprintf("cluster %s, generation %d\n%s", m.Cluster, m.Generation, table(rows))
+			return fmt.Sprintf("cluster %s, generation %d, feature level %d\n%s", m.Cluster, m.Generation, m.FeatureLevel.OrFirst(), table(rows))
 		})
 	}))
 }

@@ -118,3 +118,11 @@ func clean(s string) string {
 		return r
 	}, s)
 }
+
+// waitedFor names the nodes that gave no answer.
+func waitedFor(silent []slot.NodeName) string {
+	if len(silent) == 0 {
+		return ""
+	}
+	return "; waited in vain for " + joinNames(silent)
+}

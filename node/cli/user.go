@@ -88,7 +88,7 @@ func (a *app) userList() *cobra.Command {
 			return err
 		}
 		if len(u.Unknown) > 0 {
-			return &admin.Error{Text: "the list is not complete: no answer from " + slotRanges(u.Unknown), Exit: admin.ExitFailed, Next: "mailnode status"}
+			return &admin.Error{Text: "the list is not complete: no answer from " + slotRanges(u.Unknown) + waitedFor(u.Silent), Exit: admin.ExitFailed, Next: "mailnode failover list"}
 		}
 		return nil
 	}))

@@ -102,7 +102,7 @@ func diskKinds() []Kind {
 		{DiskFull, Page, "path", "The file system has almost no room, deliveries are put off.", "df -h {}"},
 		{RaftStoreFailed, Page, "", "Raft's files cannot be written: this node serves its mail and takes no part in decisions.", "mailnode status"},
 		{RaftSnapshotFailed, Warn, "", "A snapshot of Raft's state could not be written, its log grows.", "df -h"},
-		{RaftLogNewer, Page, "", "Raft's log holds a command of a newer release: this node takes no part in decisions until it is upgraded.", "mailnode version"},
+		{RaftLogNewer, Page, "", "A newer release wrote what this one cannot read, or the cluster's feature level was raised above it: this node takes no part in decisions until it is upgraded.", "mailnode version"},
 		{RaftLogCorrupt, Page, "", "A record of Raft's log does not match its checksum, Raft is stopped on this node, mail is not.", "mailnode status"},
 	}
 }

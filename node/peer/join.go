@@ -39,7 +39,8 @@ type JoinRequest struct {
 	Address    string // host:port that other nodes will dial
 	Zone       string
 	Standby    bool
-	Role       string // as raftfsm/cluster names roles; this package passes it on
+	Role       string            // as raftfsm/cluster names roles; this package passes it on
+	Features   slot.FeatureLevel // up to which the joiner understands the others
 }
 
 func (r JoinRequest) check() error {
@@ -68,14 +69,15 @@ type JoinAccepted struct {
 
 // joinWire is a JoinRequest as it travels.
 type joinWire struct {
-	TokenID string        `json:"token"`
-	Secret  []byte        `json:"secret"`
-	Name    slot.NodeName `json:"name"`
-	Address string        `json:"address"`
-	Zone    string        `json:"zone,omitempty"`
-	Standby bool          `json:"standby,omitempty"`
-	Role    string        `json:"role,omitempty"`
-	CSR     []byte        `json:"csr"` // DER
+	TokenID  string            `json:"token"`
+	Secret   []byte            `json:"secret"`
+	Name     slot.NodeName     `json:"name"`
+	Address  string            `json:"address"`
+	Zone     string            `json:"zone,omitempty"`
+	Standby  bool              `json:"standby,omitempty"`
+	Role     string            `json:"role,omitempty"`
+	Features slot.FeatureLevel `json:"features,omitempty"`
+	CSR      []byte            `json:"csr"` // DER
 }
 
 // joinAnswer is the reply. It carries the CA's key: members trust each other
@@ -141,7 +143,7 @@ func askSeeds(ctx context.Context, t Token, r JoinRequest, key ed25519.PrivateKe
 	if err != nil {
 		return joinAnswer{}, fmt.Errorf("make certificate request: %w", err)
 	}
-	wire := joinWire{TokenID: t.ID, Secret: t.Secret, Name: r.Name, Address: r.Address, Zone: r.Zone, Standby: r.Standby, Role: r.Role, CSR: csr}
+	wire := joinWire{TokenID: t.ID, Secret: t.Secret, Name: r.Name, Address: r.Address, Zone: r.Zone, Standby: r.Standby, Role: r.Role, Features: r.Features, CSR: csr}
 	var passed []error
 	for _, seed := range t.Seeds {
 		answer, decided, err := askSeed(ctx, seed, t, wire, o)

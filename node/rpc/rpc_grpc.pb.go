@@ -39,7 +39,7 @@ type NodeClient interface {
 	Ask(ctx context.Context, in *Json, opts ...grpc.CallOption) (*Json, error)
 	// Propose commits a command of raftfsm/cluster; only the leader takes it.
 	Propose(ctx context.Context, in *Command, opts ...grpc.CallOption) (*Proposed, error)
-	// Fresh gives the Raft index that the leader, with a quorum behind it, has applied.
+	// Fresh gives the Raft index of the last change in the leader's state, proved by a quorum.
 	Fresh(ctx context.Context, in *Empty, opts ...grpc.CallOption) (*Index, error)
 	// Account runs an operator's or a frontend's account call at the slot's master.
 	Account(ctx context.Context, in *AccountCall, opts ...grpc.CallOption) (*AccountReply, error)
@@ -128,7 +128,7 @@ type NodeServer interface {
 	Ask(context.Context, *Json) (*Json, error)
 	// Propose commits a command of raftfsm/cluster; only the leader takes it.
 	Propose(context.Context, *Command) (*Proposed, error)
-	// Fresh gives the Raft index that the leader, with a quorum behind it, has applied.
+	// Fresh gives the Raft index of the last change in the leader's state, proved by a quorum.
 	Fresh(context.Context, *Empty) (*Index, error)
 	// Account runs an operator's or a frontend's account call at the slot's master.
 	Account(context.Context, *AccountCall) (*AccountReply, error)

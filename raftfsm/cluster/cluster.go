@@ -46,6 +46,10 @@ type Member struct {
 	Zone     string        `json:"z,omitempty"`
 	Standby  bool          `json:"sb,omitempty"` // its copies are proposed only when no other viable copy exists
 	Role     Role          `json:"r"`
+
+	// What the node says of itself when it starts: feature.go.
+	Features slot.FeatureLevel `json:"f,omitempty"`   // absent: the first
+	Release  string            `json:"rel,omitempty"` // shown only
 }
 
 // Slot is the ownership record of one slot. Epoch 0 without a master is a slot
@@ -146,6 +150,7 @@ const (
 	ChangeConfirmed  ChangeKind = "confirmed"
 	ChangeResolved   ChangeKind = "resolved"   // an open loss was closed; From is the old master
 	ChangeGeneration ChangeKind = "generation" // about every slot, Slot says nothing
+	ChangeFeatures   ChangeKind = "features"   // about the cluster, Slot says nothing
 )
 
 // Change is one entry of the history of ownership.
@@ -173,18 +178,19 @@ type Token struct {
 // State is everything that Raft knows. The zero State is a cluster that was not
 // initialised. Readers treat it as immutable; only Apply and Restore make new ones.
 type State struct {
-	Format          int             `json:"format"`
-	Index           uint64          `json:"index"` // Raft index of the last command that changed anything
-	ClusterID       string          `json:"cluster"`
-	Generation      slot.Generation `json:"generation"`
-	SlotCount       int             `json:"slot_count"`
-	DefaultReplicas int             `json:"replicas"`  // copies beside the master
-	Members         []Member        `json:"members"`   // by name
-	Slots           []Slot          `json:"slots"`     // Slots[i].ID is i
-	Proposals       []Proposal      `json:"proposals"` // oldest first: the open ones and the last closed ones
-	NextProposal    uint64          `json:"next_proposal"`
-	History         []Change        `json:"history"` // oldest first
-	Tokens          []Token         `json:"tokens"`  // by ID
+	Format          int               `json:"format"`
+	Index           uint64            `json:"index"` // Raft index of the last command that changed anything
+	ClusterID       string            `json:"cluster"`
+	Generation      slot.Generation   `json:"generation"`
+	FeatureLevel    slot.FeatureLevel `json:"features,omitempty"` // absent: the first; read it with Features
+	SlotCount       int               `json:"slot_count"`
+	DefaultReplicas int               `json:"replicas"`  // copies beside the master
+	Members         []Member          `json:"members"`   // by name
+	Slots           []Slot            `json:"slots"`     // Slots[i].ID is i
+	Proposals       []Proposal        `json:"proposals"` // oldest first: the open ones and the last closed ones
+	NextProposal    uint64            `json:"next_proposal"`
+	History         []Change          `json:"history"` // oldest first
+	Tokens          []Token           `json:"tokens"`  // by ID
 }
 
 // New gives the state of a cluster before Init.
@@ -261,9 +267,14 @@ func (s *State) OpenProposalOf(id slot.ID) (Proposal, bool) {
 
 // Apply executes the command of one log entry. An error is a refusal: the same
 // on every node, of one of this package's error types, and the state is as before.
-func (s *State) Apply(index uint64, c Command) (Result, error) {
+func (s *State) Apply(index uint64, c Command) (Result, error) { return s.applyAt(index, c, featureOf) }
+
+func (s *State) applyAt(index uint64, c Command, of levels) (Result, error) {
 	if _, first := c.(Init); !first && s.ClusterID == "" {
 		return Result{}, ErrInvalid{What: "cluster", Why: "it is not initialised: mailnode cluster init"}
+	}
+	if err := s.permit(c, of); err != nil {
+		return Result{}, err
 	}
 	res, err := c.apply(s, index)
 	if err != nil {

@@ -92,6 +92,8 @@ func decodeBody(kind string, body []byte) (Command, error) {
 		return bodyOf[DropToken](body)
 	case RaiseGeneration{}.kind():
 		return bodyOf[RaiseGeneration](body)
+	case RaiseFeatureLevel{}.kind():
+		return bodyOf[RaiseFeatureLevel](body)
 	}
 	return nil, ErrNewer
 }

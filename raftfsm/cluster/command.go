@@ -44,6 +44,9 @@ type UpdateMember struct {
 	Role     Role          `json:"role,omitempty"`
 	Zone     *string       `json:"zone,omitempty"`
 	Standby  *bool         `json:"standby,omitempty"`
+
+	Features slot.FeatureLevel `json:"features,omitempty"`
+	Release  string            `json:"release,omitempty"`
 }
 
 // RemoveMember removes a member that holds no copy of any slot.

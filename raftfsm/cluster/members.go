@@ -20,7 +20,7 @@ func (c Init) apply(s *State, index uint64) (Result, error) {
 		return Result{}, ErrInvalid{"replicas", fmt.Sprintf("%d is not between 0 and %d", c.DefaultReplicas, MaxReplicas)}
 	}
 	m := c.First
-	m.Zone = shown(m.Zone)
+	m.Zone, m.Release = shown(m.Zone), shown(m.Release)
 	if err := m.check(); err != nil {
 		return Result{}, err
 	}
@@ -35,8 +35,11 @@ func (c Init) apply(s *State, index uint64) (Result, error) {
 
 func (c AddMember) apply(s *State, _ uint64) (Result, error) {
 	m := c.Member
-	m.Zone = shown(m.Zone)
+	m.Zone, m.Release = shown(m.Zone), shown(m.Release)
 	if err := m.check(); err != nil {
+		return Result{}, err
+	}
+	if err := s.mayKnow(m); err != nil {
 		return Result{}, err
 	}
 	at, exists := s.memberAt(m.Name)
@@ -74,6 +77,15 @@ func (c UpdateMember) apply(s *State, _ uint64) (Result, error) {
 	}
 	if c.Standby != nil {
 		m.Standby = *c.Standby
+	}
+	if c.Features != 0 {
+		m.Features = c.Features
+	}
+	if c.Release != "" {
+		m.Release = shown(c.Release)
+	}
+	if err := s.mayKnow(m); err != nil {
+		return Result{}, err
 	}
 	if err := m.check(); err != nil {
 		return Result{}, err

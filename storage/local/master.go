@@ -183,6 +183,9 @@ func (t *txn) applyAt(m *Master, p slot.Position, changes ...*event.Change) erro
 	if p.N() == slot.MaxN {
 		panic(fmt.Sprintf("slot %s: epoch %d is used up", m.s.o.Slot, m.epoch))
 	}
+	if err := event.Permit(m.s.o.features(), changes); err != nil {
+		return fmt.Errorf("write event %s of slot %s: %w", p, m.s.o.Slot, err)
+	}
 	return t.apply(&event.Event{Position: uint64(p), Previous: uint64(t.head), SlotClockMs: m.slotClock(t), Changes: changes})
 }
 

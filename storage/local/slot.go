@@ -57,9 +57,19 @@ type Options struct {
 	Refill bool
 	// HangAfter is how long a write or sync may take before the copy fails; 0: 30 s.
 	HangAfter time.Duration
+	// Features gives the cluster's feature level: a master makes no event of a
+	// newer kind. nil: the first. It must return at once.
+	Features  func() slot.FeatureLevel
 	uncounted bool // a Rebuild opens it, to compute its derived records
 	// PackBytesMax is for tests; 0: blob's default.
 	PackBytesMax int64
+}
+
+func (o Options) features() slot.FeatureLevel {
+	if o.Features == nil {
+		return slot.FirstFeatureLevel
+	}
+	return o.Features()
 }
 
 // Slot is this node's copy of a slot.

@@ -1,0 +1,71 @@
+package raftfsm
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"mailnode/raftfsm/cluster"
+)
+
+// TestReleaseTooOldForTheLevel: a node that goes back to an older release after
+// the level was raised takes no part, however it learns of the level. What raises
+// it is made up.
+func TestReleaseTooOldForTheLevel(t *testing.T) {
+	for name, forget := range map[string]struct{ known, log bool }{
+		"from what it knew in its last run": {},
+		"from the log":                      {known: true},
+		"from a snapshot":                   {known: true, log: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			cfg := config(t, "n1", listen(t, "127.0.0.1:0"))
+			cfg.Features = 2
+			s := first(t, cfg)
+			s.must(t, cluster.UpdateMember{Name: "n1", Features: 2, Release: "2.0"})
+			res := s.must(t, cluster.RaiseFeatureLevel{From: 1, To: 2})
+			until(t, "kept", func() bool { k, err := readKnown(cfg.Dir); return err == nil && k != nil && k.Index >= res.Index })
+			if forget.log {
+				if err := s.raft.Snapshot().Error(); err != nil {
+					t.Fatal(err)
+				}
+			}
+			s.end(t)
+			if forget.known {
+				if err := os.Remove(filepath.Join(cfg.Dir, knownName)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			old := make(chan string, 4)
+			cfg.Features, cfg.Transport, cfg.Addr = 1, listen(t, s.Node.cfg.Addr), s.Node.cfg.Addr
+			cfg.OnCondition = func(name string, err error) {
+				if err != nil {
+					old <- name
+				}
+			}
+			n, err := Open(cfg)
+			if err != nil { // it could not even be opened
+				asHalted(t, err, ConditionLogNewer)
+				return
+			}
+			select {
+			case got := <-old:
+				if got != ConditionLogNewer {
+					t.Errorf("condition %q", got)
+				}
+			case <-time.After(10 * time.Second):
+				t.Error("it takes part")
+			}
+			asHalted(t, n.Err(), ConditionLogNewer)
+			if n.State().Features() != 2 {
+				t.Error("its state cannot be read")
+			}
+			ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+			defer cancel()
+			if err := n.Shutdown(ctx); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
