@@ -217,6 +217,7 @@ func (c *committer) group() {
 		// The last op left a part of itself in the batch, which cannot be taken
 		// out. None of this group has happened; what is in flight is not touched.
 		f.undo(c.s.o.Slot)
+		c.s.unplace(t.placed)
 	default:
 		err = c.launch(t, f)
 	}

@@ -134,7 +134,7 @@ func (s *Slot) KeepBodies(ctx context.Context, refs []slot.BodyRef) error {
 			if err := t.b.Set(event.BodyKey(ref), encodeLocation(loc), nil); err != nil {
 				return err
 			}
-			t.placed = append(t.placed, ref)
+			t.notePlaced(ref)
 		}
 		return nil
 	})

@@ -74,7 +74,7 @@ func (t *txn) apply(ev *event.Event) error {
 	}
 	t.torn = false
 	t.events++
-	t.placed = append(t.placed, placed...)
+	t.notePlaced(placed...)
 	t.head, t.clock = slot.Position(ev.Position), ev.SlotClockMs
 	if slices.ContainsFunc(ev.Changes, endsSessions) {
 		t.touched[storage.Ref{}] = struct{}{}
@@ -104,6 +104,12 @@ func (t *txn) place(over *overlay, ev *event.Event) ([]slot.BodyRef, error) {
 		placed = append(placed, ref)
 	}
 	return placed, nil
+}
+
+// notePlaced notes that the batch points to bodies that were staged.
+func (t *txn) notePlaced(refs ...slot.BodyRef) {
+	t.placed = append(t.placed, refs...)
+	t.s.place(refs)
 }
 
 // stagedAt finds a body that the batch is to point to.
