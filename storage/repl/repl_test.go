@@ -43,6 +43,7 @@ type side struct {
 	master *local.Master
 	stop   func()
 
+	as     func(*local.Slot) Copy // what its server gives instead of copy, when not nil
 	lis    *bufconn.Listener
 	server *grpc.Server
 	conn   *grpc.ClientConn
@@ -85,7 +86,12 @@ func (r *record) RecordedProtected(slot.ID, slot.Epoch) bool {
 	return r.protected
 }
 
-func (s *side) Copy(slot.ID) (Copy, bool) { return s.copy, true }
+func (s *side) Copy(slot.ID) (Copy, bool) {
+	if s.as != nil {
+		return s.as(s.copy), true
+	}
+	return s.copy, true
+}
 
 func (s *side) Feed(slot.ID) *Feed {
 	s.mu.Lock()

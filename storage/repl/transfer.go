@@ -20,9 +20,7 @@ const wantedMax = 64
 // starts again after a crash.
 func (f *Follower) transfer(ctx context.Context) error {
 	began := f.o.Clock.Mono()
-	f.set(func(s *FollowerState) {
-		*s = FollowerState{Connected: true, Problem: "the whole state is being fetched"}
-	})
+	f.began(FollowerState{Problem: "the whole state is being fetched"})
 	s := f.o.Slot
 	stream, err := f.o.Client.State(ctx, &StateRequest{Slot: uint32(s.ID()), Epoch: uint32(f.o.Epoch)})
 	if err != nil {
