@@ -59,7 +59,8 @@ type Options struct {
 	HangAfter time.Duration
 	uncounted bool // a Rebuild opens it, to compute its derived records
 	// PackBytesMax is for tests; 0: blob's default.
-	PackBytesMax int64
+	PackBytesMax  int64
+	eventBytesMax int // for tests; 0: event.BytesMax
 }
 
 // Slot is this node's copy of a slot.
@@ -136,6 +137,9 @@ func withPresets(o Options) Options {
 }
 
 func newSlot(o Options) *Slot {
+	if o.eventBytesMax == 0 {
+		o.eventBytesMax = event.BytesMax
+	}
 	s := &Slot{o: o, log: o.Logger.With("slot", o.Slot), failed: make(chan struct{}), recounting: make(chan struct{}, 1),
 		compactions: &slotCompactions{all: o.Resources.compactions}, staged: map[slot.BodyRef]staged{}}
 	s.watch.init()

@@ -67,7 +67,11 @@ func (t *txn) apply(ev *event.Event) error {
 		return err
 	}
 	over.dropBodies()
-	over.Set(event.JournalKey(slot.Position(ev.Position)), event.Encode(ev))
+	raw := event.Encode(ev)
+	if len(raw) > t.s.o.eventBytesMax {
+		return storage.Errorf(storage.ErrLimit, "apply event %s: it has %d bytes, at most %d can be replicated", slot.Position(ev.Position), len(raw), t.s.o.eventBytesMax)
+	}
+	over.Set(event.JournalKey(slot.Position(ev.Position)), raw)
 	t.torn = true
 	if err := over.flush(t.b); err != nil {
 		return err

@@ -133,7 +133,9 @@ func (f *Feed) send(ctx context.Context, stream Replication_FollowServer, name s
 			return toStatus(err)
 		}
 		if len(events) > 0 {
-			if err := f.sendEvents(stream, events); err != nil {
+			if err := sendEvents(events, func(group [][]byte, part *EventPart) error {
+				return stream.Send(&FollowDown{Epoch: uint32(f.o.Epoch), Events: group, Part: part})
+			}); err != nil {
 				return err
 			}
 			at = last
@@ -180,36 +182,6 @@ func (f *Feed) sendHeartbeat(stream Replication_FollowServer, name slot.NodeName
 	return stream.Send(&FollowDown{Epoch: uint32(f.o.Epoch), Heartbeat: b})
 }
 
-func (f *Feed) sendEvents(stream Replication_FollowServer, events [][]byte) error {
-	var group [][]byte
-	for _, e := range events {
-		if len(e) <= frameBytesMax/2 {
-			group = append(group, e)
-			continue
-		}
-		if err := f.sendGroup(stream, group); err != nil {
-			return err
-		}
-		group = nil
-		for len(e) > 0 {
-			piece := e[:min(len(e), frameBytesMax)]
-			e = e[len(piece):]
-			part := &EventPart{Data: piece, Crc32C: event.Checksum(piece), Last: len(e) == 0}
-			if err := stream.Send(&FollowDown{Epoch: uint32(f.o.Epoch), Part: part}); err != nil {
-				return err
-			}
-		}
-	}
-	return f.sendGroup(stream, group)
-}
-
-func (f *Feed) sendGroup(stream Replication_FollowServer, group [][]byte) error {
-	if len(group) == 0 {
-		return nil
-	}
-	return stream.Send(&FollowDown{Epoch: uint32(f.o.Epoch), Events: group})
-}
-
 // State implements ReplicationServer.
 func (s *Server) State(req *StateRequest, stream Replication_StateServer) error {
 	f := s.Copies.Feed(slot.ID(req.Slot))
@@ -249,22 +221,6 @@ func stateChecksum(recs []*StateRecord) uint32 {
 		b = append(append(b, r.Key...), r.Value...)
 	}
 	return event.Checksum(b)
-}
-
-// Journal implements ReplicationServer.
-func (s *Server) Journal(_ context.Context, req *JournalRequest) (*JournalReply, error) {
-	c, ok := s.Copies.Copy(slot.ID(req.Slot))
-	if !ok {
-		return nil, status.Errorf(codes.FailedPrecondition, "journal of %s: no copy is open here", slot.ID(req.Slot))
-	}
-	events, _, err := c.JournalAfter(slot.Position(req.After), frameBytesMax)
-	if errors.Is(err, storage.ErrNotFound) {
-		return &JournalReply{Gone: true}, nil
-	}
-	if err != nil {
-		return nil, toStatus(err)
-	}
-	return &JournalReply{Events: events}, nil
 }
 
 func toStatus(err error) error {

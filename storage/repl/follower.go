@@ -296,7 +296,7 @@ func (f *Follower) watchSilence(ctx context.Context, cancel context.CancelCauseF
 
 // receive checks what comes and hands events to applyLoop.
 func (f *Follower) receive(ctx context.Context, stream Replication_FollowClient, events chan<- *event.Event) error {
-	var partial []byte
+	var parts joiner
 	for {
 		m, err := stream.Recv()
 		if err != nil {
@@ -312,14 +312,9 @@ func (f *Follower) receive(ctx context.Context, stream Replication_FollowClient,
 				s.HeadBirths, s.HeadBytes = b.Births, b.BirthBytes
 			}
 		})
-		raws := m.Events
-		if p := m.Part; p != nil {
-			if event.Checksum(p.Data) != p.Crc32C {
-				return storage.Errorf(storage.ErrCorrupt, "receive event: a part's checksum does not match")
-			}
-			if partial = append(partial, p.Data...); p.Last {
-				raws, partial = append(raws, partial), nil
-			}
+		raws, err := parts.take(m.Events, m.Part)
+		if err != nil {
+			return err
 		}
 		for _, raw := range raws {
 			f.received(len(raw))

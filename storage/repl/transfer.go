@@ -181,24 +181,15 @@ func CatchUp(ctx context.Context, s Copy, c ReplicationClient, spool *storage.Sp
 		if err != nil {
 			return 0, err
 		}
-		r, err := c.Journal(ctx, &JournalRequest{Slot: uint32(s.ID()), After: uint64(head.Position)})
-		if err != nil {
+		n, gone, err := readJournal(ctx, c, s.ID(), head.Position, func(ev *event.Event) error {
+			_, err := f.applySome(ctx, b, []*event.Event{ev}, slot.Position(ev.Position), func() error { return nil })
+			return err
+		})
+		if gone {
+			err = storage.Errorf(storage.ErrDiverged, "catch up %s after %s: the other copy has no events from there on", s.ID(), head.Position)
+		}
+		if err != nil || n == 0 {
 			return head.Position, err
-		}
-		if r.Gone {
-			return head.Position, storage.Errorf(storage.ErrDiverged, "catch up %s after %s: the other copy has no events from there on", s.ID(), head.Position)
-		}
-		if len(r.Events) == 0 {
-			return head.Position, nil
-		}
-		for _, raw := range r.Events {
-			ev, err := event.Decode(raw)
-			if err != nil {
-				return head.Position, err
-			}
-			if _, err := f.applySome(ctx, b, []*event.Event{ev}, slot.Position(ev.Position), func() error { return nil }); err != nil {
-				return head.Position, err
-			}
 		}
 	}
 }
