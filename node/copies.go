@@ -247,6 +247,11 @@ func (k *keeper) openCopy(ctx context.Context) bool {
 		k.log.Error("slot refused", "err", err)
 		return false
 	}
+	k.n.wg.Go(func() { // reads all accounts: the copy serves meanwhile
+		if err := s.CountUsers(ctx); err != nil && ctx.Err() == nil {
+			k.log.Info("users not counted", "err", err)
+		}
+	})
 	k.reindex.cause = nil
 	k.n.setCondition(monitor.IndexDamaged, k.id.String(), nil)
 	k.madeAnew()

@@ -104,6 +104,8 @@ type Slot struct {
 	foreign  []slot.BodyRef          // of staged: those from elsewhere, oldest first
 	pins     packPins
 
+	usersAtOpen atomic.Pointer[int] // nil: not counted yet (CountUsers)
+
 	recounting chan struct{} // capacity 1: held by a Recount
 
 	watch    watchers
