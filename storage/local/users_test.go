@@ -30,6 +30,7 @@ func scannedUsers(s *Slot) (n int, err error) {
 // opened, filled anew or counted in the midst of it, the counter is what a scan
 // gives: at the master and at its replica.
 func TestUsersAreWhatAScanGives(t *testing.T) {
+	t.Parallel()
 	rapid.Check(t, func(rt *rapid.T) {
 		ctx := context.Background()
 		must := func(err error) {

@@ -79,7 +79,6 @@ type FollowerState struct {
 const (
 	poisonPause = 5 * time.Second // before the state is fetched for an event that could not be applied
 	silentAfter = 5 * time.Second // without a heartbeat the stream is opened anew
-	applyMax    = 256             // events in one commit
 	ackEvery    = 500 * time.Millisecond
 	bodyGrace   = 300 * time.Millisecond // a pushed body may still be on its way
 )
@@ -246,7 +245,7 @@ func (f *Follower) stream(ctx context.Context, cancel context.CancelCauseFunc, s
 	defer running.Wait()
 	defer cancel(nil)
 	running.Go(func() { cancel(fmt.Errorf("bodies: %w", bodies.run())) })
-	events := make(chan *event.Event, applyMax)
+	events := newEventQueue()
 	running.Go(func() { cancel(f.receive(ctx, stream, events)) })
 	running.Go(func() { f.watchSilence(ctx, cancel) })
 	err = f.applyLoop(ctx, stream, bodies, events, at, history)
@@ -295,7 +294,7 @@ func (f *Follower) watchSilence(ctx context.Context, cancel context.CancelCauseF
 }
 
 // receive checks what comes and hands events to applyLoop.
-func (f *Follower) receive(ctx context.Context, stream Replication_FollowClient, events chan<- *event.Event) error {
+func (f *Follower) receive(ctx context.Context, stream Replication_FollowClient, events *eventQueue) error {
 	var parts joiner
 	for {
 		m, err := stream.Recv()
@@ -322,17 +321,15 @@ func (f *Follower) receive(ctx context.Context, stream Replication_FollowClient,
 			if err != nil {
 				return err
 			}
-			select {
-			case events <- ev:
-			case <-ctx.Done():
-				return ctx.Err()
+			if err := events.put(ctx, ev, len(raw)); err != nil {
+				return err
 			}
 		}
 	}
 }
 
 // applyLoop applies groups of events and acknowledges them.
-func (f *Follower) applyLoop(ctx context.Context, stream Replication_FollowClient, bodies *bodyStream, events <-chan *event.Event, at, history slot.Position) error {
+func (f *Follower) applyLoop(ctx context.Context, stream Replication_FollowClient, bodies *bodyStream, events *eventQueue, at, history slot.Position) error {
 	tick := time.NewTicker(ackEvery)
 	defer tick.Stop()
 	ack := func(viable bool, problem string) error {
@@ -350,8 +347,8 @@ func (f *Follower) applyLoop(ctx context.Context, stream Replication_FollowClien
 		}
 		var group []*event.Event
 		select {
-		case ev := <-events:
-			group = append(group, ev)
+		case <-events.filled:
+			group = events.take()
 		case <-tick.C:
 			continue
 		case why := <-f.again:
@@ -364,14 +361,6 @@ func (f *Follower) applyLoop(ctx context.Context, stream Replication_FollowClien
 			return f.o.Slot.Failure()
 		case <-ctx.Done():
 			return ctx.Err()
-		}
-		for more := true; more && len(group) < applyMax; {
-			select {
-			case ev := <-events:
-				group = append(group, ev)
-			default:
-				more = false
-			}
 		}
 		for len(group) > 0 {
 			n, err := f.applySome(ctx, bodies, group, history, func() error { return ack(true, "") })

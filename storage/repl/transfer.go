@@ -15,6 +15,10 @@ import (
 // wantedMax is how many bodies a transfer has under way.
 const wantedMax = 64
 
+// ownRecordsMax is how many records of the slot itself are kept in memory until
+// the others are written; there are two.
+const ownRecordsMax = 16
+
 // transfer replaces this copy's state by the master's: records from a snapshot,
 // then the bodies that are not here. It is *building* until that has ended, and
 // starts again after a crash.
@@ -42,7 +46,9 @@ func (f *Follower) transfer(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		own, records = append(own, slots...), records+len(recs)
+		if own, records = append(own, slots...), records+len(recs); len(own) > ownRecordsMax {
+			return storage.Errorf(storage.ErrCorrupt, "state of %s: it has more than %d records of the slot itself", s.ID(), ownRecordsMax)
+		}
 		if err := s.ImportRecords(ctx, recs); err != nil {
 			return err
 		}
