@@ -26,6 +26,81 @@ func scannedUsers(s *Slot) (n int, err error) {
 	return n, err
 }
 
+// userSteps is a master and its replica, whose accounts come and go.
+type userSteps struct {
+	t            *testing.T
+	rt           *rapid.T
+	o            [2]Options
+	lead, copied *Slot
+	m            *Master
+	made         int
+}
+
+func (u *userSteps) must(err error) {
+	u.rt.Helper()
+	if err != nil {
+		u.rt.Fatal(err)
+	}
+}
+
+func (u *userSteps) open() {
+	var err error
+	u.lead, err = Open(u.o[0])
+	u.must(err)
+	u.copied, err = Open(u.o[1])
+	u.must(err)
+	u.m, err = u.lead.Serve(context.Background(), 1, 0, NoGate{})
+	u.must(err)
+}
+
+func (u *userSteps) close() { u.m.Stop(); u.must(errors.Join(u.lead.Close(), u.copied.Close())) }
+
+// some gives an account to do something with.
+func (u *userSteps) some() (id storage.AccountID, ok bool) {
+	list, err := u.m.Accounts(context.Background())
+	u.must(err)
+	if len(list) == 0 {
+		return 0, false
+	}
+	return rapid.SampledFrom(list).Draw(u.rt, "account").ID, true
+}
+
+func (u *userSteps) deleted() (a slot.Address, ok bool) {
+	list, err := u.m.DeletedAccounts(context.Background())
+	u.must(err)
+	if len(list) == 0 {
+		return "", false
+	}
+	return rapid.SampledFrom(list).Draw(u.rt, "deleted").Address, true
+}
+
+func (u *userSteps) count() {
+	ctx := context.Background()
+	u.must(errors.Join(u.lead.CountUsers(ctx), u.copied.CountUsers(ctx)))
+}
+
+func (u *userSteps) follow() {
+	h, err := u.copied.Head()
+	u.must(err)
+	_, err = u.copied.ApplyEvents(context.Background(), journalOf(u.t, u.lead, h.Position))
+	u.must(err)
+}
+
+// same compares the counter with a scan, if the accounts are counted yet.
+func (u *userSteps) same() {
+	for _, s := range []*Slot{u.lead, u.copied} {
+		want, err := scannedUsers(s)
+		u.must(err)
+		n, names, err := s.Users(3)
+		if errors.Is(err, storage.ErrUnavailable) {
+			continue
+		}
+		if err != nil || n != want || len(names) != min(3, want) {
+			u.rt.Fatalf("%d users, named %v, %v; a scan finds %d", n, names, err, want)
+		}
+	}
+}
+
 // Whatever is done to accounts, in whatever order, and however often the copy is
 // opened, filled anew or counted in the midst of it, the counter is what a scan
 // gives: at the master and at its replica.
@@ -33,102 +108,41 @@ func TestUsersAreWhatAScanGives(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(rt *rapid.T) {
 		ctx := context.Background()
-		must := func(err error) {
-			rt.Helper()
-			if err != nil {
-				rt.Fatal(err)
+		u := &userSteps{t: t, rt: rt, o: [2]Options{options(t, newFS(t)), options(t, newFS(t))}}
+		u.open()
+		live := func(do func(storage.AccountID) error) func(*rapid.T) {
+			return func(*rapid.T) {
+				if id, ok := u.some(); ok {
+					u.must(do(id))
+				}
 			}
 		}
-		om, or := options(t, newFS(t)), options(t, newFS(t))
-		open := func(o Options) *Slot { s, err := Open(o); must(err); return s }
-		lead, copied := open(om), open(or)
-		defer func() { lead.Close(); copied.Close() }()
-		m, err := lead.Serve(ctx, 1, 0, NoGate{})
-		must(err)
-		made := 0
-		some := func() (storage.AccountID, slot.Address, bool) {
-			list, err := m.Accounts(ctx)
-			must(err)
-			if len(list) == 0 {
-				return 0, "", false
-			}
-			a := rapid.SampledFrom(list).Draw(rt, "account")
-			return a.ID, a.Address, true
-		}
-		deleted := func() (slot.Address, bool) {
-			list, err := m.DeletedAccounts(ctx)
-			must(err)
-			if len(list) == 0 {
-				return "", false
-			}
-			return rapid.SampledFrom(list).Draw(rt, "deleted").Address, true
-		}
-		same := func(s *Slot) {
-			want, err := scannedUsers(s)
-			must(err)
-			n, names, err := s.Users(3)
-			if errors.Is(err, storage.ErrUnavailable) {
-				return // not counted yet
-			}
-			if err != nil || n != want || len(names) != min(3, want) {
-				rt.Fatalf("%d users, named %v, %v; a scan finds %d", n, names, err, want)
+		gone := func(do func(slot.Address) error) func(*rapid.T) {
+			return func(*rapid.T) {
+				if a, ok := u.deleted(); ok {
+					u.must(do(a))
+				}
 			}
 		}
 		rt.Repeat(map[string]func(*rapid.T){
 			"create": func(*rapid.T) {
-				made++
-				_, err := m.CreateAccount(ctx, slot.Address(fmt.Sprintf("u%d@example.test", made)), "pw", 0)
-				must(err)
+				u.made++
+				_, err := u.m.CreateAccount(ctx, slot.Address(fmt.Sprintf("u%d@example.test", u.made)), "pw", 0)
+				u.must(err)
 			},
-			"delete": func(*rapid.T) {
-				if id, _, ok := some(); ok {
-					must(m.DeleteAccount(ctx, id))
-				}
-			},
-			"disable": func(*rapid.T) {
-				if id, _, ok := some(); ok {
-					must(m.SetDisabled(ctx, id, true))
-				}
-			},
-			"undelete": func(*rapid.T) {
-				if a, ok := deleted(); ok {
-					_, err := m.UndeleteAccount(ctx, a)
-					must(err)
-				}
-			},
-			"erase": func(*rapid.T) {
-				if a, ok := deleted(); ok {
-					must(m.EraseAccount(ctx, a))
-				}
-			},
-			"count": func(*rapid.T) { must(lead.CountUsers(ctx)); must(copied.CountUsers(ctx)) },
-			"reopen": func(*rapid.T) {
-				m.Stop()
-				must(errors.Join(lead.Close(), copied.Close()))
-				lead, copied = open(om), open(or)
-				m, err = lead.Serve(ctx, 1, 0, NoGate{})
-				must(err)
-			},
-			"follow": func(*rapid.T) {
-				h, err := copied.Head()
-				must(err)
-				if !copied.Building() {
-					_, err = copied.ApplyEvents(ctx, journalOf(t, lead, h.Position))
-					must(err)
-				}
-			},
-			"fetch the state": func(*rapid.T) { must(fetchState(lead, copied)) },
-			"": func(*rapid.T) {
-				same(lead)
-				if !copied.Building() {
-					same(copied)
-				}
-			},
+			"delete":          live(func(id storage.AccountID) error { return u.m.DeleteAccount(ctx, id) }),
+			"disable":         live(func(id storage.AccountID) error { return u.m.SetDisabled(ctx, id, true) }),
+			"undelete":        gone(func(a slot.Address) error { _, err := u.m.UndeleteAccount(ctx, a); return err }),
+			"erase":           gone(func(a slot.Address) error { return u.m.EraseAccount(ctx, a) }),
+			"count":           func(*rapid.T) { u.count() },
+			"reopen":          func(*rapid.T) { u.close(); u.open() },
+			"follow":          func(*rapid.T) { u.follow() },
+			"fetch the state": func(*rapid.T) { u.must(fetchState(u.lead, u.copied)) },
+			"":                func(*rapid.T) { u.same() },
 		})
-		must(lead.CountUsers(ctx))
-		must(copied.CountUsers(ctx))
-		same(lead)
-		same(copied)
+		u.count()
+		u.same()
+		u.close()
 	})
 }
 
