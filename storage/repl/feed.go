@@ -72,8 +72,13 @@ func (f *Feed) serve(stream Replication_FollowServer, h *Hello) error {
 		switch {
 		case errors.Is(err, storage.ErrNotFound):
 			// Where the journal has events and not this one, the replica has what
-			// this master lost, or never had, in the same epoch.
-			w.Transfer, w.Diverged = true, at > head.KeptAfter
+			// this master lost, or never had, in the same epoch. Where the journal
+			// begins is looked at after it: it may have been trimmed since head.
+			now, err := f.o.Slot.Head()
+			if err != nil {
+				return toStatus(err)
+			}
+			w.Transfer, w.Diverged = true, at > now.KeptAfter
 		case errors.Is(err, storage.ErrCorrupt):
 			w.Transfer = true // the state does not need the damaged event (law 5)
 		case err != nil:

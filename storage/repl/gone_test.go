@@ -4,6 +4,7 @@ import (
 	"context"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"mailnode/storage"
@@ -91,5 +92,49 @@ func TestLaw01BrokenStreamIsSeen(t *testing.T) {
 	sameState(t, n1, n2)
 	if st := f.State(); st.Ends != 1 || !strings.Contains(st.LastEnd, "is not here") || !st.Connected {
 		t.Errorf("ended %d times, at last because of %q; connected: %v", st.Ends, st.LastEnd, st.Connected)
+	}
+}
+
+// trimmed forgets its journal between two looks: after where it begins was looked
+// up, and before it is read.
+type trimmed struct {
+	*local.Slot
+	armed *atomic.Bool
+}
+
+func (c trimmed) JournalAfter(after slot.Position, bytesMax int) ([][]byte, slot.Position, error) {
+	if h, err := c.Head(); err == nil && c.armed.CompareAndSwap(true, false) {
+		if err := c.TrimJournal(context.Background(), h.Position-1); err != nil {
+			return nil, 0, err
+		}
+	}
+	return c.Slot.JournalAfter(after, bytesMax)
+}
+
+// A replica whose place in the journal is trimmed just while it connects is behind.
+// It has not diverged, and nothing of it is set aside.
+func TestLaw07TrimmedJournalIsNoDivergence(t *testing.T) {
+	n1, n2 := newSide(t, "n1"), newSide(t, "n2")
+	armed := &atomic.Bool{}
+	n1.as = func(c *local.Slot) Copy { return trimmed{c, armed} }
+	n1.lead(1, 0, &record{}, 50e6)
+	a := n1.account("u1@example.test")
+	n2.follow(n1, 1)
+	sameState(t, n1, n2)
+	n2.endRole()
+	for i := range 5 {
+		if err := n1.deliver(a, text(i, 100)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	eventually(t, "nobody follows", func() bool {
+		_, rs := n1.feed.State()
+		return len(rs) == 1 && !rs[0].Connected
+	})
+	armed.Store(true)
+	n2.follow(n1, 1)
+	sameState(t, n1, n2)
+	if names, err := n2.copy.Quarantined(); err != nil || len(names) > 0 {
+		t.Errorf("set aside: %v, %v", names, err)
 	}
 }

@@ -149,7 +149,8 @@ func (s *side) endRole() {
 func (s *side) lead(e slot.Epoch, x slot.UncleanCount, rec Recorder, ackTimeout time.Duration) {
 	s.t.Helper()
 	s.endRole()
-	f := NewFeed(FeedOptions{Slot: s.copy, Epoch: e, WaitForReplica: true, AckTimeout: ackTimeout, ProtectAfter: 50 * time.Millisecond,
+	c, _ := s.Copy(3)
+	f := NewFeed(FeedOptions{Slot: c, Epoch: e, WaitForReplica: true, AckTimeout: ackTimeout, ProtectAfter: 50 * time.Millisecond,
 		Recorder: rec, Clock: s.o.Clock, Logger: s.o.Logger, OnFenced: func(slot.Epoch) {}})
 	m, err := s.copy.Serve(context.Background(), e, x, f)
 	if err != nil {
