@@ -45,6 +45,9 @@ crash: ## power loss, bit flips and faults for DURATION (10m) each, or ROUNDS se
 kill: ## kill -9 under full delivery load, ROUNDS (50) of it, then every message is looked for
 	MAILNODE_KILL_ROUNDS=$${ROUNDS:-50} $(GO) test -count=1 -timeout 0 -v -run '^TestSystemKillLoop$$' .
 
+soak: ## three nodes at full delivery rate for DURATION (5m): nothing slower than 500 ms, no slot unprotected
+	MAILNODE_SOAK=$(or $(DURATION),5m) $(GO) test -count=1 -timeout 0 -v -run '^TestLaw01Soak$$' ./node
+
 bench: build ## deliveries, IMAP mixes, failover time; needs ../shared/mailbench, else says so
 	packaging/bench.sh
 
@@ -66,4 +69,4 @@ clean: ## remove what build and demo made
 	rm -rf bin demo
 	$(GO) clean -testcache
 
-.PHONY: help build demo test lint fuzz crash kill bench bench-restart bench-storage proto clean
+.PHONY: help build demo test lint fuzz crash kill soak bench bench-restart bench-storage proto clean

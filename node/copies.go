@@ -250,6 +250,11 @@ func (k *keeper) openCopy(ctx context.Context) bool {
 		k.log.Error("slot refused", "err", err)
 		return false
 	}
+	k.n.wg.Go(func() { // reads all accounts: the copy serves meanwhile
+		if err := s.CountUsers(ctx); err != nil && ctx.Err() == nil {
+			k.log.Info("users not counted", "err", err)
+		}
+	})
 	k.reindex.cause = nil
 	k.n.setCondition(monitor.IndexDamaged, k.id.String(), nil)
 	k.madeAnew()
@@ -421,7 +426,7 @@ func (k *keeper) follow(ctx context.Context, sl cluster.Slot, term uint64) error
 	f := repl.NewFollower(repl.FollowerOptions{
 		Slot: k.copy, Node: k.n.cfg.Node.Name, Master: sl.Master, Epoch: sl.Epoch, Client: repl.NewReplicationClient(conn),
 		Spool: k.n.spool, Clock: k.n.clock, Logger: k.n.log, OnFenced: k.wake, OnSetAside: k.setAside,
-		Others: k.clientsBeside(sl.Master),
+		Others: k.clientsBeside(sl.Master), OnEnded: func(error) { k.n.metrics.StreamEnded(k.id) },
 	})
 	ctx, cancel := context.WithCancel(ctx)
 	var wg sync.WaitGroup

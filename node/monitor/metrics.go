@@ -45,6 +45,8 @@ type Metrics struct {
 	deliveries *prometheus.CounterVec
 	delivery   prometheus.Histogram
 	fsync      prometheus.Histogram
+	acks       prometheus.Histogram
+	streamEnds *prometheus.CounterVec
 	commands   *prometheus.CounterVec
 	logins     *prometheus.CounterVec
 }
@@ -59,6 +61,10 @@ func NewMetrics(sources Sources, version string) *Metrics {
 			Help: "From the end of a message to the answer, one per transaction.", Buckets: prometheus.ExponentialBuckets(0.0005, 2, 15)}),
 		fsync: prometheus.NewHistogram(prometheus.HistogramOpts{Name: "mailnode_fsync_seconds",
 			Help: "Group commits: one fdatasync each.", Buckets: prometheus.ExponentialBuckets(0.0001, 2, 15)}),
+		acks: prometheus.NewHistogram(prometheus.HistogramOpts{Name: "mailnode_ack_wait_seconds",
+			Help: "From durable on the master to acknowledged: how long changes waited for a replica.", Buckets: prometheus.ExponentialBuckets(0.0005, 2, 15)}),
+		streamEnds: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "mailnode_replica_stream_ends_total",
+			Help: "Streams of this node's replicas from their masters that broke, by slot; the log says why."}, []string{"slot"}),
 		commands: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "mailnode_imap_commands_total",
 			Help: "IMAP commands by name and final response."}, []string{"command", "response"}),
 		logins: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "mailnode_imap_logins_total",
@@ -73,7 +79,7 @@ func NewMetrics(sources Sources, version string) *Metrics {
 	for _, ok := range []bool{true, false} {
 		m.logins.WithLabelValues(loginResult(ok))
 	}
-	m.registry.MustRegister(m.deliveries, m.delivery, m.fsync, m.commands, m.logins, build, &scraper{sources: sources},
+	m.registry.MustRegister(m.deliveries, m.delivery, m.fsync, m.acks, m.streamEnds, m.commands, m.logins, build, &scraper{sources: sources},
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
@@ -91,6 +97,13 @@ func (m *Metrics) DeliveryTook(d time.Duration) { m.delivery.Observe(d.Seconds()
 
 // FsyncTook notes how long one group commit's fdatasync took.
 func (m *Metrics) FsyncTook(d time.Duration) { m.fsync.Observe(d.Seconds()) }
+
+// AckWaited notes how long a change that was durable here waited to be
+// acknowledged (law 1).
+func (m *Metrics) AckWaited(d time.Duration) { m.acks.Observe(d.Seconds()) }
+
+// StreamEnded counts the end of a replica's stream from its master.
+func (m *Metrics) StreamEnded(s slot.ID) { m.streamEnds.WithLabelValues(s.String()).Inc() }
 
 // Command counts an IMAP command. name must come from a closed list, not from
 // the wire: labels are for ever.

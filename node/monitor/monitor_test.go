@@ -130,6 +130,8 @@ func TestMetrics(t *testing.T) {
 	m.Delivery(Deferred)
 	m.DeliveryTook(3 * time.Millisecond)
 	m.FsyncTook(time.Millisecond)
+	m.AckWaited(time.Millisecond)
+	m.StreamEnded(3)
 	m.Command("FETCH", "OK")
 	m.Login(false)
 	w := httptest.NewRecorder()
@@ -140,6 +142,8 @@ func TestMetrics(t *testing.T) {
 		`mailnode_deliveries_total{result="rejected"} 0`,
 		`mailnode_delivery_seconds_count 1`,
 		`mailnode_fsync_seconds_count 1`,
+		`mailnode_ack_wait_seconds_count 1`,
+		`mailnode_replica_stream_ends_total{slot="s003"} 1`,
 		`mailnode_imap_commands_total{command="FETCH",response="OK"} 1`,
 		`mailnode_imap_logins_total{result="refused"} 1`,
 		`mailnode_imap_logins_total{result="ok"} 0`,

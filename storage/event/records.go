@@ -63,6 +63,11 @@ func Encode(ev *Event) []byte {
 	return append(be.AppendUint32(make([]byte, 0, 4+len(b)), Checksum(b)), b...)
 }
 
+// BytesMax bounds one event in the journal's form: a COPY of 100,000 messages has
+// a few hundred MiB at most, and more than this is not to be held in memory
+// several times over on every copy (law 9).
+const BytesMax = 512 << 20
+
 // Decode reads the journal's form; damage is storage.ErrCorrupt.
 func Decode(b []byte) (*Event, error) {
 	if len(b) < 4 || be.Uint32(b) != Checksum(b[4:]) {

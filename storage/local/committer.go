@@ -46,6 +46,7 @@ type committer struct {
 	head   slot.Position
 	clock  uint64 // its slot clock
 	events int    // in the journal
+	users  userCount
 }
 
 // op is one change in the queue. Whoever takes it first has it: the committer,
@@ -217,6 +218,7 @@ func (c *committer) group() {
 		// The last op left a part of itself in the batch, which cannot be taken
 		// out. None of this group has happened; what is in flight is not touched.
 		f.undo(c.s.o.Slot)
+		c.s.unplace(t.placed)
 	default:
 		err = c.launch(t, f)
 	}
@@ -259,7 +261,8 @@ func (c *committer) launch(t *txn, f *flight) error {
 	if err := f.apply(c.s); err != nil {
 		return err
 	}
-	c.head, c.clock, c.events = t.head, t.clock, t.events
+	f.view.users = t.users
+	c.head, c.clock, c.events, c.users = t.head, t.clock, t.events, t.users
 	f.placed, f.touched = t.placed, t.touched
 	return nil
 }

@@ -65,7 +65,7 @@ func TestLaw01BodyInABatchSurvivesCompaction(t *testing.T) {
 	if _, got := inbox(t, m, a); len(got) != 1 || got[1] != mail(1) {
 		t.Fatalf("the INBOX has %d messages", len(got))
 	}
-	s.unstage([]slot.BodyRef{large})
+	s.abandon(large)
 }
 
 // What is freed while it is copied stays freed, and its copy is dead.
@@ -140,7 +140,7 @@ func TestPackOfAPutUnderWayIsUnsettled(t *testing.T) {
 	if after := s.unsettled(); !during || !after(pack) || after(pack+1) || after(pack-1) {
 		t.Errorf("unsettled: during the Put %v, after it %v, the next pack %v", during, after(pack), after(pack+1))
 	}
-	s.unstage([]slot.BodyRef{ref})
+	s.abandon(ref)
 	if s.unsettled()(pack) {
 		t.Error("unsettled without a staged body")
 	}

@@ -49,7 +49,7 @@ func (m *Master) Deliver(ctx context.Context, d storage.Delivery) []error {
 	if err := m.putBody(ref, births, d.Body); err != nil {
 		return all(err)
 	}
-	defer m.s.unstage([]slot.BodyRef{ref})
+	defer m.s.abandon(ref)
 	base := &event.MessageRecord{InternalDateUnix: d.InternalDate.Unix(), Size: d.Body.Size(), Guid: ref.GUID[:], BodyId: uint64(ref.ID),
 		SavedUnix: m.s.o.Clock.Wall().Unix(), Summary: summary}
 	got := map[storage.AccountID]bool{}
@@ -215,7 +215,7 @@ func (m *Master) Append(ctx context.Context, id storage.AccountID, r storage.App
 	if err := m.putBody(ref, []*blob.Birth{birth}, r.Body); err != nil {
 		return out, err
 	}
-	defer m.s.unstage([]slot.BodyRef{ref})
+	defer m.s.abandon(ref)
 	base := &event.MessageRecord{SystemFlags: uint32(r.Flags.System), Keywords: r.Flags.Keywords, InternalDateUnix: r.InternalDate.Unix(),
 		Size: r.Body.Size(), Guid: ref.GUID[:], BodyId: uint64(ref.ID), SavedUnix: m.s.o.Clock.Wall().Unix(), Summary: summary}
 	err = m.acknowledged(ctx, func(t *txn) error {

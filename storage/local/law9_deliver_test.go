@@ -3,6 +3,8 @@ package local
 import (
 	"context"
 	"errors"
+	"maps"
+	"slices"
 	"testing"
 
 	"github.com/cockroachdb/pebble/v2"
@@ -53,5 +55,32 @@ func TestLaw01KeepBodiesKeepsThemOrSaysSo(t *testing.T) {
 		if err := s.KeepBodies(ctx, []slot.BodyRef{ref, ref}); err != nil {
 			t.Error(err)
 		}
+	}
+}
+
+// What could not be replicated is refused, by whoever would make it, and leaves no
+// trace.
+func TestLaw05Law09EventTooLargeToReplicateIsRefused(t *testing.T) {
+	o := options(t, newFS(t))
+	o.eventBytesMax = 4 << 10
+	s := openSlot(t, o)
+	m := serve(t, s, 1, 0)
+	a := account(t, m, "u1@example.test")
+	for i := range 30 {
+		if err := deliverTo(m, a, mail(i))(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	box, texts := inbox(t, m, a)
+	uids := slices.Collect(maps.Keys(texts))
+	before, _ := s.Head()
+	if _, err := m.Copy(context.Background(), storage.Ref{Account: a.ID, Mailbox: box.ID}, uids, "INBOX"); !errors.Is(err, storage.ErrLimit) {
+		t.Errorf("copy of %d messages: %v", len(uids), err)
+	}
+	if after, _ := s.Head(); after.Position != before.Position {
+		t.Errorf("the head moved from %s to %s", before.Position, after.Position)
+	}
+	if err := deliverTo(m, a, mail(31))(); err != nil {
+		t.Error(err)
 	}
 }

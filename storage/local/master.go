@@ -153,7 +153,12 @@ func (m *Master) acknowledged(ctx context.Context, fn func(t *txn) error) error 
 }
 
 func (m *Master) await(ctx context.Context, at slot.Position) error {
-	if err := m.gate.Await(ctx, at); err != nil {
+	began := m.s.o.Clock.Mono()
+	err := m.gate.Await(ctx, at)
+	if told := m.s.o.Resources.OnAck; told != nil && at > 0 {
+		told(m.s.o.Clock.Mono() - began)
+	}
+	if err != nil {
 		return err
 	}
 	return m.live()

@@ -28,7 +28,7 @@ func (s *Slot) ReplaceBody(ctx context.Context, ref slot.BodyRef, note []byte, b
 	if err := s.stage(ref, n, body, size); err != nil {
 		return err
 	}
-	defer s.unstage([]slot.BodyRef{ref})
+	defer s.abandon(ref)
 	return s.do(ctx, func(t *txn) error {
 		if _, named, err := t.Get(event.RefsKey(ref)); err != nil {
 			return err
@@ -42,7 +42,7 @@ func (s *Slot) ReplaceBody(ctx context.Context, ref slot.BodyRef, note []byte, b
 		if err := t.b.Set(event.BodyKey(ref), encodeLocation(loc), nil); err != nil {
 			return err
 		}
-		t.placed = append(t.placed, ref)
+		t.notePlaced(ref)
 		return nil
 	})
 }
@@ -70,14 +70,7 @@ func (s *Slot) ProveBody(ref slot.BodyRef) error {
 // prove is ProveBody; it gives the body's place record, nil when there is none.
 func (s *Slot) prove(ref slot.BodyRef) (place []byte, err error) {
 	for {
-		var loc blob.Location
-		err := s.read(func(v *view) (err error) {
-			if place, _, err = v.Get(event.BodyKey(ref)); err != nil {
-				return err
-			}
-			loc, err = s.locate(v, ref)
-			return err
-		})
+		loc, place, err := s.find(ref)
 		if err != nil {
 			return place, unfound(ref, err)
 		}

@@ -134,7 +134,7 @@ func (s *Slot) forgetForeign(closed []blob.Pack) {
 	kept := s.foreign[:0]
 	for _, ref := range s.foreign {
 		loc, ok := s.staged[ref]
-		if _, forget := old[loc.Pack]; ok && forget {
+		if _, forget := old[loc.Pack]; ok && forget && !loc.placed {
 			delete(s.staged, ref)
 		} else if ok {
 			kept = append(kept, ref)

@@ -28,6 +28,9 @@ type Resources struct {
 	// OnSync, when set before the first Open, is told how long each group's
 	// syncs took (packs and index).
 	OnSync func(time.Duration)
+	// OnAck, when set before the first Open, is told how long each change that was
+	// durable here waited for its acknowledgement to be allowed (law 1).
+	OnAck func(time.Duration)
 }
 
 const (

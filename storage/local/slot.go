@@ -62,7 +62,8 @@ type Options struct {
 	Features  func() slot.FeatureLevel
 	uncounted bool // a Rebuild opens it, to compute its derived records
 	// PackBytesMax is for tests; 0: blob's default.
-	PackBytesMax int64
+	PackBytesMax  int64
+	eventBytesMax int // for tests; 0: event.BytesMax
 }
 
 func (o Options) features() slot.FeatureLevel {
@@ -113,6 +114,8 @@ type Slot struct {
 	foreign  []slot.BodyRef          // of staged: those from elsewhere, oldest first
 	pins     packPins
 
+	usersAtOpen atomic.Pointer[int] // nil: not counted yet (CountUsers)
+
 	recounting chan struct{} // capacity 1: held by a Recount
 
 	watch    watchers
@@ -146,6 +149,9 @@ func withPresets(o Options) Options {
 }
 
 func newSlot(o Options) *Slot {
+	if o.eventBytesMax == 0 {
+		o.eventBytesMax = event.BytesMax
+	}
 	s := &Slot{o: o, log: o.Logger.With("slot", o.Slot), failed: make(chan struct{}), recounting: make(chan struct{}, 1),
 		compactions: &slotCompactions{all: o.Resources.compactions}, staged: map[slot.BodyRef]staged{}}
 	s.watch.init()

@@ -63,7 +63,7 @@ func (s *Slot) stage(ref slot.BodyRef, note *blob.BirthNote, body io.ReaderAt, s
 		s.stagedMu.Lock()
 		defer s.stagedMu.Unlock()
 		s.stagings++
-		s.staged[ref] = staged{loc, s.stagings}
+		s.staged[ref] = staged{Location: loc, number: s.stagings}
 		return nil
 	})
 	if s.Failure() != nil { // a Put may be under way, and its read hang as well
@@ -114,9 +114,15 @@ func (l *lentBody) takeBack() error {
 // staged is a body that was put into the packs, the how-manieth of this copy.
 // Whoever reads stagedCount and syncs the packs then has made durable all
 // bodies up to that number, since Put returns before they get theirs.
+//
+// A body leaves the stage only when the durable state has it (unstage), or when
+// nothing can point to it any more (abandon): whoever has looked on the stage and
+// takes the durable state then sees every body that is here.
 type staged struct {
 	blob.Location
-	number uint64
+	number    uint64
+	placed    bool // a batch that is not settled points to it
+	abandoned bool // by whoever staged it, while placed
 }
 
 func (s *Slot) stagedCount() uint64 {
@@ -137,12 +143,57 @@ func (s *Slot) stagedAt(ref slot.BodyRef) (blob.Location, bool) {
 	return st.Location, ok
 }
 
+// place notes that a batch points to bodies.
+func (s *Slot) place(refs []slot.BodyRef) {
+	s.stagedMu.Lock()
+	defer s.stagedMu.Unlock()
+	for _, r := range refs {
+		if st, ok := s.staged[r]; ok {
+			st.placed = true
+			s.staged[r] = st
+		}
+	}
+}
+
+// unplace notes that the batch which pointed to bodies will never be.
+func (s *Slot) unplace(refs []slot.BodyRef) {
+	s.stagedMu.Lock()
+	defer s.stagedMu.Unlock()
+	for _, r := range refs {
+		st, ok := s.staged[r]
+		switch {
+		case ok && st.abandoned:
+			delete(s.staged, r)
+		case ok:
+			st.placed = false
+			s.staged[r] = st
+		}
+	}
+}
+
+// unstage takes off the stage what the durable view, installed before, has now.
 func (s *Slot) unstage(refs []slot.BodyRef) {
 	s.stagedMu.Lock()
 	defer s.stagedMu.Unlock()
 	for _, r := range refs {
-		delete(s.staged, r)
+		if s.staged[r].placed { // else it was staged anew, for another change
+			delete(s.staged, r)
+		}
 	}
+}
+
+// abandon takes a body off the stage that its change, which has returned, does not
+// need any more. The caller may have given up while the change was on its way to
+// the disk: then the body stays until that is settled.
+func (s *Slot) abandon(ref slot.BodyRef) {
+	s.stagedMu.Lock()
+	defer s.stagedMu.Unlock()
+	if st, ok := s.staged[ref]; ok && st.placed {
+		st.abandoned = true
+		s.staged[ref] = st
+		return
+	}
+	delete(s.staged, ref)
 }
 
 // StageBody keeps a body that arrived from another node until its event comes.
@@ -158,7 +209,9 @@ func (s *Slot) StageBody(ref slot.BodyRef, note []byte, body io.ReaderAt, size i
 	s.stagedMu.Lock()
 	defer s.stagedMu.Unlock()
 	if s.foreign = append(s.foreign, ref); len(s.foreign) > foreignMax {
-		delete(s.staged, s.foreign[0])
+		if oldest := s.foreign[0]; !s.staged[oldest].placed {
+			delete(s.staged, oldest)
+		}
 		s.foreign = s.foreign[1:]
 	}
 	return nil
@@ -169,7 +222,8 @@ func (s *Slot) StageBody(ref slot.BodyRef, note []byte, body io.ReaderAt, size i
 // oldest are forgotten; an event that names one after all asks for it again.
 const foreignMax = 1 << 16
 
-// HasBody says whether a body is in the packs here.
+// HasBody says whether a body is in the packs here. The stage is looked at first
+// (see staged).
 func (s *Slot) HasBody(ref slot.BodyRef) (bool, error) {
 	if _, ok := s.stagedAt(ref); ok {
 		return true, nil
@@ -186,19 +240,48 @@ func (s *Slot) keptBody(ref slot.BodyRef) (have bool, err error) {
 	return have, err
 }
 
-// locate finds a body that an event has named, or one that is staged.
-func (s *Slot) locate(r reader, ref slot.BodyRef) (blob.Location, error) {
-	v, have, err := r.Get(event.BodyKey(ref))
+// find finds a body wherever it is now, and gives its place record, nil when it
+// has none. It looks in the order in which a body moves: on the stage, then in the
+// durable state as it is after that look. The other way round, a body that lands
+// between the two looks would be in neither.
+func (s *Slot) find(ref slot.BodyRef) (loc blob.Location, place []byte, err error) {
+	loc, onStage := s.stagedAt(ref)
+	place, placed, err := s.placeOf(ref)
+	switch {
+	case err != nil:
+		return loc, nil, err
+	case placed:
+		loc, err = decodeLocation(place)
+		return loc, place, err
+	case !onStage:
+		return loc, nil, storage.Errorf(storage.ErrNotFound, "body %s is not here", ref)
+	}
+	return loc, nil, nil
+}
+
+// locate finds a body that a view names. What the view does not know, since it is
+// older, may have come since.
+func (s *Slot) locate(v *view, ref slot.BodyRef) (blob.Location, error) {
+	place, have, err := v.Get(event.BodyKey(ref))
 	if err != nil {
 		return blob.Location{}, err
 	}
 	if have {
-		return decodeLocation(v)
+		return decodeLocation(place)
 	}
-	if loc, ok := s.stagedAt(ref); ok {
-		return loc, nil
+	loc, _, err := s.find(ref)
+	return loc, err
+}
+
+// hasBody says whether an event may name a body. Only the committer moves bodies
+// from the stage into the state that a closure sees, so nothing moves meanwhile;
+// the durable state may have bodies that this one has dropped.
+func (t *txn) hasBody(ref slot.BodyRef) (bool, error) {
+	_, have, err := t.Get(event.BodyKey(ref))
+	if err == nil && !have {
+		_, have = t.s.stagedAt(ref)
 	}
-	return blob.Location{}, storage.Errorf(storage.ErrNotFound, "body %s is not here", ref)
+	return have, err
 }
 
 // at calls use with the place of a body. A compaction may have moved the body
@@ -208,11 +291,8 @@ func (s *Slot) locate(r reader, ref slot.BodyRef) (blob.Location, error) {
 func (s *Slot) at(ref slot.BodyRef, loc blob.Location, use func(blob.Location) error) error {
 	err := use(loc)
 	for errors.Is(err, blob.ErrGone) {
-		var now blob.Location
-		if lost := s.read(func(v *view) (err error) {
-			now, err = s.locate(v, ref)
-			return err
-		}); lost != nil {
+		now, _, lost := s.find(ref)
+		if lost != nil {
 			return lost
 		}
 		if now == loc {
@@ -241,11 +321,7 @@ func (s *Slot) openAt(ref slot.BodyRef, loc blob.Location) (b *blob.Body, err er
 
 // Body proves and opens a body, and gives its birth note, for another copy.
 func (s *Slot) Body(ref slot.BodyRef) (storage.BodyReader, []byte, error) {
-	var loc blob.Location
-	err := s.read(func(v *view) (err error) {
-		loc, err = s.locate(v, ref)
-		return err
-	})
+	loc, _, err := s.find(ref)
 	if err != nil {
 		return nil, nil, unfound(ref, err)
 	}

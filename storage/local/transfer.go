@@ -43,6 +43,7 @@ func (s *Slot) BeginImport(ctx context.Context) error {
 	}
 	err := s.do(ctx, func(t *txn) error {
 		t.alone, t.reload = true, true
+		t.users = userCount{whole: true}
 		s.generation.Add(1)
 		if err := t.b.Set(localKey(keyBuilding), []byte{1}, nil); err != nil {
 			return err
@@ -81,6 +82,11 @@ func (s *Slot) ImportRecords(ctx context.Context, recs []event.Record) error {
 			return storage.Errorf(storage.ErrInvalid, "import into %s: BeginImport first", s.o.Slot)
 		}
 		for _, r := range recs {
+			if r.Key[0] == event.PrefixAccount {
+				if err := t.countUser(r.Key, r.Value); err != nil {
+					return err
+				}
+			}
 			if err := t.b.Set(r.Key, r.Value, nil); err != nil {
 				return err
 			}
@@ -137,7 +143,7 @@ func (s *Slot) KeepBodies(ctx context.Context, refs []slot.BodyRef) error {
 			if err := t.b.Set(event.BodyKey(ref), encodeLocation(loc), nil); err != nil {
 				return err
 			}
-			t.placed = append(t.placed, ref)
+			t.notePlaced(ref)
 		}
 		return nil
 	})

@@ -19,6 +19,7 @@ type txn struct {
 	head    slot.Position
 	clock   uint64
 	events  int // in the journal
+	users   userCount
 	touched map[storage.Ref]struct{}
 	placed  []slot.BodyRef
 	covered uint64 // bodies staged up to here are in the group's sync of the packs
@@ -29,7 +30,7 @@ type txn struct {
 }
 
 func newTxn(c *committer) *txn {
-	return &txn{s: c.s, b: c.s.db.NewIndexedBatch(), head: c.head, clock: c.clock, events: c.events, covered: c.s.stagedCount(),
+	return &txn{s: c.s, b: c.s.db.NewIndexedBatch(), head: c.head, clock: c.clock, events: c.events, users: c.users, covered: c.s.stagedCount(),
 		touched: map[storage.Ref]struct{}{}}
 }
 
@@ -67,14 +68,21 @@ func (t *txn) apply(ev *event.Event) error {
 		return err
 	}
 	over.dropBodies()
-	over.Set(event.JournalKey(slot.Position(ev.Position)), event.Encode(ev))
+	raw := event.Encode(ev)
+	if len(raw) > t.s.o.eventBytesMax {
+		return storage.Errorf(storage.ErrLimit, "apply event %s: it has %d bytes, at most %d can be replicated", slot.Position(ev.Position), len(raw), t.s.o.eventBytesMax)
+	}
+	if err := t.countUsers(&over); err != nil {
+		return err
+	}
+	over.Set(event.JournalKey(slot.Position(ev.Position)), raw)
 	t.torn = true
 	if err := over.flush(t.b); err != nil {
 		return err
 	}
 	t.torn = false
 	t.events++
-	t.placed = append(t.placed, placed...)
+	t.notePlaced(placed...)
 	t.head, t.clock = slot.Position(ev.Position), ev.SlotClockMs
 	if slices.ContainsFunc(ev.Changes, endsSessions) {
 		t.touched[storage.Ref{}] = struct{}{}
@@ -104,6 +112,12 @@ func (t *txn) place(over *overlay, ev *event.Event) ([]slot.BodyRef, error) {
 		placed = append(placed, ref)
 	}
 	return placed, nil
+}
+
+// notePlaced notes that the batch points to bodies that were staged.
+func (t *txn) notePlaced(refs ...slot.BodyRef) {
+	t.placed = append(t.placed, refs...)
+	t.s.place(refs)
 }
 
 // stagedAt finds a body that the batch is to point to.

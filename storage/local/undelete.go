@@ -2,7 +2,6 @@ package local
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"sort"
@@ -319,11 +318,11 @@ func (m *Master) restoreSome(t *txn, ref storage.Ref, uids []storage.UID, since 
 			gone++
 			continue
 		}
-		if _, err := t.s.locate(t, x.Message.Body()); errors.Is(err, storage.ErrNotFound) {
+		if have, err := t.hasBody(x.Message.Body()); err != nil {
+			return 0, 0, err
+		} else if !have {
 			gone++
 			continue
-		} else if err != nil {
-			return 0, 0, err
 		}
 		if x.Message.Summary, _, err = t.Get(event.SummaryKey(ref, u)); err != nil {
 			return 0, 0, err

@@ -21,6 +21,8 @@ type view struct {
 	generation uint64
 	// number is higher than that of every earlier view of this Slot.
 	number uint64
+	// users is as its group left it.
+	users userCount
 }
 
 // newView takes what is committed now, durable or not. Only the committer and
@@ -157,23 +159,4 @@ func (s *Slot) Head() (event.Head, error) {
 		return err
 	})
 	return h, err
-}
-
-// Users counts the accounts that this copy knows, and names the first few, also
-// while it is a replica.
-func (s *Slot) Users(namesMax int) (count int, names []string, err error) {
-	err = s.read(func(v *view) error {
-		return each(v, event.SpanOf([]byte{event.PrefixAccount}), func(_, value []byte) error {
-			a := &event.AccountRecord{}
-			if err := unmarshal(value, a); err != nil || a.Deleted {
-				return err
-			}
-			count++
-			if len(names) < namesMax {
-				names = append(names, a.Address)
-			}
-			return nil
-		})
-	})
-	return count, names, err
 }

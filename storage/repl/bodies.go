@@ -57,12 +57,14 @@ func (s *Server) Bodies(stream Replication_BodiesServer) error {
 	for {
 		// What is asked for goes first: an event waits for it.
 		var ref slot.BodyRef
+		asked := true
 		select {
 		case ref = <-wants:
 		default:
 			select {
 			case ref = <-wants:
 			case ref = <-arrivals:
+				asked = false
 			case <-ctx.Done():
 				if err := context.Cause(ctx); !errors.Is(err, io.EOF) {
 					return err
@@ -70,14 +72,20 @@ func (s *Server) Bodies(stream Replication_BodiesServer) error {
 				return nil
 			}
 		}
-		if err := sendBody(stream, c, ref); err != nil {
+		if err := sendBody(stream, c, ref, asked); err != nil {
 			return err
 		}
 	}
 }
 
-func sendBody(stream Replication_BodiesServer, c Copy, ref slot.BodyRef) error {
+// sendBody sends a body. One that was not asked for is passed over when it is not
+// to be had: its delivery may have been refused, and nothing is known about what
+// the replica will need.
+func sendBody(stream Replication_BodiesServer, c Copy, ref slot.BodyRef, asked bool) error {
 	body, note, err := c.Body(ref)
+	if err != nil && !asked {
+		return nil
+	}
 	if errors.Is(err, storage.ErrNotFound) || errors.Is(err, storage.ErrCorrupt) {
 		unneeded, uerr := c.BodyUnneeded(ref)
 		if uerr != nil {
@@ -189,10 +197,13 @@ func (b *bodyStream) takeBody(ref slot.BodyRef, f *BodyFrame) error {
 func (b *bodyStream) tell(ref slot.BodyRef, gone goneBody) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	delete(b.asked, ref)
-	if gone.gone {
+	// Only what was asked for is known to be gone: what else the other end says of
+	// a body, it said before the event that names it (an older release pushes so).
+	delete(b.gone, ref)
+	if gone.gone && b.asked[ref] {
 		b.gone[ref] = gone
 	}
+	delete(b.asked, ref)
 	close(b.news)
 	b.news = make(chan struct{})
 }

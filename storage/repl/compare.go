@@ -223,35 +223,44 @@ func before(a, b storage.Ref) bool {
 // the copy that has them, and whether one touches anything else.
 func between(ctx context.Context, own Copy, c ReplicationClient, here, there slot.Position) (touched map[storage.Ref]bool, rest bool, err error) {
 	touched = map[storage.Ref]bool{}
-	for at, end := min(here, there), max(here, there); at < end; {
-		var raws [][]byte
+	at, end := min(here, there), max(here, there)
+	see := func(ev *event.Event) error {
+		at = slot.Position(ev.Position)
+		for _, d := range ev.Digests {
+			touched[storage.Ref{Account: storage.AccountID(d.Account), Mailbox: storage.MailboxID(d.Mailbox)}] = true
+		}
+		for _, ch := range ev.Changes {
+			rest = rest || ch.GetAccount() != nil || ch.GetAddress() != nil || ch.GetSubscription() != nil || ch.GetFreed() != nil
+		}
+		return nil
+	}
+	for at < end {
+		before := at
 		if here > there {
-			if raws, _, err = own.JournalAfter(at, frameBytesMax); err != nil {
-				return nil, false, err
-			}
+			err = ownJournal(own, at, see)
 		} else {
-			r, err := c.Journal(ctx, &JournalRequest{Slot: uint32(own.ID()), After: uint64(at)})
-			if err != nil {
-				return nil, false, err
-			}
-			raws = r.Events
+			_, _, err = readJournal(ctx, c, own.ID(), at, see)
 		}
-		if len(raws) == 0 {
+		if err != nil {
+			return nil, false, err
+		}
+		if at == before {
 			return nil, false, storage.Errorf(storage.ErrUnavailable, "the events after %s are not there", at)
-		}
-		for _, raw := range raws {
-			ev, err := event.Decode(raw)
-			if err != nil {
-				return nil, false, err
-			}
-			at = slot.Position(ev.Position)
-			for _, d := range ev.Digests {
-				touched[storage.Ref{Account: storage.AccountID(d.Account), Mailbox: storage.MailboxID(d.Mailbox)}] = true
-			}
-			for _, ch := range ev.Changes {
-				rest = rest || ch.GetAccount() != nil || ch.GetAddress() != nil || ch.GetSubscription() != nil || ch.GetFreed() != nil
-			}
 		}
 	}
 	return touched, rest, nil
+}
+
+func ownJournal(own Copy, after slot.Position, fn func(*event.Event) error) error {
+	raws, _, err := own.JournalAfter(after, frameBytesMax/2)
+	for _, raw := range raws {
+		ev, bad := event.Decode(raw)
+		if bad == nil {
+			bad = fn(ev)
+		}
+		if bad != nil {
+			return bad
+		}
+	}
+	return err
 }

@@ -76,8 +76,13 @@ func (f *Feed) serve(stream Replication_FollowServer, h *Hello) error {
 		switch {
 		case errors.Is(err, storage.ErrNotFound):
 			// Where the journal has events and not this one, the replica has what
-			// this master lost, or never had, in the same epoch.
-			w.Transfer, w.Diverged = true, at > head.KeptAfter
+			// this master lost, or never had, in the same epoch. Where the journal
+			// begins is looked at after it: it may have been trimmed since head.
+			now, err := f.o.Slot.Head()
+			if err != nil {
+				return toStatus(err)
+			}
+			w.Transfer, w.Diverged = true, at > now.KeptAfter
 		case errors.Is(err, storage.ErrCorrupt):
 			w.Transfer = true // the state does not need the damaged event (law 5)
 		case err != nil:
@@ -140,7 +145,9 @@ func (f *Feed) send(ctx context.Context, stream Replication_FollowServer, name s
 			return toStatus(err)
 		}
 		if len(events) > 0 {
-			if err := f.sendEvents(stream, events); err != nil {
+			if err := sendEvents(events, func(group [][]byte, part *EventPart) error {
+				return stream.Send(&FollowDown{Epoch: uint32(f.o.Epoch), Events: group, Part: part})
+			}); err != nil {
 				return err
 			}
 			at = last
@@ -181,36 +188,6 @@ func (f *Feed) sendHeartbeat(stream Replication_FollowServer, name slot.NodeName
 	b.Counted = f.st.Counts(name)
 	f.mu.Unlock()
 	return stream.Send(&FollowDown{Epoch: uint32(f.o.Epoch), Heartbeat: b})
-}
-
-func (f *Feed) sendEvents(stream Replication_FollowServer, events [][]byte) error {
-	var group [][]byte
-	for _, e := range events {
-		if len(e) <= frameBytesMax/2 {
-			group = append(group, e)
-			continue
-		}
-		if err := f.sendGroup(stream, group); err != nil {
-			return err
-		}
-		group = nil
-		for len(e) > 0 {
-			piece := e[:min(len(e), frameBytesMax)]
-			e = e[len(piece):]
-			part := &EventPart{Data: piece, Crc32C: event.Checksum(piece), Last: len(e) == 0}
-			if err := stream.Send(&FollowDown{Epoch: uint32(f.o.Epoch), Part: part}); err != nil {
-				return err
-			}
-		}
-	}
-	return f.sendGroup(stream, group)
-}
-
-func (f *Feed) sendGroup(stream Replication_FollowServer, group [][]byte) error {
-	if len(group) == 0 {
-		return nil
-	}
-	return stream.Send(&FollowDown{Epoch: uint32(f.o.Epoch), Events: group})
 }
 
 // State implements ReplicationServer.
@@ -255,22 +232,6 @@ func stateChecksum(recs []*StateRecord) uint32 {
 		b = append(append(b, r.Key...), r.Value...)
 	}
 	return event.Checksum(b)
-}
-
-// Journal implements ReplicationServer.
-func (s *Server) Journal(_ context.Context, req *JournalRequest) (*JournalReply, error) {
-	c, ok := s.Copies.Copy(slot.ID(req.Slot))
-	if !ok {
-		return nil, status.Errorf(codes.FailedPrecondition, "journal of %s: no copy is open here", slot.ID(req.Slot))
-	}
-	events, _, err := c.JournalAfter(slot.Position(req.After), frameBytesMax)
-	if errors.Is(err, storage.ErrNotFound) {
-		return &JournalReply{Gone: true}, nil
-	}
-	if err != nil {
-		return nil, toStatus(err)
-	}
-	return &JournalReply{Events: events}, nil
 }
 
 func toStatus(err error) error {

@@ -35,6 +35,8 @@ type FollowerOptions struct {
 	OnFenced func()
 	// OnSetAside is told the name under which a diverged state was set aside.
 	OnSetAside func(name string)
+	// OnEnded, when not nil, is told of each stream that had begun and broke.
+	OnEnded func(why error)
 }
 
 // Follower keeps one copy up to date with its master.
@@ -44,6 +46,10 @@ type Follower struct {
 	// refill says that this copy needs the whole state; the master is told before
 	// anything is dropped, so that it no longer counts this copy (law 1). Run's own.
 	refill bool
+	// progress says that this connection has made an event durable, ended why the
+	// one before ended, until then; both Run's own.
+	progress bool
+	ended    string
 
 	mu    sync.Mutex // guards all below
 	state FollowerState
@@ -55,9 +61,13 @@ type Follower struct {
 
 // FollowerState tells how a replica stands.
 type FollowerState struct {
-	Connected             bool
-	Viable                bool
-	Problem               string        // why not viable, or why not connected
+	Connected bool
+	Viable    bool
+	// Problem is why the copy is not viable, or why the last stream ended, until an
+	// event has come through again.
+	Problem               string
+	Ends                  int           // of streams that had begun, since this node follows
+	LastEnd               string        // why the last of them ended
 	Head                  slot.Position // the master's, as last heard
 	HeadClock             uint64        // its slot clock, ms
 	HeadBirths, HeadBytes uint64        // its totals (event.Head)
@@ -67,11 +77,8 @@ type FollowerState struct {
 }
 
 const (
-	backOffMin  = 200 * time.Millisecond
-	backOffMax  = 10 * time.Second
 	poisonPause = 5 * time.Second // before the state is fetched for an event that could not be applied
 	silentAfter = 5 * time.Second // without a heartbeat the stream is opened anew
-	applyMax    = 256             // events in one commit
 	ackEvery    = 500 * time.Millisecond
 	bodyGrace   = 300 * time.Millisecond // a pushed body may still be on its way
 )
@@ -96,32 +103,50 @@ func (f *Follower) set(fn func(s *FollowerState)) {
 
 // Run follows until ctx ends, over any number of connections.
 func (f *Follower) Run(ctx context.Context) {
-	pause := backOffMin
+	var again retry
+	var told warnings
 	for ctx.Err() == nil {
 		began := f.o.Clock.Mono()
+		f.progress = false
 		err := f.follow(ctx)
-		f.set(func(s *FollowerState) {
-			s.Connected = false
-			if err != nil {
-				s.Problem = err.Error()
-			}
-		})
 		if ctx.Err() != nil {
+			f.set(func(s *FollowerState) { s.Connected = false })
 			return
 		}
+		f.noteEnd(err, &told)
 		if status.Code(err) == codes.FailedPrecondition && f.o.OnFenced != nil {
 			f.o.OnFenced()
 		}
-		if err == nil || f.o.Clock.Mono()-began > time.Minute {
-			pause = backOffMin
-		}
-		f.log.Debug("following ended", "err", err)
 		select {
 		case <-ctx.Done():
-		case <-time.After(pause):
+		case <-time.After(again.after(err != nil, f.progress || f.o.Clock.Mono()-began > time.Minute)):
 		}
-		if err != nil {
-			pause = min(pause*2, backOffMax)
+	}
+}
+
+// noteEnd says, where it can be seen, why a connection ended; nil: as it should.
+// One that was refused was no stream: a master may be down for a long time.
+func (f *Follower) noteEnd(err error, told *warnings) {
+	began := false
+	f.set(func(s *FollowerState) {
+		began, s.Connected = s.Connected, false
+		if err == nil {
+			return
+		}
+		if s.Problem = err.Error(); began {
+			s.LastEnd, s.Ends = s.Problem, s.Ends+1
+		}
+	})
+	switch {
+	case err == nil:
+		f.ended = ""
+	case !began:
+		f.log.Debug("following refused", "err", err)
+	default:
+		f.ended = err.Error()
+		told.ended(f.log, f.o.Clock.Mono(), err)
+		if f.o.OnEnded != nil {
+			f.o.OnEnded(err)
 		}
 	}
 }
@@ -217,10 +242,7 @@ func (f *Follower) setAside(ctx context.Context, head event.Head, w *Welcome) er
 
 // stream applies events as they come.
 func (f *Follower) stream(ctx context.Context, cancel context.CancelCauseFunc, stream Replication_FollowClient, at, history slot.Position) error {
-	f.mu.Lock()
-	f.bytes = 0
-	f.state = FollowerState{Connected: true, Viable: true, Head: at, HeardAt: f.o.Clock.Mono()}
-	f.mu.Unlock()
+	f.began(FollowerState{Viable: true, Head: at, HeardAt: f.o.Clock.Mono()})
 	bodies, err := openBodies(ctx, f.o.Client, f.o.Slot, f.o.Spool, true, f.received)
 	if err != nil {
 		return err
@@ -229,7 +251,7 @@ func (f *Follower) stream(ctx context.Context, cancel context.CancelCauseFunc, s
 	defer running.Wait()
 	defer cancel(nil)
 	running.Go(func() { cancel(fmt.Errorf("bodies: %w", bodies.run())) })
-	events := make(chan *event.Event, applyMax)
+	events := newEventQueue()
 	running.Go(func() { cancel(f.receive(ctx, stream, events)) })
 	running.Go(func() { f.watchSilence(ctx, cancel) })
 	err = f.applyLoop(ctx, stream, bodies, events, at, history)
@@ -237,6 +259,17 @@ func (f *Follower) stream(ctx context.Context, cancel context.CancelCauseFunc, s
 		err = context.Cause(ctx)
 	}
 	return err
+}
+
+// began notes that a stream, or a transfer, has begun.
+func (f *Follower) began(s FollowerState) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	s.Connected, s.Ends, s.LastEnd = true, f.state.Ends, f.state.LastEnd
+	if s.Viable {
+		s.Problem = f.ended
+	}
+	f.state, f.bytes = s, 0
 }
 
 func (f *Follower) received(n int) {
@@ -267,8 +300,8 @@ func (f *Follower) watchSilence(ctx context.Context, cancel context.CancelCauseF
 }
 
 // receive checks what comes and hands events to applyLoop.
-func (f *Follower) receive(ctx context.Context, stream Replication_FollowClient, events chan<- *event.Event) error {
-	var partial []byte
+func (f *Follower) receive(ctx context.Context, stream Replication_FollowClient, events *eventQueue) error {
+	var parts joiner
 	for {
 		m, err := stream.Recv()
 		if err != nil {
@@ -284,14 +317,9 @@ func (f *Follower) receive(ctx context.Context, stream Replication_FollowClient,
 				s.HeadBirths, s.HeadBytes = b.Births, b.BirthBytes
 			}
 		})
-		raws := m.Events
-		if p := m.Part; p != nil {
-			if event.Checksum(p.Data) != p.Crc32C {
-				return storage.Errorf(storage.ErrCorrupt, "receive event: a part's checksum does not match")
-			}
-			if partial = append(partial, p.Data...); p.Last {
-				raws, partial = append(raws, partial), nil
-			}
+		raws, err := parts.take(m.Events, m.Part)
+		if err != nil {
+			return err
 		}
 		for _, raw := range raws {
 			f.received(len(raw))
@@ -299,23 +327,23 @@ func (f *Follower) receive(ctx context.Context, stream Replication_FollowClient,
 			if err != nil {
 				return err
 			}
-			select {
-			case events <- ev:
-			case <-ctx.Done():
-				return ctx.Err()
+			if err := events.put(ctx, ev, len(raw)); err != nil {
+				return err
 			}
 		}
 	}
 }
 
 // applyLoop applies groups of events and acknowledges them.
-func (f *Follower) applyLoop(ctx context.Context, stream Replication_FollowClient, bodies *bodyStream, events <-chan *event.Event, at, history slot.Position) error {
+func (f *Follower) applyLoop(ctx context.Context, stream Replication_FollowClient, bodies *bodyStream, events *eventQueue, at, history slot.Position) error {
 	tick := time.NewTicker(ackEvery)
 	defer tick.Stop()
 	ack := func(viable bool, problem string) error {
 		f.mu.Lock()
 		n := f.bytes
-		f.state.Viable, f.state.Problem = viable, problem
+		if f.state.Viable, f.state.Problem = viable, problem; viable && !f.progress {
+			f.state.Problem = f.ended
+		}
 		f.mu.Unlock()
 		return stream.Send(&FollowUp{Ack: &Ack{Position: uint64(at), BytesReceived: n, Viable: viable, Problem: problem}})
 	}
@@ -325,8 +353,8 @@ func (f *Follower) applyLoop(ctx context.Context, stream Replication_FollowClien
 		}
 		var group []*event.Event
 		select {
-		case ev := <-events:
-			group = append(group, ev)
+		case <-events.filled:
+			group = events.take()
 		case <-tick.C:
 			continue
 		case why := <-f.again:
@@ -340,19 +368,12 @@ func (f *Follower) applyLoop(ctx context.Context, stream Replication_FollowClien
 		case <-ctx.Done():
 			return ctx.Err()
 		}
-		for more := true; more && len(group) < applyMax; {
-			select {
-			case ev := <-events:
-				group = append(group, ev)
-			default:
-				more = false
-			}
-		}
 		for len(group) > 0 {
 			n, err := f.applySome(ctx, bodies, group, history, func() error { return ack(true, "") })
 			if n > 0 {
 				at = slot.Position(group[n-1].Position)
 				group = group[n:]
+				f.progress = true
 			}
 			if err != nil && refusesEvent(err) {
 				if qerr := f.poison(group[0], err, ack); qerr != nil {
@@ -424,11 +445,17 @@ func (f *Follower) applySome(ctx context.Context, bodies *bodyStream, group []*e
 
 // awaitBodies waits for bodies; those that were not pushed are asked for. While
 // it waits, acknowledgements go on telling the master that bytes move.
+//
+// That a body is gone ends the stream, so it is believed at the second answer: the
+// second question is asked after the first was answered, and the first after the
+// event was durable at the master, which may be of a release that looked for a
+// body where it was no more.
 func (f *Follower) awaitBodies(ctx context.Context, bodies *bodyStream, missing []slot.BodyRef, ack func() error) error {
 	grace := time.NewTimer(bodyGrace)
 	defer grace.Stop()
 	tick := time.NewTicker(ackEvery)
 	defer tick.Stop()
+	doubted := map[slot.BodyRef]bool{}
 	for {
 		news, err := bodies.wait()
 		if err != nil {
@@ -443,7 +470,15 @@ func (f *Follower) awaitBodies(ctx context.Context, bodies *bodyStream, missing 
 			if !have {
 				left = append(left, ref)
 			}
-			if g := bodies.isGone(ref); !have && g.gone {
+			g := bodies.isGone(ref)
+			if !have && g.gone && !doubted[ref] {
+				doubted[ref] = true
+				if err := bodies.want(ref); err != nil {
+					return err
+				}
+				continue
+			}
+			if !have && g.gone {
 				came, err := f.askOthers(ctx, ref, ack)
 				switch {
 				case err != nil:

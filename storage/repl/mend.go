@@ -28,8 +28,14 @@ func FetchBody(ctx context.Context, c ReplicationClient, id slot.ID, ref slot.Bo
 	}
 	// What an error of Send is about, Recv says.
 	stream.Send(&BodyWant{Slot: uint32(id)})
-	stream.Send(&BodyWant{Guid: ref.GUID[:], BodyId: uint64(ref.ID)})
-	f, err := stream.Recv()
+	ask := func() (*BodyFrame, error) {
+		stream.Send(&BodyWant{Guid: ref.GUID[:], BodyId: uint64(ref.ID)})
+		return stream.Recv()
+	}
+	f, err := ask()
+	if err == nil && f.Gone && !f.Unread {
+		f, err = ask() // believed the second time, as in awaitBodies: the message may be given up for it
+	}
 	switch {
 	case err != nil:
 		return nil, fmt.Errorf("fetch body %s: %w", ref, err)

@@ -1007,6 +1007,7 @@ type JournalReply struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Events        [][]byte               `protobuf:"bytes,1,rep,name=events,proto3" json:"events,omitempty"`
 	Gone          bool                   `protobuf:"varint,2,opt,name=gone,proto3" json:"gone,omitempty"` // the journal does not go back that far
+	Part          *EventPart             `protobuf:"bytes,3,opt,name=part,proto3" json:"part,omitempty"`  // of an event over 1 MiB, behind the events before it
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1053,6 +1054,13 @@ func (x *JournalReply) GetGone() bool {
 		return x.Gone
 	}
 	return false
+}
+
+func (x *JournalReply) GetPart() *EventPart {
+	if x != nil {
+		return x.Part
+	}
+	return nil
 }
 
 type DigestRequest struct {
@@ -1317,10 +1325,11 @@ const file_repl_proto_rawDesc = "" +
 	"\x04last\x18\x04 \x01(\bR\x04last\":\n" +
 	"\x0eJournalRequest\x12\x12\n" +
 	"\x04slot\x18\x01 \x01(\rR\x04slot\x12\x14\n" +
-	"\x05after\x18\x02 \x01(\x06R\x05after\":\n" +
+	"\x05after\x18\x02 \x01(\x06R\x05after\"k\n" +
 	"\fJournalReply\x12\x16\n" +
 	"\x06events\x18\x01 \x03(\fR\x06events\x12\x12\n" +
-	"\x04gone\x18\x02 \x01(\bR\x04gone\"#\n" +
+	"\x04gone\x18\x02 \x01(\bR\x04gone\x12/\n" +
+	"\x04part\x18\x03 \x01(\v2\x1b.mailnode.repl.v1.EventPartR\x04part\"#\n" +
 	"\rDigestRequest\x12\x12\n" +
 	"\x04slot\x18\x01 \x01(\rR\x04slot\"\xa5\x01\n" +
 	"\vDigestFrame\x12\x1a\n" +
@@ -1333,12 +1342,12 @@ const file_repl_proto_rawDesc = "" +
 	"MailboxSum\x12\x18\n" +
 	"\aaccount\x18\x01 \x01(\x06R\aaccount\x12\x18\n" +
 	"\amailbox\x18\x02 \x01(\x06R\amailbox\x12\x16\n" +
-	"\x06digest\x18\x03 \x01(\fR\x06digest2\xff\x02\n" +
+	"\x06digest\x18\x03 \x01(\fR\x06digest2\x81\x03\n" +
 	"\vReplication\x12F\n" +
 	"\x06Follow\x12\x1a.mailnode.repl.v1.FollowUp\x1a\x1c.mailnode.repl.v1.FollowDown(\x010\x01\x12E\n" +
 	"\x06Bodies\x12\x1a.mailnode.repl.v1.BodyWant\x1a\x1b.mailnode.repl.v1.BodyFrame(\x010\x01\x12G\n" +
-	"\x05State\x12\x1e.mailnode.repl.v1.StateRequest\x1a\x1c.mailnode.repl.v1.StateFrame0\x01\x12K\n" +
-	"\aJournal\x12 .mailnode.repl.v1.JournalRequest\x1a\x1e.mailnode.repl.v1.JournalReply\x12K\n" +
+	"\x05State\x12\x1e.mailnode.repl.v1.StateRequest\x1a\x1c.mailnode.repl.v1.StateFrame0\x01\x12M\n" +
+	"\aJournal\x12 .mailnode.repl.v1.JournalRequest\x1a\x1e.mailnode.repl.v1.JournalReply0\x01\x12K\n" +
 	"\aDigests\x12\x1f.mailnode.repl.v1.DigestRequest\x1a\x1d.mailnode.repl.v1.DigestFrame0\x01B\x17Z\x15mailnode/storage/replb\x06proto3"
 
 var (
@@ -1383,22 +1392,23 @@ var file_repl_proto_depIdxs = []int32{
 	7,  // 5: mailnode.repl.v1.FollowDown.heartbeat:type_name -> mailnode.repl.v1.Heartbeat
 	0,  // 6: mailnode.repl.v1.Welcome.lineage:type_name -> mailnode.repl.v1.Branch
 	11, // 7: mailnode.repl.v1.StateFrame.records:type_name -> mailnode.repl.v1.StateRecord
-	17, // 8: mailnode.repl.v1.DigestFrame.mailboxes:type_name -> mailnode.repl.v1.MailboxSum
-	1,  // 9: mailnode.repl.v1.Replication.Follow:input_type -> mailnode.repl.v1.FollowUp
-	8,  // 10: mailnode.repl.v1.Replication.Bodies:input_type -> mailnode.repl.v1.BodyWant
-	10, // 11: mailnode.repl.v1.Replication.State:input_type -> mailnode.repl.v1.StateRequest
-	13, // 12: mailnode.repl.v1.Replication.Journal:input_type -> mailnode.repl.v1.JournalRequest
-	15, // 13: mailnode.repl.v1.Replication.Digests:input_type -> mailnode.repl.v1.DigestRequest
-	4,  // 14: mailnode.repl.v1.Replication.Follow:output_type -> mailnode.repl.v1.FollowDown
-	9,  // 15: mailnode.repl.v1.Replication.Bodies:output_type -> mailnode.repl.v1.BodyFrame
-	12, // 16: mailnode.repl.v1.Replication.State:output_type -> mailnode.repl.v1.StateFrame
-	14, // 17: mailnode.repl.v1.Replication.Journal:output_type -> mailnode.repl.v1.JournalReply
-	16, // 18: mailnode.repl.v1.Replication.Digests:output_type -> mailnode.repl.v1.DigestFrame
-	14, // [14:19] is the sub-list for method output_type
-	9,  // [9:14] is the sub-list for method input_type
-	9,  // [9:9] is the sub-list for extension type_name
-	9,  // [9:9] is the sub-list for extension extendee
-	0,  // [0:9] is the sub-list for field type_name
+	5,  // 8: mailnode.repl.v1.JournalReply.part:type_name -> mailnode.repl.v1.EventPart
+	17, // 9: mailnode.repl.v1.DigestFrame.mailboxes:type_name -> mailnode.repl.v1.MailboxSum
+	1,  // 10: mailnode.repl.v1.Replication.Follow:input_type -> mailnode.repl.v1.FollowUp
+	8,  // 11: mailnode.repl.v1.Replication.Bodies:input_type -> mailnode.repl.v1.BodyWant
+	10, // 12: mailnode.repl.v1.Replication.State:input_type -> mailnode.repl.v1.StateRequest
+	13, // 13: mailnode.repl.v1.Replication.Journal:input_type -> mailnode.repl.v1.JournalRequest
+	15, // 14: mailnode.repl.v1.Replication.Digests:input_type -> mailnode.repl.v1.DigestRequest
+	4,  // 15: mailnode.repl.v1.Replication.Follow:output_type -> mailnode.repl.v1.FollowDown
+	9,  // 16: mailnode.repl.v1.Replication.Bodies:output_type -> mailnode.repl.v1.BodyFrame
+	12, // 17: mailnode.repl.v1.Replication.State:output_type -> mailnode.repl.v1.StateFrame
+	14, // 18: mailnode.repl.v1.Replication.Journal:output_type -> mailnode.repl.v1.JournalReply
+	16, // 19: mailnode.repl.v1.Replication.Digests:output_type -> mailnode.repl.v1.DigestFrame
+	15, // [15:20] is the sub-list for method output_type
+	10, // [10:15] is the sub-list for method input_type
+	10, // [10:10] is the sub-list for extension type_name
+	10, // [10:10] is the sub-list for extension extendee
+	0,  // [0:10] is the sub-list for field type_name
 }
 
 func init() { file_repl_proto_init() }

@@ -40,8 +40,9 @@ type ReplicationClient interface {
 	Bodies(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[BodyWant, BodyFrame], error)
 	// State sends a copy's whole state at one position.
 	State(ctx context.Context, in *StateRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[StateFrame], error)
-	// Journal gives a part of any copy's journal.
-	Journal(ctx context.Context, in *JournalRequest, opts ...grpc.CallOption) (*JournalReply, error)
+	// Journal gives a part of any copy's journal. It is one message, which an older
+	// release asks for as the only one, unless an event is over 1 MiB.
+	Journal(ctx context.Context, in *JournalRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[JournalReply], error)
 	// Digests gives any copy's digests at one position, to find where two differ.
 	Digests(ctx context.Context, in *DigestRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[DigestFrame], error)
 }
@@ -99,19 +100,28 @@ func (c *replicationClient) State(ctx context.Context, in *StateRequest, opts ..
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Replication_StateClient = grpc.ServerStreamingClient[StateFrame]
 
-func (c *replicationClient) Journal(ctx context.Context, in *JournalRequest, opts ...grpc.CallOption) (*JournalReply, error) {
+func (c *replicationClient) Journal(ctx context.Context, in *JournalRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[JournalReply], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	out := new(JournalReply)
-	err := c.cc.Invoke(ctx, Replication_Journal_FullMethodName, in, out, cOpts...)
+	stream, err := c.cc.NewStream(ctx, &Replication_ServiceDesc.Streams[3], Replication_Journal_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
-	return out, nil
+	x := &grpc.GenericClientStream[JournalRequest, JournalReply]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
 }
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Replication_JournalClient = grpc.ServerStreamingClient[JournalReply]
 
 func (c *replicationClient) Digests(ctx context.Context, in *DigestRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[DigestFrame], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &Replication_ServiceDesc.Streams[3], Replication_Digests_FullMethodName, cOpts...)
+	stream, err := c.cc.NewStream(ctx, &Replication_ServiceDesc.Streams[4], Replication_Digests_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -139,8 +149,9 @@ type ReplicationServer interface {
 	Bodies(grpc.BidiStreamingServer[BodyWant, BodyFrame]) error
 	// State sends a copy's whole state at one position.
 	State(*StateRequest, grpc.ServerStreamingServer[StateFrame]) error
-	// Journal gives a part of any copy's journal.
-	Journal(context.Context, *JournalRequest) (*JournalReply, error)
+	// Journal gives a part of any copy's journal. It is one message, which an older
+	// release asks for as the only one, unless an event is over 1 MiB.
+	Journal(*JournalRequest, grpc.ServerStreamingServer[JournalReply]) error
 	// Digests gives any copy's digests at one position, to find where two differ.
 	Digests(*DigestRequest, grpc.ServerStreamingServer[DigestFrame]) error
 	mustEmbedUnimplementedReplicationServer()
@@ -162,8 +173,8 @@ func (UnimplementedReplicationServer) Bodies(grpc.BidiStreamingServer[BodyWant, 
 func (UnimplementedReplicationServer) State(*StateRequest, grpc.ServerStreamingServer[StateFrame]) error {
 	return status.Error(codes.Unimplemented, "method State not implemented")
 }
-func (UnimplementedReplicationServer) Journal(context.Context, *JournalRequest) (*JournalReply, error) {
-	return nil, status.Error(codes.Unimplemented, "method Journal not implemented")
+func (UnimplementedReplicationServer) Journal(*JournalRequest, grpc.ServerStreamingServer[JournalReply]) error {
+	return status.Error(codes.Unimplemented, "method Journal not implemented")
 }
 func (UnimplementedReplicationServer) Digests(*DigestRequest, grpc.ServerStreamingServer[DigestFrame]) error {
 	return status.Error(codes.Unimplemented, "method Digests not implemented")
@@ -214,23 +225,16 @@ func _Replication_State_Handler(srv interface{}, stream grpc.ServerStream) error
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Replication_StateServer = grpc.ServerStreamingServer[StateFrame]
 
-func _Replication_Journal_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
-	in := new(JournalRequest)
-	if err := dec(in); err != nil {
-		return nil, err
+func _Replication_Journal_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(JournalRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
 	}
-	if interceptor == nil {
-		return srv.(ReplicationServer).Journal(ctx, in)
-	}
-	info := &grpc.UnaryServerInfo{
-		Server:     srv,
-		FullMethod: Replication_Journal_FullMethodName,
-	}
-	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
-		return srv.(ReplicationServer).Journal(ctx, req.(*JournalRequest))
-	}
-	return interceptor(ctx, in, info, handler)
+	return srv.(ReplicationServer).Journal(m, &grpc.GenericServerStream[JournalRequest, JournalReply]{ServerStream: stream})
 }
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Replication_JournalServer = grpc.ServerStreamingServer[JournalReply]
 
 func _Replication_Digests_Handler(srv interface{}, stream grpc.ServerStream) error {
 	m := new(DigestRequest)
@@ -249,12 +253,7 @@ type Replication_DigestsServer = grpc.ServerStreamingServer[DigestFrame]
 var Replication_ServiceDesc = grpc.ServiceDesc{
 	ServiceName: "mailnode.repl.v1.Replication",
 	HandlerType: (*ReplicationServer)(nil),
-	Methods: []grpc.MethodDesc{
-		{
-			MethodName: "Journal",
-			Handler:    _Replication_Journal_Handler,
-		},
-	},
+	Methods:     []grpc.MethodDesc{},
 	Streams: []grpc.StreamDesc{
 		{
 			StreamName:    "Follow",
@@ -271,6 +270,11 @@ var Replication_ServiceDesc = grpc.ServiceDesc{
 		{
 			StreamName:    "State",
 			Handler:       _Replication_State_Handler,
+			ServerStreams: true,
+		},
+		{
+			StreamName:    "Journal",
+			Handler:       _Replication_Journal_Handler,
 			ServerStreams: true,
 		},
 		{

@@ -44,6 +44,7 @@ type side struct {
 	master *local.Master
 	stop   func()
 
+	as     func(*local.Slot) Copy // what its server gives instead of copy, when not nil
 	lis    *bufconn.Listener
 	server *grpc.Server
 	conn   *grpc.ClientConn
@@ -109,7 +110,12 @@ func (r *record) begin(e slot.Epoch) Recorded {
 
 func (r *record) protected() bool { return r.Recorded(3).Record.Protected }
 
-func (s *side) Copy(slot.ID) (Copy, bool) { return s.copy, true }
+func (s *side) Copy(slot.ID) (Copy, bool) {
+	if s.as != nil {
+		return s.as(s.copy), true
+	}
+	return s.copy, true
+}
 
 func (s *side) Feed(slot.ID) *Feed {
 	s.mu.Lock()
@@ -171,7 +177,8 @@ func (s *side) lead(e slot.Epoch, x slot.UncleanCount, rec *record, ackTimeout t
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	f, err := NewFeed(FeedOptions{Slot: s.copy, Epoch: e, WaitForReplica: true, AckTimeout: ackTimeout, ProtectAfter: 50 * time.Millisecond,
+	c, _ := s.Copy(3)
+	f, err := NewFeed(FeedOptions{Slot: c, Epoch: e, WaitForReplica: true, AckTimeout: ackTimeout, ProtectAfter: 50 * time.Millisecond,
 		Recorded: rec.begin(e), Again: h.Lineage.Last() == e, Recorder: rec, Clock: s.o.Clock, Logger: s.o.Logger})
 	if err != nil {
 		s.t.Fatal(err)

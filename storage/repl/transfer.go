@@ -15,14 +15,16 @@ import (
 // wantedMax is how many bodies a transfer has under way.
 const wantedMax = 64
 
+// ownRecordsMax is how many records of the slot itself are kept in memory until
+// the others are written; there are two.
+const ownRecordsMax = 16
+
 // transfer replaces this copy's state by the master's: records from a snapshot,
 // then the bodies that are not here. It is *building* until that has ended, and
 // starts again after a crash.
 func (f *Follower) transfer(ctx context.Context) error {
 	began := f.o.Clock.Mono()
-	f.set(func(s *FollowerState) {
-		*s = FollowerState{Connected: true, Problem: "the whole state is being fetched"}
-	})
+	f.began(FollowerState{Problem: "the whole state is being fetched"})
 	s := f.o.Slot
 	stream, err := f.o.Client.State(ctx, &StateRequest{Slot: uint32(s.ID()), Epoch: uint32(f.o.Epoch)})
 	if err != nil {
@@ -44,7 +46,9 @@ func (f *Follower) transfer(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		own, records = append(own, slots...), records+len(recs)
+		if own, records = append(own, slots...), records+len(recs); len(own) > ownRecordsMax {
+			return storage.Errorf(storage.ErrCorrupt, "state of %s: it has more than %d records of the slot itself", s.ID(), ownRecordsMax)
+		}
 		if err := s.ImportRecords(ctx, recs); err != nil {
 			return err
 		}
@@ -183,24 +187,15 @@ func CatchUp(ctx context.Context, s Copy, c ReplicationClient, spool *storage.Sp
 		if err != nil {
 			return 0, err
 		}
-		r, err := c.Journal(ctx, &JournalRequest{Slot: uint32(s.ID()), After: uint64(head.Position)})
-		if err != nil {
+		n, gone, err := readJournal(ctx, c, s.ID(), head.Position, func(ev *event.Event) error {
+			_, err := f.applySome(ctx, b, []*event.Event{ev}, slot.Position(ev.Position), func() error { return nil })
+			return err
+		})
+		if gone {
+			err = storage.Errorf(storage.ErrDiverged, "catch up %s after %s: the other copy has no events from there on", s.ID(), head.Position)
+		}
+		if err != nil || n == 0 {
 			return head.Position, err
-		}
-		if r.Gone {
-			return head.Position, storage.Errorf(storage.ErrDiverged, "catch up %s after %s: the other copy has no events from there on", s.ID(), head.Position)
-		}
-		if len(r.Events) == 0 {
-			return head.Position, nil
-		}
-		for _, raw := range r.Events {
-			ev, err := event.Decode(raw)
-			if err != nil {
-				return head.Position, err
-			}
-			if _, err := f.applySome(ctx, b, []*event.Event{ev}, slot.Position(ev.Position), func() error { return nil }); err != nil {
-				return head.Position, err
-			}
 		}
 	}
 }

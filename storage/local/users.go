@@ -1,0 +1,115 @@
+package local
+
+import (
+	"context"
+
+	"mailnode/storage"
+	"mailnode/storage/event"
+)
+
+// userCount is how many live accounts a state has, as far as the committer knows:
+// since the copy was opened, or in all.
+type userCount struct {
+	n     int
+	whole bool // n is all of them: the state was emptied since (BeginImport)
+}
+
+// namesLookMax is how many account records are looked at for a few names. Those of
+// deleted accounts, which have none to show, must not make that a scan.
+const namesLookMax = 64
+
+// CountUsers counts the accounts that were here when the copy was opened, once;
+// from then on every change counts. It reads all account records, so it is called
+// where nobody waits for it; until then Users does not know.
+func (s *Slot) CountUsers(ctx context.Context) error {
+	ctx, cancel := s.whileOpen(ctx)
+	defer cancel()
+	return s.read(func(v *view) error {
+		if v.users.whole || s.usersAtOpen.Load() != nil {
+			return nil
+		}
+		n := 0
+		if err := each(v, event.SpanOf([]byte{event.PrefixAccount}), func(_, value []byte) error {
+			if liveAccount(value) {
+				n++
+			}
+			return ctx.Err()
+		}); err != nil {
+			return err
+		}
+		n -= v.users.n
+		s.usersAtOpen.Store(&n)
+		return nil
+	})
+}
+
+// liveAccount says whether a record is of an account that is not deleted. What
+// cannot be read counts for none, here as when it changes.
+func liveAccount(value []byte) bool {
+	a := &event.AccountRecord{}
+	return value != nil && unmarshal(value, a) == nil && !a.Deleted
+}
+
+// Users says how many accounts this copy knows, and names the first few, also
+// while it is a replica. It scans nothing: whoever asks must not wait.
+// storage.ErrUnavailable: they are not counted yet.
+func (s *Slot) Users(namesMax int) (count int, names []string, err error) {
+	err = s.read(func(v *view) error {
+		base := s.usersAtOpen.Load()
+		switch {
+		case v.users.whole:
+			count = v.users.n
+		case base != nil:
+			count = *base + v.users.n
+		default:
+			return storage.Errorf(storage.ErrUnavailable, "count users of %s: they are not counted yet", s.o.Slot)
+		}
+		looked := 0
+		return stopEarly(each(v, event.SpanOf([]byte{event.PrefixAccount}), func(_, value []byte) error {
+			if looked++; len(names) >= namesMax || looked > max(namesLookMax, 2*namesMax) {
+				return errEnough
+			}
+			a := &event.AccountRecord{}
+			if err := unmarshal(value, a); err != nil || a.Deleted {
+				return err
+			}
+			names = append(names, a.Address)
+			return nil
+		}))
+	})
+	return count, names, err
+}
+
+// countUser notes that an account's record is about to become value; nil: to go.
+func (t *txn) countUser(key, value []byte) error {
+	was, _, err := t.Get(key)
+	if err != nil {
+		return err
+	}
+	if liveAccount(was) {
+		t.users.n--
+	}
+	if liveAccount(value) {
+		t.users.n++
+	}
+	return nil
+}
+
+// countUsers does so for an event's changes.
+func (t *txn) countUsers(over *overlay) error {
+	before := t.users
+	for _, k := range over.order {
+		if k[0] != event.PrefixAccount {
+			continue
+		}
+		c := over.m[k]
+		if c.delete {
+			c.value = nil
+		}
+		if err := t.countUser([]byte(k), c.value); err != nil {
+			t.users = before // the event leaves no trace
+			return err
+		}
+	}
+	return nil
+}
