@@ -23,6 +23,7 @@ test: ## vet, all tests under the race detector, the store without C
 	$(GO) test -race -timeout 15m $$($(GO) list ./... | grep -v '^mailnode$$')
 	$(GO) test -race -timeout 5m .
 	CGO_ENABLED=0 $(GO) test -timeout 5m ./storage/...
+	CGO_ENABLED=0 $(GO) test -count=1 -timeout 5m ./failover/sim -seeds 20000 -faults
 
 lint: ## gofmt, vet, and the style tests (lint_test.go)
 	@unformatted=$$(gofmt -l .); if [ -n "$$unformatted" ]; then echo "not gofmt'ed:"; echo "$$unformatted"; exit 1; fi
@@ -41,6 +42,9 @@ crash: ## power loss, bit flips and faults for DURATION (10m) each, or ROUNDS se
 	@set -o pipefail; for lane in SurvivesPowerLoss KilledAndThen EveryFlippedBit FaultAtEvery ReadErrorIs; do \
 	  DURATION=$${DURATION:-10m} $(GO) test -count=1 -timeout 0 -v -run "$$lane" ./storage/local | sed '/=== \|--- PASS: .*SEED/d' || exit 1; \
 	done
+
+sim: ## law 1 and 4 in SEEDS (100000) simulated runs from SEED (1), then each known fault put back
+	CGO_ENABLED=0 $(GO) test -count=1 -timeout 0 -v ./failover/sim -seeds $${SEEDS:-100000} -seed $${SEED:-1} -faults
 
 kill: ## kill -9 under full delivery load, ROUNDS (50) of it, then every message is looked for
 	MAILNODE_KILL_ROUNDS=$${ROUNDS:-50} $(GO) test -count=1 -timeout 0 -v -run '^TestSystemKillLoop$$' .
@@ -69,4 +73,4 @@ clean: ## remove what build and demo made
 	rm -rf bin demo
 	$(GO) clean -testcache
 
-.PHONY: help build demo test lint fuzz crash kill soak bench bench-restart bench-storage proto clean
+.PHONY: help build demo test lint fuzz crash sim kill soak bench bench-restart bench-storage proto clean
