@@ -132,3 +132,18 @@ func (w *world) checkDropped(n *node, before disk) {
 		}
 	}
 }
+
+// forget gives up what lies on no disk any more: so many were restored that nobody
+// could keep it.
+func (w *world) forget() {
+	for _, a := range w.sent.acked {
+		kept := false
+		for _, n := range w.nodes {
+			kept = kept || n.disk.holds(a.event)
+			for _, s := range n.disk.aside {
+				kept = kept || disk{journal: s}.holds(a.event)
+			}
+		}
+		a.givenUp = a.givenUp || !kept
+	}
+}

@@ -34,6 +34,7 @@ type world struct {
 	rng    *rand.Rand
 	fault  Fault
 	now    time.Duration
+	tick   time.Duration
 	nodes  []*node
 	byName map[slot.NodeName]*node
 	cut    map[[2]slot.NodeName]bool // [from, to]: nothing arrives
@@ -67,7 +68,7 @@ type letter struct {
 // newWorld makes n1, the master, with the replicas n2 and n3; n4 votes, and is made
 // a replica and dropped again by operators.
 func newWorld(seed uint64, f Fault) *world {
-	w := &world{rng: rand.New(rand.NewPCG(seed, 0x6d61696c)), fault: f, now: time.Minute, byName: map[slot.NodeName]*node{}, cut: map[[2]slot.NodeName]bool{}}
+	w := &world{rng: rand.New(rand.NewPCG(seed, 0x6d61696c)), fault: f, now: time.Minute, tick: 100 * time.Millisecond, byName: map[slot.NodeName]*node{}, cut: map[[2]slot.NodeName]bool{}}
 	w.states = []*cluster.State{cluster.New()}
 	w.sent = ledger{acked: map[uint64]*acknowledged{}, numbers: map[uint64]uint64{}, masters: map[slot.Epoch]slot.NodeName{}, losses: map[slot.Epoch]bool{}}
 	for i, name := range []slot.NodeName{"n1", "n2", "n3", "n4"} {

@@ -256,14 +256,12 @@ func (s *State) ended(e Proposed) {
 		if i >= 0 && list[i].sent { // it may be just what the record was changed to
 			return
 		}
-	case Unknown:
+	default: // also Done: this node may not have applied it yet
 		s.tryAfter = s.now + recordAgain
 		if i >= 0 {
 			list[i].sent = true
 			s.proposed = list
 		}
-		return
-	default:
 		return
 	}
 	if i >= 0 {
