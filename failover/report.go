@@ -13,6 +13,19 @@ type Report struct {
 	Slots     []CopyReport  `json:"slots,omitempty"`
 	Heard     []Heard       `json:"heard,omitempty"`      // Evidence.Heard of the sender
 	LastWords string        `json:"last_words,omitempty"` // CleanStop, or what its disks say; "" while all is well
+	Asides    []AsideReport `json:"asides,omitempty"`     // that nobody has looked at
+}
+
+// AsideReport is a state that a copy of the sender has set aside, and that may
+// hold acknowledged mail which is in no mailbox (law 7).
+type AsideReport struct {
+	Slot     slot.ID `json:"slot"`
+	Name     string  `json:"name"`
+	Counted  bool    `json:"counted,omitempty"` // else the numbers are not known yet
+	Messages int     `json:"messages,omitempty"`
+	Users    int     `json:"users,omitempty"`
+	Folders  int     `json:"folders,omitempty"`
+	Trouble  string  `json:"trouble,omitempty"` // it could not be read, or not whole
 }
 
 // Heard says how long ago the sender of a report was reached by another node. A

@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"path/filepath"
-	"strings"
 	"sync"
 	"time"
 
@@ -239,6 +237,9 @@ func (k *keeper) openCopy(ctx context.Context) bool {
 		return false
 	}
 	k.n.setCondition(monitor.SlotRefused, k.id.String(), err)
+	if err == nil {
+		k.n.asides.look(k.id, s) // what was set aside before this start
+	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.copy, k.refused = s, err
@@ -250,19 +251,7 @@ func (k *keeper) openCopy(ctx context.Context) bool {
 	k.reindex.cause = nil
 	k.n.setCondition(monitor.IndexDamaged, k.id.String(), nil)
 	k.madeAnew()
-	names, err := s.Quarantined()
-	k.n.logErr("look into quarantine", err)
-	for _, name := range names {
-		if strings.HasPrefix(name, "diverged-") { // set aside before this start; a person has not looked yet
-			k.setAside(name)
-		}
-	}
 	return true
-}
-
-func (k *keeper) setAside(name string) {
-	k.n.setCondition(monitor.CopyDiverged, k.id.String(), fmt.Errorf("this copy held what the new master never saw; it is kept in %s",
-		filepath.Join(k.dir, "quarantine", name)))
 }
 
 func (k *keeper) openFiles(ctx context.Context) (*local.Slot, error) {

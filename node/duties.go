@@ -77,11 +77,12 @@ func (n *Node) tick() {
 
 // report tells every other member what this node has.
 func (n *Node) report(ctx context.Context, seq uint64, lastWords string) {
-	r := failover.Report{Node: n.cfg.Node.Name, Boot: n.boot, Seq: seq, Heard: n.evidence.Heard(n.clock.Mono()), LastWords: lastWords}
+	r := failover.Report{Node: n.cfg.Node.Name, Boot: n.boot, Seq: seq, Heard: n.evidence.Heard(n.clock.Mono()), LastWords: lastWords, Asides: n.asides.open()}
 	for _, k := range n.copies.all() {
 		r.Slots = append(r.Slots, k.report())
 	}
 	n.evidence.Hear(n.clock.Mono(), r)
+	n.asides.hear(r)
 	b, err := json.Marshal(r)
 	if err != nil {
 		n.log.Error("report", "err", err)
@@ -298,6 +299,7 @@ func (n *Node) watch(ctx context.Context) {
 		for _, sl := range st.Slots {
 			n.watchSlot(sl)
 		}
+		n.watchAsides(st)
 		n.conditions.Put(n.raft != nil && !n.raft.Quorum(), monitor.RaftNoQuorum, "", "")
 		for _, dir := range n.volumes.folders() {
 			if u, err := n.fs.GetDiskUsage(dir); err == nil {

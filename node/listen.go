@@ -47,6 +47,7 @@ func (n *Node) start(ctx context.Context) error {
 	n.wg.Go(func() { n.lead(ctx) })
 	n.wg.Go(func() { n.votes(ctx) })
 	n.wg.Go(func() { n.watch(ctx) })
+	n.wg.Go(func() { n.asides.run(ctx) })
 	n.wg.Go(func() { n.copies.run(ctx) })
 	n.wg.Go(func() { n.scrubs(ctx) })
 	n.wg.Go(func() { n.upkeep(ctx) })

@@ -64,6 +64,7 @@ type Node struct {
 	lastTick   atomic.Int64 // Clock.Mono of the last tick, ns: the pause detector
 	stopping   atomic.Bool
 	reportNow  chan struct{} // capacity 1: tellSoon
+	asides     *asides
 
 	resources *local.Resources
 	passwords *local.Passwords
@@ -145,6 +146,7 @@ func (n *Node) open() error {
 	n.jobs = job.New(job.Options{Clock: n.clock, Logger: n.log.With("part", "jobs"), RunningMax: map[string]int{job.Reindex: cfg.ReindexWorkers}})
 	n.volumes = newVolumes(n.fs, cfg)
 	n.copies = newCopies(n)
+	n.asides = newAsides(n)
 	o := peer.Options{Log: n.log, Admit: n.admit}
 	if n.port, err = peer.Listen(cfg.Node.Peer, id, o); err != nil {
 		return err

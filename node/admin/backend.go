@@ -23,6 +23,7 @@ type Backend struct {
 	Jobs       *job.Registry
 	Mending    Mending
 	Reindexing Reindexing
+	Rescuing   Rescuing
 }
 
 // Health says how things are.

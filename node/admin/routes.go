@@ -25,6 +25,7 @@ func (s *Server) routes() http.Handler {
 	s.jobRoutes(mux)
 	s.mendRoutes(mux)
 	s.reindexRoutes(mux)
+	s.rescueRoutes(mux)
 	mux.Handle("GET /v1/slots", read(s, func(ctx context.Context, _ *http.Request) (Slots, error) {
 		list, err := s.backend.Slots.List(ctx)
 		return Slots{Slots: orEmpty(list)}, err

@@ -102,7 +102,7 @@ func (c ConfirmSlot) apply(s *State, index uint64) (Result, error) {
 		sl.Unclean++
 	}
 	// The old master keeps its place in the list as a replica: what it holds
-	// beyond the new master's copy is rescued when it returns.
+	// beyond the new master's copy is set aside when it returns.
 	sl.Replicas = append(without(sl.Replicas, c.To), from)
 	sl.Master = c.To
 	sl.HandOver = nil

@@ -72,9 +72,12 @@ func (s *Slot) Serve(ctx context.Context, e slot.Epoch, x slot.UncleanCount, gat
 		case last == e:
 			m.floor = slot.Position(rec.ModseqFloor)
 			if !s.dirty {
-				return nil
+				return t.noteServed(e)
 			}
-			return t.applyAt(m, slot.At(e, t.head.N()+uncleanJump))
+			if err := t.applyAt(m, slot.At(e, t.head.N()+uncleanJump)); err != nil {
+				return err
+			}
+			return t.noteServed(e)
 		}
 		rec.Lineage = append(rec.Lineage, &event.Branch{Epoch: uint32(e), After: uint64(t.head)})
 		first := slot.At(e, 1)
@@ -82,7 +85,10 @@ func (s *Slot) Serve(ctx context.Context, e slot.Epoch, x slot.UncleanCount, gat
 			rec.Unclean, rec.ModseqFloor = uint32(x), uint64(first)
 		}
 		m.floor = slot.Position(rec.ModseqFloor)
-		return t.applyAt(m, first, &event.Change{Record: &event.Change_Slot{Slot: rec}})
+		if err := t.applyAt(m, first, &event.Change{Record: &event.Change_Slot{Slot: rec}}); err != nil {
+			return err
+		}
+		return t.noteServed(e)
 	})
 	if err != nil {
 		return nil, err

@@ -103,7 +103,8 @@ type Slot struct {
 	foreign  []slot.BodyRef          // of staged: those from elsewhere, oldest first
 	pins     packPins
 
-	recounting chan struct{} // capacity 1: held by a Recount
+	recounting   chan struct{} // capacity 1: held by a Recount
+	readingAside chan struct{} // capacity 1: held by a ReadAside
 
 	watch    watchers
 	heads    heads
@@ -136,7 +137,7 @@ func withPresets(o Options) Options {
 }
 
 func newSlot(o Options) *Slot {
-	s := &Slot{o: o, log: o.Logger.With("slot", o.Slot), failed: make(chan struct{}), recounting: make(chan struct{}, 1),
+	s := &Slot{o: o, log: o.Logger.With("slot", o.Slot), failed: make(chan struct{}), recounting: make(chan struct{}, 1), readingAside: make(chan struct{}, 1),
 		compactions: &slotCompactions{all: o.Resources.compactions}, staged: map[slot.BodyRef]staged{}}
 	s.watch.init()
 	s.heads.init()
