@@ -72,7 +72,9 @@ type CopyReport struct {
 	Lineage  slot.Epoch    `json:"lineage"`           // newest epoch of the copy's lineage
 	InSync   bool          `json:"in_sync,omitempty"`
 	Health
-	LagMs     int64         `json:"lag_ms,omitempty"` // on the slot clock
+	LagMs     int64         `json:"lag_ms,omitempty"`    // on the slot clock
+	LagKnown  bool          `json:"lag_known,omitempty"` // else it does not hear its master, and LagMs is of before
+	Protected *bool         `json:"protected,omitempty"` // a master that serves: whether acknowledgements wait for a replica now
 	Counters                // of this copy
 	Head      slot.Position `json:"head,omitempty"` // the master's, by its last heartbeat
 	HeadCount Counters      `json:"head_count"`     // the master's, by the same heartbeat

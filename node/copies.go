@@ -414,9 +414,14 @@ func (k *keeper) report() failover.CopyReport {
 	r.Counters = failover.Counters{Events: head.Position.N(), Messages: head.Births, Bytes: head.Bytes}
 	r.Viable = !head.Building && head.Position > 0 && r.Failed == "" // an empty copy proves nothing
 	r.Head, r.HeadCount = head.Position, r.Counters
+	if k.feed != nil {
+		protected, _ := k.feed.State()
+		r.Protected, r.LagKnown = &protected, true
+	}
 	if k.follower != nil {
 		st := k.follower.State()
 		r.InSync, r.LagMs = st.Counted, int64(st.LagMs)
+		r.LagKnown = st.Connected && !head.Building && k.n.clock.Mono()-st.HeardAt < lagHeardWithin
 		r.Quarantined = st.Connected && !st.Viable && !head.Building
 		r.Viable = r.Viable && !r.Quarantined
 		if st.Head > head.Position {

@@ -63,6 +63,7 @@ type Node struct {
 	metrics    *monitor.Metrics
 	lastTick   atomic.Int64 // Clock.Mono of the last tick, ns: the pause detector
 	stopping   atomic.Bool
+	ledAt      atomic.Int64  // Clock.Mono when a leader with a quorum was last known, ns
 	reportNow  chan struct{} // capacity 1: tellSoon
 	asides     *asides
 
@@ -143,6 +144,7 @@ func (n *Node) open() error {
 	n.spool = &storage.SpoolDir{FS: n.fs, Dir: filepath.Join(cfg.Node.Data, "spool")}
 	n.evidence = failover.NewEvidence(cfg.Node.Name, n.clock.Mono())
 	n.lastTick.Store(int64(n.clock.Mono()))
+	n.ledAt.Store(int64(n.clock.Mono()))
 	n.jobs = job.New(job.Options{Clock: n.clock, Logger: n.log.With("part", "jobs"), RunningMax: map[string]int{job.Reindex: cfg.ReindexWorkers}})
 	n.volumes = newVolumes(n.fs, cfg)
 	n.copies = newCopies(n)

@@ -45,6 +45,11 @@ type Failovers interface {
 	Reject(ctx context.Context, r RejectRequest) error
 }
 
+// Recorder is a Failovers that says how far its Raft is.
+type Recorder interface {
+	Recorded() Recorded
+}
+
 // UserBook knows the users of all slots; it asks their masters.
 type UserBook interface {
 	Add(ctx context.Context, r AddUser) (User, error)

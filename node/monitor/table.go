@@ -88,7 +88,7 @@ func ownershipKinds() []Kind {
 		{SlotNoMaster, Page, "slot", "Nobody serves this slot, its users cannot log in and their mail waits in the MTA.", "mailnode slot show {}"},
 		{HandoverStuck, Page, "slot", "A hand-over is neither done nor taken back, the slot stays sealed.", "mailnode slot show {}"},
 		{OpenLoss, Page, "slot", "It was promoted without all acknowledged mail, and nobody has said yet that the rest is given up.", "mailnode slot show {}"},
-		{RaftNoQuorum, Page, "", "Less than half of the voters answer: mail flows, but no failover can be confirmed.", "mailnode cluster members"},
+		{RaftNoQuorum, Page, "", "This node knows no Raft leader with a quorum: mail flows at the masters that serve, but no failover can be confirmed here.", "mailnode cluster members"},
 		{SlotsUnassigned, Warn, "", "Slots have no master yet: they get one when enough nodes have joined.", "mailnode cluster token NODE"},
 		{RaftRemoved, Page, "", "The cluster removed this node: it takes no part in decisions.", "mailnode cluster members"},
 		{GenerationBehind, Page, "", "The cluster was recovered without this node, which belongs to its past.", "mailnode cluster members"},
