@@ -179,7 +179,7 @@ func (a *asides) open() []failover.AsideReport {
 		}
 		r := failover.AsideReport{Slot: k.slot, Name: k.name, Trouble: o.trouble}
 		if c := o.counted; c != nil {
-			r.Counted, r.Messages, r.Users, r.Folders = true, c.Messages, max(c.Users, c.NewUsers), max(c.Folders, c.NewFolders)
+			r.Counted, r.Messages, r.Users, r.Folders = true, c.Messages, max(c.Users, c.NewUsers, c.ChangedAll), max(c.Folders, c.NewFolders)
 			if len(c.Unread) > 0 {
 				r.Trouble = "not all of it can be read"
 			}

@@ -263,7 +263,8 @@ func (n *Node) showAside(id slot.ID, o ownAside) admin.Aside {
 	}
 	if c := o.counted; c != nil {
 		a.Shared, a.Unread = &c.Shared, c.Unread
-		a.Count = &admin.AsideCount{Messages: c.Messages, Users: c.Users, Folders: c.Folders, Bytes: c.Bytes, NoBody: c.NoBody, NewUsers: c.NewUsers, NewFolders: c.NewFolders}
+		a.Count = &admin.AsideCount{Messages: c.Messages, Users: c.Users, Folders: c.Folders, Bytes: c.Bytes, NoBody: c.NoBody, NewUsers: c.NewUsers, NewFolders: c.NewFolders,
+			Changed: c.ChangedAll, ChangedUsers: c.Changed}
 	}
 	if o.Seen != nil {
 		a.Dismissed = &admin.AsideSeen{By: o.Seen.By, Why: o.Seen.Why, When: o.Seen.Wall}

@@ -59,6 +59,10 @@ type AsideCount struct {
 	NoBody     int   `json:"no_body"` // of the messages: their body is not there
 	NewUsers   int   `json:"new_users"`
 	NewFolders int   `json:"new_folders"`
+	// Changed counts accounts with a password, quota or state that the present
+	// history lacks; ChangedUsers has the first few.
+	Changed      int      `json:"changed"`
+	ChangedUsers []string `json:"changed_users,omitempty"`
 }
 
 // AsideSeen says who has looked at a state.

@@ -94,6 +94,9 @@ func asideHead(x admin.Aside) string {
 		if c.NewUsers+c.NewFolders > 0 {
 			text += fmt.Sprintf("; %s and %s", counted(c.NewUsers, "new user"), counted(c.NewFolders, "new folder"))
 		}
+		if c.Changed > 0 {
+			text += fmt.Sprintf("; %s with another password, quota or state: %s", counted(c.Changed, "user"), clean(strings.Join(c.ChangedUsers, ", ")))
+		}
 		if c.NoBody > 0 {
 			text += fmt.Sprintf("; the bodies of %d are not there", c.NoBody)
 		}

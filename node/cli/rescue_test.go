@@ -15,7 +15,7 @@ func (asideBook) states() []admin.Aside {
 	shared, alone := slot.At(1, 90), slot.At(1, 95)
 	return []admin.Aside{
 		{Node: "n1", Slot: 7, Name: "diverged-1-99", Since: "2026-11-21T03:40:10Z", Was: "master", Acknowledged: true, Head: slot.At(1, 99), Shared: &shared, Alone: &alone,
-			Count: &admin.AsideCount{Messages: 274, Users: 12, Folders: 14, Bytes: 5 << 20, NoBody: 1, NewUsers: 1, NewFolders: 2}, Unread: []string{"messages from \"m\x1b\" to before \"n\" cannot be read: checksum"}},
+			Count: &admin.AsideCount{Messages: 274, Users: 12, Folders: 14, Bytes: 5 << 20, NoBody: 1, NewUsers: 1, NewFolders: 2, Changed: 1, ChangedUsers: []string{"u3@example.org"}}, Unread: []string{"messages from \"m\x1b\" to before \"n\" cannot be read: checksum"}},
 		{Node: "n2", Slot: 7, Name: "diverged-1-92", Was: "master", Head: slot.At(1, 92), Count: &admin.AsideCount{Messages: 1, Users: 1, Folders: 1, Bytes: 10}},
 		{Node: "n2", Slot: 8, Name: "diverged-1-5", Acknowledged: true, Head: slot.At(1, 5), Trouble: "the present state is still being fetched",
 			Dismissed: &admin.AsideSeen{By: "root", Why: "restored by hand", When: "2026-11-22T10:00:00Z"}},

@@ -38,12 +38,14 @@ type AsideContent struct {
 	NoBody     int      // of Messages: the body is not here
 	NewUsers   int      // accounts that the present history does not know
 	NewFolders int      // likewise
+	Changed    []string // accounts with a password, quota or state that the present history lacks; the first few
+	ChangedAll int      // how many there are
 	Unread     []string // what could not be read: there may be more (law 6)
 }
 
 // Nothing says that all was read and nothing was found.
 func (c AsideContent) Nothing() bool {
-	return c.Messages == 0 && c.NewUsers == 0 && c.NewFolders == 0 && len(c.Unread) == 0
+	return c.Messages == 0 && c.NewUsers == 0 && c.NewFolders == 0 && c.ChangedAll == 0 && len(c.Unread) == 0
 }
 
 // ReadAside calls fn for every message that a state which was set aside has
@@ -132,6 +134,9 @@ func (r *asideReader) run() error {
 		return err
 	}
 	r.out.Shared = r.fork.shared
+	if err := r.changedAccounts(); err != nil {
+		return err
+	}
 	r.account = &event.AccountRecord{}
 	return r.x.each(event.SpanOf([]byte{event.PrefixMailbox}), func(key, value []byte) error {
 		if err := r.ctx.Err(); err != nil {
@@ -182,6 +187,54 @@ func (r *asideReader) findFork() error {
 	begun := uint32(old.SlotLineage().Last() - min(f.shared.Epoch(), old.SlotLineage().Last()))
 	f.unclean = slot.UncleanCount(old.Unclean-min(begun, old.Unclean)) + 1
 	r.fork = f
+	return nil
+}
+
+const changedNamedMax = 20
+
+// changedAccounts looks in the old journal for accounts that were changed beyond
+// the shared point. One that was trimmed since tells less: mail does not need it.
+func (r *asideReader) changedAccounts() error {
+	seen := map[uint64]bool{}
+	return r.x.each(journalSpan(r.fork.shared), func(key, value []byte) error {
+		if err := r.ctx.Err(); err != nil {
+			return storage.Errorf(storage.ErrUnavailable, "%w", context.Cause(r.ctx))
+		}
+		ev, err := event.Decode(value)
+		if err != nil {
+			r.x.lose(keySpan(bytes.Clone(key)), "an event cannot be read: %v", err)
+			return nil
+		}
+		for _, c := range ev.Changes {
+			a := c.GetAccount()
+			if a == nil || seen[a.Id] {
+				continue
+			}
+			seen[a.Id] = true
+			if err := r.changedAccount(a.Id); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// changedAccount counts an account of which the present history has another record.
+func (r *asideReader) changedAccount(id uint64) error {
+	old, now := &event.AccountRecord{}, &event.AccountRecord{}
+	key := event.AccountKey(storage.AccountID(id))
+	r.load(key, old)
+	found, err := event.Load(r.now, key, now)
+	if err != nil {
+		return err
+	}
+	same := old.PasswordHash == now.PasswordHash && old.QuotaBytes == now.QuotaBytes && old.Disabled == now.Disabled && old.Deleted == now.Deleted
+	if !found || same || old.Address == "" { // a new one is counted with its folders
+		return nil
+	}
+	if r.out.ChangedAll++; r.out.ChangedAll <= changedNamedMax {
+		r.out.Changed = append(r.out.Changed, old.Address)
+	}
 	return nil
 }
 

@@ -59,7 +59,7 @@ func TestLaw07SetAsideStateIsListed(t *testing.T) {
 	if _, err := n1.master.CreateMailbox(ctx, a.ID, "new folder", ""); err != nil {
 		t.Fatal(err)
 	}
-	for _, err := range []error{n1.deliver(a, numbered(4)), n1.deliver(b, numbered(5))} {
+	for _, err := range []error{n1.deliver(a, numbered(4)), n1.deliver(b, numbered(5)), n1.master.SetQuota(ctx, a.ID, 1<<30)} {
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -85,7 +85,8 @@ func TestLaw07SetAsideStateIsListed(t *testing.T) {
 	if diff := cmp.Diff(want, lines); diff != "" {
 		t.Error(diff)
 	}
-	if got.Messages != 2 || got.Users != 2 || got.Folders != 2 || got.NewUsers != 1 || got.NewFolders < 2 || got.NoBody != 0 || len(got.Unread) != 0 {
+	if got.Messages != 2 || got.Users != 2 || got.Folders != 2 || got.NewUsers != 1 || got.NewFolders < 2 || got.NoBody != 0 || len(got.Unread) != 0 ||
+		got.ChangedAll != 1 || !slices.Equal(got.Changed, []string{"u1@example.test"}) {
 		t.Errorf("%+v", got)
 	}
 	if what.Role != local.AsideMaster || what.Head.Epoch() != 1 || what.Wall.IsZero() {
