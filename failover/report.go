@@ -13,6 +13,19 @@ type Report struct {
 	Slots     []CopyReport  `json:"slots,omitempty"`
 	Heard     []Heard       `json:"heard,omitempty"`      // Evidence.Heard of the sender
 	LastWords string        `json:"last_words,omitempty"` // CleanStop, or what its disks say; "" while all is well
+	Asides    []AsideReport `json:"asides,omitempty"`     // that nobody has looked at
+}
+
+// AsideReport is a state that a copy of the sender has set aside, and that may
+// hold acknowledged mail which is in no mailbox (law 7).
+type AsideReport struct {
+	Slot     slot.ID `json:"slot"`
+	Name     string  `json:"name"`
+	Counted  bool    `json:"counted,omitempty"` // else the numbers are not known yet
+	Messages int     `json:"messages,omitempty"`
+	Users    int     `json:"users,omitempty"`
+	Folders  int     `json:"folders,omitempty"`
+	Trouble  string  `json:"trouble,omitempty"` // it could not be read, or not whole
 }
 
 // Heard says how long ago the sender of a report was reached by another node. A
@@ -63,7 +76,9 @@ type CopyReport struct {
 	Alone      bool          `json:"alone,omitempty"`
 	AloneSince slot.Position `json:"alone_since,omitempty"`
 	Health
-	LagMs     int64         `json:"lag_ms,omitempty"` // on the slot clock
+	LagMs     int64         `json:"lag_ms,omitempty"`    // on the slot clock
+	LagKnown  bool          `json:"lag_known,omitempty"` // else it does not hear its master, and LagMs is of before
+	Protected *bool         `json:"protected,omitempty"` // a master that serves: whether acknowledgements wait for a replica now
 	Counters                // of this copy
 	Head      slot.Position `json:"head,omitempty"` // the master's, by its last heartbeat
 	HeadCount Counters      `json:"head_count"`     // the master's, by the same heartbeat

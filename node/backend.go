@@ -13,7 +13,6 @@ import (
 	"mailnode/node/rpc"
 	"mailnode/raftfsm/cluster"
 	"mailnode/storage"
-	"mailnode/storage/repl"
 	"mailnode/storage/slot"
 )
 
@@ -23,7 +22,7 @@ func (n *Node) serveAdmin(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	s := admin.NewServer(admin.Backend{Health: health{n}, Failovers: failovers{n}, Users: userBook{n}, Slots: slotBook{n}, Cluster: members{n}, Jobs: n.jobs, Mending: mending{n}, Reindexing: reindexer{n}},
+	s := admin.NewServer(admin.Backend{Health: health{n}, Failovers: failovers{n}, Users: userBook{n}, Slots: slotBook{n}, Cluster: members{n}, Jobs: n.jobs, Mending: mending{n}, Reindexing: reindexer{n}, Rescuing: rescuing{n}},
 		n.cfg.Node.Name, n.version, n.log.With("part", "admin"))
 	n.wg.Go(func() { n.logErr("serve admin", s.Serve(ln)) })
 	context.AfterFunc(ctx, func() {
@@ -50,7 +49,7 @@ func (h health) Status(ctx context.Context) (admin.Status, error) {
 	st, v := n.State(), n.view()
 	leader := n.leader()
 	s := admin.Status{Node: n.cfg.Node.Name, State: "serving", Version: n.version, Cluster: n.id.ClusterID(), Generation: n.id.Generation(),
-		Leader: leader, Nodes: n.nodes(st, v), Slots: []admin.SlotStatus{}, Proposals: []admin.Proposal{}, Jobs: n.jobs.List(false)}
+		Leader: leader, Nodes: n.nodes(st, v), Slots: []admin.SlotStatus{}, Proposals: []admin.Proposal{}, Jobs: n.jobs.List(false), Recorded: n.recorded()}
 	if n.stopping.Load() {
 		s.State = "draining"
 	}
@@ -119,35 +118,6 @@ func (n *Node) nodes(st *cluster.State, v failover.View) []admin.NodeStatus {
 	return out
 }
 
-// slotStatus shows a slot by Raft's record and by what is heard of its copies.
-func (n *Node) slotStatus(sl cluster.Slot, v failover.View) admin.SlotStatus {
-	out := admin.SlotStatus{Slot: sl.ID, Epoch: sl.Epoch, Master: sl.Master, Protected: sl.Protected, Copies: []admin.CopyStatus{}}
-	if sl.Master == "" {
-		out.Waiting = "it has no master yet"
-		return out
-	}
-	for _, name := range append([]slot.NodeName{sl.Master}, sl.Replicas...) {
-		c := admin.CopyStatus{Node: name, State: "unknown"}
-		nv := v.Nodes[name]
-		r, known := nv.Copies[sl.ID]
-		if known {
-			c.Viable, c.Position, c.LagS, c.State = r.Viable, r.Position, float64(r.LagMs)/1000, stateOf(r.CopyReport)
-		}
-		if name != n.cfg.Node.Name && v.Silence(name) >= 3*reportEvery {
-			c.State, c.Viable = "silent", false
-		}
-		if name == sl.Master {
-			out.Serving = known && r.Serving && r.Epoch == sl.Epoch && c.State != "silent"
-			out.Waiting = r.Waiting
-			if !out.Serving && out.Waiting == "" {
-				out.Waiting = fmt.Sprintf("its master %s is %s", name, c.State)
-			}
-		}
-		out.Copies = append(out.Copies, c)
-	}
-	return out
-}
-
 func stateOf(r failover.CopyReport) string {
 	switch {
 	case r.Failed != "":
@@ -164,17 +134,6 @@ func stateOf(r failover.CopyReport) string {
 		return "waiting"
 	}
 	return "following"
-}
-
-func bestLag(f *repl.Feed) time.Duration {
-	_, replicas := f.State()
-	var best time.Duration
-	for i, r := range replicas {
-		if i == 0 || r.Lag < best {
-			best = r.Lag
-		}
-	}
-	return best
 }
 
 // recorded shows a proposal as Raft has it, without asking anybody.

@@ -37,11 +37,21 @@ func (f failovers) Proposals(ctx context.Context, all bool) ([]admin.Proposal, e
 	return out, nil
 }
 
+var _ admin.Recorder = failovers{}
+
+// Recorded implements admin.Recorder.
+func (f failovers) Recorded() admin.Recorded { return f.n.recorded() }
+
 func planned(p failover.Plan) admin.Proposal {
 	out := admin.Proposal{ID: p.Proposal, Node: p.Node, State: string(p.State), SinceS: p.SinceS, Reason: p.Reason, Slots: []admin.ProposedSlot{}}
 	for _, s := range p.Slots {
-		out.Slots = append(out.Slots, admin.ProposedSlot{Slot: s.Slot, From: s.From, To: s.To, Safe: s.Safe, LagS: s.LagS,
-			EventsAtRisk: s.EventsAtRisk, Users: s.Users, Done: s.Done, Why: s.Why})
+		ps := admin.ProposedSlot{Slot: s.Slot, From: s.From, To: s.To, Safe: s.Safe, Done: s.Done, Why: s.Why}
+		if asked := p.State == cluster.Open && !s.Done; asked {
+			ps.LagS = s.LagS
+			ps.EventsAtRisk = s.EventsAtRisk
+			ps.Users = known(s.UsersKnown, s.Users)
+		}
+		out.Slots = append(out.Slots, ps)
 	}
 	return out
 }

@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"path/filepath"
-	"strings"
 	"sync"
 	"time"
 
@@ -242,6 +240,9 @@ func (k *keeper) openCopy(ctx context.Context) bool {
 		return false
 	}
 	k.n.setCondition(monitor.SlotRefused, k.id.String(), err)
+	if err == nil {
+		k.n.asides.look(k.id, s) // what was set aside before this start
+	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.copy, k.refused = s, err
@@ -258,19 +259,7 @@ func (k *keeper) openCopy(ctx context.Context) bool {
 	k.reindex.cause = nil
 	k.n.setCondition(monitor.IndexDamaged, k.id.String(), nil)
 	k.madeAnew()
-	names, err := s.Quarantined()
-	k.n.logErr("look into quarantine", err)
-	for _, name := range names {
-		if strings.HasPrefix(name, "diverged-") { // set aside before this start; a person has not looked yet
-			k.setAside(name)
-		}
-	}
 	return true
-}
-
-func (k *keeper) setAside(name string) {
-	k.n.setCondition(monitor.CopyDiverged, k.id.String(), fmt.Errorf("this copy held what the new master never saw; it is kept in %s",
-		filepath.Join(k.dir, "quarantine", name)))
 }
 
 func (k *keeper) openFiles(ctx context.Context) (*local.Slot, error) {
@@ -461,10 +450,13 @@ func (k *keeper) report() failover.CopyReport {
 	r.Head, r.HeadCount = head.Position, r.Counters
 	if k.feed != nil {
 		r.AloneSince, r.Alone = k.feed.Alone()
+		protected, _ := k.feed.State()
+		r.Protected, r.LagKnown = &protected, true
 	}
 	if k.follower != nil {
 		st := k.follower.State()
 		r.InSync, r.LagMs = st.Counted, int64(st.LagMs)
+		r.LagKnown = st.Connected && !head.Building && k.n.clock.Mono()-st.HeardAt < lagHeardWithin
 		r.Quarantined = st.Connected && !st.Viable && !head.Building
 		r.Viable = r.Viable && !r.Quarantined
 		if st.Head > head.Position {

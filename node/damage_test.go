@@ -137,7 +137,7 @@ func TestLaw07Law09ReplicaIsRebuiltWhileItRuns(t *testing.T) {
 		t.Fatalf("%+v", d)
 	}
 	s.eventually("the replica protects the slot again", func(st admin.Status) bool {
-		return st.Slots[0].Serving && st.Slots[0].Protected && conditionsOf(st, "s000") == ""
+		return st.Slots[0].Serving && st.Slots[0].IsProtected() && conditionsOf(st, "s000") == ""
 	})
 	if err := s.deliver(s.nodes[0], "u@example.test", mendText(99)); err != nil {
 		t.Error(err)

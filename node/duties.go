@@ -23,6 +23,9 @@ const (
 	decideEvery  = 500 * time.Millisecond
 	dutyTimeout  = 3 * time.Second
 	lagPageAfter = 5 * time.Minute
+	// lagHeardWithin is how long a replica's lag is believed after its master's last
+	// heartbeat.
+	lagHeardWithin = 3 * time.Second
 )
 
 // every calls fn until ctx ends.
@@ -77,11 +80,12 @@ func (n *Node) tick() {
 
 // report tells every other member what this node has.
 func (n *Node) report(ctx context.Context, seq uint64, lastWords string) {
-	r := failover.Report{Node: n.cfg.Node.Name, Boot: n.boot, Seq: seq, Heard: n.evidence.Heard(n.clock.Mono()), LastWords: lastWords}
+	r := failover.Report{Node: n.cfg.Node.Name, Boot: n.boot, Seq: seq, Heard: n.evidence.Heard(n.clock.Mono()), LastWords: lastWords, Asides: n.asides.open()}
 	for _, k := range n.copies.all() {
 		r.Slots = append(r.Slots, k.report())
 	}
 	n.evidence.Hear(n.clock.Mono(), r)
+	n.asides.hear(r)
 	b, err := json.Marshal(r)
 	if err != nil {
 		n.log.Error("report", "err", err)
@@ -298,7 +302,12 @@ func (n *Node) watch(ctx context.Context) {
 		for _, sl := range st.Slots {
 			n.watchSlot(sl)
 		}
-		n.conditions.Put(n.raft != nil && !n.raft.Quorum(), monitor.RaftNoQuorum, "", "")
+		n.watchAsides(st)
+		led := n.raft != nil && n.raft.Quorum()
+		if led {
+			n.ledAt.Store(int64(n.clock.Mono()))
+		}
+		n.conditions.Put(n.raft != nil && !led, monitor.RaftNoQuorum, "", n.noQuorum(st, v))
 		for _, dir := range n.volumes.folders() {
 			if u, err := n.fs.GetDiskUsage(dir); err == nil {
 				n.conditions.Put(u.AvailBytes < local.SpaceReserveBytes, monitor.DiskFull, dir, "")
@@ -339,7 +348,14 @@ func (n *Node) watchSlot(sl cluster.Slot) {
 	n.conditions.Put(r.Building, monitor.CopyBuilding, about, "")
 	n.conditions.Put(r.Quarantined, monitor.EventQuarantined, about, "")
 	waits := n.cfg.Replication.Ack == config.AckReplica && len(sl.Replicas) > 0
-	n.conditions.Put(mine && waits && !sl.Protected, monitor.SlotUnprotected, about, "")
+	protected, why := sl.Protected, ""
+	if r.Protected != nil {
+		protected = *r.Protected // what the master does counts, whatever Raft has of it
+		if !protected && sl.Protected {
+			why = "Raft has it as protected: that it is not could not be recorded"
+		}
+	}
+	n.conditions.Put(mine && waits && !protected, monitor.SlotUnprotected, about, why)
 	n.conditions.Put(mine && len(sl.Replicas) == 0, monitor.SlotNoReplicas, about, "")
 	n.conditions.Put(len(sl.Replicas) > 0 && k.replicasLate(), monitor.ReplicaLagPage, about, "")
 }

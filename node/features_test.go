@@ -66,7 +66,7 @@ func TestUpgradeNodeByNode(t *testing.T) {
 	}
 	s.upgraded(s.nodes[1], "2.0", 2)
 	s.eventually("every slot is protected again", func(st admin.Status) bool {
-		return !slices.ContainsFunc(st.Slots, func(sl admin.SlotStatus) bool { return !sl.Serving || !sl.Protected })
+		return !slices.ContainsFunc(st.Slots, func(sl admin.SlotStatus) bool { return !sl.Serving || !sl.IsProtected() })
 	})
 }
 

@@ -48,6 +48,7 @@ func (n *Node) start(ctx context.Context) error {
 	n.wg.Go(func() { n.votes(ctx) })
 	n.wg.Go(func() { n.watch(ctx) })
 	n.wg.Go(func() { n.declare(ctx) })
+	n.wg.Go(func() { n.asides.run(ctx) })
 	n.wg.Go(func() { n.copies.run(ctx) })
 	n.wg.Go(func() { n.scrubs(ctx) })
 	n.wg.Go(func() { n.upkeep(ctx) })
@@ -162,9 +163,10 @@ func (n *Node) sources() monitor.Sources {
 		var out []monitor.SlotState
 		for _, k := range n.copies.all() {
 			r := k.report()
-			st := monitor.SlotState{Slot: k.id, Role: string(r.Role), State: stateOf(r), LagSec: float64(r.LagMs) / 1000}
+			st := monitor.SlotState{Slot: k.id, Role: string(r.Role), State: stateOf(r), LagSec: float64(r.LagMs) / 1000, LagUnknown: !r.LagKnown}
 			if feed := n.copies.Feed(k.id); feed != nil {
-				st.LagSec = bestLag(feed).Seconds()
+				best, ok := bestLag(feed)
+				st.LagSec, st.LagUnknown = best.Seconds(), !ok
 			}
 			out = append(out, st)
 		}

@@ -64,7 +64,9 @@ type Node struct {
 	metrics    *monitor.Metrics
 	lastTick   atomic.Int64 // Clock.Mono of the last tick, ns: the pause detector
 	stopping   atomic.Bool
+	ledAt      atomic.Int64  // Clock.Mono when a leader with a quorum was last known, ns
 	reportNow  chan struct{} // capacity 1: tellSoon
+	asides     *asides
 
 	resources *local.Resources
 	passwords *local.Passwords
@@ -145,9 +147,11 @@ func (n *Node) open() error {
 	n.spool = &storage.SpoolDir{FS: n.fs, Dir: filepath.Join(cfg.Node.Data, "spool")}
 	n.evidence = failover.NewEvidence(cfg.Node.Name, n.clock.Mono())
 	n.lastTick.Store(int64(n.clock.Mono()))
+	n.ledAt.Store(int64(n.clock.Mono()))
 	n.jobs = job.New(job.Options{Clock: n.clock, Logger: n.log.With("part", "jobs"), RunningMax: map[string]int{job.Reindex: cfg.ReindexWorkers}})
 	n.volumes = newVolumes(n.fs, cfg)
 	n.copies = newCopies(n)
+	n.asides = newAsides(n)
 	o := peer.Options{Log: n.log, Admit: n.admit}
 	if n.port, err = peer.Listen(cfg.Node.Peer, id, o); err != nil {
 		return err

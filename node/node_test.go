@@ -105,7 +105,7 @@ func newSiteWith(t *testing.T, s *site, nodes, replicas, slots int, settings str
 	s.eventually("every slot serves and is protected", func(st admin.Status) bool {
 		ok := len(st.Slots) == slots
 		for _, sl := range st.Slots {
-			ok = ok && sl.Serving && (sl.Protected || replicas == 0)
+			ok = ok && sl.Serving && (sl.IsProtected() || replicas == 0)
 		}
 		return ok
 	})
@@ -283,7 +283,7 @@ func TestThreeNodes(t *testing.T) {
 	s.start(last)
 	s.eventually("every slot is protected again", func(st admin.Status) bool {
 		for _, sl := range st.Slots {
-			if !sl.Serving || !sl.Protected {
+			if !sl.Serving || !sl.IsProtected() {
 				return false
 			}
 		}
@@ -419,6 +419,6 @@ func TestLaw02Law07EmptiedMasterDoesNotServe(t *testing.T) {
 	}
 	s.eventually("the emptied copy is filled again and counts", func(st admin.Status) bool {
 		sl := st.Slots[id]
-		return sl.Serving && sl.Protected && sl.Master != "n1"
+		return sl.Serving && sl.IsProtected() && sl.Master != "n1"
 	})
 }

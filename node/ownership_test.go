@@ -11,17 +11,6 @@ import (
 	"mailnode/storage/slot"
 )
 
-func (s *site) named(n slot.NodeName) *running {
-	s.t.Helper()
-	for _, r := range s.nodes {
-		if r.cfg.Node.Name == n {
-			return r
-		}
-	}
-	s.t.Fatalf("no node %s", n)
-	return nil
-}
-
 func (r *running) stopped() {
 	r.stop()
 	r.ended.Wait()

@@ -130,7 +130,7 @@ func TestLaw04Law07ReplicaRebuildsByItselfAndAMasterDoesNot(t *testing.T) {
 	if d.State != job.Done || !strings.Contains(strings.Join(d.Lines, "\n"), "20 bodies found in the packs") {
 		t.Fatalf("%+v", d)
 	}
-	s.eventually("the replica protects the slot again", func(st admin.Status) bool { return st.Slots[0].Serving && st.Slots[0].Protected })
+	s.eventually("the replica protects the slot again", func(st admin.Status) bool { return st.Slots[0].Serving && st.Slots[0].IsProtected() })
 	if err := s.deliver(s.nodes[0], u, "Subject: after\r\n\r\nhello\r\n"); err != nil {
 		t.Fatal(err)
 	}
@@ -149,7 +149,7 @@ func TestLaw04Law07ReplicaRebuildsByItselfAndAMasterDoesNot(t *testing.T) {
 	if d := s.reindexOver(master, "s000 index"); d.State != job.Done {
 		t.Fatalf("%+v", d)
 	}
-	s.eventually("the old master follows and protects", func(st admin.Status) bool { return st.Slots[0].Serving && st.Slots[0].Protected })
+	s.eventually("the old master follows and protects", func(st admin.Status) bool { return st.Slots[0].Serving && st.Slots[0].IsProtected() })
 	if n, err := s.count(s.nodes[0], u, "pw"); err != nil || n != 21 {
 		t.Errorf("%d messages, %v", n, err)
 	}
@@ -192,7 +192,7 @@ func TestReindexByAnOperator(t *testing.T) {
 			t.Errorf("%+v: %v", q, err)
 		}
 	}
-	s.eventually("protected again", func(st admin.Status) bool { return st.Slots[0].Serving && st.Slots[0].Protected })
+	s.eventually("protected again", func(st admin.Status) bool { return st.Slots[0].Serving && st.Slots[0].IsProtected() })
 	if err := s.deliver(s.nodes[0], u, "Subject: y\r\n\r\nhello\r\n"); err != nil {
 		t.Error(err)
 	}

@@ -51,6 +51,7 @@ func (s service) Report(ctx context.Context, in *rpc.Json) (*rpc.Json, error) {
 		return nil, status.Errorf(codes.PermissionDenied, "a report about %q from %q", r.Node, name)
 	}
 	s.n.evidence.Hear(s.n.clock.Mono(), r)
+	s.n.asides.hear(r)
 	over := s.n.ended(r)
 	if len(over) == 0 {
 		return &rpc.Json{}, nil

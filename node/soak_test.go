@@ -136,7 +136,7 @@ func (k *soak) watch(ctx context.Context) {
 		}
 		k.looks++
 		for _, sl := range st.Slots {
-			if _, seen := k.unprotected[sl.Slot.String()]; !sl.Protected && !seen {
+			if _, seen := k.unprotected[sl.Slot.String()]; !sl.IsProtected() && !seen {
 				k.unprotected[sl.Slot.String()] = time.Now()
 			}
 		}

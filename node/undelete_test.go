@@ -267,7 +267,7 @@ func TestLaw08FreedOnEveryCopy(t *testing.T) {
 		}
 		return true
 	})
-	if st := s.status(ctx, n1); !st.Slots[0].Protected {
+	if st := s.status(ctx, n1); !st.Slots[0].IsProtected() {
 		t.Errorf("freeing cost the slot its protection: %+v", st.Slots[0])
 	}
 	if _, err := n1.admin.User(ctx, addr(t, goes)); exit(err) != admin.ExitUsage {

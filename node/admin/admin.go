@@ -39,6 +39,13 @@ type Status struct {
 	Generation slot.Generation `json:"generation"`
 	Leader     slot.NodeName   `json:"leader"` // "" while there is none
 	Jobs       []Job           `json:"jobs"`
+	Recorded
+}
+
+// Recorded says how far the node's Raft is, from which proposals and records come.
+type Recorded struct {
+	RecordSource string `json:"record_source,omitempty"` // in words
+	RecordStale  bool   `json:"record_stale,omitempty"`  // no leader is known: there may be newer records elsewhere
 }
 
 // NodeStatus is one member.
@@ -57,26 +64,36 @@ type NodeStatus struct {
 	Features slot.FeatureLevel `json:"feature_level,omitempty"` // up to which it understands the others
 }
 
-// SlotStatus is one slot. Protected is Raft's record; Serving is what is heard
-// of the master.
+// SlotStatus is one slot: what is heard of its master, and what Raft has recorded.
+// They differ when a master cannot record what it does. What is not known is null.
 type SlotStatus struct {
 	Slot      slot.ID       `json:"slot"`
 	Epoch     slot.Epoch    `json:"epoch"`
-	Master    slot.NodeName `json:"master"` // "" while there is none
-	Protected bool          `json:"protected"`
-	Copies    []CopyStatus  `json:"copies"` // the master's included
+	Master    slot.NodeName `json:"master"`    // "" while there is none
+	Protected *bool         `json:"protected"` // whether acknowledgements wait for a replica now
+	Copies    []CopyStatus  `json:"copies"`    // the master's included
 
 	Serving bool   `json:"serving"`           // the master serves clients under Epoch
 	Waiting string `json:"waiting,omitempty"` // why it does not
+
+	ProtectedSource   string `json:"protected_source,omitempty"` // who says so, and how long ago
+	RecordedProtected bool   `json:"recorded_protected"`         // as Raft has it
+	RecordSource      string `json:"record_source,omitempty"`    // how far this node's Raft is
 }
 
-// CopyStatus is one node's copy of a slot.
+// IsProtected says that the slot is known to be protected.
+func (s SlotStatus) IsProtected() bool { return s.Protected != nil && *s.Protected }
+
+// CopyStatus is one node's copy of a slot, as its node last said. What is not
+// known is null: the lag of a copy whose node is silent, or that does not hear its
+// master, is not.
 type CopyStatus struct {
-	Node     slot.NodeName `json:"node"`
-	Viable   bool          `json:"viable"`
-	Position slot.Position `json:"position"`
-	LagS     float64       `json:"lag_s"`
-	State    string        `json:"state,omitempty"` // master, following, building, diverged, failed, silent
+	Node     slot.NodeName  `json:"node"`
+	Viable   bool           `json:"viable"`
+	Position *slot.Position `json:"position"`
+	LagS     *float64       `json:"lag_s"`
+	State    string         `json:"state,omitempty"` // master, following, building, diverged, failed, silent, unknown
+	HeardS   *float64       `json:"heard_s"`         // how long ago its node said all this
 
 	SelfCheck []string `json:"self_check,omitempty"` // lines, in `slot show` only
 }
@@ -91,7 +108,7 @@ type Proposal struct {
 	Reason string         `json:"reason,omitempty"`
 }
 
-// ProposedSlot is one slot of a proposal.
+// ProposedSlot is one slot of a proposal. What nobody who answers knows is null.
 type ProposedSlot struct {
 	Slot         slot.ID       `json:"slot"`
 	From         slot.NodeName `json:"from"`
@@ -99,7 +116,7 @@ type ProposedSlot struct {
 	Safe         bool          `json:"safe"`
 	LagS         *float64      `json:"lag_s"`          // by the master's last heartbeat; null: not known
 	EventsAtRisk *uint64       `json:"events_at_risk"` // null: not known
-	Users        int           `json:"users"`
+	Users        *int          `json:"users"`          // null: not known
 	Done         bool          `json:"done,omitempty"`
 	Why          string        `json:"why,omitempty"` // why it is not safe
 }
@@ -137,6 +154,7 @@ type Outcome struct {
 // Proposals is the answer of `failover list`.
 type Proposals struct {
 	Proposals []Proposal `json:"proposals"`
+	Recorded
 }
 
 // User is an account as operators see it; never its password.

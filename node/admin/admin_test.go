@@ -191,13 +191,14 @@ func raw(t *testing.T, path, method, body, socket string) string {
 }
 
 func TestProposalShape(t *testing.T) {
-	p := Proposals{[]Proposal{{ID: "p3", Node: "n1", State: "open", SinceS: 17,
-		Slots: []ProposedSlot{{Slot: 7, From: "n1", To: "n2", Safe: true, LagS: new(0.2), EventsAtRisk: new(uint64(0)), Users: 12}}}}}
+	lag, events, users := 0.2, uint64(0), 12
+	p := Proposals{Proposals: []Proposal{{ID: "p3", Node: "n1", State: "open", SinceS: 17,
+		Slots: []ProposedSlot{{Slot: 7, From: "n1", To: "n2", Safe: true, LagS: &lag, EventsAtRisk: &events, Users: &users}, {Slot: 8, From: "n1"}}}}}
 	got, err := json.Marshal(p)
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := `{"proposals":[{"id":"p3","node":"n1","state":"open","since_s":17,"slots":[{"slot":"s007","from":"n1","to":"n2","safe":true,"lag_s":0.2,"events_at_risk":0,"users":12}]}]}`
+	want := `{"proposals":[{"id":"p3","node":"n1","state":"open","since_s":17,"slots":[{"slot":"s007","from":"n1","to":"n2","safe":true,"lag_s":0.2,"events_at_risk":0,"users":12},{"slot":"s008","from":"n1","to":"","safe":false,"lag_s":null,"events_at_risk":null,"users":null}]}]}`
 	if string(got) != want {
 		t.Errorf("got  %s\nwant %s", got, want)
 	}

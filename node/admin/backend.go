@@ -23,6 +23,7 @@ type Backend struct {
 	Jobs       *job.Registry
 	Mending    Mending
 	Reindexing Reindexing
+	Rescuing   Rescuing
 }
 
 // Health says how things are.
@@ -42,6 +43,11 @@ type Failovers interface {
 	// Confirm returns when every confirmed slot serves, or its time is over.
 	Confirm(ctx context.Context, r ConfirmRequest) (Outcome, error)
 	Reject(ctx context.Context, r RejectRequest) error
+}
+
+// Recorder is a Failovers that says how far its Raft is.
+type Recorder interface {
+	Recorded() Recorded
 }
 
 // UserBook knows the users of all slots; it asks their masters.

@@ -26,6 +26,7 @@ func (s *Server) routes() http.Handler {
 	s.mendRoutes(mux)
 	s.reindexRoutes(mux)
 	s.upgradeRoutes(mux)
+	s.rescueRoutes(mux)
 	mux.Handle("GET /v1/slots", read(s, func(ctx context.Context, _ *http.Request) (Slots, error) {
 		list, err := s.backend.Slots.List(ctx)
 		return Slots{Slots: orEmpty(list)}, err
@@ -95,7 +96,11 @@ func (s *Server) failoverRoutes(mux *http.ServeMux) {
 		for i := range list {
 			list[i].Slots = orEmpty(list[i].Slots)
 		}
-		return Proposals{Proposals: orEmpty(list)}, err
+		out := Proposals{Proposals: orEmpty(list)}
+		if r, ok := s.backend.Failovers.(Recorder); ok {
+			out.Recorded = r.Recorded()
+		}
+		return out, err
 	}))
 	mux.Handle("GET /v1/failover/plan", read(s, func(ctx context.Context, r *http.Request) (Plan, error) {
 		id, err := s.choose(ctx, r.URL.Query().Get("id"))

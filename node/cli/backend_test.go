@@ -29,6 +29,8 @@ type site struct {
 	orders    []any             // those of user delete, undelete, erase, quota, disable, enable
 }
 
+func of[T any](v T) *T { return &v }
+
 // calm is a cluster of three nodes where all is well.
 func calm() *site {
 	s := &site{status: admin.Status{Node: "n2", State: "serving", Leader: "n1", Cluster: "7a6aab1b392d8a9b741e47678b360147", Generation: 1, Version: "1.0",
@@ -42,9 +44,9 @@ func calm() *site {
 		if i%3 == 2 {
 			master, replica = replica, master
 		}
-		s.status.Slots = append(s.status.Slots, admin.SlotStatus{Slot: i, Epoch: 2, Master: master, Protected: true, Serving: true, Copies: []admin.CopyStatus{
-			{Node: master, Viable: true, Position: slot.At(2, 100), State: "master"},
-			{Node: replica, Viable: true, Position: slot.At(2, 100), LagS: 0.1, State: "following"},
+		s.status.Slots = append(s.status.Slots, admin.SlotStatus{Slot: i, Epoch: 2, Master: master, Protected: of(true), ProtectedSource: "master " + string(master) + ", 0.3 s ago", RecordedProtected: true, RecordSource: "raft, applied index 99", Serving: true, Copies: []admin.CopyStatus{
+			{Node: master, Viable: true, Position: of(slot.At(2, 100)), LagS: of(0.0), State: "master", HeardS: of(0.3)},
+			{Node: replica, Viable: true, Position: of(slot.At(2, 100)), LagS: of(0.1), State: "following", HeardS: of(0.3)},
 		}})
 	}
 	return s
@@ -60,10 +62,12 @@ func broken() *site {
 		sl := &s.status.Slots[i]
 		if sl.Master == "n1" {
 			sl.Serving, sl.Waiting = false, "its master n1 is silent"
-			p.Slots = append(p.Slots, admin.ProposedSlot{Slot: sl.Slot, From: "n1", To: "n2", Safe: sl.Slot != 7, LagS: new(0.1), Users: 3, Why: "n3 may hold more"})
+			sl.Protected, sl.ProtectedSource = nil, "master n1 is silent, last heard 17 s ago"
+			sl.Copies[0].LagS, sl.Copies[0].State, sl.Copies[0].HeardS = nil, "silent", of(17.2)
+			p.Slots = append(p.Slots, admin.ProposedSlot{Slot: sl.Slot, From: "n1", To: "n2", Safe: sl.Slot != 7, LagS: of(0.1), EventsAtRisk: of(uint64(2)), Users: of(3), Why: "n3 may hold more"})
 		} else {
-			sl.Protected = false
-			sl.Copies[1].Viable = false
+			sl.Protected = of(false)
+			sl.Copies[1].Viable, sl.Copies[1].LagS, sl.Copies[1].State, sl.Copies[1].HeardS = false, nil, "silent", of(17.2)
 		}
 	}
 	s.status.Proposals = []admin.Proposal{p}
@@ -85,7 +89,7 @@ func (s *site) serve(t *testing.T) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b := admin.Backend{Health: s, Failovers: failovers{s}, Users: userBook{s}, Slots: slotBook{s}, Cluster: s, Jobs: s.jobs, Mending: s.mending}
+	b := admin.Backend{Health: s, Failovers: failovers{s}, Users: userBook{s}, Slots: slotBook{s}, Cluster: s, Jobs: s.jobs, Mending: s.mending, Rescuing: asideBook{s}}
 	server := admin.NewServer(b, s.status.Node, s.status.Version, slog.New(slog.DiscardHandler))
 	done := make(chan error, 1)
 	go func() { done <- server.Serve(ln) }()

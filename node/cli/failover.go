@@ -35,10 +35,18 @@ func (a *app) failoverList() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		return a.show(p, func() string { return proposalTable(p.Proposals) })
+		return a.show(p, func() string { return staleLine(p.Recorded) + proposalTable(p.Proposals) })
 	}))
 	c.Flags().BoolVar(&all, "all", false, "those closed lately, too")
 	return c
+}
+
+// staleLine says that what was recorded may be old.
+func staleLine(r admin.Recorded) string {
+	if !r.RecordStale {
+		return ""
+	}
+	return wrap("", "what is recorded may be old: "+clean(r.RecordSource))
 }
 
 func proposalTable(list []admin.Proposal) string {
@@ -48,9 +56,8 @@ func proposalTable(list []admin.Proposal) string {
 	var b strings.Builder
 	for _, p := range list {
 		var safe, rest []slot.ID
-		users, done := 0, 0
+		done := 0
 		for _, s := range p.Slots {
-			users += s.Users
 			switch {
 			case s.Done:
 				done++
@@ -64,7 +71,7 @@ func proposalTable(list []admin.Proposal) string {
 		if p.Node != "" {
 			head += "  " + string(p.Node)
 		}
-		fmt.Fprintf(&b, "%s  %s, %s, for %s\n", head, counted(len(p.Slots), "slot"), counted(users, "user"), age(p.SinceS))
+		fmt.Fprintf(&b, "%s  %s, %s, for %s\n", head, counted(len(p.Slots), "slot"), usersText(p.Slots), age(p.SinceS))
 		if p.Reason != "" {
 			b.WriteString(wrap("  ", clean(p.Reason)))
 		}

@@ -62,16 +62,32 @@ func slotScreen(s admin.SlotDetail) string {
 		rows = append(rows, []string{"  unprotected since", s.UnprotectedSince.String()})
 	}
 	b.WriteString(table(rows))
+	if s.ProtectedSource != "" {
+		b.WriteString(wrap("  ", fmt.Sprintf("%s now: %s", protectedWord(s.Protected), clean(s.ProtectedSource))))
+	}
+	if s.RecordSource != "" {
+		b.WriteString(wrap("  ", fmt.Sprintf("recorded as %s: %s", protectedWord(&s.RecordedProtected), clean(s.RecordSource))))
+	}
 	if s.OpenLoss != "" {
 		b.WriteString(wrap("  ", "open loss: "+clean(s.OpenLoss)))
 	}
-	rows = [][]string{{"  COPY", "STATE", "POSITION", "LAG"}}
+	rows = [][]string{{"  COPY", "STATE", "POSITION", "LAG", "HEARD"}}
 	for _, c := range s.Copies {
 		state := orDash(c.State)
 		if !c.Viable {
 			state += ", not viable"
 		}
-		rows = append(rows, []string{"  " + string(c.Node), state, c.Position.String(), fmt.Sprintf("%.1f s", c.LagS)})
+		position, lag, heard := "not known", "not known", "never"
+		if c.Position != nil {
+			position = c.Position.String()
+		}
+		if c.LagS != nil {
+			lag = fmt.Sprintf("%.1f s", *c.LagS)
+		}
+		if c.HeardS != nil {
+			heard = fmt.Sprintf("%.1f s ago", *c.HeardS)
+		}
+		rows = append(rows, []string{"  " + string(c.Node), state, position, lag, heard})
 	}
 	b.WriteString(table(rows))
 	for _, c := range s.Copies {
@@ -98,6 +114,16 @@ func slotScreen(s admin.SlotDetail) string {
 		b.WriteString(wrap("    ", text))
 	}
 	return b.String()
+}
+
+func protectedWord(p *bool) string {
+	switch {
+	case p == nil:
+		return "not known whether protected"
+	case *p:
+		return "protected"
+	}
+	return "unprotected"
 }
 
 func joinNames(names []slot.NodeName) string {

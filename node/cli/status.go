@@ -59,6 +59,9 @@ func statusScreen(s admin.Status, colour bool) string {
 	b.WriteString(slotLines(s.Slots))
 	b.WriteString(conditionLines(s.Conditions, p))
 	b.WriteString(proposalLines(s.Proposals))
+	if s.RecordStale {
+		b.WriteString("\n" + staleLine(s.Recorded))
+	}
 	for i, j := range s.Jobs {
 		if i == 0 {
 			b.WriteString("\njobs\n")
@@ -108,6 +111,7 @@ type slotGroup struct {
 	state  string
 	ids    []slot.ID
 	lagS   float64 // of the slot whose best replica is furthest behind
+	unsaid bool    // of one of the slots no replica's lag is known
 }
 
 // groupSlots puts slots that stand alike together, those in trouble first.
@@ -124,20 +128,20 @@ func groupSlots(slots []admin.SlotStatus) []slotGroup {
 			name := string(c.Node)
 			if !c.Viable {
 				name += "!"
-			} else if best < 0 || c.LagS < best {
-				best = c.LagS
+			} else if c.LagS != nil && (best < 0 || *c.LagS < best) {
+				best = *c.LagS
 			}
 			others = append(others, name)
 		}
 		slices.Sort(others)
-		g.others, g.lagS = strings.Join(others, " "), max(best, 0)
+		g.others, g.lagS, g.unsaid = strings.Join(others, " "), max(best, 0), best < 0
 		at := slices.IndexFunc(groups, func(h slotGroup) bool { return h.master == g.master && h.others == g.others && h.state == g.state })
 		if at < 0 {
 			groups = append(groups, g)
 			continue
 		}
 		groups[at].ids = append(groups[at].ids, s.Slot)
-		groups[at].lagS = max(groups[at].lagS, g.lagS)
+		groups[at].lagS, groups[at].unsaid = max(groups[at].lagS, g.lagS), groups[at].unsaid || g.unsaid
 	}
 	slices.SortStableFunc(groups, func(x, y slotGroup) int { return stateRank(x.state) - stateRank(y.state) })
 	return groups
@@ -151,9 +155,13 @@ func slotState(s admin.SlotStatus) string {
 		return "NOT SERVED (" + clean(s.Waiting) + ")"
 	case !s.Serving:
 		return "NOT SERVED"
-	case !s.Protected && len(s.Copies) < 2:
+	case len(s.Copies) < 2 && !s.IsProtected():
 		return "no replicas"
-	case !s.Protected:
+	case s.Protected == nil:
+		return "protection not known"
+	case !*s.Protected && s.RecordedProtected:
+		return "UNPROTECTED (recorded as protected)"
+	case !*s.Protected:
 		return "UNPROTECTED"
 	}
 	return "protected"
@@ -163,7 +171,7 @@ func stateRank(state string) int {
 	switch {
 	case strings.HasPrefix(state, "NO"):
 		return 0
-	case state == "UNPROTECTED":
+	case strings.HasPrefix(state, "UNPROTECTED"), state == "protection not known":
 		return 1
 	}
 	return 2
@@ -182,7 +190,10 @@ func slotLines(slots []admin.SlotStatus) string {
 			where += " > " + g.others
 		}
 		text := where + ", " + g.state
-		if g.state == "protected" {
+		switch {
+		case g.state == "protected" && g.unsaid:
+			text += ", lag not known"
+		case g.state == "protected":
 			text += fmt.Sprintf(", lag %.1f s", g.lagS)
 		}
 		b.WriteString(wrap("    ", text))
@@ -219,9 +230,8 @@ func proposalLines(list []admin.Proposal) string {
 		if i == 0 {
 			b.WriteString("\nproposals\n")
 		}
-		users, left := 0, 0
+		left := 0
 		for _, s := range pr.Slots {
-			users += s.Users
 			if !s.Done {
 				left++
 			}
@@ -230,8 +240,27 @@ func proposalLines(list []admin.Proposal) string {
 		if pr.Node != "" {
 			text += " of " + string(pr.Node)
 		}
-		b.WriteString(wrap("  ", fmt.Sprintf("%s, %s, for %s", text, counted(users, "user"), age(pr.SinceS))))
+		b.WriteString(wrap("  ", fmt.Sprintf("%s, %s, for %s", text, usersText(pr.Slots), age(pr.SinceS))))
 		fmt.Fprintf(&b, "    mailnode failover show %s\n    mailnode failover confirm %s\n", pr.ID, pr.ID)
 	}
 	return b.String()
+}
+
+// usersText counts the users of a proposal's slots, as far as they are known.
+func usersText(slots []admin.ProposedSlot) string {
+	users, unsaid := 0, false
+	for _, s := range slots {
+		if s.Users != nil {
+			users += *s.Users
+		} else {
+			unsaid = unsaid || !s.Done
+		}
+	}
+	switch {
+	case unsaid && users == 0:
+		return "users not known"
+	case unsaid:
+		return "at least " + counted(users, "user")
+	}
+	return counted(users, "user")
 }

@@ -27,6 +27,9 @@ type SlotState struct {
 	Role   string  // "master" or "replica"
 	State  string  // "serving", "waiting", "following", "building", "failed", …
 	LagSec float64 // of the best replica of a master, of this copy otherwise; on the slot clock
+	// LagUnknown leaves the lag out: no replica of a master is connected, or a
+	// replica does not hear its master.
+	LagUnknown bool
 }
 
 // Sources are asked at each scrape; a nil one leaves its metrics out. They must
@@ -125,7 +128,7 @@ type scraper struct{ sources Sources }
 var _ prometheus.Collector = (*scraper)(nil)
 
 func lagDesc() *prometheus.Desc {
-	return prometheus.NewDesc("mailnode_replica_lag_seconds", "Age of the oldest event that is not yet durable on a replica, by slot.", []string{"slot", "role"}, nil)
+	return prometheus.NewDesc("mailnode_replica_lag_seconds", "Age of the oldest event that is not yet durable on a replica, by slot; left out while nobody knows it.", []string{"slot", "role"}, nil)
 }
 
 func slotsDesc() *prometheus.Desc {
@@ -161,7 +164,9 @@ func (s *scraper) Collect(out chan<- prometheus.Metric) {
 		groups := make(map[group]int)
 		for _, st := range s.sources.Slots() {
 			groups[group{st.Role, st.State}]++
-			gauge(lagDesc(), st.LagSec, st.Slot.String(), st.Role)
+			if !st.LagUnknown {
+				gauge(lagDesc(), st.LagSec, st.Slot.String(), st.Role)
+			}
 		}
 		for g, n := range groups {
 			gauge(slotsDesc(), float64(n), g.role, g.state)

@@ -119,7 +119,7 @@ func TestMetrics(t *testing.T) {
 	conditions.Set(NodeSilent, "n1", "")
 	m := NewMetrics(Sources{
 		Slots: func() []SlotState {
-			return []SlotState{{0, "master", "serving", 0.25}, {1, "master", "serving", 0}, {2, "replica", "building", 9}}
+			return []SlotState{{0, "master", "serving", 0.25, false}, {1, "master", "serving", 0, true}, {2, "replica", "building", 9, false}}
 		},
 		RaftState:       func() string { return "Leader" },
 		IMAPConnections: func() int { return 7 },

@@ -692,13 +692,14 @@ const file_rpc_proto_rawDesc = "" +
 	"\aaccount\x18\x01 \x01(\x06R\aaccount\x12\x18\n" +
 	"\aaddress\x18\x02 \x01(\tR\aaddress\"E\n" +
 	"\fDeliverReply\x125\n" +
-	"\bfailures\x18\x01 \x03(\v2\x19.mailnode.node.v1.FailureR\bfailures2\x8a\x03\n" +
+	"\bfailures\x18\x01 \x03(\v2\x19.mailnode.node.v1.FailureR\bfailures2\xc6\x03\n" +
 	"\x04Node\x128\n" +
 	"\x06Report\x12\x16.mailnode.node.v1.Json\x1a\x16.mailnode.node.v1.Json\x125\n" +
 	"\x03Ask\x12\x16.mailnode.node.v1.Json\x1a\x16.mailnode.node.v1.Json\x12@\n" +
 	"\aPropose\x12\x19.mailnode.node.v1.Command\x1a\x1a.mailnode.node.v1.Proposed\x129\n" +
 	"\x05Fresh\x12\x17.mailnode.node.v1.Empty\x1a\x17.mailnode.node.v1.Index\x12H\n" +
-	"\aAccount\x12\x1d.mailnode.node.v1.AccountCall\x1a\x1e.mailnode.node.v1.AccountReply\x12J\n" +
+	"\aAccount\x12\x1d.mailnode.node.v1.AccountCall\x1a\x1e.mailnode.node.v1.AccountReply\x12:\n" +
+	"\x06Rescue\x12\x16.mailnode.node.v1.Json\x1a\x16.mailnode.node.v1.Json0\x01\x12J\n" +
 	"\aDeliver\x12\x1d.mailnode.node.v1.DeliverPart\x1a\x1e.mailnode.node.v1.DeliverReply(\x01B\x13Z\x11mailnode/node/rpcb\x06proto3"
 
 var (
@@ -736,15 +737,17 @@ var file_rpc_proto_depIdxs = []int32{
 	2,  // 5: mailnode.node.v1.Node.Propose:input_type -> mailnode.node.v1.Command
 	0,  // 6: mailnode.node.v1.Node.Fresh:input_type -> mailnode.node.v1.Empty
 	5,  // 7: mailnode.node.v1.Node.Account:input_type -> mailnode.node.v1.AccountCall
-	8,  // 8: mailnode.node.v1.Node.Deliver:input_type -> mailnode.node.v1.DeliverPart
-	1,  // 9: mailnode.node.v1.Node.Report:output_type -> mailnode.node.v1.Json
-	1,  // 10: mailnode.node.v1.Node.Ask:output_type -> mailnode.node.v1.Json
-	3,  // 11: mailnode.node.v1.Node.Propose:output_type -> mailnode.node.v1.Proposed
-	4,  // 12: mailnode.node.v1.Node.Fresh:output_type -> mailnode.node.v1.Index
-	6,  // 13: mailnode.node.v1.Node.Account:output_type -> mailnode.node.v1.AccountReply
-	10, // 14: mailnode.node.v1.Node.Deliver:output_type -> mailnode.node.v1.DeliverReply
-	9,  // [9:15] is the sub-list for method output_type
-	3,  // [3:9] is the sub-list for method input_type
+	1,  // 8: mailnode.node.v1.Node.Rescue:input_type -> mailnode.node.v1.Json
+	8,  // 9: mailnode.node.v1.Node.Deliver:input_type -> mailnode.node.v1.DeliverPart
+	1,  // 10: mailnode.node.v1.Node.Report:output_type -> mailnode.node.v1.Json
+	1,  // 11: mailnode.node.v1.Node.Ask:output_type -> mailnode.node.v1.Json
+	3,  // 12: mailnode.node.v1.Node.Propose:output_type -> mailnode.node.v1.Proposed
+	4,  // 13: mailnode.node.v1.Node.Fresh:output_type -> mailnode.node.v1.Index
+	6,  // 14: mailnode.node.v1.Node.Account:output_type -> mailnode.node.v1.AccountReply
+	1,  // 15: mailnode.node.v1.Node.Rescue:output_type -> mailnode.node.v1.Json
+	10, // 16: mailnode.node.v1.Node.Deliver:output_type -> mailnode.node.v1.DeliverReply
+	10, // [10:17] is the sub-list for method output_type
+	3,  // [3:10] is the sub-list for method input_type
 	3,  // [3:3] is the sub-list for extension type_name
 	3,  // [3:3] is the sub-list for extension extendee
 	0,  // [0:3] is the sub-list for field type_name

@@ -26,6 +26,7 @@ const (
 	Node_Propose_FullMethodName = "/mailnode.node.v1.Node/Propose"
 	Node_Fresh_FullMethodName   = "/mailnode.node.v1.Node/Fresh"
 	Node_Account_FullMethodName = "/mailnode.node.v1.Node/Account"
+	Node_Rescue_FullMethodName  = "/mailnode.node.v1.Node/Rescue"
 	Node_Deliver_FullMethodName = "/mailnode.node.v1.Node/Deliver"
 )
 
@@ -43,6 +44,9 @@ type NodeClient interface {
 	Fresh(ctx context.Context, in *Empty, opts ...grpc.CallOption) (*Index, error)
 	// Account runs an operator's or a frontend's account call at the slot's master.
 	Account(ctx context.Context, in *AccountCall, opts ...grpc.CallOption) (*AccountReply, error)
+	// Rescue is about what a node's copies have set aside: a question of
+	// node/rescue.go in, parts of its answer out, the last of which is marked.
+	Rescue(ctx context.Context, in *Json, opts ...grpc.CallOption) (grpc.ServerStreamingClient[Json], error)
 	// Deliver stores one message for recipients of one slot at its master.
 	Deliver(ctx context.Context, opts ...grpc.CallOption) (grpc.ClientStreamingClient[DeliverPart, DeliverReply], error)
 }
@@ -105,9 +109,28 @@ func (c *nodeClient) Account(ctx context.Context, in *AccountCall, opts ...grpc.
 	return out, nil
 }
 
+func (c *nodeClient) Rescue(ctx context.Context, in *Json, opts ...grpc.CallOption) (grpc.ServerStreamingClient[Json], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Node_ServiceDesc.Streams[0], Node_Rescue_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[Json, Json]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Node_RescueClient = grpc.ServerStreamingClient[Json]
+
 func (c *nodeClient) Deliver(ctx context.Context, opts ...grpc.CallOption) (grpc.ClientStreamingClient[DeliverPart, DeliverReply], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &Node_ServiceDesc.Streams[0], Node_Deliver_FullMethodName, cOpts...)
+	stream, err := c.cc.NewStream(ctx, &Node_ServiceDesc.Streams[1], Node_Deliver_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -132,6 +155,9 @@ type NodeServer interface {
 	Fresh(context.Context, *Empty) (*Index, error)
 	// Account runs an operator's or a frontend's account call at the slot's master.
 	Account(context.Context, *AccountCall) (*AccountReply, error)
+	// Rescue is about what a node's copies have set aside: a question of
+	// node/rescue.go in, parts of its answer out, the last of which is marked.
+	Rescue(*Json, grpc.ServerStreamingServer[Json]) error
 	// Deliver stores one message for recipients of one slot at its master.
 	Deliver(grpc.ClientStreamingServer[DeliverPart, DeliverReply]) error
 	mustEmbedUnimplementedNodeServer()
@@ -158,6 +184,9 @@ func (UnimplementedNodeServer) Fresh(context.Context, *Empty) (*Index, error) {
 }
 func (UnimplementedNodeServer) Account(context.Context, *AccountCall) (*AccountReply, error) {
 	return nil, status.Error(codes.Unimplemented, "method Account not implemented")
+}
+func (UnimplementedNodeServer) Rescue(*Json, grpc.ServerStreamingServer[Json]) error {
+	return status.Error(codes.Unimplemented, "method Rescue not implemented")
 }
 func (UnimplementedNodeServer) Deliver(grpc.ClientStreamingServer[DeliverPart, DeliverReply]) error {
 	return status.Error(codes.Unimplemented, "method Deliver not implemented")
@@ -273,6 +302,17 @@ func _Node_Account_Handler(srv interface{}, ctx context.Context, dec func(interf
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Node_Rescue_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(Json)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(NodeServer).Rescue(m, &grpc.GenericServerStream[Json, Json]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Node_RescueServer = grpc.ServerStreamingServer[Json]
+
 func _Node_Deliver_Handler(srv interface{}, stream grpc.ServerStream) error {
 	return srv.(NodeServer).Deliver(&grpc.GenericServerStream[DeliverPart, DeliverReply]{ServerStream: stream})
 }
@@ -309,6 +349,11 @@ var Node_ServiceDesc = grpc.ServiceDesc{
 		},
 	},
 	Streams: []grpc.StreamDesc{
+		{
+			StreamName:    "Rescue",
+			Handler:       _Node_Rescue_Handler,
+			ServerStreams: true,
+		},
 		{
 			StreamName:    "Deliver",
 			Handler:       _Node_Deliver_Handler,

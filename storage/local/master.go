@@ -72,12 +72,15 @@ func (s *Slot) Serve(ctx context.Context, e slot.Epoch, x slot.UncleanCount, gat
 		case last == e:
 			m.floor = slot.Position(rec.ModseqFloor)
 			if !s.dirty {
-				return nil
+				return t.noteServed(e)
 			}
 			// The jump is a branch of the history: a replica that has what this copy
 			// has lost is known by it, also when the journal is trimmed past there.
 			rec.Lineage = append(rec.Lineage, &event.Branch{Epoch: uint32(e), After: uint64(t.head)})
-			return t.applyAt(m, slot.At(e, t.head.N()+uncleanJump), &event.Change{Record: &event.Change_Slot{Slot: rec}})
+			if err := t.applyAt(m, slot.At(e, t.head.N()+uncleanJump), &event.Change{Record: &event.Change_Slot{Slot: rec}}); err != nil {
+				return err
+			}
+			return t.noteServed(e)
 		}
 		rec.Lineage = append(rec.Lineage, &event.Branch{Epoch: uint32(e), After: uint64(t.head)})
 		first := slot.At(e, 1)
@@ -85,7 +88,10 @@ func (s *Slot) Serve(ctx context.Context, e slot.Epoch, x slot.UncleanCount, gat
 			rec.Unclean, rec.ModseqFloor = uint32(x), uint64(first)
 		}
 		m.floor = slot.Position(rec.ModseqFloor)
-		return t.applyAt(m, first, &event.Change{Record: &event.Change_Slot{Slot: rec}})
+		if err := t.applyAt(m, first, &event.Change{Record: &event.Change_Slot{Slot: rec}}); err != nil {
+			return err
+		}
+		return t.noteServed(e)
 	})
 	if err != nil {
 		return nil, err

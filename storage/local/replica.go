@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"strings"
 
-	"github.com/cockroachdb/pebble/v2"
-
 	"mailnode/storage"
 	"mailnode/storage/blob"
 	"mailnode/storage/event"
@@ -103,42 +101,6 @@ func (s *Slot) Quarantined() ([]string, error) {
 		}
 	}
 	return out, nil
-}
-
-// SetAside keeps the whole index as it is now, under a name of its own in
-// quarantine/, before a diverged copy takes the master's state. The packs that
-// there are now are kept for as long as it lies there (pins.go).
-func (s *Slot) SetAside(ctx context.Context) (name string, err error) {
-	h, err := s.Head()
-	if err != nil {
-		return "", err
-	}
-	fs := s.o.FS
-	name = fmt.Sprintf("diverged-%d-%d", h.Position.Epoch(), h.Position.N())
-	path := fs.PathJoin(s.o.Dir, "quarantine", name)
-	if names, err := fs.List(path); err == nil && len(names) > 0 {
-		// Set aside before a crash, nothing was written since; perhaps the crash
-		// came before its name was durable.
-		return name, blob.SyncDir(fs, fs.PathJoin(s.o.Dir, "quarantine"))
-	}
-	tmp := path + ".new"
-	if err := fs.RemoveAll(tmp); err != nil {
-		return "", fmt.Errorf("set aside %s: %w", s.o.Slot, err)
-	}
-	defer s.PinPacks()()
-	// Inside read, so that Close waits for it.
-	if err := s.read(func(*view) error {
-		return s.guarded(func() error { return s.db.Checkpoint(tmp, pebble.WithFlushedWAL()) })
-	}); err != nil {
-		return "", fmt.Errorf("set aside %s: %w", s.o.Slot, err)
-	}
-	if err := s.writePinFile(tmp); err != nil {
-		return "", fmt.Errorf("set aside %s: %w", s.o.Slot, err)
-	}
-	if err := fs.Rename(tmp, path); err != nil {
-		return "", fmt.Errorf("set aside %s: %w", s.o.Slot, err)
-	}
-	return name, blob.SyncDir(fs, fs.PathJoin(s.o.Dir, "quarantine"))
 }
 
 // Building says whether a state transfer is under way or was cut off.

@@ -116,7 +116,8 @@ type Slot struct {
 
 	usersAtOpen atomic.Pointer[int] // nil: not counted yet (CountUsers)
 
-	recounting chan struct{} // capacity 1: held by a Recount
+	recounting   chan struct{} // capacity 1: held by a Recount
+	readingAside chan struct{} // capacity 1: held by a ReadAside
 
 	watch    watchers
 	heads    heads
@@ -152,7 +153,7 @@ func newSlot(o Options) *Slot {
 	if o.eventBytesMax == 0 {
 		o.eventBytesMax = event.BytesMax
 	}
-	s := &Slot{o: o, log: o.Logger.With("slot", o.Slot), failed: make(chan struct{}), recounting: make(chan struct{}, 1),
+	s := &Slot{o: o, log: o.Logger.With("slot", o.Slot), failed: make(chan struct{}), recounting: make(chan struct{}, 1), readingAside: make(chan struct{}, 1),
 		compactions: &slotCompactions{all: o.Resources.compactions}, staged: map[slot.BodyRef]staged{}}
 	s.watch.init()
 	s.heads.init()

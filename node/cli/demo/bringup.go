@@ -164,7 +164,7 @@ func (s State) whole(ctx context.Context) error {
 		switch {
 		case sl.Master == "" || !sl.Serving:
 			down = append(down, sl.Slot.String())
-		case s.Replicas > 0 && s.Ack == string(config.AckReplica) && !sl.Protected: // ack = "local" never waits
+		case s.Replicas > 0 && s.Ack == string(config.AckReplica) && !sl.IsProtected(): // ack = "local" never waits
 			alone = append(alone, sl.Slot.String())
 		}
 	}

@@ -250,23 +250,16 @@ func (s *State) ended(e Proposed) {
 	}
 	list := slices.Clone(s.proposed)
 	i := slices.IndexFunc(list, func(p proposal) bool { return p.same(e.Record) && p.Version == e.Record.Version })
-	switch e.Outcome {
-	case Refused, NotSent:
-		s.tryAfter = s.now + recordAgain
-		if i >= 0 && list[i].sent { // it may be just what the record was changed to
-			return
-		}
-	default: // also Done: this node may not have applied it yet
-		s.tryAfter = s.now + recordAgain
-		if i >= 0 {
-			list[i].sent = true
-			s.proposed = list
-		}
-		return
+	if i < 0 {
+		return // the record is another by now: what was proposed on the old one is settled
 	}
-	if i >= 0 {
-		s.proposed = slices.Delete(list, i, i+1)
+	s.tryAfter = s.now + recordAgain
+	if e.Outcome == Unknown || e.Outcome == Done { // done: this node may not have applied it yet
+		list[i].sent = true
+	} else if !list[i].sent { // else it may be just what the record was changed to
+		list = slices.Delete(list, i, i+1)
 	}
+	s.proposed = list
 }
 
 // observe remembers where the head was, and who is at it.

@@ -6,9 +6,10 @@ gone n3
 wait 12s
     -> propose protected by n2: replicas have come or gone (at 11s)
 record unsent
-wait 500ms
+wait 1s
+    -> propose protected by n2: replicas have come or gone (at 14s)
 record unknown
 wait 1s
-    -> propose protected by n2: replicas have come or gone (at 14.5s)
+    -> propose protected by n2: asked for again (at 15s)
 record done
 wait 20s

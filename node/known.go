@@ -1,0 +1,159 @@
+package node
+
+import (
+	"fmt"
+	"time"
+
+	"mailnode/failover"
+	"mailnode/node/admin"
+	"mailnode/raftfsm/cluster"
+	"mailnode/storage/repl"
+	"mailnode/storage/slot"
+)
+
+// known gives a figure that is known, and nil, null in JSON, for one that is not:
+// nobody must take what is not known for 0.
+func known[T any](is bool, v T) *T {
+	if !is {
+		return nil
+	}
+	return &v
+}
+
+// lateAfter is how old a node's last report may be until its figures are of the past.
+const lateAfter = 3 * reportEvery
+
+// heardNow says whether a node reports to this one. That others hear it keeps it
+// alive, but brings no figures.
+func (n *Node) heardNow(name slot.NodeName, v failover.View) bool {
+	nv := v.Nodes[name]
+	return name == n.cfg.Node.Name || nv.Known && v.Now-nv.HeardAt < lateAfter
+}
+
+// slotStatus shows a slot by what is heard of its copies, and by Raft's record.
+func (n *Node) slotStatus(sl cluster.Slot, v failover.View) admin.SlotStatus {
+	out := admin.SlotStatus{Slot: sl.ID, Epoch: sl.Epoch, Master: sl.Master, RecordedProtected: sl.Protected, RecordSource: n.recordSource(), Copies: []admin.CopyStatus{}}
+	if sl.Master == "" {
+		out.Waiting = "it has no master yet"
+		return out
+	}
+	out.Protected, out.ProtectedSource = n.protection(sl, v)
+	for _, name := range append([]slot.NodeName{sl.Master}, sl.Replicas...) {
+		c := n.copyStatus(sl, name, v)
+		if name == sl.Master {
+			r, heard := v.Nodes[name].Copies[sl.ID]
+			out.Serving = heard && r.Serving && r.Epoch == sl.Epoch && c.State != "silent"
+			out.Waiting = r.Waiting
+			if !out.Serving && out.Waiting == "" {
+				out.Waiting = fmt.Sprintf("its master %s is %s", name, c.State)
+			}
+		}
+		out.Copies = append(out.Copies, c)
+	}
+	return out
+}
+
+// copyStatus shows one copy by its node's last report.
+func (n *Node) copyStatus(sl cluster.Slot, name slot.NodeName, v failover.View) admin.CopyStatus {
+	c := admin.CopyStatus{Node: name, State: "unknown"}
+	nv := v.Nodes[name]
+	if nv.Known {
+		c.HeardS = known(true, max(v.Now-nv.HeardAt, 0).Round(100*time.Millisecond).Seconds())
+	}
+	r, heard := nv.Copies[sl.ID]
+	now := n.heardNow(name, v)
+	if heard {
+		c.Viable, c.State = r.Viable, stateOf(r.CopyReport)
+		c.Position = known(r.Failed == "" || r.Position > 0, r.Position)
+		c.LagS = known(now && r.LagKnown && r.Failed == "", float64(r.LagMs)/1000)
+	}
+	if name != n.cfg.Node.Name && v.Silence(name) >= lateAfter {
+		c.State, c.Viable = "silent", false
+	}
+	return c
+}
+
+// protection says whether acknowledgements of a slot wait for a replica now, as
+// its master does it, and who says so. Raft's record is not asked: a master that
+// is cut off goes on alone without one.
+func (n *Node) protection(sl cluster.Slot, v failover.View) (protected *bool, source string) {
+	nv := v.Nodes[sl.Master]
+	r, heard := nv.Copies[sl.ID]
+	ago := max(v.Now-nv.HeardAt, 0)
+	switch {
+	case !nv.Known || !heard:
+		return nil, fmt.Sprintf("master %s was not heard yet", sl.Master)
+	case !n.heardNow(sl.Master, v):
+		return nil, fmt.Sprintf("master %s is silent, last heard %s ago", sl.Master, ageText(ago))
+	case r.Protected == nil || !r.Serving || r.Epoch != sl.Epoch:
+		return nil, fmt.Sprintf("master %s does not serve epoch %d", sl.Master, sl.Epoch)
+	}
+	return r.Protected, fmt.Sprintf("master %s, %s ago", sl.Master, ageText(ago))
+}
+
+// seconds shows an age with one digit behind the point while that says something.
+func ageText(d time.Duration) string {
+	if d < 10*time.Second {
+		return fmt.Sprintf("%.1f s", d.Seconds())
+	}
+	return fmt.Sprintf("%d s", int64(d/time.Second))
+}
+
+// recordSource says how far Raft is on this node, and since when it may be behind.
+func (n *Node) recordSource() string {
+	if n.raft == nil {
+		return "raft does not run on this node"
+	}
+	text := fmt.Sprintf("raft, applied index %d", n.raft.State().Index)
+	if d, lost := n.leaderless(); lost {
+		text += ", no leader for " + ageText(d)
+	}
+	return text
+}
+
+// recorded is recordSource for whole answers.
+func (n *Node) recorded() admin.Recorded {
+	_, lost := n.leaderless()
+	return admin.Recorded{RecordSource: n.recordSource(), RecordStale: lost || n.raft == nil}
+}
+
+// leaderless says for how long this node has known no leader with a quorum, as
+// watch saw it.
+func (n *Node) leaderless() (time.Duration, bool) {
+	if n.raft == nil || n.raft.Quorum() {
+		return 0, false
+	}
+	return max(0, n.clock.Mono()-time.Duration(n.ledAt.Load())), true
+}
+
+// noQuorum says what this node knows of the voters while it knows no leader: they
+// may well have one.
+func (n *Node) noQuorum(st *cluster.State, v failover.View) string {
+	voters, heard := 0, 0
+	for _, m := range st.Members {
+		if m.Role == cluster.Nonvoter {
+			continue
+		}
+		if voters++; n.heardNow(m.Name, v) {
+			heard++
+		}
+	}
+	d, _ := n.leaderless()
+	text := fmt.Sprintf("no leader for %s; %d of %d voters are heard, this node among them", ageText(d), heard, voters)
+	if heard <= voters/2 {
+		return text + "; the others may have a leader"
+	}
+	return text
+}
+
+// bestLag is the lag of a master's best replica; ok is false when none is
+// connected: then it is not known.
+func bestLag(f *repl.Feed) (best time.Duration, ok bool) {
+	_, replicas := f.State()
+	for _, r := range replicas {
+		if r.Connected && (!ok || r.Lag < best) {
+			best, ok = r.Lag, true
+		}
+	}
+	return best, ok
+}

@@ -1,0 +1,287 @@
+package node
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"mailnode/node/admin"
+	"mailnode/node/rpc"
+	"mailnode/storage/local"
+	"mailnode/storage/slot"
+)
+
+// How long a node may take that is asked about what it has set aside.
+const (
+	asidesWithin    = 3 * time.Second
+	asideShowWithin = 25 * time.Second // the state is read
+)
+
+// asideRowsPerPart keeps a part of an answer far below messageBytesMax: no row has
+// more than a few kilobytes of names.
+const asideRowsPerPart = 200
+
+// rescueAsk is what one node asks another about what it has set aside.
+type rescueAsk struct {
+	Verb     string `json:"verb"` // list, show, dismiss
+	What     string `json:"what,omitempty"`
+	Messages int    `json:"messages,omitempty"` // show: at most so many of each state
+	local.Seen
+}
+
+// rescuePart is a part of the answer: the end of a state's list comes with the
+// state itself.
+type rescuePart struct {
+	Messages []admin.AsideMessage `json:"messages,omitempty"`
+	State    *admin.Aside         `json:"state,omitempty"`
+	Unknown  string               `json:"unknown,omitempty"`
+}
+
+// rescuing implements admin.Rescuing.
+type rescuing struct{ n *Node }
+
+// Asides implements admin.Rescuing.
+func (r rescuing) Asides(ctx context.Context) (admin.Asides, error) {
+	return r.n.askAsides(ctx, asidesWithin, rescueAsk{Verb: "list"}), nil
+}
+
+// ShowAside implements admin.Rescuing.
+func (r rescuing) ShowAside(ctx context.Context, what string, messagesMax int) (admin.Asides, error) {
+	return r.n.askAsides(ctx, asideShowWithin, rescueAsk{Verb: "show", What: what, Messages: messagesMax}), nil
+}
+
+// DismissAside implements admin.Rescuing.
+func (r rescuing) DismissAside(ctx context.Context, q admin.DismissAside) (admin.Asides, error) {
+	return r.n.askAsides(ctx, asidesWithin, rescueAsk{Verb: "dismiss", What: q.What, Seen: local.Seen{By: q.By, Why: q.Why, Wall: r.n.wallTime()}}), nil
+}
+
+// askAsides asks all members at once. One that does not answer in time is named:
+// what it has is not known.
+func (n *Node) askAsides(ctx context.Context, within time.Duration, q rescueAsk) admin.Asides {
+	ctx, cancel := context.WithTimeout(ctx, within)
+	defer cancel()
+	var mu sync.Mutex
+	var wg sync.WaitGroup
+	var out admin.Asides
+	for _, m := range n.State().Members {
+		wg.Go(func() {
+			got, err := n.askAsidesOf(ctx, m.Name, q)
+			mu.Lock()
+			defer mu.Unlock()
+			if err != nil {
+				out.Unknown = append(out.Unknown, fmt.Sprintf("%s did not answer: %s", m.Name, plainly(err)))
+			}
+			out.States = append(out.States, got.States...)
+			out.Unknown = append(out.Unknown, got.Unknown...)
+		})
+	}
+	wg.Wait()
+	slices.SortFunc(out.States, func(a, b admin.Aside) int {
+		return strings.Compare(fmt.Sprint(a.Slot, a.Node, a.Name), fmt.Sprint(b.Slot, b.Node, b.Name))
+	})
+	slices.Sort(out.Unknown)
+	return out
+}
+
+// plainly gives an error of another node's without gRPC's words.
+func plainly(err error) string {
+	switch st, is := status.FromError(err); {
+	case errors.Is(err, context.DeadlineExceeded) || is && st.Code() == codes.DeadlineExceeded:
+		return "no answer in time"
+	case is && st.Code() == codes.Unimplemented:
+		return "it runs an older release"
+	case is && st.Code() == codes.Unavailable:
+		return "it cannot be reached"
+	case is:
+		return st.Message()
+	}
+	return err.Error()
+}
+
+// askAsidesOf asks one node, also this one. What came before an error is given too.
+func (n *Node) askAsidesOf(ctx context.Context, name slot.NodeName, q rescueAsk) (out admin.Asides, err error) {
+	var rows []admin.AsideMessage
+	take := func(p rescuePart) error {
+		rows = append(rows, p.Messages...)
+		if p.Unknown != "" {
+			out.Unknown = append(out.Unknown, p.Unknown)
+		}
+		if p.State != nil {
+			p.State.List, rows = rows, nil
+			out.States = append(out.States, *p.State)
+		}
+		return nil
+	}
+	if name == n.cfg.Node.Name {
+		return out, n.rescue(ctx, q, take)
+	}
+	client, err := n.peers.node(name)
+	if err != nil {
+		return out, err
+	}
+	b, err := json.Marshal(q)
+	if err != nil {
+		return out, err
+	}
+	stream, err := client.Rescue(ctx, &rpc.Json{Body: b})
+	if err != nil {
+		return out, err
+	}
+	for {
+		got, err := stream.Recv()
+		if err == io.EOF {
+			return out, nil
+		}
+		if err != nil {
+			return out, err
+		}
+		var p rescuePart
+		if err := json.Unmarshal(got.Body, &p); err != nil {
+			return out, fmt.Errorf("read answer of node %q: %w", name, err)
+		}
+		if err := take(p); err != nil {
+			return out, err
+		}
+	}
+}
+
+// Rescue implements rpc.NodeServer.
+func (s service) Rescue(in *rpc.Json, stream grpc.ServerStreamingServer[rpc.Json]) error {
+	var q rescueAsk
+	if err := json.Unmarshal(in.Body, &q); err != nil {
+		return status.Errorf(codes.InvalidArgument, "read question: %v", err)
+	}
+	return s.n.rescue(stream.Context(), q, func(p rescuePart) error {
+		b, err := json.Marshal(p)
+		if err != nil {
+			return err
+		}
+		return stream.Send(&rpc.Json{Body: b})
+	})
+}
+
+// rescue answers for this node's own copies.
+func (n *Node) rescue(ctx context.Context, q rescueAsk, send func(rescuePart) error) error {
+	for _, k := range n.copies.all() {
+		s := k.opened()
+		if s == nil {
+			if q.What == "" || q.What == k.id.String() {
+				if err := send(rescuePart{Unknown: fmt.Sprintf("%s on %s is not open", k.id, n.cfg.Node.Name)}); err != nil {
+					return err
+				}
+			}
+			continue
+		}
+		for _, o := range n.asides.of(k.id) {
+			if q.What != "" && q.What != k.id.String() && q.What != o.Name {
+				continue
+			}
+			if err := n.answerAside(ctx, q, k.id, s, o, send); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// answerAside does what is asked with one state.
+func (n *Node) answerAside(ctx context.Context, q rescueAsk, id slot.ID, s *local.Slot, o ownAside, send func(rescuePart) error) error {
+	switch q.Verb {
+	case "list":
+	case "show":
+		if err := n.listAside(ctx, q.Messages, s, &o, send); err != nil {
+			return err
+		}
+	case "dismiss":
+		if o.Seen != nil {
+			return nil
+		}
+		if err := s.DismissAside(o.Name, q.Seen); err != nil {
+			o.trouble = err.Error()
+			break
+		}
+		o.Seen = &q.Seen
+		n.asides.look(id, s)
+		n.log.Warn("what lies aside was dismissed by a person", "slot", id, "name", o.Name, "by", q.By, "why", q.Why)
+	default:
+		return status.Errorf(codes.Unimplemented, "rescue: %q is not known to this release", q.Verb)
+	}
+	a := n.showAside(id, o)
+	return send(rescuePart{State: &a})
+}
+
+// listAside reads a state now; what it has is counted whole, however few messages
+// are wanted. That it cannot be read is part of the answer.
+func (n *Node) listAside(ctx context.Context, messagesMax int, s *local.Slot, o *ownAside, send func(rescuePart) error) error {
+	var rows []admin.AsideMessage
+	sent := 0
+	var failed error
+	got, err := s.ReadAside(ctx, o.Name, func(m local.AsideMessage) error {
+		if sent == messagesMax {
+			return nil
+		}
+		rows, sent = append(rows, showAsideMessage(m)), sent+1
+		if len(rows) == asideRowsPerPart {
+			failed = send(rescuePart{Messages: rows})
+			rows = nil
+		}
+		return failed
+	})
+	if failed != nil {
+		return failed
+	}
+	if err != nil {
+		o.counted, o.trouble = nil, err.Error()
+	} else {
+		o.counted, o.trouble = &got, ""
+	}
+	if len(rows) == 0 {
+		return nil
+	}
+	return send(rescuePart{Messages: rows})
+}
+
+func showAsideMessage(m local.AsideMessage) admin.AsideMessage {
+	return admin.AsideMessage{Address: m.Address, Mailbox: m.Mailbox, UID: uint32(m.UID), Date: m.Date.Format(time.RFC3339), Bytes: m.Size,
+		MessageID: m.MessageID, GUID: m.GUID.String(), Body: m.Body}
+}
+
+func (n *Node) showAside(id slot.ID, o ownAside) admin.Aside {
+	a := admin.Aside{Node: n.cfg.Node.Name, Slot: id, Name: o.Name, Was: string(o.Role), Acknowledged: o.MayBeAcknowledged(), Head: o.Head, Alone: o.Alone, Trouble: o.trouble}
+	if !o.Wall.IsZero() {
+		a.Since = o.Wall.Format(time.RFC3339)
+	}
+	if c := o.counted; c != nil {
+		a.Shared, a.Unread = &c.Shared, c.Unread
+		a.Count = &admin.AsideCount{Messages: c.Messages, Users: c.Users, Folders: c.Folders, Bytes: c.Bytes, NoBody: c.NoBody, NewUsers: c.NewUsers, NewFolders: c.NewFolders,
+			Changed: c.ChangedAll, ChangedUsers: c.Changed}
+	}
+	if o.Seen != nil {
+		a.Dismissed = &admin.AsideSeen{By: o.Seen.By, Why: o.Seen.Why, When: o.Seen.Wall}
+	}
+	return a
+}
+
+// of gives the states of one slot that lie on this node.
+func (a *asides) of(id slot.ID) []ownAside {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	var out []ownAside
+	for k, o := range a.own {
+		if k.slot == id {
+			out = append(out, o)
+		}
+	}
+	slices.SortFunc(out, func(x, y ownAside) int { return strings.Compare(x.Name, y.Name) })
+	return out
+}
