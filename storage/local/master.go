@@ -36,6 +36,7 @@ type Master struct {
 	epoch   slot.Epoch
 	unclean slot.UncleanCount
 	floor   slot.Position
+	losses  int // event.SlotRecord.LossesUnder
 	gate    Gate
 
 	since     time.Duration // Clock.Mono when it began
@@ -65,6 +66,7 @@ func (s *Slot) Serve(ctx context.Context, e slot.Epoch, x slot.UncleanCount, gat
 		// Ranges that this copy has seen given out are never used again, even if
 		// Raft were to count fewer (law 2).
 		m.unclean = max(x, slot.UncleanCount(rec.Unclean))
+		m.losses = rec.LossesUnder(m.unclean)
 		last := rec.SlotLineage().Last()
 		switch {
 		case last > e:
@@ -76,7 +78,7 @@ func (s *Slot) Serve(ctx context.Context, e slot.Epoch, x slot.UncleanCount, gat
 			}
 			return t.applyAt(m, slot.At(e, t.head.N()+uncleanJump))
 		}
-		rec.Lineage = append(rec.Lineage, &event.Branch{Epoch: uint32(e), After: uint64(t.head)})
+		rec.Lineage = append(rec.Lineage, &event.Branch{Epoch: uint32(e), After: uint64(t.head), Unclean: uint32(m.unclean)})
 		first := slot.At(e, 1)
 		if uint32(x) > rec.Unclean {
 			rec.Unclean, rec.ModseqFloor = uint32(x), uint64(first)
