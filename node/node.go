@@ -71,6 +71,7 @@ type Node struct {
 	volumes   *volumes
 	spool     *storage.SpoolDir
 	copies    *copies
+	currency  *currency // see unknown.go
 
 	protectAfter time.Duration // repl.FeedOptions.ProtectAfter; 0: its default
 	giveUpAfter  time.Duration // see mend.go
@@ -144,7 +145,7 @@ func (n *Node) open() error {
 	n.lastTick.Store(int64(n.clock.Mono()))
 	n.jobs = job.New(job.Options{Clock: n.clock, Logger: n.log.With("part", "jobs"), RunningMax: map[string]int{job.Reindex: cfg.ReindexWorkers}})
 	n.volumes = newVolumes(n.fs, cfg)
-	n.copies = newCopies(n)
+	n.copies, n.currency = newCopies(n), newCurrency(n.clock.Mono, n.fresh)
 	o := peer.Options{Log: n.log, Admit: n.admit}
 	if n.port, err = peer.Listen(cfg.Node.Peer, id, o); err != nil {
 		return err

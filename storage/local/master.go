@@ -185,6 +185,14 @@ func (t *txn) applyAt(m *Master, p slot.Position, changes ...*event.Change) erro
 	return t.apply(&event.Event{Position: uint64(p), Previous: uint64(t.head), SlotClockMs: m.slotClock(t), Changes: changes})
 }
 
+// notHere is the answer about an account that somebody has the ID of, so it was
+// there: it has been deleted or moved since, or this copy lacks it. That is no
+// "unknown": it is of both kinds, so that no client takes it for more than "not
+// now", and no MTA bounces what was accepted (law 7).
+func notHere(id storage.AccountID) error {
+	return storage.Errorf(storage.ErrUnavailable, "%w", storage.Errorf(storage.ErrNotFound, "account %016x: not in this slot", uint64(id)))
+}
+
 // The records as closures and readers load them; a missing one is ErrNotFound.
 
 func loadAccount(r reader, id storage.AccountID) (*event.AccountRecord, error) {
@@ -194,7 +202,7 @@ func loadAccount(r reader, id storage.AccountID) (*event.AccountRecord, error) {
 		return nil, err
 	}
 	if !found || a.Deleted {
-		return nil, storage.Errorf(storage.ErrNotFound, "account %016x: not in this slot", uint64(id))
+		return nil, notHere(id)
 	}
 	return a, nil
 }
