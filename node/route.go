@@ -268,7 +268,7 @@ func (n *Node) Login(ctx context.Context, user, password string) (storage.Store,
 		return nil, 0, err
 	}
 	if err := m.Authenticate(ctx, rec.Account, password); err != nil {
-		return nil, 0, err
+		return nil, 0, n.certain(ctx, m, err)
 	}
 	return m, rec.Account, nil
 }

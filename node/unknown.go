@@ -16,15 +16,22 @@ import (
 // to be that still, of a slot without an open loss, whose users of the last days
 // may be the ones that are missing (DESIGN section 7).
 
-// certain passes on what this node's master of a slot answered; a "not found"
-// only when it is certain, else as a temporary error. It is called after the
-// look-up: what is proved then was so when it was made.
+// certain passes on what this node's master of a slot answered; "not found" and
+// "wrong password" only when that is certain, else as a temporary error: another
+// master may know the user, or his new password. It is called after the look-up:
+// what is proved then was so when it was made. Both take the same time, so that
+// nobody learns from it who is known.
 func (n *Node) certain(ctx context.Context, m *local.Master, err error) error {
-	if !errors.Is(err, storage.ErrNotFound) || errors.Is(err, storage.ErrUnavailable) {
+	refused := errors.Is(err, storage.ErrAuth)
+	if !refused && !errors.Is(err, storage.ErrNotFound) || errors.Is(err, storage.ErrUnavailable) {
 		return err
 	}
 	if cause := n.currency.prove(ctx); cause != nil {
-		return storage.Errorf(storage.ErrUnavailable, "slot %s: who is unknown here may be known elsewhere: this node can't prove that it is the master: %w", m.Slot(), cause)
+		doubt := storage.Errorf(storage.ErrUnavailable, "slot %s: another master may know better: this node can't prove that it is the master: %w", m.Slot(), cause)
+		if refused {
+			doubt = storage.Errorf(storage.ErrAuth, "%w", doubt) // it still counts as a try
+		}
+		return doubt
 	}
 	sl, ok := n.State().Slot(m.Slot())
 	if !ok || sl.Master != n.cfg.Node.Name || sl.Epoch != m.Epoch() {

@@ -159,7 +159,13 @@ func TestLaw07UnknownIsProved(t *testing.T) {
 	if err := n1.node.certain(ctx, m, unknown); errors.Is(err, storage.ErrNotFound) || !errors.Is(err, storage.ErrUnavailable) {
 		t.Errorf("a master that can't ask: %v", err)
 	}
+	if err := n1.node.certain(ctx, m, storage.ErrAuth); !errors.Is(err, storage.ErrAuth) || !errors.Is(err, storage.ErrUnavailable) {
+		t.Errorf("a wrong password at a master that can't ask: %v", err)
+	}
 	n1.node.currency.fresh = fresh
+	if err := n1.node.certain(ctx, m, storage.ErrAuth); !errors.Is(err, storage.ErrAuth) || errors.Is(err, storage.ErrUnavailable) {
+		t.Errorf("a wrong password at a proved master: %v", err)
+	}
 	sl, _ := n1.node.State().Slot(id)
 	p, err := n1.node.Propose(ctx, cluster.OpenProposal{By: "test", Reason: "test", Slots: []cluster.ProposedSlot{{Slot: id, Epoch: sl.Epoch, From: sl.Master, To: sl.Replicas[0]}}})
 	if err != nil {
