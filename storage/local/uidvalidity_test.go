@@ -45,6 +45,47 @@ func TestLaw02Law11AddressMadeOnBothSidesOfAFailover(t *testing.T) {
 	}
 }
 
+// The whole index is lost, again and again, with all that it remembered of the
+// addresses of the slot, erased ones too: no UIDVALIDITY comes a second time,
+// though the clock stands still.
+func TestLaw02Law11NumbersAfterLostIndexes(t *testing.T) {
+	t.Parallel()
+	fs := newFS(t)
+	o := options(t, fs)
+	o.Clock.Wall = func() time.Time { return time.Unix(1764237600, 0) }
+	s := openSlot(t, o)
+	m := serve(t, s, 1, 0)
+	a := account(t, m, "u1@example.test")
+	deliver(t, m, mail(1), a)
+	given := map[storage.UIDValidity]int{}
+	erased := map[storage.UIDValidity]int{}
+	for round := range 4 {
+		boxes, err := m.Mailboxes(context.Background(), a.ID)
+		if err != nil || len(boxes) == 0 {
+			t.Fatalf("round %d: %d mailboxes, %v", round, len(boxes), err)
+		}
+		for _, b := range boxes {
+			if was, taken := given[b.UIDValidity]; taken {
+				t.Errorf("UIDVALIDITY %d of %q: given out in round %d and in round %d", b.UIDValidity, b.Name, was, round)
+			}
+			given[b.UIDValidity] = round
+		}
+		for _, v := range madeAndErased(t, m, "u2@example.test") {
+			if was, taken := erased[v]; taken {
+				t.Errorf("UIDVALIDITY %d of the erased: given out in round %d and in round %d", v, was, round)
+			}
+			erased[v] = round
+		}
+		closeOnce(t, s)
+		if err := fs.RemoveAll("/slots/s007/index"); err != nil {
+			t.Fatal(err)
+		}
+		rebuildAlone(t, o)
+		s = openSlot(t, o)
+		m = serve(t, s, 1, 0)
+	}
+}
+
 // madeAndErased gives the UIDVALIDITYs of a new account's mailboxes in the order
 // in which they were given out.
 func madeAndErased(t *testing.T, m *Master, addr slot.Address) []storage.UIDValidity {
