@@ -223,13 +223,13 @@ func (f *fetching) writeMessage(m *fetched) error {
 // cannot decides about a message that cannot be answered: the next ones may be.
 func (f *fetching) cannot(err error) error {
 	switch {
-	case errors.Is(err, storage.ErrNotFound):
-		f.vanished = true
-		return nil
-	case errors.Is(err, storage.ErrUnavailable), errors.Is(err, storage.ErrCorrupt):
+	case errors.Is(err, storage.ErrUnavailable), errors.Is(err, storage.ErrCorrupt): // first, as in replyTo
 		if f.failed == nil {
 			f.failed = err
 		}
+		return nil
+	case errors.Is(err, storage.ErrNotFound):
+		f.vanished = true
 		return nil
 	}
 	return err

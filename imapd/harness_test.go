@@ -42,7 +42,7 @@ type bench struct {
 	auth   Authenticator
 }
 
-// fixedWall makes UIDVALIDITY and dates come out the same each time.
+// fixedWall makes dates come out the same each time.
 func fixedWall() time.Time { return time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC) }
 
 func newBench(t testing.TB, adjust func(*Config)) *bench {

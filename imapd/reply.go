@@ -61,6 +61,12 @@ func replyTo(err error) (reply, *byeError) {
 		return reply{}, &byeError{"UNAVAILABLE", "your mail has moved to another node, connect again"}
 	case errors.Is(err, context.Canceled):
 		return reply{}, &byeError{"UNAVAILABLE", "server is shutting down"}
+	case errors.Is(err, storage.ErrDiskFull):
+		return no("UNAVAILABLE", "no disk space at the moment")
+	case errors.Is(err, storage.ErrUnavailable), errors.Is(err, context.DeadlineExceeded), errors.Is(err, storage.ErrDiverged):
+		// Before ErrNotFound and ErrAuth: an error of two kinds means that we don't
+		// know (RFC 5530, section 3: NONEXISTENT lets a client forget what it has).
+		return no("UNAVAILABLE", "not available at the moment")
 	case errors.Is(err, storage.ErrNotFound) && errors.Is(err, errTarget):
 		return no("TRYCREATE", "no such mailbox")
 	case errors.Is(err, storage.ErrNotFound):
@@ -75,12 +81,8 @@ func replyTo(err error) (reply, *byeError) {
 		return no("CANNOT", "not allowed")
 	case errors.Is(err, storage.ErrAuth):
 		return no("AUTHENTICATIONFAILED", "user or password is wrong")
-	case errors.Is(err, storage.ErrDiskFull):
-		return no("UNAVAILABLE", "no disk space at the moment")
 	case errors.Is(err, storage.ErrCorrupt):
 		return no("UNAVAILABLE", "the message is being repaired")
-	case errors.Is(err, storage.ErrUnavailable), errors.Is(err, context.DeadlineExceeded):
-		return no("UNAVAILABLE", "not available at the moment")
 	}
 	return no("SERVERBUG", "internal error") // the caller logs it
 }
@@ -105,9 +107,9 @@ var peerKinds = []struct {
 	name string
 	kind error
 }{
-	{"auth", storage.ErrAuth},
-	{"unavailable", storage.ErrUnavailable},
+	{"unavailable", storage.ErrUnavailable}, // before "auth", as in replyTo
 	{"not-master", storage.ErrNotMaster},
+	{"auth", storage.ErrAuth},
 	{"limit", storage.ErrLimit},
 	{"disk-full", storage.ErrDiskFull},
 	{"not-found", storage.ErrNotFound},

@@ -170,7 +170,7 @@ func (s *searching) tryBatch() error {
 func (s *searching) try(m *candidate) error {
 	defer m.close()
 	matches, err := s.key.match(m)
-	if errors.Is(err, storage.ErrNotFound) {
+	if errors.Is(err, storage.ErrNotFound) && !errors.Is(err, storage.ErrUnavailable) {
 		return nil
 	}
 	if matches && err == nil {

@@ -168,6 +168,11 @@ func TestReplyTo(t *testing.T) {
 		{context.Canceled, "BYE [UNAVAILABLE]"},
 		{context.DeadlineExceeded, "NO [UNAVAILABLE]"},
 		{io.ErrClosedPipe, "NO [SERVERBUG]"},
+		// Of two kinds: an account that is not there any more, or a node that doubts.
+		{storage.Errorf(storage.ErrUnavailable, "%w", storage.ErrNotFound), "NO [UNAVAILABLE]"},
+		{storage.Errorf(storage.ErrNotMaster, "%w", storage.ErrNotFound), "BYE [UNAVAILABLE]"},
+		{storage.Errorf(storage.ErrUnavailable, "%w", storage.ErrAuth), "NO [UNAVAILABLE]"},
+		{storage.ErrDiverged, "NO [UNAVAILABLE]"},
 	} {
 		r, bye := replyTo(storage.Errorf(tt.err, "do something: %w", tt.err))
 		got := r.status + " [" + r.code + "]"

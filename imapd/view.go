@@ -245,7 +245,7 @@ func (c *session) tellChanges(expunges bool) *byeError {
 }
 
 func (c *session) changesFailed(err error) *byeError {
-	if errors.Is(err, storage.ErrNotFound) {
+	if errors.Is(err, storage.ErrNotFound) && !errors.Is(err, storage.ErrUnavailable) {
 		// What a session with a mailbox that is gone could still do is not
 		// worth the confusion; Dovecot says the same.
 		return &byeError{"", "selected mailbox was deleted"}

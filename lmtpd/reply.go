@@ -32,6 +32,28 @@ func reply(err error) *smtp.SMTPError {
 	}
 }
 
+// dataReply is reply for a recipient whose RCPT was accepted: whatever became of
+// him, his mail is not bounced any more (law 7; RFC 2033, section 4.2, gives each
+// RCPT an answer of its own). Who is really gone gets his 550 at the next try's RCPT.
+// A 5xx about the message itself, which the client was told before it began to
+// send (SIZE, RFC 1870), is messageReply's.
+func dataReply(err error) *smtp.SMTPError {
+	r := reply(err)
+	if r.Code/100 == 5 {
+		return &smtp.SMTPError{Code: 451, EnhancedCode: smtp.EnhancedCode{4, 3, 0}, Message: "mailbox not available now, try again later"}
+	}
+	return r
+}
+
+// messageReply is reply for a message that was not received: only its own size
+// is the sender's trouble.
+func messageReply(err error) *smtp.SMTPError {
+	if errors.Is(err, storage.ErrTooBig) {
+		return reply(storage.ErrTooBig)
+	}
+	return dataReply(err)
+}
+
 // ourTrouble says whether an operator may want to know.
 func ourTrouble(r *smtp.SMTPError) bool {
 	return r.Code/100 == 4 && r.EnhancedCode[1] == 3

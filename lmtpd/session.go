@@ -129,15 +129,15 @@ func (s *session) Data(io.Reader) error {
 // reader alone (see body), and gives it only the final dot to find.
 func (s *session) LMTPData(_ io.Reader, status smtp.StatusCollector) error {
 	s.conn.flush() // the 354, also to a client that did not wait for it; a broken socket shows at the next read
-	errs := s.receive()
+	answers := s.receive()
 	for i, r := range s.rcpts {
-		status.SetStatus(r.said, reply(errs[i]))
+		status.SetStatus(r.said, answers[i])
 	}
 	return nil
 }
 
-// receive gives one result per RCPT.
-func (s *session) receive() []error {
+// receive gives one answer per RCPT.
+func (s *session) receive() []*smtp.SMTPError {
 	date := s.server.cfg.Now()
 	t := trace{
 		hostname: s.server.cfg.Hostname, lhlo: s.lhlo, client: s.conn.RemoteAddr(),
@@ -156,24 +156,28 @@ func (s *session) receive() []error {
 	size, err := s.spool(spool, t.header())
 	if err != nil {
 		s.log(t.id, size, err)
-		for range s.rcpts {
-			s.server.cfg.Metrics.Replied(reply(err).Code, 0)
+		answers := make([]*smtp.SMTPError, len(s.rcpts))
+		for i := range answers {
+			answers[i] = messageReply(err)
+			s.server.cfg.Metrics.Replied(answers[i].Code, 0)
 		}
-		return fill(len(s.rcpts), err)
+		return answers
 	}
 	s.server.cfg.Metrics.Received(size)
 	received := time.Now()
 	results := s.deliver(spool, date, to)
 	errs := spread(s.rcpts, to, results)
+	answers := make([]*smtp.SMTPError, len(errs))
 	for i, err := range errs {
-		s.server.cfg.Metrics.Replied(reply(err).Code, time.Since(received))
+		answers[i] = dataReply(err)
+		s.server.cfg.Metrics.Replied(answers[i].Code, time.Since(received))
 		if err != nil {
 			s.log(t.id, size, fmt.Errorf("deliver to %q: %w", s.rcpts[i].to.Address, err))
 		}
 	}
 	s.server.cfg.Logger.Info("mail received", "id", t.id, "client", clientName(t.client), "from", s.from,
 		"recipients", len(errs), "bytes", size, "seconds", time.Since(received).Seconds())
-	return errs
+	return answers
 }
 
 func (s *session) log(id string, size int64, err error) {

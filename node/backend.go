@@ -157,7 +157,7 @@ func (u userBook) call(ctx context.Context, a slot.Address, c *rpc.AccountCall, 
 		return sl, err
 	}
 	c.Address = string(a)
-	return sl, u.n.unknownOr(u.n.account(ctx, sl.ID, c, into), sl)
+	return sl, u.n.unknownOr(u.n.account(ctx, sl.ID, c, into), sl.ID)
 }
 
 func showUser(a storage.Account, sl cluster.Slot) admin.User {

@@ -74,6 +74,7 @@ type Node struct {
 	volumes   *volumes
 	spool     *storage.SpoolDir
 	copies    *copies
+	currency  *currency // see unknown.go
 
 	features slot.FeatureLevel // what this release knows; tests change it
 
@@ -150,7 +151,7 @@ func (n *Node) open() error {
 	n.ledAt.Store(int64(n.clock.Mono()))
 	n.jobs = job.New(job.Options{Clock: n.clock, Logger: n.log.With("part", "jobs"), RunningMax: map[string]int{job.Reindex: cfg.ReindexWorkers}})
 	n.volumes = newVolumes(n.fs, cfg)
-	n.copies = newCopies(n)
+	n.copies, n.currency = newCopies(n), newCurrency(n.clock.Mono, n.Fresh)
 	n.asides = newAsides(n)
 	o := peer.Options{Log: n.log, Admit: n.admit}
 	if n.port, err = peer.Listen(cfg.Node.Peer, id, o); err != nil {

@@ -328,7 +328,7 @@ func (r reindexer) scope(q admin.ReindexRequest) (*keeper, local.Scope, string, 
 		}
 		sc, in, err := s.Find(addr, q.Mailbox)
 		if err != nil {
-			return nil, sc, "", err
+			return nil, sc, "", r.n.unknownOr(err, id)
 		}
 		if in == id {
 			return k, sc, strings.TrimSpace(fmt.Sprintf("derived records of %s %s", addr, q.Mailbox)), nil

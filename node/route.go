@@ -51,7 +51,7 @@ func (n *Node) account(ctx context.Context, id slot.ID, call *rpc.AccountCall, i
 		}
 		v, err := runAccount(ctx, m, call)
 		if err != nil {
-			return err
+			return n.certain(ctx, m, err)
 		}
 		return recode(v, into)
 	}
@@ -127,24 +127,9 @@ func (n *Node) Resolve(ctx context.Context, a slot.Address) (lmtpd.Recipient, er
 	}
 	var rec storage.Address
 	if err := n.account(ctx, sl.ID, &rpc.AccountCall{Verb: "resolve", Address: string(a)}, &rec); err != nil {
-		return lmtpd.Recipient{}, n.unknownOr(err, sl)
+		return lmtpd.Recipient{}, n.unknownOr(err, sl.ID)
 	}
 	return lmtpd.Recipient{Address: a, Account: rec.Account, Slot: rec.Slot}, nil
-}
-
-// unknownOr makes "unknown" of an address a temporary error while the slot has
-// an open loss: the users of the last days may be the ones that are missing; and
-// while this node is cut off from the quorum: another master may know them.
-func (n *Node) unknownOr(err error, sl cluster.Slot) error {
-	switch {
-	case !errors.Is(err, storage.ErrNotFound):
-		return err
-	case sl.OpenLoss != nil:
-		return storage.Errorf(storage.ErrUnavailable, "slot %s has an open loss: who is unknown there may only be missing", sl.ID)
-	case n.raft == nil || !n.raft.Quorum():
-		return storage.Errorf(storage.ErrUnavailable, "slot %s: this node has no quorum: who is unknown here may be known elsewhere", sl.ID)
-	}
-	return err
 }
 
 // Deliver implements lmtpd.Mail: each slot's recipients at that slot's master.
@@ -163,7 +148,7 @@ func (n *Node) Deliver(ctx context.Context, body storage.Body, date time.Time, r
 				d.Recipients = append(d.Recipients, storage.Recipient{Account: rcpts[i].Account, Address: rcpts[i].Address})
 			}
 			for j, err := range n.deliver(ctx, id, d) {
-				errs[at[j]] = err
+				errs[at[j]] = n.unknownOr(err, id)
 			}
 		})
 	}
@@ -259,6 +244,7 @@ func (n *Node) Login(ctx context.Context, user, password string) (storage.Store,
 		return nil, 0, noMaster(sl.ID)
 	}
 	rec, err := m.Address(ctx, a)
+	err = n.certain(ctx, m, err)
 	if err == nil && rec.Slot != sl.ID { // the home slot points to where the account lives
 		at, ok := n.State().Slot(rec.Slot)
 		if !ok || at.Master == "" {
@@ -271,10 +257,7 @@ func (n *Node) Login(ctx context.Context, user, password string) (storage.Store,
 			return nil, 0, noMaster(rec.Slot)
 		}
 	}
-	if errors.Is(err, storage.ErrNotFound) {
-		if err := n.unknownOr(err, sl); errors.Is(err, storage.ErrUnavailable) {
-			return nil, 0, err
-		}
+	if errors.Is(err, storage.ErrNotFound) && !errors.Is(err, storage.ErrUnavailable) {
 		// An unknown user takes as long as a wrong password.
 		if _, err := n.passwords.Hash(ctx, password+"x"); err != nil && errors.Is(err, storage.ErrUnavailable) {
 			return nil, 0, err
@@ -285,7 +268,7 @@ func (n *Node) Login(ctx context.Context, user, password string) (storage.Store,
 		return nil, 0, err
 	}
 	if err := m.Authenticate(ctx, rec.Account, password); err != nil {
-		return nil, 0, err
+		return nil, 0, n.certain(ctx, m, err)
 	}
 	return m, rec.Account, nil
 }

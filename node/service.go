@@ -181,7 +181,7 @@ func (s service) Account(ctx context.Context, in *rpc.AccountCall) (*rpc.Account
 	}
 	v, err := runAccount(ctx, m, in)
 	if err != nil {
-		return &rpc.AccountReply{Failure: rpc.Wrap(err)}, nil
+		return &rpc.AccountReply{Failure: rpc.Wrap(s.n.certain(ctx, m, err))}, nil
 	}
 	b, err := json.Marshal(v)
 	if err != nil {

@@ -90,11 +90,12 @@ type kindReply struct {
 
 func kinds() []kindReply {
 	return []kindReply{
+		// Before ErrNotFound: an error of both kinds means that we don't know.
+		{storage.ErrNotMaster, http.StatusServiceUnavailable, ExitFailed, "mailnode status"},
+		{storage.ErrUnavailable, http.StatusServiceUnavailable, ExitFailed, "mailnode status"},
 		{storage.ErrNotFound, http.StatusNotFound, ExitUsage, ""},
 		{storage.ErrInvalid, http.StatusBadRequest, ExitUsage, ""},
 		{storage.ErrExists, http.StatusConflict, ExitFailed, ""},
-		{storage.ErrNotMaster, http.StatusServiceUnavailable, ExitFailed, "mailnode status"},
-		{storage.ErrUnavailable, http.StatusServiceUnavailable, ExitFailed, "mailnode status"},
 		{storage.ErrDiskFull, http.StatusInsufficientStorage, ExitFailed, "mailnode status"},
 		{storage.ErrLimit, http.StatusConflict, ExitFailed, ""},
 		{storage.ErrTooBig, http.StatusRequestEntityTooLarge, ExitFailed, ""},

@@ -75,10 +75,12 @@ func kinds() []struct {
 		name string
 		err  error
 	}{
-		{"not_master", storage.ErrNotMaster}, {"not_found", storage.ErrNotFound}, {"exists", storage.ErrExists},
+		// First what says that we don't know: an error of two kinds stays temporary.
+		{"not_master", storage.ErrNotMaster}, {"unavailable", storage.ErrUnavailable},
+		{"not_found", storage.ErrNotFound}, {"exists", storage.ErrExists},
 		{"invalid", storage.ErrInvalid}, {"limit", storage.ErrLimit}, {"over_quota", storage.ErrOverQuota},
 		{"too_big", storage.ErrTooBig}, {"auth", storage.ErrAuth}, {"corrupt", storage.ErrCorrupt},
-		{"diverged", storage.ErrDiverged}, {"disk_full", storage.ErrDiskFull}, {"unavailable", storage.ErrUnavailable},
+		{"diverged", storage.ErrDiverged}, {"disk_full", storage.ErrDiskFull},
 	}
 }
 

@@ -78,7 +78,8 @@ func DigestMessage(m *MessageRecord) Digest {
 }
 
 // DigestMailbox hashes a mailbox's record, without its messages; a deleted
-// mailbox counts nothing.
+// mailbox counts nothing. Born does not count: copies of neighbouring releases,
+// which do not know it, have equal digests (law 8).
 func DigestMailbox(m *MailboxRecord) Digest {
 	if m.Deleted {
 		return Digest{}
@@ -105,7 +106,8 @@ func DigestAccount(a *AccountRecord) Digest {
 	return sum(text(text(b, a.Address), a.PasswordHash))
 }
 
-// DigestAddress hashes an address's record.
+// DigestAddress hashes an address's record. The origin of its counter does not
+// count, for the same reason as a mailbox's Born.
 func DigestAddress(a *AddressRecord) Digest {
 	b := []byte{'a'}
 	for _, v := range [...]uint64{a.Account, uint64(a.Slot), uint64(a.Generation), uint64(a.UidvalidityNext)} {

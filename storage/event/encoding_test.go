@@ -24,13 +24,14 @@ func everyChange() []*Change {
 	return []*Change{
 		{Record: &Change_Account{Account: &AccountRecord{Id: 1, Address: "u1@example.test", PasswordHash: "$argon2id$x", QuotaBytes: 2, CreatedUnix: 3,
 			Disabled: true, ModseqBase: 4, UidvalidityOrigin: 5, UidvalidityBirth: 6, UidvalidityNext: 7, Deleted: true, Generation: 8}}},
-		{Record: &Change_Address{Address: &AddressRecord{Address: "u1@example.test", Account: 1, Slot: 2, Generation: 3, Erased: true, UidvalidityNext: 4}}},
+		{Record: &Change_Address{Address: &AddressRecord{Address: "u1@example.test", Account: 1, Slot: 2, Generation: 3, Erased: true, UidvalidityNext: 4,
+			UidvalidityOrigin: 5, UidvalidityBirth: 6}}},
 		{Record: &Change_Mailbox{Mailbox: &MailboxRecord{Account: 1, Id: 2, Name: "INBOX", Uidvalidity: 3, Uidnext: 4, UidOrigin: 5, UidBirth: 6,
-			Marks: []*UncleanMark{{Unclean: 7, Uidnext: 8}}, SpecialUse: "Sent", ExpungeFloorUid: 9, ExpungeFloorModseq: 10, Changed: 11, Deleted: true, DeletedClockMs: 12}}},
+			Marks: []*UncleanMark{{Unclean: 7, Uidnext: 8}}, SpecialUse: "Sent", ExpungeFloorUid: 9, ExpungeFloorModseq: 10, Changed: 11, Deleted: true, DeletedClockMs: 12, Born: 13}}},
 		{Record: &Change_Message{Message: msg}},
 		{Record: &Change_Expunged{Expunged: &ExpungedRecord{Message: msg, SlotClockMs: 10}}},
 		{Record: &Change_Subscription{Subscription: &SubscriptionRecord{Account: 1, Name: "INBOX", Removed: true}}},
-		{Record: &Change_Slot{Slot: &SlotRecord{Lineage: []*Branch{{Epoch: 1, After: 2}}, Unclean: 3, ModseqFloor: 4}}},
+		{Record: &Change_Slot{Slot: &SlotRecord{Lineage: []*Branch{{Epoch: 1, After: 2, Unclean: 3}}, Unclean: 3, ModseqFloor: 4, Losses: 5, LossesUnclean: 6}}},
 	}
 }
 

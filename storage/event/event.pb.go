@@ -306,7 +306,8 @@ type AccountRecord struct {
 	Disabled     bool                   `protobuf:"varint,6,opt,name=disabled,proto3" json:"disabled,omitempty"`
 	ModseqBase   uint64                 `protobuf:"fixed64,7,opt,name=modseq_base,json=modseqBase,proto3" json:"modseq_base,omitempty"` // added to positions; raised by a move
 	// The UIDVALIDITY counter: under unclean count x the account gives out
-	// values from [origin+(x-birth)*2^16, origin+(x-birth+1)*2^16).
+	// values from [origin+(x-birth)*2^16, origin+(x-birth+1)*2^16). The origin is
+	// at (address's seed)+birth*2^16, or what the address had before.
 	UidvalidityOrigin uint32 `protobuf:"varint,8,opt,name=uidvalidity_origin,json=uidvalidityOrigin,proto3" json:"uidvalidity_origin,omitempty"`
 	UidvalidityBirth  uint32 `protobuf:"varint,9,opt,name=uidvalidity_birth,json=uidvalidityBirth,proto3" json:"uidvalidity_birth,omitempty"` // the unclean count at creation or move-in
 	UidvalidityNext   uint32 `protobuf:"varint,10,opt,name=uidvalidity_next,json=uidvalidityNext,proto3" json:"uidvalidity_next,omitempty"`   // the least value never given out
@@ -439,15 +440,19 @@ func (x *AccountRecord) GetDeletedClockMs() uint64 {
 }
 
 type AddressRecord struct {
-	state           protoimpl.MessageState `protogen:"open.v1"`
-	Address         string                 `protobuf:"bytes,1,opt,name=address,proto3" json:"address,omitempty"`
-	Account         uint64                 `protobuf:"fixed64,2,opt,name=account,proto3" json:"account,omitempty"`
-	Slot            uint32                 `protobuf:"varint,3,opt,name=slot,proto3" json:"slot,omitempty"`
-	Generation      uint32                 `protobuf:"varint,4,opt,name=generation,proto3" json:"generation,omitempty"`
-	Erased          bool                   `protobuf:"varint,5,opt,name=erased,proto3" json:"erased,omitempty"`
-	UidvalidityNext uint32                 `protobuf:"varint,6,opt,name=uidvalidity_next,json=uidvalidityNext,proto3" json:"uidvalidity_next,omitempty"` // remembered when the address is erased
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	state      protoimpl.MessageState `protogen:"open.v1"`
+	Address    string                 `protobuf:"bytes,1,opt,name=address,proto3" json:"address,omitempty"`
+	Account    uint64                 `protobuf:"fixed64,2,opt,name=account,proto3" json:"account,omitempty"`
+	Slot       uint32                 `protobuf:"varint,3,opt,name=slot,proto3" json:"slot,omitempty"`
+	Generation uint32                 `protobuf:"varint,4,opt,name=generation,proto3" json:"generation,omitempty"`
+	Erased     bool                   `protobuf:"varint,5,opt,name=erased,proto3" json:"erased,omitempty"`
+	// The counter of UIDVALIDITYs, remembered when the address is erased: whoever
+	// gets the address next goes on with it. 0 in records of before.
+	UidvalidityNext   uint32 `protobuf:"varint,6,opt,name=uidvalidity_next,json=uidvalidityNext,proto3" json:"uidvalidity_next,omitempty"`
+	UidvalidityOrigin uint32 `protobuf:"varint,7,opt,name=uidvalidity_origin,json=uidvalidityOrigin,proto3" json:"uidvalidity_origin,omitempty"`
+	UidvalidityBirth  uint32 `protobuf:"varint,8,opt,name=uidvalidity_birth,json=uidvalidityBirth,proto3" json:"uidvalidity_birth,omitempty"`
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
 }
 
 func (x *AddressRecord) Reset() {
@@ -522,6 +527,20 @@ func (x *AddressRecord) GetUidvalidityNext() uint32 {
 	return 0
 }
 
+func (x *AddressRecord) GetUidvalidityOrigin() uint32 {
+	if x != nil {
+		return x.UidvalidityOrigin
+	}
+	return 0
+}
+
+func (x *AddressRecord) GetUidvalidityBirth() uint32 {
+	if x != nil {
+		return x.UidvalidityBirth
+	}
+	return 0
+}
+
 type MailboxRecord struct {
 	state       protoimpl.MessageState `protogen:"open.v1"`
 	Account     uint64                 `protobuf:"fixed64,1,opt,name=account,proto3" json:"account,omitempty"`
@@ -540,8 +559,11 @@ type MailboxRecord struct {
 	Changed            uint64         `protobuf:"fixed64,12,opt,name=changed,proto3" json:"changed,omitempty"`                                                   // MODSEQ of the last change of this record
 	Deleted            bool           `protobuf:"varint,13,opt,name=deleted,proto3" json:"deleted,omitempty"`
 	DeletedClockMs     uint64         `protobuf:"varint,14,opt,name=deleted_clock_ms,json=deletedClockMs,proto3" json:"deleted_clock_ms,omitempty"` // slot clock of the deletion
-	unknownFields      protoimpl.UnknownFields
-	sizeCache          protoimpl.SizeCache
+	// Position of the event that made the mailbox, and with it the unbroken series
+	// of its UIDs, which a new UIDVALIDITY does not end; 0 in records of before.
+	Born          uint64 `protobuf:"fixed64,15,opt,name=born,proto3" json:"born,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *MailboxRecord) Reset() {
@@ -668,6 +690,13 @@ func (x *MailboxRecord) GetDeleted() bool {
 func (x *MailboxRecord) GetDeletedClockMs() uint64 {
 	if x != nil {
 		return x.DeletedClockMs
+	}
+	return 0
+}
+
+func (x *MailboxRecord) GetBorn() uint64 {
+	if x != nil {
+		return x.Born
 	}
 	return 0
 }
@@ -986,10 +1015,14 @@ func (x *SubscriptionRecord) GetRemoved() bool {
 
 // SlotRecord is the slot's own record: its lineage and what unclean epochs left.
 type SlotRecord struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Lineage       []*Branch              `protobuf:"bytes,1,rep,name=lineage,proto3" json:"lineage,omitempty"`
-	Unclean       uint32                 `protobuf:"varint,2,opt,name=unclean,proto3" json:"unclean,omitempty"`                             // unclean epochs so far, as Raft counts them
-	ModseqFloor   uint64                 `protobuf:"fixed64,3,opt,name=modseq_floor,json=modseqFloor,proto3" json:"modseq_floor,omitempty"` // first position of the last unclean epoch
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	Lineage     []*Branch              `protobuf:"bytes,1,rep,name=lineage,proto3" json:"lineage,omitempty"`
+	Unclean     uint32                 `protobuf:"varint,2,opt,name=unclean,proto3" json:"unclean,omitempty"`                             // unclean epochs so far, as Raft counts them
+	ModseqFloor uint64                 `protobuf:"fixed64,3,opt,name=modseq_floor,json=modseqFloor,proto3" json:"modseq_floor,omitempty"` // first position of the last unclean epoch
+	// How often records of addresses and accounts may have been lost (an index made
+	// anew from what was left), the last time under unclean count losses_unclean.
+	Losses        uint32 `protobuf:"varint,4,opt,name=losses,proto3" json:"losses,omitempty"`
+	LossesUnclean uint32 `protobuf:"varint,5,opt,name=losses_unclean,json=lossesUnclean,proto3" json:"losses_unclean,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1045,10 +1078,25 @@ func (x *SlotRecord) GetModseqFloor() uint64 {
 	return 0
 }
 
+func (x *SlotRecord) GetLosses() uint32 {
+	if x != nil {
+		return x.Losses
+	}
+	return 0
+}
+
+func (x *SlotRecord) GetLossesUnclean() uint32 {
+	if x != nil {
+		return x.LossesUnclean
+	}
+	return 0
+}
+
 type Branch struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Epoch         uint32                 `protobuf:"varint,1,opt,name=epoch,proto3" json:"epoch,omitempty"`
 	After         uint64                 `protobuf:"fixed64,2,opt,name=after,proto3" json:"after,omitempty"`
+	Unclean       uint32                 `protobuf:"varint,3,opt,name=unclean,proto3" json:"unclean,omitempty"` // unclean epochs so far, this one included; 0 also in records of before
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1093,6 +1141,13 @@ func (x *Branch) GetEpoch() uint32 {
 func (x *Branch) GetAfter() uint64 {
 	if x != nil {
 		return x.After
+	}
+	return 0
+}
+
+func (x *Branch) GetUnclean() uint32 {
+	if x != nil {
+		return x.Unclean
 	}
 	return 0
 }
@@ -1542,7 +1597,7 @@ const file_event_proto_rawDesc = "" +
 	"\n" +
 	"generation\x18\f \x01(\rR\n" +
 	"generation\x12(\n" +
-	"\x10deleted_clock_ms\x18\r \x01(\x04R\x0edeletedClockMs\"\xba\x01\n" +
+	"\x10deleted_clock_ms\x18\r \x01(\x04R\x0edeletedClockMs\"\x96\x02\n" +
 	"\rAddressRecord\x12\x18\n" +
 	"\aaddress\x18\x01 \x01(\tR\aaddress\x12\x18\n" +
 	"\aaccount\x18\x02 \x01(\x06R\aaccount\x12\x12\n" +
@@ -1551,7 +1606,9 @@ const file_event_proto_rawDesc = "" +
 	"generation\x18\x04 \x01(\rR\n" +
 	"generation\x12\x16\n" +
 	"\x06erased\x18\x05 \x01(\bR\x06erased\x12)\n" +
-	"\x10uidvalidity_next\x18\x06 \x01(\rR\x0fuidvalidityNext\"\xd8\x03\n" +
+	"\x10uidvalidity_next\x18\x06 \x01(\rR\x0fuidvalidityNext\x12-\n" +
+	"\x12uidvalidity_origin\x18\a \x01(\rR\x11uidvalidityOrigin\x12+\n" +
+	"\x11uidvalidity_birth\x18\b \x01(\rR\x10uidvalidityBirth\"\xec\x03\n" +
 	"\rMailboxRecord\x12\x18\n" +
 	"\aaccount\x18\x01 \x01(\x06R\aaccount\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\x06R\x02id\x12\x12\n" +
@@ -1569,7 +1626,8 @@ const file_event_proto_rawDesc = "" +
 	"\x14expunge_floor_modseq\x18\v \x01(\x06R\x12expungeFloorModseq\x12\x18\n" +
 	"\achanged\x18\f \x01(\x06R\achanged\x12\x18\n" +
 	"\adeleted\x18\r \x01(\bR\adeleted\x12(\n" +
-	"\x10deleted_clock_ms\x18\x0e \x01(\x04R\x0edeletedClockMs\"A\n" +
+	"\x10deleted_clock_ms\x18\x0e \x01(\x04R\x0edeletedClockMs\x12\x12\n" +
+	"\x04born\x18\x0f \x01(\x06R\x04born\"A\n" +
 	"\vUncleanMark\x12\x18\n" +
 	"\aunclean\x18\x01 \x01(\rR\aunclean\x12\x18\n" +
 	"\auidnext\x18\x02 \x01(\rR\auidnext\"\xd4\x02\n" +
@@ -1596,15 +1654,18 @@ const file_event_proto_rawDesc = "" +
 	"\x12SubscriptionRecord\x12\x18\n" +
 	"\aaccount\x18\x01 \x01(\x06R\aaccount\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x18\n" +
-	"\aremoved\x18\x03 \x01(\bR\aremoved\"~\n" +
+	"\aremoved\x18\x03 \x01(\bR\aremoved\"\xbd\x01\n" +
 	"\n" +
 	"SlotRecord\x123\n" +
 	"\alineage\x18\x01 \x03(\v2\x19.mailnode.event.v1.BranchR\alineage\x12\x18\n" +
 	"\aunclean\x18\x02 \x01(\rR\aunclean\x12!\n" +
-	"\fmodseq_floor\x18\x03 \x01(\x06R\vmodseqFloor\"4\n" +
+	"\fmodseq_floor\x18\x03 \x01(\x06R\vmodseqFloor\x12\x16\n" +
+	"\x06losses\x18\x04 \x01(\rR\x06losses\x12%\n" +
+	"\x0elosses_unclean\x18\x05 \x01(\rR\rlossesUnclean\"N\n" +
 	"\x06Branch\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\rR\x05epoch\x12\x14\n" +
-	"\x05after\x18\x02 \x01(\x06R\x05after\"k\n" +
+	"\x05after\x18\x02 \x01(\x06R\x05after\x12\x18\n" +
+	"\aunclean\x18\x03 \x01(\rR\aunclean\"k\n" +
 	"\vFreedRecord\x12\x18\n" +
 	"\aaccount\x18\x01 \x01(\x06R\aaccount\x12\x18\n" +
 	"\amailbox\x18\x02 \x01(\x06R\amailbox\x12\x12\n" +

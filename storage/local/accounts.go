@@ -116,11 +116,10 @@ func (m *Master) CreateAccount(ctx context.Context, addr slot.Address, password 
 		if found && !old.Erased {
 			return addressTaken(t, old)
 		}
-		// The wall clock only seeds the counter: it decides nothing (law 11),
-		// and an erased address remembers what was given out (law 2).
-		origin := max(uint32(now.Unix()), old.UidvalidityNext, 1)
-		a := &event.AccountRecord{Id: randomID(), Address: string(addr), PasswordHash: hash, QuotaBytes: quotaBytes,
-			CreatedUnix: now.Unix(), UidvalidityOrigin: origin, UidvalidityBirth: uint32(m.unclean), UidvalidityNext: origin, Generation: 1}
+		a := &event.AccountRecord{Id: randomID(), Address: string(addr), PasswordHash: hash, QuotaBytes: quotaBytes, CreatedUnix: now.Unix(), Generation: 1}
+		if !event.SeedUIDValidity(a, old, m.s.o.Cluster, m.unclean, m.losses) {
+			return storage.Errorf(storage.ErrLimit, "create account %q: the address has used up its UIDVALIDITYs", addr)
+		}
 		changes := []*event.Change{
 			accountChange(a),
 			{Record: &event.Change_Address{Address: &event.AddressRecord{Address: string(addr), Account: a.Id, Slot: uint32(m.s.o.Slot), Generation: 1}}},

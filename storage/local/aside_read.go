@@ -113,9 +113,7 @@ type asideReader struct {
 // fork is where two histories parted.
 type fork struct {
 	shared slot.Position
-	// unclean is the count from which on the present history's unclean epochs began
-	// after shared. It may be too low by the clean epochs that the old one began
-	// itself: then a message that was deleted and freed may be listed, none is missed.
+	// unclean is the count from which on unclean epochs began after shared.
 	unclean slot.UncleanCount
 	// inside says that the lineages do not show it: the present history lost events
 	// in the middle of an epoch. Then all counts that it neither has nor had.
@@ -183,9 +181,7 @@ func (r *asideReader) findFork() error {
 	}
 	f := fork{shared: old.SlotLineage().Shared(was, rec.SlotLineage(), head)}
 	f.inside = f.shared == was || partsInside(old.SlotLineage(), rec.SlotLineage())
-	// An unclean epoch raises both numbers by one, a clean one that of epochs only.
-	begun := uint32(old.SlotLineage().Last() - min(f.shared.Epoch(), old.SlotLineage().Last()))
-	f.unclean = slot.UncleanCount(old.Unclean-min(begun, old.Unclean)) + 1
+	f.unclean = event.ForkOf(rec, f.shared).Unclean
 	r.fork = f
 	return nil
 }
@@ -273,11 +269,18 @@ func (r *asideReader) mailbox(old *event.MailboxRecord) error {
 		return err
 	}
 	from := storage.UID(1)
-	// A new UIDVALIDITY has no marks of what was before it: the MODSEQs tell then.
-	marked := there && !r.fork.inside && now.Uidvalidity == old.Uidvalidity
+	// Where the marks do not tell, the MODSEQs do. One of the two histories may have
+	// gone on without noticing the fork: the lower mark of both counts.
+	marked := there && !r.fork.inside && event.SameUIDs(now, old)
+	if marked {
+		here, ok := event.BeganFrom(now, r.fork.unclean)
+		before, too := event.BeganFrom(old, r.fork.unclean)
+		if marked = ok && too; marked {
+			from = min(here, before)
+		}
+	}
 	switch {
 	case marked:
-		from = event.BeganFrom(now, r.fork.unclean)
 	case !there && r.changedAfter(old.Changed):
 		r.out.NewFolders++
 		if !r.known && !r.born {

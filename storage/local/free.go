@@ -113,7 +113,8 @@ func (f *freeing) account(id storage.AccountID) error {
 			if _, err := event.Load(t, event.AddressKey(slot.Address(a.Address)), rec); err != nil {
 				return nil, err
 			}
-			changes = append(changes, addressChange(erasedAddress(rec, a)))
+			event.EraseAddress(rec, a)
+			changes = append(changes, addressChange(rec))
 		}
 		if left {
 			return changes, nil

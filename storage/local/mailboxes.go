@@ -87,7 +87,7 @@ func (m *Master) mailbox(ctx context.Context, id storage.AccountID, find func(*v
 // newMailbox makes a record with a UIDVALIDITY from the account's counter,
 // which the caller's event must carry too.
 func (m *Master) newMailbox(t *txn, a *event.AccountRecord, name string, use storage.SpecialUse) (*event.MailboxRecord, error) {
-	b := &event.MailboxRecord{Account: a.Id, Id: randomID(), Name: name, SpecialUse: string(use), Changed: m.modSeq(t, a)}
+	b := &event.MailboxRecord{Account: a.Id, Id: randomID(), Name: name, SpecialUse: string(use), Changed: m.modSeq(t, a), Born: uint64(m.next(t))}
 	if !event.NewUIDValidity(a, b, m.unclean) {
 		return nil, storage.Errorf(storage.ErrLimit, "create mailbox %q: the account has used up its UIDVALIDITY range", name)
 	}

@@ -36,6 +36,7 @@ type Master struct {
 	epoch   slot.Epoch
 	unclean slot.UncleanCount
 	floor   slot.Position
+	losses  int // event.SlotRecord.LossesUnder
 	gate    Gate
 
 	since     time.Duration // Clock.Mono when it began
@@ -65,6 +66,7 @@ func (s *Slot) Serve(ctx context.Context, e slot.Epoch, x slot.UncleanCount, gat
 		// Ranges that this copy has seen given out are never used again, even if
 		// Raft were to count fewer (law 2).
 		m.unclean = max(x, slot.UncleanCount(rec.Unclean))
+		m.losses = rec.LossesUnder(m.unclean)
 		last := rec.SlotLineage().Last()
 		switch {
 		case last > e:
@@ -82,7 +84,7 @@ func (s *Slot) Serve(ctx context.Context, e slot.Epoch, x slot.UncleanCount, gat
 			}
 			return t.noteServed(e)
 		}
-		rec.Lineage = append(rec.Lineage, &event.Branch{Epoch: uint32(e), After: uint64(t.head)})
+		rec.Lineage = append(rec.Lineage, &event.Branch{Epoch: uint32(e), After: uint64(t.head), Unclean: uint32(m.unclean)})
 		first := slot.At(e, 1)
 		if uint32(x) > rec.Unclean {
 			rec.Unclean, rec.ModseqFloor = uint32(x), uint64(first)
@@ -200,6 +202,14 @@ func (t *txn) applyAt(m *Master, p slot.Position, changes ...*event.Change) erro
 	return t.apply(&event.Event{Position: uint64(p), Previous: uint64(t.head), SlotClockMs: m.slotClock(t), Changes: changes})
 }
 
+// notHere is the answer about an account that somebody has the ID of, so it was
+// there: it has been deleted or moved since, or this copy lacks it. That is no
+// "unknown": it is of both kinds, so that no client takes it for more than "not
+// now", and no MTA bounces what was accepted (law 7).
+func notHere(id storage.AccountID) error {
+	return storage.Errorf(storage.ErrUnavailable, "%w", storage.Errorf(storage.ErrNotFound, "account %016x: not in this slot", uint64(id)))
+}
+
 // The records as closures and readers load them; a missing one is ErrNotFound.
 
 func loadAccount(r reader, id storage.AccountID) (*event.AccountRecord, error) {
@@ -209,7 +219,7 @@ func loadAccount(r reader, id storage.AccountID) (*event.AccountRecord, error) {
 		return nil, err
 	}
 	if !found || a.Deleted {
-		return nil, storage.Errorf(storage.ErrNotFound, "account %016x: not in this slot", uint64(id))
+		return nil, notHere(id)
 	}
 	return a, nil
 }

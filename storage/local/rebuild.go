@@ -275,7 +275,7 @@ func (rb *rebuild) freeName() (string, error) {
 	}
 	taken := map[string]bool{}
 	for _, n := range names {
-		taken[n] = true
+		taken[strings.TrimSuffix(n, reasonSuffix)] = true // also when there was no index to keep: names count the losses
 	}
 	for n := 1; ; n++ {
 		if name := fmt.Sprintf("index-%d", n); !taken[name] {
@@ -387,6 +387,9 @@ func (rb *rebuild) spend(n int64) error {
 	return rb.ro.Spend(rb.ctx, n)
 }
 
+// reasonSuffix ends the name of a report.
+const reasonSuffix = ".reason"
+
 // report writes what was done beside the old index, for a person.
 func (rb *rebuild) report() error {
 	var b strings.Builder
@@ -402,7 +405,7 @@ func (rb *rebuild) report() error {
 	if o.LostMore > 0 {
 		fmt.Fprintf(&b, "lost: %d more\n", o.LostMore)
 	}
-	return blob.WriteFile(rb.fs, rb.quarantine(rb.mark.Old+".reason"), "mailnode-slot", []byte(b.String()))
+	return blob.WriteFile(rb.fs, rb.quarantine(rb.mark.Old+reasonSuffix), "mailnode-slot", []byte(b.String()))
 }
 
 func (rb *rebuild) writeMark() error {

@@ -23,6 +23,7 @@ type regain struct {
 	validity map[storage.AccountID]uint32 // highest UIDVALIDITY of any mailbox
 	fresh    map[storage.Ref]bool         // has got a new UIDVALIDITY already
 	highest  map[storage.Ref]storage.UID  // of all messages and tombstones
+	leaps    int                          // beyond one per rebuild: parts of a range that were used up
 
 	slotRec event.SlotRecord
 	head    event.HeadRecord

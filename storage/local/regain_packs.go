@@ -119,7 +119,7 @@ func (g *regain) newBox(a *event.AccountRecord, id storage.MailboxID, name strin
 	if err != nil {
 		canonical = fmt.Sprintf("Recovered/%016x", uint64(id))
 	}
-	b := &event.MailboxRecord{Account: a.Id, Id: uint64(id), SpecialUse: string(use), Changed: g.modSeq(a)}
+	b := &event.MailboxRecord{Account: a.Id, Id: uint64(id), SpecialUse: string(use), Changed: g.modSeq(a), Born: uint64(g.next)}
 	g.takeName(b, canonical)
 	if i := strings.LastIndexByte(b.Name, storage.Separator); i > 0 && g.named(b.Ref().Account)[b.Name[:i]] == nil {
 		if _, err := g.newBox(a, storage.MailboxID(randomID()), b.Name[:i], ""); err != nil {
@@ -130,21 +130,29 @@ func (g *regain) newBox(a *event.AccountRecord, id storage.MailboxID, name strin
 	return b, g.renew(a, b)
 }
 
+// leapsMore bounds how many parts of a range a rebuild may go on to.
+const leapsMore = 16
+
 // renew gives a mailbox a UIDVALIDITY that was never given out (law 2).
 func (g *regain) renew(a *event.AccountRecord, b *event.MailboxRecord) error {
 	if g.fresh[b.Ref()] {
 		return nil
 	}
 	g.fresh[b.Ref()] = true
+	event.MarkUnclean(b, g.unclean())
 	b.Uidnext = max(b.Uidnext, uint32(g.highest[b.Ref()])+1)
 	b.Changed = g.modSeq(a)
 	g.rb.out.NewUIDValidity++
 	if event.NewUIDValidity(a, b, g.unclean()) {
 		return nil
 	}
-	g.raise(a) // its range was used up: it begins another
-	if event.NewUIDValidity(a, b, g.unclean()) {
-		return nil
+	for g.leap(a) { // a part of the range was used up: the next one
+		if event.NewUIDValidity(a, b, g.unclean()) {
+			return nil
+		}
+		if g.leaps++; g.leaps > leapsMore {
+			break
+		}
 	}
 	return storage.Errorf(storage.ErrLimit, "mailbox %q of %s: its UIDs are used up", b.Name, a.Address)
 }
@@ -189,7 +197,9 @@ func (g *regain) sortedBoxes() []*event.MailboxRecord {
 func (g *regain) place() error {
 	for _, id := range slices.Sorted(maps.Keys(g.accounts)) {
 		if a := g.accounts[id]; !g.old.sound(keySpan(event.AccountKey(id))) {
-			g.raise(a)
+			if !g.leap(a) {
+				return storage.Errorf(storage.ErrLimit, "account %s: its UIDVALIDITYs are used up", a.Address)
+			}
 		}
 	}
 	given := map[storage.AccountID]map[uint32]bool{}
@@ -371,6 +381,9 @@ func (g *regain) finish() error {
 		if err := g.to.room(); err != nil {
 			return err
 		}
+	}
+	if !g.old.whole() || g.leaps > 0 { // who is not known any more had numbers all the same (law 2)
+		g.slotRec.Losses, g.slotRec.LossesUnclean = uint32(g.losses()), g.slotRec.Unclean
 	}
 	g.head.Position = uint64(g.next)
 	if err := g.to.Set(event.HeadKey(), event.Marshal(&g.head)); err != nil {

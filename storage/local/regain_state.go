@@ -139,7 +139,7 @@ func (g *regain) positions() error {
 		epoch = max(epoch, g.rb.ro.Epoch)
 	}
 	if epoch > last {
-		g.slotRec.Lineage = append(g.slotRec.Lineage, &event.Branch{Epoch: uint32(epoch), After: uint64(g.known)})
+		g.slotRec.Lineage = append(g.slotRec.Lineage, &event.Branch{Epoch: uint32(epoch), After: uint64(g.known), Unclean: g.slotRec.Unclean})
 		if known == epoch {
 			g.slotRec.Lineage[len(g.slotRec.Lineage)-1].After = uint64(slot.At(epoch, 0))
 		}
@@ -156,7 +156,7 @@ func (g *regain) positions() error {
 }
 
 // far is further than any number of events could have come in that epoch, and
-// further each time: the wall clock seeds it, as it does UIDVALIDITY (law 11).
+// further each time: the wall clock seeds it (law 11).
 func (g *regain) far() uint64 {
 	return min(uint64(g.wall())<<8, slot.MaxN/4*3)
 }
@@ -310,7 +310,9 @@ func (g *regain) account(id storage.AccountID) (*event.AccountRecord, error) {
 	}
 	a := &event.AccountRecord{Id: uint64(id), Address: string(address), CreatedUnix: int64(g.wall()), Generation: 1}
 	g.accounts[id] = a
-	g.raise(a)
+	if !g.leap(a) {
+		return nil, storage.Errorf(storage.ErrLimit, "account %s: its UIDVALIDITYs are used up", address)
+	}
 	g.rb.out.Made = append(g.rb.out.Made, address)
 	g.rb.lost("account %s: its record; made anew from birth notes without password, quota and subscriptions: mailnode user passwd %s", address, address)
 	for _, sp := range specialMailboxes() {
@@ -321,15 +323,18 @@ func (g *regain) account(id storage.AccountID) (*event.AccountRecord, error) {
 	return a, nil
 }
 
-// raise moves the account's counter of UIDVALIDITYs past all that can have been
-// given out (law 2), seeded as a new account's is. Since then it can have given out
-// a range for each unclean epoch; and so can it after each rebuild before this one.
-func (g *regain) raise(a *event.AccountRecord) {
-	ranges := 1 + uint32(g.unclean())
-	var before uint32
-	if _, err := fmt.Sscanf(g.rb.mark.Old, "index-%d", &before); err == nil {
-		ranges += before
+// leap moves the account's counter of UIDVALIDITYs past all that can have been
+// given out (law 2), also after the rebuilds before this one.
+func (g *regain) leap(a *event.AccountRecord) bool {
+	return event.LeapUIDValidity(a, g.rb.o.Cluster, g.unclean(), g.validity[storage.AccountID(a.Id)], g.losses())
+}
+
+// losses counts this rebuild and those before it, of which the slot's record may
+// be lost too: then the old indexes in quarantine tell.
+func (g *regain) losses() int {
+	before := 0
+	if _, err := fmt.Sscanf(g.rb.mark.Old, "index-%d", &before); err != nil {
+		before = 1
 	}
-	next := max(a.UidvalidityNext, g.wall()+ranges*event.UIDValidityRange, g.validity[storage.AccountID(a.Id)]+1)
-	a.UidvalidityOrigin, a.UidvalidityBirth, a.UidvalidityNext = next, uint32(g.unclean()), next
+	return max(before, int(g.slotRec.Losses)+1) + g.leaps
 }

@@ -8,7 +8,6 @@ import (
 	"strings"
 	"testing"
 
-
 	"mailnode/storage"
 	"mailnode/storage/event"
 	"mailnode/storage/slot"

@@ -149,14 +149,9 @@ func (m *Master) EraseAccount(ctx context.Context, addr slot.Address) error {
 		if err != nil {
 			return err
 		}
-		return m.emit(t, addressChange(erasedAddress(rec, a)))
+		event.EraseAddress(rec, a)
+		return m.emit(t, addressChange(rec))
 	})
-}
-
-// erasedAddress remembers which UIDVALIDITYs were given out (law 2).
-func erasedAddress(rec *event.AddressRecord, a *event.AccountRecord) *event.AddressRecord {
-	rec.Erased, rec.UidvalidityNext = true, max(rec.UidvalidityNext, a.UidvalidityNext)
-	return rec
 }
 
 // Restore implements storage.Undelete: deleted mailboxes first, then messages, in
