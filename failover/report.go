@@ -46,6 +46,13 @@ type Health struct {
 	Diverged    bool   `json:"diverged,omitempty"`
 	Quarantined bool   `json:"quarantined,omitempty"` // it has a dirty mailbox
 	Failed      string `json:"failed,omitempty"`      // the store is poisoned or hangs: why
+	// Hangs is what the copy's disk has not answered for some seconds; it may yet.
+	Hangs   string `json:"hangs,omitempty"`
+	HangsMs int64  `json:"hangs_ms,omitempty"`
+	// Opening is what a copy that is not open yet is doing; "" when it is open.
+	Opening        string `json:"opening,omitempty"`
+	OpeningPercent int    `json:"opening_percent,omitempty"` // of that step; -1: not known
+	OpeningMs      int64  `json:"opening_ms,omitempty"`      // since it began to open
 }
 
 // CopyReport is the state of one copy, as its node sees it.
@@ -75,6 +82,10 @@ func (h Health) fault() string {
 	switch {
 	case h.Failed != "":
 		return "has a failed store"
+	case h.Opening != "":
+		return "is opening"
+	case h.Hangs != "":
+		return "has a disk that does not answer"
 	case h.Diverged:
 		return "has diverged"
 	case h.Building:

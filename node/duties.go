@@ -71,7 +71,11 @@ func (n *Node) tick() {
 			wg.Go(func() { k.end(); k.wake() })
 		}
 	}
-	wg.Wait() // until then pauseGate acknowledges nothing
+	wg.Wait()                                            // until then pauseGate acknowledges nothing; each end is bounded
+	if later := n.clock.Mono(); later-now < pauseAfter { // else it was paused again meanwhile
+		n.evidence.Paused(later)
+		now = later
+	}
 	n.lastTick.Store(int64(now))
 }
 
@@ -103,7 +107,7 @@ func (n *Node) report(ctx context.Context, seq uint64, lastWords string) {
 		go func() {
 			defer func() { sent <- struct{}{} }()
 			if reply, err := client.Report(ctx, &rpc.Json{Body: b}); err == nil {
-				n.hearEnded(reply.Body)
+				go n.hearEnded(reply.Body) // ends roles
 			}
 		}()
 	}
@@ -299,12 +303,17 @@ func (n *Node) watch(ctx context.Context) {
 			n.watchSlot(sl)
 		}
 		n.conditions.Put(n.raft != nil && !n.raft.Quorum(), monitor.RaftNoQuorum, "", "")
-		for _, dir := range n.volumes.folders() {
-			if u, err := n.fs.GetDiskUsage(dir); err == nil {
-				n.conditions.Put(u.AvailBytes < local.SpaceReserveBytes, monitor.DiskFull, dir, "")
-			}
-		}
 		n.conditions.Put(n.clockDoubt() != "", monitor.ClockBehind, "", n.clockDoubt())
+	})
+}
+
+// watchSpace keeps the condition about one folder's file system. Each has a loop of
+// its own, because one whose disk hangs does not answer.
+func (n *Node) watchSpace(ctx context.Context, dir string) {
+	every(ctx, time.Second, func() {
+		if u, err := n.fs.GetDiskUsage(dir); err == nil {
+			n.conditions.Put(u.AvailBytes < local.SpaceReserveBytes, monitor.DiskFull, dir, "")
+		}
 	})
 }
 

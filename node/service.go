@@ -74,25 +74,6 @@ func (s service) Ask(_ context.Context, in *rpc.Json) (*rpc.Json, error) {
 	return &rpc.Json{Body: b}, nil
 }
 
-const planNamesMax = 5
-
-func (n *Node) answers(ids []slot.ID) []failover.CopyAnswer {
-	var out []failover.CopyAnswer
-	for _, id := range ids {
-		k := n.copies.keeper(id)
-		if k == nil {
-			continue
-		}
-		a := failover.CopyAnswer{CopyReport: k.report(), SelfCheck: k.selfCheck()}
-		if s := n.copies.slot(id); s != nil && !a.Building {
-			count, names, err := s.Users(planNamesMax)
-			a.UsersKnown, a.Users, a.UserNames = err == nil, count, names
-		}
-		out = append(out, a)
-	}
-	return out
-}
-
 // Ask implements failover.Asker.
 func (n *Node) Ask(ctx context.Context, node slot.NodeName, ids []slot.ID) ([]failover.CopyAnswer, error) {
 	if node == n.cfg.Node.Name {
