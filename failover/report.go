@@ -1,6 +1,11 @@
 package failover
 
-import "mailnode/storage/slot"
+import (
+	"fmt"
+	"strings"
+
+	"mailnode/storage/slot"
+)
 
 // CleanStop is what a node says last when it is stopped on purpose.
 const CleanStop = "clean stop"
@@ -20,6 +25,15 @@ type Report struct {
 type Heard struct {
 	Node  slot.NodeName `json:"node"`
 	AgoMs int64         `json:"ago_ms"`
+	// Unserved are the slots that it is the master of and does not serve, by its
+	// last report: whoever is cut off from it alone learns that here.
+	Unserved []Unserved `json:"unserved,omitempty"`
+}
+
+// Unserved is a slot that its master does not serve.
+type Unserved struct {
+	Slot slot.ID `json:"slot"`
+	Why  string  `json:"why,omitempty"`
 }
 
 // Role is what a node does for a slot.
@@ -74,7 +88,28 @@ type CopyReport struct {
 
 // serving says whether a master serves clients under an epoch.
 func (c CopyReport) serving(e slot.Epoch) bool {
-	return c.Role == RoleMaster && c.Serving && c.Failed == "" && c.Epoch == e
+	return c.Role == RoleMaster && c.Serving && c.Failed == "" && c.Hangs == "" && c.Epoch == e
+}
+
+// idle says why a master's copy does not serve an epoch. The text holds nothing
+// that changes from try to try: a proposal's reason is a record in Raft.
+func (c CopyReport) idle(e slot.Epoch) string {
+	switch {
+	case c.Failed != "":
+		return c.Failed
+	case c.Opening != "":
+		return "its copy is still opening, it " + c.Opening
+	case c.Hangs != "":
+		return "its disk does not answer a " + c.Hangs
+	case c.Role == RoleMaster && c.Epoch < e:
+		return fmt.Sprintf("it works under epoch %d", c.Epoch)
+	case c.Waiting != "":
+		first, _, _ := strings.Cut(c.Waiting, ": ")
+		return first
+	case c.Role != RoleMaster:
+		return "it has not taken the role"
+	}
+	return "it does not say why"
 }
 
 // fault says why a copy must not be chosen, "" when it is viable.
