@@ -1,6 +1,7 @@
 package failover
 
 import (
+	"cmp"
 	"maps"
 	"slices"
 	"sync"
@@ -37,6 +38,7 @@ type heardNode struct {
 	seq           uint64
 	at            time.Duration
 	lastWords     string
+	trouble       string
 	copies        map[slot.ID]CopyView
 	since         time.Duration             // since when its reports come without a gap, from this process of it
 	served        map[slot.ID]Served        // when it last said that it serves a slot
@@ -79,7 +81,7 @@ func (e *Evidence) Hear(now time.Duration, r Report) {
 	if now-n.at >= gapAfter {
 		n.since = now
 	}
-	n.seq, n.at, n.lastWords = r.Seq, max(now, n.at), r.LastWords
+	n.seq, n.at, n.lastWords, n.trouble = r.Seq, max(now, n.at), r.LastWords, r.Trouble
 	copies := make(map[slot.ID]CopyView, len(r.Slots))
 	served := maps.Clone(n.served)
 	if served == nil {
@@ -132,7 +134,7 @@ func (e *Evidence) unserved(name slot.NodeName) []Unserved {
 		c, ok := n.copies[id]
 		switch {
 		case !ok:
-			out = append(out, Unserved{Slot: id, Why: noCopy})
+			out = append(out, Unserved{Slot: id, Why: short(cmp.Or(n.trouble, noCopy))})
 		case !c.serving(own.Epoch):
 			out = append(out, Unserved{Slot: id, Why: short(c.idle(own.Epoch))})
 		}
@@ -219,7 +221,7 @@ func (e *Evidence) Snapshot(now time.Duration) View {
 	}
 	for name, n := range e.nodes {
 		nv := v.Nodes[name]
-		nv.Known, nv.HeardAt, nv.Since, nv.LastWords, nv.Copies, nv.Served = true, n.at, n.since, n.lastWords, n.copies, n.served
+		nv.Known, nv.HeardAt, nv.Since, nv.LastWords, nv.Trouble, nv.Copies, nv.Served = true, n.at, n.since, n.lastWords, n.trouble, n.copies, n.served
 		v.Nodes[name] = nv
 		for other, said := range n.heard {
 			at := said.at

@@ -17,6 +17,7 @@ type Report struct {
 	Seq       uint64        `json:"seq"`  // +1 per report of one boot
 	Slots     []CopyReport  `json:"slots,omitempty"`
 	Heard     []Heard       `json:"heard,omitempty"`      // Evidence.Heard of the sender
+	Trouble   string        `json:"trouble,omitempty"`    // why it serves nothing, Raft does not run on it for example
 	LastWords string        `json:"last_words,omitempty"` // CleanStop, or what its disks say; "" while all is well
 }
 

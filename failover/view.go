@@ -30,6 +30,7 @@ type NodeView struct {
 	Unserved  []Unserved    // what it does not serve, by RelayedBy
 	Since     time.Duration // since when its reports come without a gap, from this process of it
 	LastWords string
+	Trouble   string
 	Copies    map[slot.ID]CopyView // by its last report
 	Served    map[slot.ID]Served   // when it last reported that it serves a slot
 }
@@ -136,6 +137,20 @@ func (v View) serves(sl cluster.Slot, suspectAfter time.Duration) bool {
 	return !not
 }
 
+// Serves is what is known here of whether a slot is served.
+func (v View) Serves(sl cluster.Slot, suspectAfter time.Duration) bool {
+	return v.serves(sl, suspectAfter)
+}
+
+// Unserved says that nobody has served a slot for suspectAfter, and why; "" when
+// that is not so, or not for so long.
+func (v View) Unserved(sl cluster.Slot, suspectAfter time.Duration) string {
+	if sl.Master == "" || !v.unserved(sl, suspectAfter) {
+		return ""
+	}
+	return v.Idle(sl, suspectAfter)
+}
+
 // relayedUnserved says what is relayed of a slot that its master does not serve.
 func (v View) relayedUnserved(sl cluster.Slot) (why string, unserved bool) {
 	for _, u := range v.Nodes[sl.Master].Unserved {
@@ -185,7 +200,11 @@ func (v View) Idle(sl cluster.Slot, suspectAfter time.Duration) string {
 	case !v.reports(n, suspectAfter) && relayed:
 		return fmt.Sprintf("%s lives (%s hears it) and does not serve %s: %s", n, v.Nodes[n].RelayedBy, sl.ID, why)
 	case !ok:
-		return fmt.Sprintf("%s lives and does not serve %s: %s", n, sl.ID, noCopy)
+		why := noCopy
+		if trouble := v.Nodes[n].Trouble; trouble != "" {
+			why = trouble
+		}
+		return fmt.Sprintf("%s lives and does not serve %s: %s", n, sl.ID, why)
 	}
 	return fmt.Sprintf("%s lives and does not serve %s: %s", n, sl.ID, c.idle(sl.Epoch))
 }

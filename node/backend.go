@@ -136,9 +136,15 @@ func (n *Node) slotStatus(sl cluster.Slot, v failover.View) admin.SlotStatus {
 			c.State, c.Viable = "silent", false
 		}
 		if name == sl.Master {
-			out.Serving = known && r.Serving && r.Epoch == sl.Epoch && c.State != "silent"
+			out.Serving = c.State != "silent" && v.Serves(sl, n.cfg.Replication.SuspectAfter)
 			out.Waiting = r.Waiting
-			if !out.Serving && out.Waiting == "" {
+			switch {
+			case out.Serving || out.Waiting != "":
+			case r.Opening != "":
+				out.Waiting = fmt.Sprintf("its master %s is opening its copy: %s", name, openingText(r.CopyReport))
+			case known && r.Serving && c.State == "master": // by an old report
+				out.Waiting = v.Idle(sl, n.cfg.Replication.SuspectAfter)
+			default:
 				out.Waiting = fmt.Sprintf("its master %s is %s", name, c.State)
 			}
 		}
@@ -151,6 +157,10 @@ func stateOf(r failover.CopyReport) string {
 	switch {
 	case r.Failed != "":
 		return "failed"
+	case r.Opening != "":
+		return "opening"
+	case r.Hangs != "":
+		return "hangs"
 	case r.Building:
 		return "building"
 	case r.Diverged:

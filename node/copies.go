@@ -60,7 +60,7 @@ type keeper struct {
 	feed     *repl.Feed
 	follower *repl.Follower
 	leave    func()        // ends the role: at once what changes the mail, then it waits for the rest
-	ended    chan struct{} // closed when the last role that was left has ended
+	ended    chan struct{} // closed when the last role that was left has ended; nil: none was
 	users    knownUsers
 }
 
@@ -160,8 +160,7 @@ func (c *copies) keep(ctx context.Context, id slot.ID) {
 	if c.m[id] != nil {
 		return
 	}
-	k := &keeper{n: c.n, id: id, log: c.n.log.With("slot", id), poke: make(chan struct{}, 1), role: failover.RoleNone, reindex: newReindexing(), ended: make(chan struct{})}
-	close(k.ended)
+	k := &keeper{n: c.n, id: id, log: c.n.log.With("slot", id), poke: make(chan struct{}, 1), role: failover.RoleNone, reindex: newReindexing()}
 	k.mend = newMender(k)
 	c.m[id] = k
 	c.n.wg.Go(func() { k.run(ctx) })
@@ -355,11 +354,17 @@ func (k *keeper) end() bool {
 	if leave != nil {
 		ended := make(chan struct{})
 		k.ended = ended
-		go func() { defer close(ended); leave(); <-before }()
+		go func() {
+			defer close(ended)
+			leave()
+			if before != nil {
+				<-before
+			}
+		}()
 	}
 	ended := k.ended
 	k.mu.Unlock()
-	return within(endWithin, func() { <-ended })
+	return ended == nil || within(endWithin, func() { <-ended })
 }
 
 // errNotEnded says that the role before holds up the next one.
@@ -414,6 +419,9 @@ func (k *keeper) converge(ctx context.Context, sl cluster.Slot) bool {
 	ended := k.end()
 	k.mu.Lock()
 	k.role, k.epoch = want, sl.Epoch
+	if want == failover.RoleMaster && k.waiting == "" {
+		k.waiting = "asks whether it may serve" // until it knows more
+	}
 	term := k.term
 	k.mu.Unlock()
 	defer k.n.tellSoon()

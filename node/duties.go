@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"sync"
 	"time"
 
 	"mailnode/failover"
@@ -62,16 +61,8 @@ func (n *Node) tick() {
 	}
 	gap := now - time.Duration(n.lastTick.Load())
 	n.log.Warn("this process was paused: its slots ask before they serve on", "for", gap.Round(time.Millisecond))
-	var wg sync.WaitGroup
-	for _, k := range n.copies.all() {
-		k.mu.Lock()
-		master := k.role == failover.RoleMaster
-		k.mu.Unlock()
-		if master {
-			wg.Go(func() { k.end(); k.wake() })
-		}
-	}
-	wg.Wait()                                            // until then pauseGate acknowledges nothing; each end is bounded
+	n.endMasters()
+	// Until then pauseGate acknowledges nothing.
 	if later := n.clock.Mono(); later-now < pauseAfter { // else it was paused again meanwhile
 		n.evidence.Paused(later)
 		now = later
@@ -81,7 +72,7 @@ func (n *Node) tick() {
 
 // report tells every other member what this node has.
 func (n *Node) report(ctx context.Context, seq uint64, lastWords string) {
-	r := failover.Report{Node: n.cfg.Node.Name, Boot: n.boot, Seq: seq, Heard: n.evidence.Heard(n.clock.Mono()), LastWords: lastWords}
+	r := failover.Report{Node: n.cfg.Node.Name, Boot: n.boot, Seq: seq, Heard: n.evidence.Heard(n.clock.Mono()), LastWords: lastWords, Trouble: n.trouble()}
 	for _, k := range n.copies.all() {
 		r.Slots = append(r.Slots, k.report())
 	}
@@ -114,6 +105,14 @@ func (n *Node) report(ctx context.Context, seq uint64, lastWords string) {
 	for range others {
 		<-sent
 	}
+}
+
+// trouble says why this node serves none of its slots, "" when it may.
+func (n *Node) trouble() string {
+	if n.raft != nil {
+		return ""
+	}
+	return "raft does not run on it"
 }
 
 // endedEpoch tells a master whose epoch is over of the one that Raft has now. A
@@ -300,7 +299,7 @@ func (n *Node) watch(ctx context.Context) {
 		}
 		n.forget(st)
 		for _, sl := range st.Slots {
-			n.watchSlot(sl)
+			n.watchSlot(sl, v)
 		}
 		n.conditions.Put(n.raft != nil && !n.raft.Quorum(), monitor.RaftNoQuorum, "", "")
 		n.conditions.Put(n.clockDoubt() != "", monitor.ClockBehind, "", n.clockDoubt())
@@ -334,23 +333,40 @@ func (n *Node) forget(st *cluster.State) {
 	}
 }
 
-// watchSlot keeps the conditions about one slot, on the nodes that hold it.
-func (n *Node) watchSlot(sl cluster.Slot) {
-	about := sl.ID.String()
+// watchSlot keeps the conditions about one slot: that nobody serves it on every
+// node, the others on those that hold it.
+func (n *Node) watchSlot(sl cluster.Slot, v failover.View) {
+	about, suspectAfter := sl.ID.String(), n.cfg.Replication.SuspectAfter
 	n.conditions.Put(sl.OpenLoss != nil, monitor.OpenLoss, about, "")
+	unserved := v.Unserved(sl, suspectAfter)
 	k := n.copies.keeper(sl.ID)
 	if k == nil {
+		n.conditions.Put(unserved != "", monitor.SlotNoMaster, about, unserved)
 		return
 	}
 	r := k.report()
 	mine := sl.Master == n.cfg.Node.Name
-	n.conditions.Put(mine && r.Waiting != "", monitor.SlotNoMaster, about, r.Waiting)
+	if mine && r.Waiting != "" {
+		unserved = r.Waiting
+	}
+	n.conditions.Put(unserved != "", monitor.SlotNoMaster, about, unserved)
+	n.conditions.Put(r.Opening != "" && time.Duration(r.OpeningMs)*time.Millisecond >= suspectAfter, monitor.SlotOpening, about, openingText(r))
+	n.conditions.Put(r.Hangs != "", monitor.SlotHangs, about, r.Hangs)
 	n.conditions.Put(r.Building, monitor.CopyBuilding, about, "")
 	n.conditions.Put(r.Quarantined, monitor.EventQuarantined, about, "")
 	waits := n.cfg.Replication.Ack == config.AckReplica && len(sl.Replicas) > 0
 	n.conditions.Put(mine && waits && !sl.Protected, monitor.SlotUnprotected, about, "")
 	n.conditions.Put(mine && len(sl.Replicas) == 0, monitor.SlotNoReplicas, about, "")
 	n.conditions.Put(len(sl.Replicas) > 0 && k.replicasLate(), monitor.ReplicaLagPage, about, "")
+}
+
+// openingText says how far a copy is that opens.
+func openingText(r failover.CopyReport) string {
+	text := "it " + r.Opening
+	if r.OpeningPercent >= 0 {
+		text += fmt.Sprintf(", %d%%", r.OpeningPercent)
+	}
+	return text + fmt.Sprintf(", for %s", (time.Duration(r.OpeningMs)*time.Millisecond).Round(time.Second))
 }
 
 // replicasLate says whether no replica is less than five minutes behind. One that

@@ -44,6 +44,7 @@ func (n *Node) start(ctx context.Context) error {
 	}
 	n.wg.Go(func() { every(ctx, tickEvery, n.tick) })
 	n.wg.Go(func() { n.reports(ctx) })
+	n.wg.Go(func() { n.fence(ctx) })
 	n.wg.Go(func() { n.lead(ctx) })
 	n.wg.Go(func() { n.votes(ctx) })
 	n.wg.Go(func() { n.watch(ctx) })

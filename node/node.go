@@ -63,6 +63,7 @@ type Node struct {
 	metrics    *monitor.Metrics
 	lastTick   atomic.Int64 // Clock.Mono of the last tick, ns: the pause detector
 	stopping   atomic.Bool
+	fenced     atomic.Bool   // see fence.go
 	reportNow  chan struct{} // capacity 1: tellSoon
 
 	resources *local.Resources

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"sync"
 	"time"
 
@@ -85,7 +86,7 @@ func (w *watchdog) slowest() (what string, since time.Duration) {
 	if worst == nil {
 		return "", 0
 	}
-	return fmt.Sprintf("%s of %q", worst.what, worst.path), time.Duration(worst.looks-1) * w.tick
+	return fmt.Sprintf("%s of %s", worst.what, filepath.Join(filepath.Base(filepath.Dir(worst.path)), filepath.Base(worst.path))), time.Duration(worst.looks-1) * w.tick
 }
 
 // during watches fn.
