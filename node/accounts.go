@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -79,6 +80,32 @@ func changeAccount(ctx context.Context, m *local.Master, id storage.AccountID, c
 	return nil, storage.Errorf(storage.ErrInvalid, "unknown account call %q: upgrade this node", c.Verb)
 }
 
+// listed runs an account call that lists a whole slot, and does not wait for one
+// whose disk hangs: the others are listed all the same (law 9).
+func (n *Node) listed(ctx context.Context, id slot.ID, verb string, into any) error {
+	ctx, cancel := context.WithTimeout(ctx, accountWithin)
+	defer cancel()
+	type answer struct {
+		body json.RawMessage
+		err  error
+	}
+	got := make(chan answer, 1)
+	go func() {
+		var a answer
+		a.err = n.account(ctx, id, &rpc.AccountCall{Verb: verb}, &a.body)
+		got <- a
+	}()
+	select {
+	case a := <-got:
+		if a.err != nil {
+			return a.err
+		}
+		return json.Unmarshal(a.body, into)
+	case <-ctx.Done():
+		return storage.Errorf(storage.ErrUnavailable, "list slot %s: %w", id, ctx.Err())
+	}
+}
+
 func seconds(d time.Duration) int64 { return int64(d / time.Second) }
 
 // Show implements admin.UserBook.
@@ -96,7 +123,7 @@ func (u userBook) Deleted(ctx context.Context) (admin.Users, error) {
 	out := admin.Users{Users: []admin.User{}}
 	for _, sl := range u.n.State().Slots {
 		var accounts []storage.DeletedAccount
-		if err := u.n.account(ctx, sl.ID, &rpc.AccountCall{Verb: "deleted"}, &accounts); err != nil {
+		if err := u.n.listed(ctx, sl.ID, "deleted", &accounts); err != nil {
 			out.Unknown = append(out.Unknown, sl.ID)
 			continue
 		}

@@ -232,7 +232,7 @@ func (u userBook) List(ctx context.Context) (admin.Users, error) {
 	out := admin.Users{Users: []admin.User{}}
 	for _, sl := range u.n.State().Slots {
 		var accounts []storage.Account
-		if err := u.n.account(ctx, sl.ID, &rpc.AccountCall{Verb: "list"}, &accounts); err != nil {
+		if err := u.n.listed(ctx, sl.ID, "list", &accounts); err != nil {
 			out.Unknown = append(out.Unknown, sl.ID)
 			continue
 		}

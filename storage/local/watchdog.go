@@ -103,7 +103,8 @@ func (w *watchdog) during(what, path string, fn func() error) error {
 	return fn()
 }
 
-// watchedFS is a file system whose operations are watched.
+// watchedFS is a file system whose operations are watched, but for RemoveAll, which
+// is many in one.
 type watchedFS struct {
 	vfs.FS
 	w *watchdog
@@ -159,11 +160,6 @@ func (f watchedFS) Remove(name string) error {
 // Link implements vfs.FS.
 func (f watchedFS) Link(oldname, newname string) error {
 	return f.w.during("link", newname, func() error { return f.FS.Link(oldname, newname) })
-}
-
-// RemoveAll implements vfs.FS.
-func (f watchedFS) RemoveAll(name string) error {
-	return f.w.during("remove", name, func() error { return f.FS.RemoveAll(name) })
 }
 
 // MkdirAll implements vfs.FS.
