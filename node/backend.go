@@ -70,7 +70,7 @@ func (n *Node) openProposals(ctx context.Context, st *cluster.State, v failover.
 	plans, err := failover.List(ctx, st, v, n.cfg.Replication.SuspectAfter, n)
 	if err == nil {
 		for _, p := range plans.Proposals {
-			out = append(out, planned(p))
+			out = append(out, planned(st, p))
 		}
 		return out
 	}

@@ -25,7 +25,7 @@ func (f failovers) Proposals(ctx context.Context, all bool) ([]admin.Proposal, e
 	}
 	out := []admin.Proposal{}
 	for _, p := range open.Proposals {
-		out = append(out, planned(p))
+		out = append(out, planned(st, p))
 	}
 	if all {
 		for _, p := range st.Proposals {
@@ -37,8 +37,13 @@ func (f failovers) Proposals(ctx context.Context, all bool) ([]admin.Proposal, e
 	return out, nil
 }
 
-func planned(p failover.Plan) admin.Proposal {
-	out := admin.Proposal{ID: p.Proposal, Node: p.Node, State: string(p.State), SinceS: p.SinceS, Reason: p.Reason, Slots: []admin.ProposedSlot{}}
+// planned shows a plan. Its node is Raft's: "" when the proposal is about slots of a
+// living one.
+func planned(st *cluster.State, p failover.Plan) admin.Proposal {
+	out := admin.Proposal{ID: p.Proposal, State: string(p.State), SinceS: p.SinceS, Reason: p.Reason, Slots: []admin.ProposedSlot{}}
+	if recorded, ok := st.Proposal(p.Proposal); ok {
+		out.Node = recorded.Node
+	}
 	for _, s := range p.Slots {
 		out.Slots = append(out.Slots, admin.ProposedSlot{Slot: s.Slot, From: s.From, To: s.To, Safe: s.Safe, LagS: s.LagS,
 			EventsAtRisk: s.EventsAtRisk, Users: s.Users, Done: s.Done, Why: s.Why})
@@ -48,7 +53,8 @@ func planned(p failover.Plan) admin.Proposal {
 
 // Plan implements admin.Failovers.
 func (f failovers) Plan(ctx context.Context, id string) (admin.Plan, error) {
-	p, err := failover.MakePlan(ctx, f.n.State(), f.n.view(), f.n.cfg.Replication.SuspectAfter, id, f.n)
+	st := f.n.State()
+	p, err := failover.MakePlan(ctx, st, f.n.view(), f.n.cfg.Replication.SuspectAfter, id, f.n)
 	if err != nil {
 		return admin.Plan{}, err
 	}
@@ -56,7 +62,7 @@ func (f failovers) Plan(ctx context.Context, id string) (admin.Plan, error) {
 	if err := p.Render(&text); err != nil {
 		return admin.Plan{}, err
 	}
-	return admin.Plan{Proposal: planned(p), Text: text.String()}, nil
+	return admin.Plan{Proposal: planned(st, p), Text: text.String()}, nil
 }
 
 // Confirm implements admin.Failovers.
