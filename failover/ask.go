@@ -201,9 +201,9 @@ func (cs copies) describe(out *PlanSlot) {
 	for _, c := range cs.sorted() {
 		why := c.trouble()
 		switch {
+		case c.Node == out.From: // the master's own: what is wrong with it is the plan's reason
 		case why != "":
 			out.NotChosen = append(out.NotChosen, fmt.Sprintf("%s %s", c.Node, why))
-		case c.Node == out.From: // the master's own: it stays what it is
 		case c.Node != out.To:
 			out.OtherCopies = append(out.OtherCopies, string(c.Node))
 			if chosen := cs[out.To]; c.candidate().ahead(chosen.candidate()) > 0 {

@@ -1,6 +1,7 @@
 package failover
 
 import (
+	"cmp"
 	"maps"
 	"slices"
 	"sync"
@@ -27,6 +28,7 @@ type Evidence struct {
 	nodes    map[slot.NodeName]*heardNode
 	rejected map[string]time.Duration
 	members  map[slot.NodeName]time.Duration // since when each is a member, as seen here
+	owned    map[slot.ID]Owned               // by Raft, as seen here
 }
 
 // heardNode is what one node said last. Its maps are replaced, never written to:
@@ -36,8 +38,20 @@ type heardNode struct {
 	seq           uint64
 	at            time.Duration
 	lastWords     string
+	trouble       string
 	copies        map[slot.ID]CopyView
-	heard         map[slot.NodeName]time.Duration // when it heard others, on our clock
+	since         time.Duration             // since when its reports come without a gap, from this process of it
+	served        map[slot.ID]Served        // when it last said that it serves a slot
+	heard         map[slot.NodeName]relayed // what it said of others
+}
+
+// gapAfter is how long a node that lives is not heard at most.
+const gapAfter = 5 * time.Second
+
+// relayed is what one node said of another.
+type relayed struct {
+	at       time.Duration // when that one was heard, on our clock
+	unserved []Unserved
 }
 
 // NewEvidence starts with nothing: a node that is never heard counts as silent
@@ -57,15 +71,22 @@ func (e *Evidence) Hear(now time.Duration, r Report) {
 	n := e.nodes[r.Node]
 	switch {
 	case n == nil:
-		n = &heardNode{boot: r.Boot}
+		n = &heardNode{boot: r.Boot, at: now, since: now}
 		e.nodes[r.Node] = n
 	case r.Boot == n.boot && r.Seq <= n.seq, r.Boot != n.boot && r.Boot == n.earlier:
 		return
 	case r.Boot != n.boot:
-		n.earlier, n.boot = n.boot, r.Boot
+		n.earlier, n.boot, n.since = n.boot, r.Boot, now
 	}
-	n.seq, n.at, n.lastWords = r.Seq, max(now, n.at), r.LastWords
+	if now-n.at >= gapAfter {
+		n.since = now
+	}
+	n.seq, n.at, n.lastWords, n.trouble = r.Seq, max(now, n.at), r.LastWords, r.Trouble
 	copies := make(map[slot.ID]CopyView, len(r.Slots))
+	served := maps.Clone(n.served)
+	if served == nil {
+		served = map[slot.ID]Served{}
+	}
 	for _, c := range r.Slots {
 		was, known := n.copies[c.Slot]
 		v := CopyView{CopyReport: c, Highest: c.highest(was, known), StillSince: now, FailedSince: now}
@@ -76,12 +97,15 @@ func (e *Evidence) Hear(now time.Duration, r Report) {
 			v.FailedSince = was.FailedSince
 		}
 		copies[c.Slot] = v
+		if c.serving(c.Epoch) {
+			served[c.Slot] = Served{Epoch: c.Epoch, At: now}
+		}
 	}
-	n.copies = copies
-	n.heard = make(map[slot.NodeName]time.Duration, len(r.Heard))
+	n.copies, n.served = copies, served
+	n.heard = make(map[slot.NodeName]relayed, len(r.Heard))
 	for _, h := range r.Heard {
 		ago := time.Duration(min(max(h.AgoMs, 0), int64(time.Hour/time.Millisecond))) * time.Millisecond
-		n.heard[h.Node] = now - ago
+		n.heard[h.Node] = relayed{now - ago, h.Unserved}
 	}
 }
 
@@ -92,7 +116,27 @@ func (e *Evidence) Heard(now time.Duration) []Heard {
 	var out []Heard
 	for _, name := range slices.Sorted(maps.Keys(e.nodes)) {
 		if name != e.self {
-			out = append(out, Heard{Node: name, AgoMs: (now - e.nodes[name].at).Milliseconds()})
+			out = append(out, Heard{Node: name, AgoMs: (now - e.nodes[name].at).Milliseconds(), Unserved: e.unserved(name)})
+		}
+	}
+	return out
+}
+
+// unserved lists what a node does not serve of what Raft gives it.
+func (e *Evidence) unserved(name slot.NodeName) []Unserved {
+	var out []Unserved
+	n := e.nodes[name]
+	for _, id := range slices.Sorted(maps.Keys(e.owned)) {
+		own := e.owned[id]
+		if own.Master != name {
+			continue
+		}
+		c, ok := n.copies[id]
+		switch {
+		case !ok:
+			out = append(out, Unserved{Slot: id, Why: short(cmp.Or(n.trouble, noCopy))})
+		case !c.serving(own.Epoch):
+			out = append(out, Unserved{Slot: id, Why: short(c.idle(own.Epoch))})
 		}
 	}
 	return out
@@ -137,6 +181,23 @@ func (e *Evidence) Observe(now time.Duration, st *cluster.State) {
 		}
 	}
 	e.members = members
+	owned := make(map[slot.ID]Owned, len(st.Slots))
+	for _, sl := range st.Slots {
+		if sl.Master == "" {
+			continue
+		}
+		own, known := e.owned[sl.ID]
+		if !known || own.Epoch != sl.Epoch || own.Master != sl.Master {
+			own = Owned{Master: sl.Master, Epoch: sl.Epoch, Since: now}
+			if e.owned == nil {
+				own.Since = e.floor // it was so before this process looked
+			}
+		}
+		owned[sl.ID] = own
+	}
+	if len(st.Slots) > 0 {
+		e.owned = owned
+	}
 	seen := map[string]time.Duration{}
 	for _, p := range st.Proposals {
 		if p.State != cluster.Rejected {
@@ -154,21 +215,22 @@ func (e *Evidence) Observe(now time.Duration, st *cluster.State) {
 func (e *Evidence) Snapshot(now time.Duration) View {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	v := View{Self: e.self, Now: now, Floor: e.floor, Nodes: make(map[slot.NodeName]NodeView, len(e.nodes)), Rejected: e.rejected, Members: e.members}
+	v := View{Self: e.self, Now: now, Floor: e.floor, Nodes: make(map[slot.NodeName]NodeView, len(e.nodes)), Rejected: e.rejected, Members: e.members, Owned: e.owned}
 	if e.missed(now) { // whoever woke up first asks before the ticker has ticked
 		v.Floor = now
 	}
 	for name, n := range e.nodes {
 		nv := v.Nodes[name]
-		nv.Known, nv.HeardAt, nv.LastWords, nv.Copies = true, n.at, n.lastWords, n.copies
+		nv.Known, nv.HeardAt, nv.Since, nv.LastWords, nv.Trouble, nv.Copies, nv.Served = true, n.at, n.since, n.lastWords, n.trouble, n.copies, n.served
 		v.Nodes[name] = nv
-		for other, at := range n.heard {
+		for other, said := range n.heard {
+			at := said.at
 			if other == name || other == e.self {
 				continue
 			}
 			ov := v.Nodes[other]
 			if ov.RelayedBy == "" || at > ov.RelayedAt || at == ov.RelayedAt && name < ov.RelayedBy {
-				ov.RelayedBy, ov.RelayedAt = name, at
+				ov.RelayedBy, ov.RelayedAt, ov.Unserved = name, at, said.unserved
 			}
 			v.Nodes[other] = ov
 		}

@@ -36,7 +36,7 @@ func TestSilence(t *testing.T) {
 	const s = time.Second
 	e := NewEvidence("n2", 100*s)
 	e.Hear(101*s, Report{Node: "n1", Boot: "a", Seq: 1})
-	e.Hear(110*s, Report{Node: "n3", Boot: "a", Seq: 1, Heard: []Heard{{"n1", 2000}, {"n4", 1 << 62}, {"n5", -9}, {"n2", 0}, {"n3", 0}}})
+	e.Hear(110*s, Report{Node: "n3", Boot: "a", Seq: 1, Heard: []Heard{{Node: "n1", AgoMs: 2000}, {Node: "n4", AgoMs: 1 << 62}, {Node: "n5", AgoMs: -9}, {Node: "n2", AgoMs: 0}, {Node: "n3", AgoMs: 0}}})
 	presences := func(now time.Duration) map[slot.NodeName]presence {
 		out := map[slot.NodeName]presence{}
 		for _, n := range list("n1", "n2", "n3", "n4", "n5", "n6") {
@@ -66,7 +66,7 @@ func TestSilence(t *testing.T) {
 	if got := e.Snapshot(1013 * s).Silence("n1"); got != 14*s {
 		t.Errorf("silence after our pause: %v", got)
 	}
-	if got := e.Heard(111 * s); cmp.Diff([]Heard{{"n1", 10000}, {"n3", 1000}}, got) != "" {
+	if got := e.Heard(111 * s); cmp.Diff([]Heard{{Node: "n1", AgoMs: 10000}, {Node: "n3", AgoMs: 1000}}, got) != "" {
 		t.Errorf("heard: %v", got)
 	}
 }

@@ -26,7 +26,11 @@ func arbitrary(t *rapid.T, node slot.NodeName) Report {
 				Failed: rapid.SampledFrom([]string{"", "", "EIO", rapid.StringN(0, 200, 500).Draw(t, "failed")}).Draw(t, "failure")}})
 	}
 	for range rapid.IntRange(0, 2).Draw(t, "heard") {
-		r.Heard = append(r.Heard, Heard{anyNode(t), rapid.Int64().Draw(t, "ago")})
+		h := Heard{Node: anyNode(t), AgoMs: rapid.Int64().Draw(t, "ago")}
+		if rapid.Bool().Draw(t, "unserved") {
+			h.Unserved = []Unserved{{Slot: slot.ID(rapid.IntRange(0, 3).Draw(t, "slot")), Why: "w"}}
+		}
+		r.Heard = append(r.Heard, h)
 	}
 	return r
 }

@@ -296,6 +296,9 @@ func beyond(a, b uint64) uint64 {
 // since is how long a slot has been without its master, in seconds.
 func (pl planner) since(sl cluster.Slot) int64 {
 	d := pl.v.Silence(sl.Master)
+	if !pl.v.serves(sl, pl.suspectAfter) { // it may live, and not serve
+		d = max(d, pl.v.Now-pl.v.UnservedSince(sl, pl.suspectAfter))
+	}
 	if c, ok := pl.v.copyOf(sl.Master, sl.ID); ok && c.Failed != "" {
 		d = max(d, pl.v.Now-c.FailedSince)
 	}

@@ -1,6 +1,11 @@
 package failover
 
-import "mailnode/storage/slot"
+import (
+	"fmt"
+	"strings"
+
+	"mailnode/storage/slot"
+)
 
 // CleanStop is what a node says last when it is stopped on purpose.
 const CleanStop = "clean stop"
@@ -12,6 +17,7 @@ type Report struct {
 	Seq       uint64        `json:"seq"`  // +1 per report of one boot
 	Slots     []CopyReport  `json:"slots,omitempty"`
 	Heard     []Heard       `json:"heard,omitempty"`      // Evidence.Heard of the sender
+	Trouble   string        `json:"trouble,omitempty"`    // why it serves nothing, Raft does not run on it for example
 	LastWords string        `json:"last_words,omitempty"` // CleanStop, or what its disks say; "" while all is well
 	Asides    []AsideReport `json:"asides,omitempty"`     // that nobody has looked at
 }
@@ -33,6 +39,15 @@ type AsideReport struct {
 type Heard struct {
 	Node  slot.NodeName `json:"node"`
 	AgoMs int64         `json:"ago_ms"`
+	// Unserved are the slots that it is the master of and does not serve, by its
+	// last report: whoever is cut off from it alone learns that here.
+	Unserved []Unserved `json:"unserved,omitempty"`
+}
+
+// Unserved is a slot that its master does not serve.
+type Unserved struct {
+	Slot slot.ID `json:"slot"`
+	Why  string  `json:"why,omitempty"`
 }
 
 // Role is what a node does for a slot.
@@ -59,6 +74,13 @@ type Health struct {
 	Diverged    bool   `json:"diverged,omitempty"`
 	Quarantined bool   `json:"quarantined,omitempty"` // it has a dirty mailbox
 	Failed      string `json:"failed,omitempty"`      // the store is poisoned or hangs: why
+	// Hangs is what the copy's disk has not answered for some seconds; it may yet.
+	Hangs   string `json:"hangs,omitempty"`
+	HangsMs int64  `json:"hangs_ms,omitempty"`
+	// Opening is what a copy that is not open yet is doing; "" when it is open.
+	Opening        string `json:"opening,omitempty"`
+	OpeningPercent int    `json:"opening_percent,omitempty"` // of that step; -1: not known
+	OpeningMs      int64  `json:"opening_ms,omitempty"`      // since it began to open
 }
 
 // CopyReport is the state of one copy, as its node sees it.
@@ -86,7 +108,28 @@ type CopyReport struct {
 
 // serving says whether a master serves clients under an epoch.
 func (c CopyReport) serving(e slot.Epoch) bool {
-	return c.Role == RoleMaster && c.Serving && c.Failed == "" && c.Epoch == e
+	return c.Role == RoleMaster && c.Serving && c.Failed == "" && c.Hangs == "" && c.Epoch == e
+}
+
+// idle says why a master's copy does not serve an epoch. The text holds nothing
+// that changes from try to try: a proposal's reason is a record in Raft.
+func (c CopyReport) idle(e slot.Epoch) string {
+	switch {
+	case c.Failed != "":
+		return c.Failed
+	case c.Opening != "":
+		return "its copy is still opening, it " + c.Opening
+	case c.Hangs != "":
+		return "its disk does not answer a " + c.Hangs
+	case c.Role == RoleMaster && c.Epoch < e:
+		return fmt.Sprintf("it works under epoch %d", c.Epoch)
+	case c.Waiting != "":
+		first, _, _ := strings.Cut(c.Waiting, ": ")
+		return first
+	case c.Role != RoleMaster:
+		return "it has not taken the role"
+	}
+	return "it does not say why"
 }
 
 // fault says why a copy must not be chosen, "" when it is viable.
@@ -94,6 +137,10 @@ func (h Health) fault() string {
 	switch {
 	case h.Failed != "":
 		return "has a failed store"
+	case h.Opening != "":
+		return "is opening"
+	case h.Hangs != "":
+		return "has a disk that does not answer"
 	case h.Diverged:
 		return "has diverged"
 	case h.Building:

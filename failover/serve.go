@@ -120,5 +120,5 @@ func (s Start) silence(a CopyAnswer, answered bool) string {
 
 // opening says that a node has the copy, and does not know yet what is in it.
 func (a CopyAnswer) opening() bool {
-	return a.Role == RoleNone && a.Failed == "" && !a.Viable && !a.Building
+	return a.Opening != "" || a.Role == RoleNone && a.Failed == "" && !a.Viable && !a.Building
 }

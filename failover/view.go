@@ -1,6 +1,7 @@
 package failover
 
 import (
+	"fmt"
 	"time"
 
 	"mailnode/raftfsm/cluster"
@@ -16,6 +17,7 @@ type View struct {
 	Nodes    map[slot.NodeName]NodeView
 	Rejected map[string]time.Duration        // proposal: when its rejection was first seen here
 	Members  map[slot.NodeName]time.Duration // since when a node is a member, as seen here
+	Owned    map[slot.ID]Owned               // who is to serve a slot, and since when, as seen here
 	Wall     time.Time                       // the wall clock at Now, shown only (law 11); zero is not shown
 }
 
@@ -25,8 +27,25 @@ type NodeView struct {
 	HeardAt   time.Duration // when it last did
 	RelayedBy slot.NodeName // another node that heard it, "" when none said so
 	RelayedAt time.Duration // when that was, on our clock
+	Unserved  []Unserved    // what it does not serve, by RelayedBy
+	Since     time.Duration // since when its reports come without a gap, from this process of it
 	LastWords string
+	Trouble   string
 	Copies    map[slot.ID]CopyView // by its last report
+	Served    map[slot.ID]Served   // when it last reported that it serves a slot
+}
+
+// Served is when a node last said that it serves a slot in an epoch.
+type Served struct {
+	Epoch slot.Epoch
+	At    time.Duration
+}
+
+// Owned is whom Raft has as a slot's master, and when that was first seen here.
+type Owned struct {
+	Master slot.NodeName
+	Epoch  slot.Epoch
+	Since  time.Duration
 }
 
 // CopyView is a copy's last report, with what only a listener knows.
@@ -102,11 +121,93 @@ func (v View) copyOf(n slot.NodeName, id slot.ID) (CopyView, bool) {
 	return c, ok
 }
 
-// serves says whether a slot's master lives and serves it under its epoch. A
-// node that reports, but waits for its epoch, lives and does not serve.
+// noCopy is said of a node that reports nothing about a slot that is its own.
+const noCopy = "it reports no copy"
+
+// serves says whether a slot's master lives and serves it under its epoch, as it
+// says itself; when it is not heard, as somebody says who hears it.
 func (v View) serves(sl cluster.Slot, suspectAfter time.Duration) bool {
-	c, ok := v.copyOf(sl.Master, sl.ID)
-	return ok && v.presence(sl.Master, suspectAfter) == alive && c.serving(sl.Epoch)
+	if v.presence(sl.Master, suspectAfter) != alive {
+		return false
+	}
+	if v.reports(sl.Master, suspectAfter) || v.Nodes[sl.Master].RelayedBy == "" {
+		c, ok := v.copyOf(sl.Master, sl.ID)
+		return ok && c.serving(sl.Epoch)
+	}
+	_, not := v.relayedUnserved(sl)
+	return !not
+}
+
+// Serves is what is known here of whether a slot is served.
+func (v View) Serves(sl cluster.Slot, suspectAfter time.Duration) bool {
+	return v.serves(sl, suspectAfter)
+}
+
+// Unserved says that nobody has served a slot for suspectAfter, and why; "" when
+// that is not so, or not for so long.
+func (v View) Unserved(sl cluster.Slot, suspectAfter time.Duration) string {
+	if sl.Master == "" || !v.unserved(sl, suspectAfter) {
+		return ""
+	}
+	return v.Idle(sl, suspectAfter)
+}
+
+// relayedUnserved says what is relayed of a slot that its master does not serve.
+func (v View) relayedUnserved(sl cluster.Slot) (why string, unserved bool) {
+	for _, u := range v.Nodes[sl.Master].Unserved {
+		if u.Slot == sl.ID {
+			return u.Why, true
+		}
+	}
+	return "", false
+}
+
+// UnservedSince is since when nobody serves a slot that has a master, as far as can
+// be seen from here: by what its master said last, not before our start or pause,
+// and not before Raft gave it the slot.
+func (v View) UnservedSince(sl cluster.Slot, suspectAfter time.Duration) time.Duration {
+	if v.serves(sl, suspectAfter) {
+		return v.Now
+	}
+	since := max(v.Floor, v.Members[sl.Master])
+	if own := v.Owned[sl.ID]; own.Epoch == sl.Epoch && own.Master == sl.Master {
+		since = max(since, own.Since)
+	}
+	nv := v.Nodes[sl.Master]
+	if was := nv.Served[sl.ID]; was.Epoch == sl.Epoch {
+		since = max(since, was.At)
+	}
+	return since
+}
+
+// unserved says that nobody has served a slot for suspectAfter.
+func (v View) unserved(sl cluster.Slot, suspectAfter time.Duration) bool {
+	return v.Now-v.UnservedSince(sl, suspectAfter) >= suspectAfter
+}
+
+// Idle says why a slot is not served, "" when it is.
+func (v View) Idle(sl cluster.Slot, suspectAfter time.Duration) string {
+	if v.serves(sl, suspectAfter) {
+		return ""
+	}
+	n := sl.Master
+	c, ok := v.copyOf(n, sl.ID)
+	why, relayed := v.relayedUnserved(sl)
+	switch p := v.presence(n, suspectAfter); {
+	case p == silent:
+		return fmt.Sprintf("%s is silent", n)
+	case p == unknown:
+		return fmt.Sprintf("%s was not heard yet", n)
+	case !v.reports(n, suspectAfter) && relayed:
+		return fmt.Sprintf("%s lives (%s hears it) and does not serve %s: %s", n, v.Nodes[n].RelayedBy, sl.ID, why)
+	case !ok:
+		why := noCopy
+		if trouble := v.Nodes[n].Trouble; trouble != "" {
+			why = trouble
+		}
+		return fmt.Sprintf("%s lives and does not serve %s: %s", n, sl.ID, why)
+	}
+	return fmt.Sprintf("%s lives and does not serve %s: %s", n, sl.ID, c.idle(sl.Epoch))
 }
 
 // failed says why a living master's store does not work, "" when it does.

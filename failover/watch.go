@@ -19,11 +19,11 @@ const Watcher = "watcher"
 const wallFormat = "2006-01-02T15:04:05Z07:00"
 
 // Decide is what a leader does about what it noticed: open proposals for the
-// slots of silent masters and of failed stores, refresh targets and evidence of
+// slots of silent masters, of failed stores, and whatever else nobody serves, refresh targets and evidence of
 // open ones, withdraw those whose cause went away. It is pure: the same state
 // and view give the same commands, and once they are applied, none. It never
 // changes a master (law 4). A node-wide proposal (Proposal.Node is set) is about
-// a silent node; one without Node is about failed stores on a living one.
+// a silent node; one without Node is about a living one that does not serve them.
 func Decide(st *cluster.State, v View, suspectAfter time.Duration) []cluster.Command {
 	w := &watch{st: st, v: v, suspectAfter: suspectAfter, freed: map[string]bool{}}
 	w.countLoad()
@@ -65,27 +65,44 @@ func (w *watch) countLoad() {
 	}
 }
 
-// gone says why a proposal's cause is no longer there, "" while it is.
+// gone says why a proposal's cause is no longer there, "" while it is. A proposal
+// stays as it is while some of its slots come back one after another; when that
+// has come to rest, those that do not serve are proposed anew, by themselves.
 func (w *watch) gone(p cluster.Proposal) string {
-	serving := 0
+	left, serving, settled := 0, 0, p.Node == "" || w.back(p.Node)
 	for _, ps := range p.Slots {
 		sl, ok := w.st.Slot(ps.Slot)
 		switch {
 		case ps.Done:
-			serving++
 		case !ok || sl.Epoch != ps.Epoch || sl.Master != ps.From:
 			return fmt.Sprintf("%s has changed since", ps.Slot)
 		case w.v.serves(sl, w.suspectAfter):
 			serving++
+			settled = settled && w.back(sl.Master)
+		default:
+			left++
+			settled = settled && w.v.unserved(sl, w.suspectAfter)
 		}
 	}
 	switch {
-	case p.Node != "" && w.v.presence(p.Node, w.suspectAfter) == alive:
+	case p.Node != "" && w.v.presence(p.Node, w.suspectAfter) != alive:
+		return ""
+	case left == 0 && p.Node != "":
 		return fmt.Sprintf("%s answers again", p.Node)
-	case p.Node == "" && serving == len(p.Slots):
+	case left == 0:
 		return fmt.Sprintf("%s serves again", subject(p))
+	case settled && p.Node != "":
+		return fmt.Sprintf("%s answers again, and does not serve %s", p.Node, counted(uint64(left), "slot"))
+	case settled && serving > 0:
+		return fmt.Sprintf("%s serves %s again", subject(p), counted(uint64(serving), "slot"))
 	}
 	return ""
+}
+
+// back says that a node which was away has been heard for suspectAfter: what it
+// does not serve by now does not come back by itself.
+func (w *watch) back(n slot.NodeName) bool {
+	return w.v.presence(n, w.suspectAfter) == alive && (!w.v.reports(n, w.suspectAfter) || w.v.Now-w.v.Nodes[n].Since >= w.suspectAfter)
 }
 
 // update refreshes what has changed of a proposal's evidence. Positions alone
@@ -118,8 +135,8 @@ func (w *watch) update(p cluster.Proposal) (cluster.UpdateProposal, bool) {
 	return c, len(c.Slots) > 0 || c.Reason != ""
 }
 
-// open makes the new proposals: one per silent node, one per living node with
-// failed stores.
+// open makes the new proposals: one per silent node, one per living node that does
+// not serve what is its own.
 func (w *watch) open() []cluster.Command {
 	quiet, failed := map[slot.NodeName][]cluster.Slot{}, map[slot.NodeName][]cluster.Slot{}
 	for _, sl := range w.st.Slots {
@@ -136,6 +153,10 @@ func (w *watch) open() []cluster.Command {
 			if !w.wasRejected(sl, c.FailedSince) {
 				failed[sl.Master] = append(failed[sl.Master], sl)
 			}
+		case w.v.presence(sl.Master, w.suspectAfter) == alive && w.v.unserved(sl, w.suspectAfter):
+			if !w.wasRejected(sl, w.v.UnservedSince(sl, w.suspectAfter)) {
+				failed[sl.Master] = append(failed[sl.Master], sl)
+			}
 		}
 	}
 	var out []cluster.Command
@@ -145,8 +166,11 @@ func (w *watch) open() []cluster.Command {
 	for _, n := range slices.Sorted(maps.Keys(failed)) {
 		var age time.Duration
 		for _, sl := range failed[n] {
-			c, _ := w.v.copyOf(n, sl.ID)
-			age = max(age, w.v.Now-c.FailedSince)
+			if c, _ := w.v.copyOf(n, sl.ID); c.Failed != "" {
+				age = max(age, w.v.Now-c.FailedSince)
+			} else {
+				age = max(age, w.v.Now-w.v.UnservedSince(sl, w.suspectAfter))
+			}
 		}
 		out = append(out, w.openFor("", n, failed[n], age))
 	}
@@ -194,22 +218,30 @@ func (w *watch) wasRejected(sl cluster.Slot, since time.Duration) bool {
 // reason is the text over a proposal. It holds no ages: a text that changes each
 // second would be a Raft write each second.
 func (w *watch) reason(about slot.NodeName, slots []cluster.Slot) string {
-	if about != "" {
+	if about != "" && w.v.presence(about, w.suspectAfter) != alive {
 		if words := w.v.Nodes[about].LastWords; words != "" {
 			return short(fmt.Sprintf("%s is silent, its last words: %s", about, words))
 		}
 		return short(fmt.Sprintf("%s is silent", about))
 	}
-	first, count := "", 0
+	first, count, stores := "", 0, 0
 	for _, sl := range slots {
-		if why := w.v.failed(sl, w.suspectAfter); why != "" {
+		why := w.v.Idle(sl, w.suspectAfter)
+		if store := w.v.failed(sl, w.suspectAfter); store != "" {
+			stores++
+			why = fmt.Sprintf("store of %s failed on %s: %s", sl.ID, sl.Master, store)
+		}
+		if why != "" {
 			if count++; count == 1 {
-				first = fmt.Sprintf("store of %s failed on %s: %s", sl.ID, sl.Master, why)
+				first = why
 			}
 		}
 	}
-	if count > 1 {
+	switch {
+	case count > 1 && stores == count:
 		first = fmt.Sprintf("%d stores failed; the first: %s", count, first)
+	case count > 1:
+		first = fmt.Sprintf("%d slots are not served; the first: %s", count, first)
 	}
 	return short(first)
 }

@@ -67,7 +67,11 @@ func edit(n slot.NodeName, id slot.ID, f func(*CopyAnswer)) step {
 }
 
 func confirm(id slot.ID, to slot.NodeName) step {
-	return raft(cluster.ConfirmSlot{Proposal: "p1", Slot: id, Epoch: 1, To: to, Unclean: true})
+	return func(t *testing.T, s *site) []cluster.Command {
+		s.apply(t, cluster.ConfirmSlot{Proposal: "p1", Slot: id, Epoch: 1, To: to, Unclean: true})
+		s.edit(to, id, func(c *CopyAnswer) { c.Role, c.Serving, c.Epoch = RoleMaster, true, 2 })
+		return nil
+	}
 }
 
 type decision struct {
@@ -137,15 +141,68 @@ func TestDecideFailedStore(t *testing.T) {
 			`open "" store of s000 failed on n1: input/output error: s000:n1->n2[n3]`}},
 		{"failed store heals", two, []step{broken, wait(3 * time.Second), edit("n1", 0, func(c *CopyAnswer) { c.Failed = "" }), wait(3 * time.Second),
 			edit("n1", 0, func(c *CopyAnswer) { c.Serving = true }), wait(3 * time.Second)}, []string{
-			`open "" store of s000 failed on n1: input/output error: s000:n1->n2[n3]`, "withdraw p1: n1 serves again"}},
+			`open "" store of s000 failed on n1: input/output error: s000:n1->n2[n3]`, "update p1 n1 lives and does not serve s000: it does not say why:",
+			"withdraw p1: n1 serves again"}},
 		{"failed store, then the node falls silent", two, []step{broken, wait(3 * time.Second), down("n1"), wait(20 * time.Second)}, []string{
-			`open "" store of s000 failed on n1: input/output error: s000:n1->n2[n3]`, `open "n1" n1 is silent: s001:n1->n3[n2]`}},
+			`open "" store of s000 failed on n1: input/output error: s000:n1->n2[n3]`, "update p1 n1 is silent:", `open "n1" n1 is silent: s001:n1->n3[n2]`}},
 		{"silent, then back with a failed store", two, []step{down("n1"), wait(15 * time.Second), broken, up("n1"), wait(20 * time.Second)}, []string{
-			`open "n1" n1 is silent: s000:n1->n2[n3] s001:n1->n3[n2]`, "withdraw p1: n1 answers again",
+			`open "n1" n1 is silent: s000:n1->n2[n3] s001:n1->n3[n2]`, "update p1 store of s000 failed on n1: input/output error:",
+			"withdraw p1: n1 answers again, and does not serve 1 slot",
 			`open "" store of s000 failed on n1: input/output error: s000:n1->n2[n3]`}},
 		{"several stores failed", two, []step{broken, edit("n1", 1, func(c *CopyAnswer) { c.Failed = "hangs\nfor 40 s" }), wait(3 * time.Second)}, []string{
 			`open "" 2 stores failed; the first: store of s000 failed on n1: input/output error: s000:n1->n2[n3] s001:n1->n3[n2]`}},
-		{"waits for its epoch", two, []step{do(func(s *site) { s.boot["n1"] = "boot2" }), edit("n1", 0, func(c *CopyAnswer) { c.Serving, c.Waiting = false, "its epoch" }), wait(60 * time.Second)}, nil},
+	})
+}
+
+// TestLaw04DecideUnserved: a slot that nobody serves for suspect_after is proposed,
+// whatever its living master says about it, or somebody else, or nobody; and a
+// proposal stays one while its slots come back.
+func TestLaw04DecideUnserved(t *testing.T) {
+	one := [][]slot.NodeName{list("n1", "n2", "n3")}
+	two := [][]slot.NodeName{list("n1", "n2", "n3"), list("n1", "n3", "n2")}
+	not := func(f func(c *CopyAnswer)) step {
+		return edit("n1", 0, func(c *CopyAnswer) { c.Serving = false; f(c) })
+	}
+	waits := not(func(c *CopyAnswer) { c.Waiting = "waits for a quorum: dial tcp 127.0.0.1:4711: refused" })
+	serves := edit("n1", 0, func(c *CopyAnswer) { c.Serving, c.Waiting, c.Opening, c.Role = true, "", "", RoleMaster })
+	opens := not(func(c *CopyAnswer) { c.Role, c.Opening, c.OpeningPercent = RoleNone, "proves its logs", 40 })
+	const lives, to = `open "" n1 lives and does not serve s000: `, ": s000:n1->n2[n3]"
+	quorum := []string{lives + "waits for a quorum" + to}
+	relay := func(u ...Unserved) step {
+		return do(func(s *site) { s.heard["n3"] = []Heard{{Node: "n1", AgoMs: 400, Unserved: u}} })
+	}
+	checkDecisions(t, []decision{
+		{"not for long enough", one, []step{waits, wait(14 * time.Second), serves, wait(14 * time.Second), waits, wait(14 * time.Second)}, nil},
+		{"waits", one, []step{waits, wait(60 * time.Second)}, quorum},
+		{"and serves again", one, []step{waits, wait(20 * time.Second), serves, wait(60 * time.Second)}, append(quorum[:1:1], "withdraw p1: n1 serves again")},
+		{"what changes from try to try is no update", one, []step{waits, wait(20 * time.Second), not(func(c *CopyAnswer) { c.Waiting = "waits for a quorum: EOF" }), wait(20 * time.Second)}, quorum},
+		{"opens its copy", one, []step{opens, wait(20 * time.Second), not(func(c *CopyAnswer) { c.OpeningPercent = 50 }), wait(20 * time.Second)}, []string{
+			lives + "its copy is still opening, it proves its logs" + to}},
+		{"its disk hangs", one, []step{not(func(c *CopyAnswer) { c.Serving, c.Hangs = true, "read" }), wait(20 * time.Second)}, []string{
+			lives + "its disk does not answer a read" + to}},
+		{"has not taken the role", one, []step{not(func(c *CopyAnswer) { c.Role = RoleReplica }), wait(20 * time.Second)}, []string{lives + "it has not taken the role" + to}},
+		{"reports no copy", one, []step{do(func(s *site) { delete(s.copies["n1"], 0) }), wait(20 * time.Second)}, []string{lives + "it reports no copy" + to}},
+		{"an older epoch", one, []step{edit("n1", 0, func(c *CopyAnswer) { c.Epoch = 0 }), wait(20 * time.Second)}, []string{lives + "it works under epoch 0" + to}},
+		{"two slots", two, []step{waits, edit("n1", 1, func(c *CopyAnswer) { c.Serving = false }), wait(20 * time.Second)}, []string{
+			`open "" 2 slots are not served; the first: n1 lives and does not serve s000: waits for a quorum: s000:n1->n2[n3] s001:n1->n3[n2]`}},
+		{"cut off from the leader alone, as somebody else says", one, []step{relay(Unserved{Slot: 0, Why: "waits for a quorum"}), down("n1"), wait(60 * time.Second)}, []string{
+			`open "" n1 lives (n3 hears it) and does not serve s000: waits for a quorum` + to}},
+		{"cut off from the leader alone, and serves again", one, []step{relay(Unserved{Slot: 0}), down("n1"), wait(20 * time.Second), relay(), wait(20 * time.Second)}, []string{
+			`open "" n1 lives (n3 hears it) and does not serve s000: ` + to, "withdraw p1: n1 serves again"}},
+		{"dies again and again before it serves", one, []step{waits, wait(10 * time.Second), down("n1"), wait(10 * time.Second), up("n1"), wait(10 * time.Second), down("n1"), wait(10 * time.Second), up("n1"), wait(10 * time.Second)}, quorum},
+		{"back from silence, it opens its copies one by one", two, []step{down("n1"), wait(20 * time.Second), opens, up("n1"), wait(10 * time.Second), serves, wait(60 * time.Second)}, []string{
+			`open "n1" n1 is silent: s000:n1->n2[n3] s001:n1->n3[n2]`, "update p1 n1 lives and does not serve s000: its copy is still opening, it proves its logs:",
+			"withdraw p1: n1 answers again"}},
+		{"back from silence, and one does not come", two, []step{down("n1"), wait(20 * time.Second), waits, up("n1"), wait(60 * time.Second)}, []string{
+			`open "n1" n1 is silent: s000:n1->n2[n3] s001:n1->n3[n2]`, "update p1 n1 lives and does not serve s000: waits for a quorum:",
+			"withdraw p1: n1 answers again, and does not serve 1 slot", quorum[0]}},
+		{"the new master does not come up", one, []step{down("n1"), wait(15 * time.Second),
+			raft(cluster.ConfirmSlot{Proposal: "p1", Slot: 0, Epoch: 1, To: "n3", Unclean: true}), wait(14 * time.Second)}, []string{`open "n1" n1 is silent` + to}},
+		{"and is proposed", one, []step{down("n1"), wait(15 * time.Second),
+			raft(cluster.ConfirmSlot{Proposal: "p1", Slot: 0, Epoch: 1, To: "n3", Unclean: true}), wait(17 * time.Second)}, []string{`open "n1" n1 is silent` + to,
+			`open "" n3 lives and does not serve s000: it has not taken the role: s000:n3->n2(n1 is silent)`}},
+		{"rejected", one, []step{waits, wait(20 * time.Second), raft(cluster.RejectProposal{Proposal: "p1", By: "eve"}), wait(60 * time.Second)}, quorum},
+		{"the whole cluster starts", one, []step{waits, do(func(s *site) { s.ev = NewEvidence("n2", s.now) }), wait(14 * time.Second), serves, wait(20 * time.Second)}, nil},
 	})
 }
 

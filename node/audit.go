@@ -291,7 +291,7 @@ func (b mending) Audit(_ context.Context, r admin.AuditRequest) (admin.Jobs, err
 			rate = auditRateDefault
 		}
 		j := b.n.jobs.Start(job.Spec{Kind: job.Audit, Slot: k.id.String(), What: what, By: r.By, RateBytesPerSec: rate, Alone: true},
-			func(ctx context.Context, p *job.Progress) error { return auditJob(ctx, k, p, r.Repair) })
+			k.bounded(func(ctx context.Context, p *job.Progress) error { return auditJob(ctx, k, p, r.Repair) }))
 		out.Jobs = append(out.Jobs, j.Status())
 	}
 	return out, nil

@@ -70,7 +70,7 @@ func (n *Node) openProposals(ctx context.Context, st *cluster.State, v failover.
 	plans, err := failover.List(ctx, st, v, n.cfg.Replication.SuspectAfter, n)
 	if err == nil {
 		for _, p := range plans.Proposals {
-			out = append(out, planned(p))
+			out = append(out, planned(st, p))
 		}
 		return out
 	}
@@ -122,6 +122,10 @@ func stateOf(r failover.CopyReport) string {
 	switch {
 	case r.Failed != "":
 		return "failed"
+	case r.Opening != "":
+		return "opening"
+	case r.Hangs != "":
+		return "hangs"
 	case r.Building:
 		return "building"
 	case r.Diverged:

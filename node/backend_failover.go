@@ -25,7 +25,7 @@ func (f failovers) Proposals(ctx context.Context, all bool) ([]admin.Proposal, e
 	}
 	out := []admin.Proposal{}
 	for _, p := range open.Proposals {
-		out = append(out, planned(p))
+		out = append(out, planned(st, p))
 	}
 	if all {
 		for _, p := range st.Proposals {
@@ -42,8 +42,13 @@ var _ admin.Recorder = failovers{}
 // Recorded implements admin.Recorder.
 func (f failovers) Recorded() admin.Recorded { return f.n.recorded() }
 
-func planned(p failover.Plan) admin.Proposal {
-	out := admin.Proposal{ID: p.Proposal, Node: p.Node, State: string(p.State), SinceS: p.SinceS, Reason: p.Reason, Slots: []admin.ProposedSlot{}}
+// planned shows a plan. Its node is Raft's: "" when the proposal is about slots of a
+// living one.
+func planned(st *cluster.State, p failover.Plan) admin.Proposal {
+	out := admin.Proposal{ID: p.Proposal, State: string(p.State), SinceS: p.SinceS, Reason: p.Reason, Slots: []admin.ProposedSlot{}}
+	if recorded, ok := st.Proposal(p.Proposal); ok {
+		out.Node = recorded.Node
+	}
 	for _, s := range p.Slots {
 		ps := admin.ProposedSlot{Slot: s.Slot, From: s.From, To: s.To, Safe: s.Safe, Done: s.Done, Why: s.Why}
 		if asked := p.State == cluster.Open && !s.Done; asked {
@@ -58,7 +63,8 @@ func planned(p failover.Plan) admin.Proposal {
 
 // Plan implements admin.Failovers.
 func (f failovers) Plan(ctx context.Context, id string) (admin.Plan, error) {
-	p, err := failover.MakePlan(ctx, f.n.State(), f.n.view(), f.n.cfg.Replication.SuspectAfter, id, f.n)
+	st := f.n.State()
+	p, err := failover.MakePlan(ctx, st, f.n.view(), f.n.cfg.Replication.SuspectAfter, id, f.n)
 	if err != nil {
 		return admin.Plan{}, err
 	}
@@ -66,7 +72,7 @@ func (f failovers) Plan(ctx context.Context, id string) (admin.Plan, error) {
 	if err := p.Render(&text); err != nil {
 		return admin.Plan{}, err
 	}
-	return admin.Plan{Proposal: planned(p), Text: text.String()}, nil
+	return admin.Plan{Proposal: planned(st, p), Text: text.String()}, nil
 }
 
 // Confirm implements admin.Failovers.

@@ -44,11 +44,10 @@ type keeper struct {
 	reindex reindexing // the run loop's own, and channels
 	failed  bool       // the store has stopped for good; the run loop's own
 
-	ending sync.Mutex // held while a role is left, so that the next one begins after it
-
 	mu         sync.Mutex // guards all below
 	copy       *local.Slot
 	refused    error // why the copy could not be opened
+	opening    openProgress
 	role       failover.Role
 	epoch      slot.Epoch
 	term       uint64        // +1 whenever a role ends: one that was ended while it began is not taken
@@ -61,7 +60,26 @@ type keeper struct {
 	servedAt   time.Duration // Clock.Mono when master began
 	feed       *repl.Feed
 	follower   *repl.Follower
-	leave      func() // ends the role
+	leave      func()        // ends the role: at once what changes the mail, then it waits for the rest
+	ended      chan struct{} // closed when the last role that was left has ended; nil: none was
+	users      knownUsers
+}
+
+// openProgress is what a copy that is not open yet is doing.
+type openProgress struct {
+	step    string        // "" when it is open, or refused
+	percent int           // -1: not known
+	since   time.Duration // Clock.Mono
+}
+
+// openingStep implements local.Options.OnStep.
+func (k *keeper) openingStep(step string, percent int) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.opening.step == "" {
+		k.opening.since = k.n.clock.Mono()
+	}
+	k.opening.step, k.opening.percent = step, percent
 }
 
 // Copy implements repl.Copies.
@@ -149,8 +167,13 @@ func (c *copies) keep(ctx context.Context, id slot.ID) {
 	c.n.wg.Go(func() { k.run(ctx) })
 }
 
-// close closes the copies, after their keepers have ended.
-func (c *copies) close() {
+// closeWithin is how long a copy may take to close. One whose disk hangs is left
+// as it is: its next start finds that it was not closed.
+const closeWithin = time.Minute
+
+// close closes the copies, after their keepers have ended; false when one does not
+// come to an end.
+func (c *copies) close() bool {
 	var wg sync.WaitGroup
 	for _, k := range c.all() {
 		wg.Go(func() {
@@ -163,7 +186,22 @@ func (c *copies) close() {
 			}
 		})
 	}
-	wg.Wait()
+	return within(closeWithin, wg.Wait)
+}
+
+// within runs fn, and says whether it returned in time. It goes on in any case:
+// what waits for a disk cannot be woken.
+func within(d time.Duration, fn func()) bool {
+	done := make(chan struct{})
+	go func() { defer close(done); fn() }()
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-done:
+		return true
+	case <-t.C:
+		return false
+	}
 }
 
 // pokeAll makes every keeper look again.
@@ -235,6 +273,7 @@ func (k *keeper) turn(ctx context.Context) {
 }
 
 func (k *keeper) openCopy(ctx context.Context) bool {
+	k.openingStep("looks for its files", -1)
 	s, err := k.openFiles(ctx)
 	if ctx.Err() != nil && s == nil {
 		return false
@@ -244,10 +283,12 @@ func (k *keeper) openCopy(ctx context.Context) bool {
 		k.n.asides.look(k.id, s) // what was set aside before this start
 	}
 	k.mu.Lock()
-	defer k.mu.Unlock()
-	k.copy, k.refused = s, err
+	k.copy, k.refused, k.opening = s, err, openProgress{}
 	if err != nil {
 		k.copy = nil
+	}
+	k.mu.Unlock()
+	if err != nil {
 		k.log.Error("slot refused", "err", err)
 		return false
 	}
@@ -268,6 +309,7 @@ func (k *keeper) openFiles(ctx context.Context) (*local.Slot, error) {
 	if err != nil {
 		return nil, err
 	}
+	k.openingStep("waits for its turn", -1)
 	opened, err := n.volumes.opening(ctx, p)
 	if err != nil {
 		return nil, err
@@ -293,19 +335,37 @@ func (k *keeper) openFiles(ctx context.Context) (*local.Slot, error) {
 	return s, nil
 }
 
-// end leaves the role. It may be called from any goroutine but the role's own.
-func (k *keeper) end() {
-	k.ending.Lock()
-	defer k.ending.Unlock()
+// endWithin is how long whoever ends a role waits for that. A role whose disk hangs
+// goes on ending by itself, and concerns its slot alone (law 9).
+const endWithin = time.Second
+
+// end leaves the role, and says whether it has come to its end. Clients and
+// replicas are refused at once; what may take longer are reads of a disk that
+// hangs. Until they have ended no next role begins. It may be called from any
+// goroutine but the role's own.
+func (k *keeper) end() bool {
 	k.mu.Lock()
-	leave := k.leave
+	leave, before := k.leave, k.ended
 	k.term++
 	k.master, k.feed, k.follower, k.leave, k.role, k.epoch = nil, nil, nil, nil, failover.RoleNone, 0
-	k.mu.Unlock()
 	if leave != nil {
-		leave()
+		ended := make(chan struct{})
+		k.ended = ended
+		go func() {
+			defer close(ended)
+			leave()
+			if before != nil {
+				<-before
+			}
+		}()
 	}
+	ended := k.ended
+	k.mu.Unlock()
+	return ended == nil || within(endWithin, func() { <-ended })
 }
+
+// errNotEnded says that the role before holds up the next one.
+var errNotEnded = errors.New("waits until what this node did for the slot before has ended: its disk does not answer")
 
 // fenced ends a master that was told of a higher epoch, by whomever. Whether it
 // serves on is asked anew: of a leader with a quorum.
@@ -340,11 +400,14 @@ func (k *keeper) promise(ctx context.Context, asked slot.Epoch) error {
 	k.mu.Lock()
 	k.promised = max(k.promised, asked)
 	k.mu.Unlock()
-	if ends {
-		k.end()
-		k.wake()
-	} else {
+	if !ends {
 		k.fenced(asked)
+		return nil
+	}
+	ended := k.end() // until then it may still acknowledge
+	k.wake()
+	if !ended {
+		return fmt.Errorf("promise slot %s: %w", k.id, errNotEnded)
 	}
 	return nil
 }
@@ -382,17 +445,22 @@ func (k *keeper) converge(ctx context.Context, sl cluster.Slot) bool {
 	if same {
 		return true
 	}
-	k.end()
+	ended := k.end()
 	k.mu.Lock()
 	k.role, k.epoch = want, sl.Epoch
+	if want == failover.RoleMaster && k.waiting == "" {
+		k.waiting = "asks whether it may serve" // until it knows more
+	}
 	term := k.term
 	k.mu.Unlock()
 	defer k.n.tellSoon()
 	var err error
-	switch want {
-	case failover.RoleMaster:
+	switch {
+	case !ended:
+		err = errNotEnded
+	case want == failover.RoleMaster:
 		err = k.lead(ctx, sl, term)
-	case failover.RoleReplica:
+	case want == failover.RoleReplica:
 		err = k.follow(ctx, sl, term)
 	}
 	if err == nil {
@@ -423,17 +491,29 @@ func (k *keeper) follow(ctx context.Context, sl cluster.Slot, term uint64) error
 	return k.take(term, func() { cancel(); wg.Wait() }, func() { k.follower, k.waiting, k.lost = f, "", nil })
 }
 
-// report describes the copy for other nodes.
+// hangsAfter is how long a disk may take to answer before others are told.
+const hangsAfter = 5 * time.Second
+
+// report describes the copy for other nodes. Neither it nor whoever else holds
+// k.mu waits for a disk or a peer: all copies of the node are reported together
+// (law 9).
 func (k *keeper) report() failover.CopyReport {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	r := failover.CopyReport{Slot: k.id, Role: k.role, Epoch: k.epoch, Waiting: k.waiting, Serving: k.master != nil}
+	if k.opening.step != "" {
+		r.Opening, r.OpeningPercent, r.OpeningMs = k.opening.step, k.opening.percent, (k.n.clock.Mono() - k.opening.since).Milliseconds()
+		return r
+	}
 	if k.refused != nil {
 		r.Failed = k.refused.Error()
 		return r
 	}
 	if k.copy == nil {
 		return r
+	}
+	if what, since := k.copy.Hangs(); since >= min(hangsAfter, k.n.cfg.Replication.SuspectAfter) {
+		r.Hangs, r.HangsMs = what, since.Milliseconds()
 	}
 	if err := k.copy.Failure(); err != nil {
 		r.Failed = err.Error()

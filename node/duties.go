@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"sync"
 	"time"
 
 	"mailnode/failover"
@@ -65,22 +64,18 @@ func (n *Node) tick() {
 	}
 	gap := now - time.Duration(n.lastTick.Load())
 	n.log.Warn("this process was paused: its slots ask before they serve on", "for", gap.Round(time.Millisecond))
-	var wg sync.WaitGroup
-	for _, k := range n.copies.all() {
-		k.mu.Lock()
-		master := k.role == failover.RoleMaster
-		k.mu.Unlock()
-		if master {
-			wg.Go(func() { k.end(); k.wake() })
-		}
+	n.endMasters()
+	// Until then pauseGate acknowledges nothing.
+	if later := n.clock.Mono(); later-now < pauseAfter { // else it was paused again meanwhile
+		n.evidence.Paused(later)
+		now = later
 	}
-	wg.Wait() // until then pauseGate acknowledges nothing
 	n.lastTick.Store(int64(now))
 }
 
 // report tells every other member what this node has.
 func (n *Node) report(ctx context.Context, seq uint64, lastWords string) {
-	r := failover.Report{Node: n.cfg.Node.Name, Boot: n.boot, Seq: seq, Heard: n.evidence.Heard(n.clock.Mono()), LastWords: lastWords, Asides: n.asides.open()}
+	r := failover.Report{Node: n.cfg.Node.Name, Boot: n.boot, Seq: seq, Heard: n.evidence.Heard(n.clock.Mono()), LastWords: lastWords, Asides: n.asides.open(), Trouble: n.trouble()}
 	for _, k := range n.copies.all() {
 		r.Slots = append(r.Slots, k.report())
 	}
@@ -107,13 +102,21 @@ func (n *Node) report(ctx context.Context, seq uint64, lastWords string) {
 		go func() {
 			defer func() { sent <- struct{}{} }()
 			if reply, err := client.Report(ctx, &rpc.Json{Body: b}); err == nil {
-				n.hearEnded(reply.Body)
+				go n.hearEnded(reply.Body) // ends roles
 			}
 		}()
 	}
 	for range others {
 		<-sent
 	}
+}
+
+// trouble says why this node serves none of its slots, "" when it may.
+func (n *Node) trouble() string {
+	if n.raft != nil {
+		return ""
+	}
+	return "raft does not run on it"
 }
 
 // endedEpoch tells a master whose epoch is over of the one that Raft has now. A
@@ -300,7 +303,7 @@ func (n *Node) watch(ctx context.Context) {
 		}
 		n.forget(st)
 		for _, sl := range st.Slots {
-			n.watchSlot(sl)
+			n.watchSlot(sl, v)
 		}
 		n.watchAsides(st)
 		led := n.raft != nil && n.raft.Quorum()
@@ -308,12 +311,17 @@ func (n *Node) watch(ctx context.Context) {
 			n.ledAt.Store(int64(n.clock.Mono()))
 		}
 		n.conditions.Put(n.raft != nil && !led, monitor.RaftNoQuorum, "", n.noQuorum(st, v))
-		for _, dir := range n.volumes.folders() {
-			if u, err := n.fs.GetDiskUsage(dir); err == nil {
-				n.conditions.Put(u.AvailBytes < local.SpaceReserveBytes, monitor.DiskFull, dir, "")
-			}
-		}
 		n.conditions.Put(n.clockDoubt() != "", monitor.ClockBehind, "", n.clockDoubt())
+	})
+}
+
+// watchSpace keeps the condition about one folder's file system. Each has a loop of
+// its own, because one whose disk hangs does not answer.
+func (n *Node) watchSpace(ctx context.Context, dir string) {
+	every(ctx, time.Second, func() {
+		if u, err := n.fs.GetDiskUsage(dir); err == nil {
+			n.conditions.Put(u.AvailBytes < local.SpaceReserveBytes, monitor.DiskFull, dir, "")
+		}
 	})
 }
 
@@ -334,17 +342,25 @@ func (n *Node) forget(st *cluster.State) {
 	}
 }
 
-// watchSlot keeps the conditions about one slot, on the nodes that hold it.
-func (n *Node) watchSlot(sl cluster.Slot) {
-	about := sl.ID.String()
+// watchSlot keeps the conditions about one slot: that nobody serves it on every
+// node, the others on those that hold it.
+func (n *Node) watchSlot(sl cluster.Slot, v failover.View) {
+	about, suspectAfter := sl.ID.String(), n.cfg.Replication.SuspectAfter
 	n.conditions.Put(sl.OpenLoss != nil, monitor.OpenLoss, about, "")
+	unserved := v.Unserved(sl, suspectAfter)
 	k := n.copies.keeper(sl.ID)
 	if k == nil {
+		n.conditions.Put(unserved != "", monitor.SlotNoMaster, about, unserved)
 		return
 	}
 	r := k.report()
 	mine := sl.Master == n.cfg.Node.Name
-	n.conditions.Put(mine && r.Waiting != "", monitor.SlotNoMaster, about, r.Waiting)
+	if mine && r.Waiting != "" {
+		unserved = r.Waiting
+	}
+	n.conditions.Put(unserved != "", monitor.SlotNoMaster, about, unserved)
+	n.conditions.Put(r.Opening != "" && time.Duration(r.OpeningMs)*time.Millisecond >= suspectAfter, monitor.SlotOpening, about, openingText(r))
+	n.conditions.Put(r.Hangs != "", monitor.SlotHangs, about, r.Hangs)
 	n.conditions.Put(r.Building, monitor.CopyBuilding, about, "")
 	n.conditions.Put(r.Quarantined, monitor.EventQuarantined, about, "")
 	waits := n.cfg.Replication.Ack == config.AckReplica && len(sl.Replicas) > 0
@@ -358,6 +374,15 @@ func (n *Node) watchSlot(sl cluster.Slot) {
 	n.conditions.Put(mine && waits && !protected, monitor.SlotUnprotected, about, why)
 	n.conditions.Put(mine && len(sl.Replicas) == 0, monitor.SlotNoReplicas, about, "")
 	n.conditions.Put(len(sl.Replicas) > 0 && k.replicasLate(), monitor.ReplicaLagPage, about, "")
+}
+
+// openingText says how far a copy is that opens.
+func openingText(r failover.CopyReport) string {
+	text := "it " + r.Opening
+	if r.OpeningPercent >= 0 {
+		text += fmt.Sprintf(", %d%%", r.OpeningPercent)
+	}
+	return text + fmt.Sprintf(", for %s", (time.Duration(r.OpeningMs)*time.Millisecond).Round(time.Second))
 }
 
 // replicasLate says whether no replica is less than five minutes behind. One that

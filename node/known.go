@@ -42,9 +42,15 @@ func (n *Node) slotStatus(sl cluster.Slot, v failover.View) admin.SlotStatus {
 		c := n.copyStatus(sl, name, v)
 		if name == sl.Master {
 			r, heard := v.Nodes[name].Copies[sl.ID]
-			out.Serving = heard && r.Serving && r.Epoch == sl.Epoch && c.State != "silent"
+			out.Serving = c.State != "silent" && v.Serves(sl, n.cfg.Replication.SuspectAfter)
 			out.Waiting = r.Waiting
-			if !out.Serving && out.Waiting == "" {
+			switch {
+			case out.Serving || out.Waiting != "":
+			case r.Opening != "":
+				out.Waiting = fmt.Sprintf("its master %s is opening its copy: %s", name, openingText(r.CopyReport))
+			case heard && r.Serving && c.State == "master": // by an old report
+				out.Waiting = v.Idle(sl, n.cfg.Replication.SuspectAfter)
+			default:
 				out.Waiting = fmt.Sprintf("its master %s is %s", name, c.State)
 			}
 		}

@@ -44,11 +44,15 @@ func (n *Node) start(ctx context.Context) error {
 	}
 	n.wg.Go(func() { every(ctx, tickEvery, n.tick) })
 	n.wg.Go(func() { n.reports(ctx) })
+	n.wg.Go(func() { n.fence(ctx) })
 	n.wg.Go(func() { n.lead(ctx) })
 	n.wg.Go(func() { n.votes(ctx) })
 	n.wg.Go(func() { n.watch(ctx) })
 	n.wg.Go(func() { n.declare(ctx) })
 	n.wg.Go(func() { n.asides.run(ctx) })
+	for _, dir := range n.volumes.folders() {
+		n.wg.Go(func() { n.watchSpace(ctx, dir) })
+	}
 	n.wg.Go(func() { n.copies.run(ctx) })
 	n.wg.Go(func() { n.scrubs(ctx) })
 	n.wg.Go(func() { n.upkeep(ctx) })

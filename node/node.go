@@ -65,6 +65,7 @@ type Node struct {
 	lastTick   atomic.Int64 // Clock.Mono of the last tick, ns: the pause detector
 	stopping   atomic.Bool
 	ledAt      atomic.Int64  // Clock.Mono when a leader with a quorum was last known, ns
+	fenced     atomic.Bool   // see fence.go
 	reportNow  chan struct{} // capacity 1: tellSoon
 	asides     *asides
 
@@ -267,18 +268,23 @@ func (n *Node) stop(stopWork context.CancelFunc) {
 	stopWork()
 	n.jobs.Close()
 	n.port.Listener(peer.ProtoClient).Close()
+	// What waits for a disk that hangs is left behind: the other copies are closed
+	// and marked clean.
+	whole := true
 	if n.grpc != nil {
-		n.grpc.Stop()
+		whole = within(drainTimeout, n.grpc.Stop)
 	}
-	n.wg.Wait()
-	n.copies.close()
+	whole = within(drainTimeout, n.wg.Wait) && whole
+	whole = n.copies.close() && whole
 	n.peers.close()
 	if n.raft != nil {
 		n.logErr("stop raft", n.raft.Shutdown(ctx))
 	}
 	n.logErr("close peer port", n.port.Close())
-	n.resources.Close()
-	n.log.Info("node stopped")
+	if whole {
+		n.resources.Close()
+	}
+	n.log.Info("node stopped", "whole", whole)
 }
 
 func (n *Node) logErr(what string, err error) {

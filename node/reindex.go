@@ -144,7 +144,7 @@ func (k *keeper) rebuildIndex(ctx context.Context, p *job.Progress, mode local.R
 	if o.FS == nil {
 		return fmt.Errorf("rebuild index of %s: it is not known where its files are: mailnode slot show %s", k.id, k.id)
 	}
-	o.OnDamage, o.Refill = nil, true
+	o.OnDamage, o.OnStep, o.Refill = nil, nil, true
 	got, err := local.Rebuild(ctx, o, local.RebuildOptions{Mode: mode, Epoch: sl.Epoch, Unclean: sl.Unclean,
 		RecountOptions: local.RecountOptions{Spend: p.Spend, Progress: progressOf(p), Found: func(line string) { p.Finding("%s", line) }}})
 	if err != nil {
@@ -184,7 +184,10 @@ func (k *keeper) park(ctx context.Context, w *parked) {
 		w.closed <- fmt.Errorf("rebuild index of %s: its store has failed; systemctl restart mailnode: %w", k.id, s.Failure())
 		return
 	}
-	k.end()
+	if !k.end() {
+		w.closed <- fmt.Errorf("rebuild index of %s: %w", k.id, errNotEnded)
+		return
+	}
 	k.mu.Lock()
 	k.copy, k.refused = nil, errors.New("its index is being made anew: mailnode job list")
 	k.mu.Unlock()
@@ -215,7 +218,7 @@ func (k *keeper) optionsAt(p place) local.Options {
 	}
 	return local.Options{
 		FS: n.fs, Dir: slotDir(p.volume, k.id), PacksDir: packsDir(p.volume, k.id), Cluster: n.id.ClusterID(), Slot: k.id,
-		Logger: n.log, Clock: n.clock, Resources: n.resources, Passwords: n.passwords, OnDamage: k.damageMet,
+		Logger: n.log, Clock: n.clock, Resources: n.resources, Passwords: n.passwords, OnDamage: k.damageMet, OnStep: k.openingStep,
 		JournalEventsMax: int(n.cfg.JournalMax), Undelete: undelete, Refill: p.held,
 		Features: func() slot.FeatureLevel { return n.State().Features() },
 	}
@@ -255,7 +258,7 @@ func (k *keeper) countAgain(why error) {
 // recount starts a job that computes derived records of a serving copy.
 func (k *keeper) recount(sc local.Scope, what, by string) *job.Job {
 	return k.n.jobs.Start(job.Spec{Kind: job.Reindex, Slot: k.id.String(), What: what, By: by, RateBytesPerSec: reindexBytesPerSec, Alone: true},
-		func(ctx context.Context, p *job.Progress) error {
+		k.bounded(func(ctx context.Context, p *job.Progress) error {
 			s := k.n.copies.slot(k.id)
 			if s == nil {
 				return storage.Errorf(storage.ErrUnavailable, "recount slot %s: its copy here is not open", k.id)
@@ -265,7 +268,7 @@ func (k *keeper) recount(sc local.Scope, what, by string) *job.Job {
 				err = fmt.Errorf("recount slot %s: %d records cannot be read: mailnode slot audit %s --repair", k.id, got.Unreadable, k.id)
 			}
 			return err
-		})
+		}))
 }
 
 // reindexer implements admin.Reindexing.

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"mailnode/node/admin"
@@ -85,15 +86,17 @@ func (r *scrubRound) save() {
 func (r *scrubRound) run(ctx context.Context) {
 	keepers := r.n.copies.all()
 	slices.SortFunc(keepers, func(a, b *keeper) int { return int(a.id) - int(b.id) })
-	var weight int64
+	var weight atomic.Int64
 	for _, k := range keepers {
 		if s := r.n.copies.slot(k.id); s != nil {
-			if n, err := s.Weight(); err == nil {
-				weight += n
-			}
+			r.n.logErr("weigh slot", k.unlessFailed(ctx, func(context.Context) error {
+				n, err := s.Weight()
+				weight.Add(n)
+				return err
+			}))
 		}
 	}
-	r.rate, r.skipped = max(scrubRateLeast, int64(float64(weight)/(0.9*r.n.cfg.ScrubEvery.Seconds()))), nil
+	r.rate, r.skipped = max(scrubRateLeast, int64(float64(weight.Load())/(0.9*r.n.cfg.ScrubEvery.Seconds()))), nil
 	for _, k := range keepers {
 		if k.id < r.st.Slot || ctx.Err() != nil {
 			continue
@@ -130,9 +133,12 @@ func (r *scrubRound) one(ctx context.Context, k *keeper) bool {
 	}
 	r.save()
 	j := r.n.jobs.Start(job.Spec{Kind: job.Scrub, Slot: k.id.String(), What: "in the background", RateBytesPerSec: r.rate, Alone: true},
-		func(ctx context.Context, p *job.Progress) error {
+		k.bounded(func(ctx context.Context, p *job.Progress) error {
 			a := &audit{k: k, p: p, ctx: ctx, repair: true}
 			err := a.run(r.st.Pack, func(pack uint32) {
+				if ctx.Err() != nil {
+					return // left behind when the copy failed
+				}
 				r.st.Pack = pack
 				r.save()
 			})
@@ -140,7 +146,7 @@ func (r *scrubRound) one(ctx context.Context, k *keeper) bool {
 				k.log.Warn("scrub has found damage", "findings", a.found, "left", a.left)
 			}
 			return err
-		})
+		}))
 	select {
 	case <-j.Over():
 	case <-ctx.Done():

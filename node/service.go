@@ -1,7 +1,6 @@
 package node
 
 import (
-	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -78,36 +77,6 @@ func (s service) Ask(ctx context.Context, in *rpc.Json) (*rpc.Json, error) {
 		return nil, err
 	}
 	return &rpc.Json{Body: b}, nil
-}
-
-const planNamesMax = 5
-
-// answer says what this node's copies hold, and what it has heard of others'. A
-// copy that cannot promise to acknowledge nothing to a lower epoch is not viable:
-// the asker must not count on it.
-func (n *Node) answer(ctx context.Context, questions []failover.Question) failover.Answer {
-	out := failover.Answer{Copies: []failover.CopyAnswer{}, Seen: []failover.Sighting{}}
-	v := n.evidence.Snapshot(n.clock.Mono())
-	for _, q := range questions {
-		out.Seen = append(out.Seen, v.Sightings(q.Slot)...)
-		k := n.copies.keeper(q.Slot)
-		if k == nil {
-			continue
-		}
-		err := k.promise(ctx, q.Epoch)
-		a := failover.CopyAnswer{CopyReport: k.report(), SelfCheck: k.selfCheck()}
-		if err != nil {
-			n.log.Warn("answer a question", "slot", q.Slot, "epoch", q.Epoch, "err", err)
-			a.Viable = false
-			a.Failed = cmp.Or(a.Failed, err.Error())
-		}
-		if s := n.copies.slot(q.Slot); s != nil && !a.Building {
-			count, names, err := s.Users(planNamesMax)
-			a.UsersKnown, a.Users, a.UserNames = err == nil, count, names
-		}
-		out.Copies = append(out.Copies, a)
-	}
-	return out
 }
 
 // Ask implements failover.Asker.

@@ -40,11 +40,47 @@ func (n *Node) upkeep(ctx context.Context) {
 			continue
 		}
 		last = &k.id
-		if err := k.upkeep(ctx); err != nil && ctx.Err() == nil && !errors.Is(err, storage.ErrNotMaster) {
+		if err := k.unlessFailed(ctx, k.upkeep); err != nil && ctx.Err() == nil && !errors.Is(err, storage.ErrNotMaster) {
 			k.log.Warn("upkeep of a copy", "err", err)
 		}
 	}
 }
+
+// unlessFailed runs what reads a copy's disk, and no longer waits for it once the
+// copy has failed: its disk may never answer, and others have their turn (law 9).
+func (k *keeper) unlessFailed(ctx context.Context, fn func(context.Context) error) error {
+	s := k.opened()
+	if s == nil {
+		return fn(ctx)
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	done := make(chan error, 1)
+	go func() { defer cancel(); done <- fn(ctx) }()
+	select {
+	case err := <-done:
+		return err
+	case <-s.Failed():
+	}
+	cancel()
+	grace := time.NewTimer(failedGrace)
+	defer grace.Stop()
+	select {
+	case err := <-done:
+		return err
+	case <-grace.C:
+		return s.Failure()
+	}
+}
+
+// bounded is a job that gives its place to others when its copy fails.
+func (k *keeper) bounded(run func(context.Context, *job.Progress) error) func(context.Context, *job.Progress) error {
+	return func(ctx context.Context, p *job.Progress) error {
+		return k.unlessFailed(ctx, func(ctx context.Context) error { return run(ctx, p) })
+	}
+}
+
+// failedGrace is how long work on a copy that has failed may take to notice.
+const failedGrace = time.Second
 
 // after gives the keeper of the next slot in turn (nil: there is none), and how
 // many there are.
@@ -84,17 +120,19 @@ func (k *keeper) compact(ctx context.Context, s *local.Slot) error {
 		return err
 	}
 	j := k.n.jobs.Start(job.Spec{Kind: job.Compact, Slot: k.id.String(), What: "packs", RateBytesPerSec: compactBytesPerSec, Alone: true},
-		func(ctx context.Context, p *job.Progress) error {
+		k.bounded(func(ctx context.Context, p *job.Progress) error {
 			o.Spend = p.Spend
 			o.Progress = func(at local.CompactProgress) { p.Total(2*at.BytesAll, 0) } // read and written
 			got, err := s.CompactPacks(ctx, o)
 			p.Finding("%d packs of %.1f MiB removed, %d bodies copied into %.1f MiB, %d packs kept because something needs them",
 				got.Removed, float64(got.RemovedBytes)/(1<<20), got.Moved, float64(got.WrittenBytes)/(1<<20), got.Kept)
 			return err
-		})
+		}))
 	select {
 	case <-j.Over():
 		return nil // its error is the job's
+	case <-s.Failed():
+		return s.Failure()
 	case <-ctx.Done():
 		return ctx.Err()
 	}

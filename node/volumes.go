@@ -40,6 +40,8 @@ type volumes struct {
 	mu    sync.Mutex
 	slots map[config.Volume]int // new slots and old ones, as they are placed
 	doors map[config.Volume]chan struct{}
+
+	preparing map[config.Volume]*sync.Mutex // held while a volume is prepared; none is held with mu
 }
 
 // openingMax is how many copies of a volume are opened at once on so many cores:
@@ -68,7 +70,7 @@ func (v *volumes) opening(ctx context.Context, p place) (opened func(), err erro
 const volumeMark = "VOLUME"
 
 func newVolumes(fs vfs.FS, c config.Config) *volumes {
-	return &volumes{fs: fs, home: c.Node.Data, list: c.Volumes, slots: map[config.Volume]int{}, doors: map[config.Volume]chan struct{}{}}
+	return &volumes{fs: fs, home: c.Node.Data, list: c.Volumes, slots: map[config.Volume]int{}, doors: map[config.Volume]chan struct{}{}, preparing: map[config.Volume]*sync.Mutex{}}
 }
 
 // place is where one slot's files are.
@@ -106,14 +108,14 @@ func (v *volumes) find(id slot.ID) (place, error) {
 			return place{}, err
 		}
 	}
-	v.mu.Lock()
-	defer v.mu.Unlock()
 	switch {
 	case len(at) == 1 && !slices.Contains(v.all(), at[0]):
 		return place{}, fmt.Errorf("slot %s lies on the volume %s, which is not in the configuration: write its [[volume]] again, then `systemctl restart mailnode`", id, at[0])
 	case len(at) > 1:
 		return place{}, fmt.Errorf("slot %s lies on more than one volume (%s): keep the one that is right, move the other away, then `systemctl restart mailnode`", id, strings.Join(names(at), "; "))
 	case len(at) == 1:
+		v.mu.Lock()
+		defer v.mu.Unlock()
 		v.slots[at[0]]++
 		return place{at[0], held}, nil
 	case held && was.Meta != v.home && !v.marked(was.Meta):
@@ -124,7 +126,6 @@ func (v *volumes) find(id slot.ID) (place, error) {
 	if err != nil {
 		return place{}, fmt.Errorf("find a volume for slot %s: %w", id, err)
 	}
-	v.slots[best]++
 	return place{best, held}, nil
 }
 
@@ -180,26 +181,74 @@ func (v *volumes) has(vol config.Volume, id slot.ID) (bool, error) {
 	return false, nil
 }
 
+// room is what a volume has left.
+type room struct {
+	vol        config.Volume
+	meta, data uint64
+	err        error
+}
+
+// rooms asks all volumes at once. One whose disk does not answer is passed over:
+// it must not hold up slots that lie elsewhere (law 9).
+func (v *volumes) rooms() []room {
+	answers := make(chan room, len(v.list))
+	silent := map[config.Volume]bool{}
+	for _, vol := range v.list {
+		silent[vol] = true
+		go func() {
+			r := room{vol: vol, err: v.prepare(vol)}
+			if r.err == nil {
+				r.meta, r.data = v.free(vol.Meta), v.free(vol.Data)
+			}
+			answers <- r
+		}()
+	}
+	late := time.NewTimer(lookWithin)
+	defer late.Stop()
+	got := map[config.Volume]room{}
+	for waiting := true; waiting && len(silent) > 0; {
+		select {
+		case r := <-answers:
+			got[r.vol] = r
+			delete(silent, r.vol)
+		case <-late.C:
+			waiting = false
+		}
+	}
+	var out []room
+	for _, vol := range v.list {
+		r, answered := got[vol]
+		if !answered {
+			r = room{vol: vol, err: fmt.Errorf("the disk of %s does not answer", vol)}
+		}
+		out = append(out, r)
+	}
+	return out
+}
+
 // choose gives the volume that has the most room for each slot on it, the new
-// one included: of its two parts the fuller one counts.
+// one included, and counts that: of its two parts the fuller one counts.
 func (v *volumes) choose() (config.Volume, error) {
+	rooms := v.rooms()
+	v.mu.Lock()
+	defer v.mu.Unlock()
 	var best config.Volume
 	var most, mostData uint64
 	var errs []error
-	for _, vol := range v.list {
-		if err := v.prepare(vol); err != nil {
-			errs = append(errs, err)
+	for _, r := range rooms {
+		if r.err != nil {
+			errs = append(errs, r.err)
 			continue
 		}
-		meta, data := v.free(vol.Meta), v.free(vol.Data)
-		share := uint64(v.slots[vol] + 1)
-		if room := min(meta, data) / share; best.Meta == "" || room > most || room == most && data/share > mostData {
-			best, most, mostData = vol, room, data/share
+		share := uint64(v.slots[r.vol] + 1)
+		if room := min(r.meta, r.data) / share; best.Meta == "" || room > most || room == most && r.data/share > mostData {
+			best, most, mostData = r.vol, room, r.data/share
 		}
 	}
 	if best.Meta == "" {
 		return best, errors.Join(errs...)
 	}
+	v.slots[best]++
 	return best, nil
 }
 
@@ -213,6 +262,15 @@ func (v *volumes) free(dir string) uint64 {
 
 // prepare makes a volume's folders, unless it was used and is not there now.
 func (v *volumes) prepare(vol config.Volume) error {
+	v.mu.Lock()
+	own := v.preparing[vol]
+	if own == nil {
+		own = &sync.Mutex{}
+		v.preparing[vol] = own
+	}
+	v.mu.Unlock()
+	own.Lock()
+	defer own.Unlock()
 	meta, bulk := vol.Meta == v.home || v.marked(vol.Meta), vol.Data == v.home || v.marked(vol.Data)
 	if meta && bulk {
 		return nil

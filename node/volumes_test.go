@@ -166,6 +166,46 @@ func (s stuckDisk) List(dir string) ([]string, error) {
 	return s.FS.List(dir)
 }
 
+// markless never says whether a volume was used.
+type markless struct{ stuckDisk }
+
+func (s markless) Stat(name string) (vfs.FileInfo, error) {
+	if strings.HasPrefix(name, s.folder) {
+		<-s.release
+	}
+	return s.FS.Stat(name)
+}
+
+func (s markless) List(dir string) ([]string, error) { return s.FS.List(dir) }
+
+// TestLaw09VolumeThatHangsWhenASlotIsPlaced: the new slot gets a place elsewhere,
+// and meanwhile others are found.
+func TestLaw09VolumeThatHangsWhenASlotIsPlaced(t *testing.T) {
+	t.Parallel()
+	base, start := testVolumes(t, map[string]uint64{"ssd": 4 << 30, "disk": 4 << 30, "other": 3 << 30})
+	v := start()
+	stuck := markless{stuckDisk{v.fs, base + "/ssd", make(chan struct{})}}
+	defer func() {
+		close(stuck.release)
+		for _, m := range v.preparing { // it goes on where it hung
+			m.Lock()
+		}
+	}()
+	v.fs = stuck
+	found := make(chan string, 2)
+	for id := range slot.ID(2) {
+		go func() {
+			p, err := v.find(id)
+			found <- fmt.Sprintf("%s %v", p.volume.Meta, err)
+		}()
+	}
+	for range 2 {
+		if got := <-found; got != base+"/other <nil>" {
+			t.Errorf("placed: %s", got)
+		}
+	}
+}
+
 // TestLaw09HungVolumeHoldsUpItsSlotsOnly: the others are found.
 func TestLaw09HungVolumeHoldsUpItsSlotsOnly(t *testing.T) {
 	t.Parallel()

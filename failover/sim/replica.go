@@ -161,6 +161,7 @@ func (w *world) ask(from, to *node, e slot.Epoch) (failover.Answer, bool) {
 func (n *node) report() failover.CopyReport {
 	r := failover.CopyReport{Slot: theSlot, Role: n.role, Serving: n.serving, Epoch: n.epoch}
 	if n.w.now < n.opens {
+		r.Opening = "opening"
 		return r
 	}
 	if n.role == failover.RoleMaster && !n.serving {

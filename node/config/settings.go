@@ -89,7 +89,7 @@ func safetySettings() []setting {
 			duration(func(c *Config, d span) { c.Replication.AckTimeout = d }, "100ms", "1m")},
 		{"suspect_after", `"15s"`, `Silence of a node after which a failover is proposed. An operator confirms it, never a machine.`,
 			duration(func(c *Config, d span) { c.Replication.SuspectAfter = d }, "1s", "1h")},
-		{"fence_without_quorum", `false`, `true makes this node's slots read-only while it has no quorum. false lets mail flow; should an operator have changed masters meanwhile, what came in is set aside.`,
+		{"fence_without_quorum", `false`, `true makes this node's slots read-only when it has had no quorum for 5 s, until it has one: mail can be read, changes and deliveries wait. false lets mail flow; should an operator have changed masters meanwhile, what came in is set aside.`,
 			boolean(func(c *Config, b bool) { c.Replication.FenceWithoutQuorum = b })},
 		{"undelete", `"168h"`, `How long expunged mail, deleted mailboxes and deleted accounts can be brought back, counted while the slot is in service.`,
 			duration(func(c *Config, d span) { c.Replication.Undelete = d }, "0s", "87600h")},

@@ -18,8 +18,11 @@ const (
 	SlotNoMaster       Name = "slot-no-master"
 	SlotRefused        Name = "slot-refused"
 	SlotFailed         Name = "slot-failed"
+	SlotHangs          Name = "slot-hangs"
+	SlotOpening        Name = "slot-opening"
 	RaftStoreFailed    Name = "raft-store-failed"
 	RaftNoQuorum       Name = "raft-no-quorum"
+	SlotsFenced        Name = "slots-fenced"
 	SlotsUnassigned    Name = "slots-unassigned"
 	RaftLogNewer       Name = "raft-log-newer"
 	RaftRemoved        Name = "raft-removed"
@@ -89,6 +92,7 @@ func ownershipKinds() []Kind {
 		{HandoverStuck, Page, "slot", "A hand-over is neither done nor taken back, the slot stays sealed.", "mailnode slot show {}"},
 		{OpenLoss, Page, "slot", "It was promoted without all acknowledged mail, and nobody has said yet that the rest is given up.", "mailnode slot show {}"},
 		{RaftNoQuorum, Page, "", "This node knows no Raft leader with a quorum: mail flows at the masters that serve, but no failover can be confirmed here.", "mailnode cluster members"},
+		{SlotsFenced, Page, "", "This node has no quorum and `fence_without_quorum` is set: its slots are read-only, mail waits in the MTA.", "mailnode cluster members"},
 		{SlotsUnassigned, Warn, "", "Slots have no master yet: they get one when enough nodes have joined.", "mailnode cluster token NODE"},
 		{RaftRemoved, Page, "", "The cluster removed this node: it takes no part in decisions.", "mailnode cluster members"},
 		{GenerationBehind, Page, "", "The cluster was recovered without this node, which belongs to its past.", "mailnode cluster members"},
@@ -99,6 +103,8 @@ func diskKinds() []Kind {
 	return []Kind{
 		{SlotRefused, Page, "slot", "Its files are damaged, of a newer release, or of another cluster or slot, and were not opened.", "mailnode slot show {}"},
 		{SlotFailed, Page, "slot", "A write or fsync failed, or its files are gone: the store is stopped until it is reopened and verified.", "mailnode slot show {}"},
+		{SlotHangs, Page, "slot", "The disk of this node's copy does not answer: in half a minute the store is stopped.", "mailnode slot show {}"},
+		{SlotOpening, Warn, "slot", "This node's copy is still being opened and checked.", "mailnode slot show {}"},
 		{DiskFull, Page, "path", "The file system has almost no room, deliveries are put off.", "df -h {}"},
 		{RaftStoreFailed, Page, "", "Raft's files cannot be written: this node serves its mail and takes no part in decisions.", "mailnode status"},
 		{RaftSnapshotFailed, Warn, "", "A snapshot of Raft's state could not be written, its log grows.", "df -h"},

@@ -53,14 +53,20 @@ func (f Finding) String() string {
 // Options choose what is proved.
 type Options struct {
 	Bodies bool // also read every body
+	// Progress, when set, is told which of how many parts begins.
+	Progress func(part, parts int)
 }
 
 // Run gives all findings; the error is about reading the snapshot itself.
 func Run(s Snapshot, o Options) ([]Finding, error) {
 	c := &checker{s: s, o: o, accounts: map[storage.AccountID]*event.AccountRecord{}, used: map[storage.AccountID]int64{},
 		refs: map[slot.BodyRef]uint64{}}
-	for _, step := range []func() error{c.slot, c.journal, c.readAccounts, c.addresses, c.mailboxes, c.names, c.stray, c.derived, c.usage, c.missing, c.bodies} {
-		if err := step(); err != nil {
+	parts := []func() error{c.slot, c.journal, c.readAccounts, c.addresses, c.mailboxes, c.names, c.stray, c.derived, c.usage, c.missing, c.bodies}
+	for i, part := range parts {
+		if o.Progress != nil {
+			o.Progress(i, len(parts))
+		}
+		if err := part(); err != nil {
 			return c.found, err
 		}
 	}

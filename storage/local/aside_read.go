@@ -166,8 +166,8 @@ func (r *asideReader) findFork() error {
 	var oldHead event.HeadRecord
 	r.load(event.SlotKey(), &old)
 	r.load(event.HeadKey(), &oldHead)
-	rec, err := r.now.slotRecord()
-	if err != nil {
+	rec := &event.SlotRecord{}
+	if _, err := event.Load(r.now, event.SlotKey(), rec); err != nil {
 		return err
 	}
 	head, _, err := r.now.head()

@@ -258,6 +258,11 @@ func (c *committer) launch(t *txn, f *flight) error {
 	if err := c.trim(t); err != nil {
 		c.s.log.Warn("journal not trimmed", "err", err)
 	}
+	known, err := t.headAfter()
+	if err != nil {
+		return err
+	}
+	c.s.known = known
 	if err := f.apply(c.s); err != nil {
 		return err
 	}

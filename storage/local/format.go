@@ -174,9 +174,10 @@ func (s *Slot) openIndex() (string, error) {
 		return "", err
 	}
 	opts.ErrorIfNotExists = witnessed // one that lost its marker is not a new one
-	if s.doubt, err = proveIndex(s.o.FS, s.o.FS.PathJoin(s.o.Dir, "index")); err != nil {
+	if s.doubt, err = proveIndex(s.o.FS, s.o.FS.PathJoin(s.o.Dir, "index"), func(percent int) { s.step("proves its logs", percent) }); err != nil {
 		return "", fmt.Errorf("open index: %w", err)
 	}
+	s.step("replays its logs", -1)
 	var db *pebble.DB
 	if err := s.guarded(func() (err error) {
 		db, err = pebble.Open(s.o.FS.PathJoin(s.o.Dir, "index"), opts)

@@ -78,6 +78,7 @@ func (t *txn) forget(start slot.Position, n int, upTo slot.Position) error {
 		return err
 	}
 	t.events -= gone
+	t.trimmed = true
 	return t.b.Set(localKey(keyJournalStart), be.AppendUint64(nil, uint64(last)), nil)
 }
 

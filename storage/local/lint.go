@@ -76,6 +76,7 @@ func next(name string, err error) string {
 
 // lint runs a check and notes its line. fn gives the line's text.
 func (s *Slot) lint(name string, fn func() (string, error)) error {
+	s.step("checks its "+name, -1)
 	text, err := fn()
 	if err == nil {
 		s.checks = append(s.checks, Check{name, CheckPassed, text})

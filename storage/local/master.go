@@ -19,6 +19,12 @@ type Gate interface {
 	Await(ctx context.Context, p slot.Position) error
 }
 
+// Admission is a Gate that also says whether a change may begin. Its error is the
+// change's, and then nothing has happened.
+type Admission interface {
+	Admit() error
+}
+
 // NoGate acknowledges what is durable here: ack = "local", or no replicas.
 type NoGate struct{}
 
@@ -141,6 +147,11 @@ func (m *Master) change(ctx context.Context, fn func(t *txn) error) (slot.Positi
 	err := m.s.do(ctx, func(t *txn) error {
 		if err := m.live(); err != nil {
 			return err
+		}
+		if a, ok := m.gate.(Admission); ok {
+			if err := a.Admit(); err != nil {
+				return err
+			}
 		}
 		if err := fn(t); err != nil {
 			return err

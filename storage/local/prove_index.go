@@ -38,7 +38,7 @@ import (
 // proveIndex looks at the index's logs before Pebble does. doubt says that what
 // it finds is what a crash may leave, but damage of the MANIFEST as well: then
 // Open proves all records against each other (proveRecords).
-func proveIndex(fs vfs.FS, dir string) (doubt bool, err error) {
+func proveIndex(fs vfs.FS, dir string, step func(percent int)) (doubt bool, err error) {
 	names, err := fs.List(dir)
 	if err != nil {
 		return false, err
@@ -58,7 +58,8 @@ func proveIndex(fs vfs.FS, dir string) (doubt bool, err error) {
 	// there proves nothing: until the flush that start asks for.
 	lost := oldest > 0 && !slices.Contains(names, fmt.Sprintf("%06d.log", oldest))
 	logs := 0
-	for _, n := range names {
+	for i, n := range names {
+		step(100 * i / len(names))
 		number, is := strings.CutSuffix(n, ".log")
 		if log, err := strconv.ParseUint(number, 10, 32); is && err == nil && log >= oldest {
 			if err := proveLog(fs, fs.PathJoin(dir, n), uint32(log)); err != nil {
@@ -77,7 +78,7 @@ func proveIndex(fs vfs.FS, dir string) (doubt bool, err error) {
 // (law 9); so is quota use, which never blocks mail.
 func (s *Slot) proveRecords() (string, error) {
 	return "they prove each other, as must be after such a stop", s.Inspect(func(x Snapshot) error {
-		found, err := check.Run(x, check.Options{})
+		found, err := check.Run(x, check.Options{Progress: func(part, parts int) { s.step("proves its records", 100*part/parts) }})
 		if err != nil || len(found) == 0 {
 			return err
 		}

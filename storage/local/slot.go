@@ -55,7 +55,10 @@ type Options struct {
 	// Refill says that the copy was here before: one that is empty now has lost
 	// what it had, and is a building one until it has been filled again.
 	Refill bool
-	// HangAfter is how long a write or sync may take before the copy fails; 0: 30 s.
+	// OnStep is told what Open is doing, and how much of it is done, in percent; -1:
+	// that is not known. It must return soon.
+	OnStep func(step string, percent int)
+	// HangAfter is how long the disk may take to answer before the copy fails; 0: 30 s.
 	HangAfter time.Duration
 	// Features gives the cluster's feature level: a master makes no event of a
 	// newer kind. nil: the first. It must return at once.
@@ -91,6 +94,7 @@ type Slot struct {
 
 	dirty    bool // the last stop was unclean; set by Open, read by Serve
 	durable  atomic.Pointer[view]
+	known    event.Head     // of the last group that entered Pebble; Open's, then the committer's own
 	readers  sync.WaitGroup // views that are not released
 	views    atomic.Uint64  // how many there ever were
 	building atomic.Bool
@@ -260,6 +264,9 @@ func (s *Slot) start() error {
 	if err := s.lint("newest events", func() (string, error) { return s.lintTail(&newest) }); err != nil {
 		return err
 	}
+	if err := s.knowHead(); err != nil {
+		return err
+	}
 	if err := s.lint("head", s.proveHead); err != nil {
 		return err
 	}
@@ -274,6 +281,18 @@ func (s *Slot) start() error {
 	s.newestWall = newest.wall
 	s.note("clock", "not before what is recorded", s.ClockDoubt())
 	return s.lint("committer", s.begin)
+}
+
+// knowHead reads the head, once: from here on it is kept in memory.
+func (s *Slot) knowHead() error {
+	v := s.acquire()
+	defer v.release()
+	h, err := headOf(v)
+	if err != nil {
+		return s.lint("head", func() (string, error) { return "", err })
+	}
+	s.known, v.known = h, h
+	return nil
 }
 
 // lastStop reads whether the copy was closed as it should be.
@@ -346,6 +365,17 @@ func readError(err error) error {
 		return storage.Errorf(storage.ErrCorrupt, "read index: %w", firstLine{err})
 	}
 	return storage.Errorf(storage.ErrUnavailable, "read index: %w", err)
+}
+
+// Hangs says what the copy's disk has not answered yet, and for how long it surely
+// has not; "" while it answers. Much is slow for a moment.
+func (s *Slot) Hangs() (what string, since time.Duration) { return s.dog.slowest() }
+
+// step tells whoever waits for Open how far it is.
+func (s *Slot) step(what string, percent int) {
+	if s.o.OnStep != nil {
+		s.o.OnStep(what, percent)
+	}
 }
 
 // ID names the slot.

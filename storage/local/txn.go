@@ -27,6 +27,8 @@ type txn struct {
 	alone   bool   // nothing may follow in this group
 	reload  bool   // the head was replaced
 	torn    bool   // an event is in the batch in part
+	lineage bool   // the slot's record is in the batch
+	trimmed bool   // the journal's start is
 }
 
 func newTxn(c *committer) *txn {
@@ -49,6 +51,27 @@ func (t *txn) attempt(run func(*txn) error) (clean bool, err error) {
 		clean = t.b.Count() == before && !t.torn
 	}()
 	return true, t.s.met(run(t))
+}
+
+// headAfter gives the head with the batch. What is read of it lies in the batch,
+// so that no commit waits for a table.
+func (t *txn) headAfter() (event.Head, error) {
+	h := t.s.known
+	if t.reload || t.lineage {
+		return headOf(t)
+	}
+	if t.head != h.Position {
+		var at event.HeadRecord
+		if _, err := event.Load(t, event.HeadKey(), &at); err != nil {
+			return h, err
+		}
+		h.Position, h.ClockMs, h.Births, h.Bytes = slot.Position(at.Position), at.SlotClockMs, at.Births, at.BirthBytes
+	}
+	var err error
+	if t.trimmed {
+		h.KeptAfter, err = journalStart(t)
+	}
+	return h, err
 }
 
 // Get and iter make a txn a reader.
@@ -76,6 +99,8 @@ func (t *txn) apply(ev *event.Event) error {
 		return err
 	}
 	over.Set(event.JournalKey(slot.Position(ev.Position)), raw)
+	_, named := over.m[string(event.SlotKey())]
+	t.lineage = t.lineage || named
 	t.torn = true
 	if err := over.flush(t.b); err != nil {
 		return err

@@ -23,12 +23,13 @@ type view struct {
 	number uint64
 	// users is as its group left it.
 	users userCount
+	known event.Head // the head of this state, in memory: nobody waits for a disk to be told it
 }
 
 // newView takes what is committed now, durable or not. Only the committer and
 // Open call it, right after a commit.
 func (s *Slot) newView() *view {
-	v := &view{s: s, snap: s.db.NewSnapshot(), generation: s.generation.Load(), number: s.views.Add(1)}
+	v := &view{s: s, snap: s.db.NewSnapshot(), generation: s.generation.Load(), number: s.views.Add(1), known: s.known}
 	v.refs.Store(1)
 	return v
 }
@@ -135,28 +136,31 @@ func (v *view) head() (slot.Position, uint64, error) {
 	return slot.Position(h.Position), h.SlotClockMs, err
 }
 
-func (v *view) slotRecord() (*event.SlotRecord, error) {
-	r := &event.SlotRecord{}
-	_, err := event.Load(v, event.SlotKey(), r)
-	return r, err
+// headOf reads the head from the records.
+func headOf(r reader) (h event.Head, err error) {
+	var at event.HeadRecord
+	if _, err := event.Load(r, event.HeadKey(), &at); err != nil {
+		return h, err
+	}
+	rec := &event.SlotRecord{}
+	if _, err := event.Load(r, event.SlotKey(), rec); err != nil {
+		return h, err
+	}
+	h = event.Head{Position: slot.Position(at.Position), ClockMs: at.SlotClockMs, Births: at.Births, Bytes: at.BirthBytes,
+		Lineage: rec.SlotLineage(), Unclean: slot.UncleanCount(rec.Unclean)}
+	h.KeptAfter, err = journalStart(r)
+	return h, err
 }
 
-// Head gives the durable head.
+// Head gives the durable head. It answers from memory: a node asks all its copies
+// each second, and one whose disk hangs must not keep it (law 9).
 func (s *Slot) Head() (event.Head, error) {
-	h := event.Head{Building: s.building.Load()}
-	err := s.read(func(v *view) error {
-		var at event.HeadRecord
-		if _, err := event.Load(v, event.HeadKey(), &at); err != nil {
-			return err
-		}
-		h.Position, h.ClockMs, h.Births, h.Bytes = slot.Position(at.Position), at.SlotClockMs, at.Births, at.BirthBytes
-		rec, err := v.slotRecord()
-		if err != nil {
-			return err
-		}
-		h.Lineage, h.Unclean = rec.SlotLineage(), slot.UncleanCount(rec.Unclean)
-		h.KeptAfter, err = journalStart(v)
-		return err
-	})
-	return h, err
+	v := s.acquire()
+	if v == nil {
+		return event.Head{}, storage.Errorf(storage.ErrUnavailable, "slot %s is closed", s.o.Slot)
+	}
+	h := v.known
+	v.release()
+	h.Building = s.building.Load()
+	return h, nil
 }

@@ -2,25 +2,29 @@ package local
 
 import (
 	"fmt"
+	"io"
+	"os"
+	"path/filepath"
 	"sync"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 )
 
-// hangAfter is how long a write or a sync may take: a disk that is only slow
+// hangAfter is how long an operation may take: a disk that is only slow
 // comes back sooner, one that is gone does not answer at all.
 const hangAfter = 30 * time.Second
 
 // hangTicks is in how many looks an operation must have been under way: a
 // process that was stopped for a minute looks once afterwards, and nothing hangs.
-const hangTicks = 4
+const hangTicks = 20
 
 // watchdog notices a disk that no longer answers. Whoever waits for it cannot be
-// woken; the copy fails instead, so that the slot is served elsewhere (law 9).
-// Reads are not watched: a reader that hangs holds up nobody else.
+// woken; the copy fails instead, so that the slot is served elsewhere (law 9). That
+// concerns reads as well: who holds a record up holds up its slot.
 type watchdog struct {
 	fail func(error)
+	tick time.Duration // from one look to the next
 	stop chan struct{}
 	end  sync.Once
 
@@ -35,9 +39,9 @@ type diskOp struct {
 }
 
 func startWatchdog(after time.Duration, fail func(error)) *watchdog {
-	w := &watchdog{fail: fail, stop: make(chan struct{}), ops: map[*diskOp]struct{}{}}
+	w := &watchdog{fail: fail, tick: after / hangTicks, stop: make(chan struct{}), ops: map[*diskOp]struct{}{}}
 	go func() {
-		t := time.NewTicker(after / hangTicks)
+		t := time.NewTicker(w.tick)
 		defer t.Stop()
 		for {
 			select {
@@ -68,6 +72,23 @@ func (w *watchdog) look() *diskOp {
 	return nil
 }
 
+// slowest gives the operation that is under way for longest, and for how long it
+// surely is.
+func (w *watchdog) slowest() (what string, since time.Duration) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	var worst *diskOp
+	for op := range w.ops {
+		if op.looks > 1 && (worst == nil || op.looks > worst.looks) {
+			worst = op
+		}
+	}
+	if worst == nil {
+		return "", 0
+	}
+	return fmt.Sprintf("%s of %s", worst.what, filepath.Join(filepath.Base(filepath.Dir(worst.path)), filepath.Base(worst.path))), time.Duration(worst.looks-1) * w.tick
+}
+
 // during watches fn.
 func (w *watchdog) during(what, path string, fn func() error) error {
 	op := &diskOp{what: what, path: path}
@@ -82,7 +103,8 @@ func (w *watchdog) during(what, path string, fn func() error) error {
 	return fn()
 }
 
-// watchedFS is a file system whose writes, syncs and changes of names are watched.
+// watchedFS is a file system whose operations are watched, but for RemoveAll, which
+// is many in one.
 type watchedFS struct {
 	vfs.FS
 	w *watchdog
@@ -98,6 +120,11 @@ func (f watchedFS) open(what, name string, open func() (vfs.File, error)) (vfs.F
 		return nil, err
 	}
 	return &watchedFile{file, name, f.w}, nil
+}
+
+// Open implements vfs.FS.
+func (f watchedFS) Open(name string, o ...vfs.OpenOption) (vfs.File, error) {
+	return f.open("open", name, func() (vfs.File, error) { return f.FS.Open(name, o...) })
 }
 
 // Create implements vfs.FS.
@@ -130,11 +157,62 @@ func (f watchedFS) Remove(name string) error {
 	return f.w.during("remove", name, func() error { return f.FS.Remove(name) })
 }
 
-// watchedFile is a file that is written to, or a folder that is synced.
+// Link implements vfs.FS.
+func (f watchedFS) Link(oldname, newname string) error {
+	return f.w.during("link", newname, func() error { return f.FS.Link(oldname, newname) })
+}
+
+// MkdirAll implements vfs.FS.
+func (f watchedFS) MkdirAll(dir string, perm os.FileMode) error {
+	return f.w.during("make folder", dir, func() error { return f.FS.MkdirAll(dir, perm) })
+}
+
+// Lock implements vfs.FS.
+func (f watchedFS) Lock(name string) (c io.Closer, err error) {
+	err = f.w.during("lock", name, func() (err error) { c, err = f.FS.Lock(name); return err })
+	return c, err
+}
+
+// List implements vfs.FS.
+func (f watchedFS) List(dir string) (names []string, err error) {
+	err = f.w.during("list", dir, func() (err error) { names, err = f.FS.List(dir); return err })
+	return names, err
+}
+
+// Stat implements vfs.FS.
+func (f watchedFS) Stat(name string) (st vfs.FileInfo, err error) {
+	err = f.w.during("stat", name, func() (err error) { st, err = f.FS.Stat(name); return err })
+	return st, err
+}
+
+// GetDiskUsage implements vfs.FS.
+func (f watchedFS) GetDiskUsage(path string) (u vfs.DiskUsage, err error) {
+	err = f.w.during("statfs", path, func() (err error) { u, err = f.FS.GetDiskUsage(path); return err })
+	return u, err
+}
+
+// watchedFile is a file or a folder that is open.
 type watchedFile struct {
 	vfs.File
 	path string
 	w    *watchdog
+}
+
+// Read implements vfs.File.
+func (f *watchedFile) Read(b []byte) (n int, err error) {
+	err = f.w.during("read", f.path, func() (err error) { n, err = f.File.Read(b); return err })
+	return n, err
+}
+
+// ReadAt implements vfs.File.
+func (f *watchedFile) ReadAt(b []byte, off int64) (n int, err error) {
+	err = f.w.during("read", f.path, func() (err error) { n, err = f.File.ReadAt(b, off); return err })
+	return n, err
+}
+
+// Prefetch implements vfs.File.
+func (f *watchedFile) Prefetch(off, n int64) error {
+	return f.w.during("read ahead", f.path, func() error { return f.File.Prefetch(off, n) })
 }
 
 // Write implements vfs.File.

@@ -10,8 +10,11 @@ import (
 	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
+	"github.com/google/go-cmp/cmp"
 
 	"mailnode/storage"
+	"mailnode/storage/event"
+	"mailnode/storage/slot"
 )
 
 // hang is a disk that does not answer operations of some kinds below a folder,
@@ -117,4 +120,99 @@ func TestPauseIsNoHang(t *testing.T) {
 			t.Errorf("%+v has returned", op)
 		}
 	}
+}
+
+// TestLaw09HungReadFailsTheCopy: a read that does not return fails the copy as a
+// write does, and until then, and after, whoever asks for the head is answered.
+func TestLaw09HungReadFailsTheCopy(t *testing.T) {
+	t.Parallel()
+	h := &hang{folder: "packs", kinds: []errorfs.OpKind{errorfs.OpFileRead, errorfs.OpFileReadAt}, release: make(chan struct{})}
+	defer close(h.release)
+	o := options(t, injected(newFS(t), h))
+	o.HangAfter = 400 * time.Millisecond
+	s, err := Open(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := serve(t, s, 1, 0)
+	a := account(t, m, "u1@example.test")
+	deliver(t, m, mail(1), a)
+	before, err := s.Head()
+	if err != nil || before.Position != slot.At(1, 3) || before.Births != 1 || before.Lineage.Last() != 1 {
+		t.Fatalf("head %+v, %v", before, err)
+	}
+	h.armed.Store(true)
+	var ref slot.BodyRef
+	if err := s.read(func(v *view) error {
+		return each(v, event.SpanOf([]byte{event.PrefixBody}), func(key, _ []byte) error { ref = event.BodyOf(key); return nil })
+	}); err != nil {
+		t.Fatal(err)
+	}
+	go s.ProveBody(ref)
+	hangs := ""
+	within(t, "hang", func() {
+		for hangs == "" && s.Failure() == nil {
+			hangs, _ = s.Hangs()
+		}
+	})
+	if !strings.Contains(hangs, "read of") {
+		t.Errorf("it hangs in %q", hangs)
+	}
+	within(t, "head", func() {
+		if after, err := s.Head(); err != nil || !cmp.Equal(before, after) {
+			t.Errorf("head %+v, %v while a read hangs; it was %+v", after, err, before)
+		}
+	})
+	<-s.Failed()
+	if !strings.Contains(s.Failure().Error(), "read of") {
+		t.Error(s.Failure())
+	}
+	within(t, "close", func() { s.Close() })
+}
+
+// TestHeadInMemoryIsTheRecords: after every kind of group the head that is kept in
+// memory is the one that the records give, also after the copy was opened again.
+func TestHeadInMemoryIsTheRecords(t *testing.T) {
+	t.Parallel()
+	o := options(t, newFS(t))
+	s, err := Open(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	same := func(when string) {
+		t.Helper()
+		var want event.Head
+		if err := s.read(func(v *view) (err error) { want, err = headOf(v); return err }); err != nil {
+			t.Fatal(err)
+		}
+		want.Building = s.Building()
+		if got, err := s.Head(); err != nil || !cmp.Equal(got, want) {
+			t.Errorf("%s: %+v, %v; want %+v", when, got, err, want)
+		}
+	}
+	same("new")
+	m := serve(t, s, 1, 0)
+	same("served")
+	a := account(t, m, "u1@example.test")
+	deliver(t, m, mail(1), a)
+	same("delivered")
+	if err := s.TrimJournal(context.Background(), slot.At(1, 2)); err != nil {
+		t.Fatal(err)
+	}
+	same("trimmed")
+	m.Stop()
+	serve(t, s, 3, 1)
+	same("another epoch")
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if s, err = Open(o); err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	same("opened again")
+	if err := s.BeginImport(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	same("emptied")
 }
