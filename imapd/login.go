@@ -109,7 +109,7 @@ func (c *session) admit(store storage.Store, account storage.AccountID, name str
 }
 
 // loginFailed answers. A refused password costs time, more each time, and in the
-// end the connection; our own trouble costs nothing (DESIGN §7).
+// end the connection; our own trouble costs nothing (LAWS §7.4).
 func (c *session) loginFailed(cmd *command, user string, err error) (reply, error) {
 	if !errors.Is(err, storage.ErrAuth) {
 		return reply{}, err
