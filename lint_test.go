@@ -125,6 +125,7 @@ func TestLint(t *testing.T) {
 		{"sleep in tests", lintSleep},
 		{"words", lintWords},
 		{"pure hearts", lintPure},
+		{"citations", lintCitations},
 	} {
 		t.Run(c.name, func(t *testing.T) { c.check(t, files) })
 	}
