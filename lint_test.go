@@ -34,7 +34,7 @@ type arrow struct {
 	why string
 }
 
-// arrows is the house of DESIGN §3. Test files may import what they like, except
+// arrows is the house of LAWS §3.2. Test files may import what they like, except
 // that nothing but node and its parts knows node.
 var arrows = map[string]arrow{
 	".":            {[]string{"node", "node/cli"}, "main hands the node to the command line, nothing else"},
@@ -108,7 +108,7 @@ type file struct {
 
 func (f *file) at(p token.Pos) string { return fmt.Sprintf("%s:%d", f.path, f.fset.Position(p).Line) }
 
-// TestLint is the part of STYLE that a machine can see (habits 1, 6 to 9, 12).
+// TestLint is the part of docs/STYLE.md that a machine can see.
 func TestLint(t *testing.T) {
 	files := readFiles(t)
 	for _, c := range []struct {
@@ -125,6 +125,7 @@ func TestLint(t *testing.T) {
 		{"sleep in tests", lintSleep},
 		{"words", lintWords},
 		{"pure hearts", lintPure},
+		{"citations", lintCitations},
 	} {
 		t.Run(c.name, func(t *testing.T) { c.check(t, files) })
 	}
@@ -163,7 +164,7 @@ func lintImports(t *testing.T, files []*file) {
 	for _, f := range files {
 		a, known := arrows[f.dir]
 		if !known {
-			t.Errorf("%s: package %q is not in the house (DESIGN §3): put the code where it belongs, or add the package to arrows with its reason", f.path, f.dir)
+			t.Errorf("%s: package %q is not in the house (LAWS §3.2): put the code where it belongs, or add the package to arrows with its reason", f.path, f.dir)
 			continue
 		}
 		for _, i := range f.ast.Imports {

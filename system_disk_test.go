@@ -11,7 +11,7 @@ import (
 )
 
 // A full disk: mail is put off with 452 4.3.1, reading goes on, nothing is half
-// written, and when there is room again mail flows by itself (FAULTS row 9). The
+// written, and when there is room again mail flows by itself (LAWS row 9). The
 // disk is a tmpfs of its own.
 func TestSystemFullDisk(t *testing.T) {
 	dir := shortDir(t)

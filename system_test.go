@@ -452,7 +452,7 @@ func (s *system) restartFollows(t *testing.T) {
 }
 
 // pausedMaster freezes a master until it has been replaced: when it goes on it
-// must not acknowledge anything as a master (law 4, FAULTS row 20).
+// must not acknowledge anything as a master (law 4, LAWS row 20).
 func (s *system) pausedMaster(t *testing.T) {
 	s.t = t
 	n2, n3 := s.node("n2"), s.node("n3")

@@ -15,7 +15,7 @@ import (
 const (
 	inParallel = 16               // slots changed or asked for at once
 	changeWait = 10 * time.Second // for one slot's command, an election included
-	serveWait  = 30 * time.Second // until every confirmed slot serves (DESIGN section 8)
+	serveWait  = 30 * time.Second // until every confirmed slot serves (LAWS §8.2)
 	serveAsk   = time.Second      // for one question whether a slot serves
 	pollEvery  = 50 * time.Millisecond
 )

@@ -12,7 +12,7 @@ import (
 )
 
 // pauseAfter is the gap between two ticks after which this process was stopped:
-// what it did not hear meanwhile says nothing about the others (DESIGN section 6).
+// what it did not hear meanwhile says nothing about the others (LAWS §6.3).
 const pauseAfter = 2 * time.Second
 
 // Evidence is what one node knows about the others. Every node keeps it, so that

@@ -1,6 +1,6 @@
 // Package failover turns evidence into proposals, proposals into plans that a
 // person can read, and a person's confirmation into changes of master, slot by
-// slot (DESIGN section 6). A machine decides nothing about ownership: Decide only
+// slot (LAWS §6). A machine decides nothing about ownership: Decide only
 // writes down what a leader noticed, Confirm is the one way from there to a
 // ConfirmSlot command (law 4).
 //
@@ -16,7 +16,7 @@ import (
 	"mailnode/storage/slot"
 )
 
-// Exit codes of the failover verbs (DESIGN section 8).
+// Exit codes of the failover verbs (LAWS §8.2).
 const (
 	ExitDone    = 0
 	ExitFailed  = 1 // a confirmed slot does not serve, or an outcome stayed unknown

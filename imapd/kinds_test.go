@@ -24,7 +24,7 @@ func (f failingLogin) Login(_ context.Context, user, _ string) (storage.Store, s
 
 // Each kind of error at a login, at the master and through a front node: only a
 // refused password is a failed one, and nothing of ours makes a client believe
-// that its user or his mail is gone (DESIGN section 7; RFC 5530, section 3).
+// that its user or his mail is gone (LAWS §7.4; RFC 5530, section 3).
 func TestLaw07LoginFailsOnlyForTheUsersTrouble(t *testing.T) {
 	of := func(kinds ...error) error {
 		err := error(errors.New("log in"))

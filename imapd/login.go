@@ -109,12 +109,12 @@ func (c *session) admit(store storage.Store, account storage.AccountID, name str
 }
 
 // loginFailed answers. A refused password costs time, more each time, and in the
-// end the connection; our own trouble costs nothing (DESIGN §7). A refusal by a
+// end the connection; our own trouble costs nothing (LAWS §7.4). A refusal by a
 // master that could not prove to be it costs the same, and is answered as ours.
 func (c *session) loginFailed(cmd *command, user string, err error) (reply, error) {
 	if errors.Is(err, storage.ErrNotFound) {
 		// Unknown users are ErrAuth. What else is missing, such as the account
-		// behind an address, may be there again in a moment (DESIGN §7).
+		// behind an address, may be there again in a moment (LAWS §7.4).
 		err = storage.Errorf(storage.ErrUnavailable, "%w", err)
 	}
 	if !errors.Is(err, storage.ErrAuth) || errors.Is(err, storage.ErrNotMaster) {

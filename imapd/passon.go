@@ -11,7 +11,7 @@ import (
 	"mailnode/storage"
 )
 
-// Passing a connection on (DESIGN §7). The front node sends one line of JSON
+// Passing a connection on (LAWS §7.1). The front node sends one line of JSON
 // with what the client said; the user's master logs the user in once more and
 // answers with one line of JSON. After ok the connection is the client's: the
 // master writes the tagged OK, the front node only carries bytes.

@@ -11,7 +11,7 @@ const spliceIdleBytes = 512
 
 // splice carries bytes both ways until either side closes; then it closes both.
 // first came from the peer already. It writes nothing of its own, also not when
-// it ends: the client could be in the middle of a literal (DESIGN §7).
+// it ends: the client could be in the middle of a literal (LAWS §7.1).
 func (c *session) splice(peer net.Conn, first []byte) {
 	client := c.net.nc
 	client.SetReadDeadline(time.Time{})

@@ -29,7 +29,7 @@ type view struct {
 	stop     func()
 	keywords map[string]string // told in FLAGS: lower case to as first seen
 	// own has the flags that this session set, for as long as the store may
-	// show older ones: it shows only what is durable (DESIGN §4), and a client
+	// show older ones: it shows only what is durable (LAWS §4.8), and a client
 	// must see what it has just stored.
 	own map[storage.UID]ownFlags
 }

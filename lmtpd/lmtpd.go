@@ -31,7 +31,7 @@ import (
 type Mail interface {
 	// Resolve finds who is behind an address. storage.ErrNotFound becomes
 	// 550 5.1.1, any other error 451 4.3.0: ErrUnavailable and ErrNotMaster are
-	// for a home slot without a master or with an open loss (DESIGN §7).
+	// for a home slot without a master or with an open loss (LAWS §7.4).
 	Resolve(ctx context.Context, a slot.Address) (Recipient, error)
 	// Deliver stores one body for all rcpts, each account once, and gives one
 	// result per recipient in the order of rcpts. nil is given only when law 1

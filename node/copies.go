@@ -18,7 +18,7 @@ import (
 )
 
 // copies holds this node's copies. Each is a keeper of its own: one goroutine
-// that looks at what Raft says of the slot and works towards it (STYLE: plan,
+// that looks at what Raft says of the slot and works towards it (STYLE habit 2: plan,
 // then converge). Nothing else remembers what is to be done.
 type copies struct {
 	n  *Node

@@ -138,7 +138,7 @@ func (n *Node) ended(r failover.Report) []endedEpoch {
 	return out
 }
 
-// hearEnded stops what another node says is over (DESIGN section 6: whoever is
+// hearEnded stops what another node says is over (LAWS §6.8: whoever is
 // told a higher epoch, by anyone, stops at once).
 func (n *Node) hearEnded(body []byte) {
 	if len(body) == 0 {

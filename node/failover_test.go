@@ -56,7 +56,7 @@ func servedBy(t *testing.T, st admin.Status, n slot.NodeName) slot.ID {
 }
 
 // A slot whose disk fails goes to its replica when a person says so, while its
-// node lives and serves its other slots (law 9, FAULTS row 7).
+// node lives and serves its other slots (law 9, LAWS row 7).
 func TestLaw09FailedStoreIsReplaced(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, 2, 1, 4)
@@ -105,7 +105,7 @@ func TestLaw09FailedStoreIsReplaced(t *testing.T) {
 
 // The whole site goes down and comes up: every slot serves again, in the same
 // epoch and at the same master, with all mail. Then two of three nodes go: the
-// third serves what it served, and owns up to what it cannot do (FAULTS row 21).
+// third serves what it served, and owns up to what it cannot do (LAWS row 21).
 func TestSiteRestartsThenLosesItsQuorum(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, 3, 1, 6)
@@ -192,7 +192,7 @@ func (s *site) loseQuorum(ctx context.Context, users []string) {
 
 // A master whose own Raft has stopped hears from any other node that its epoch
 // is over, stops at once, and does not serve again (law 4: an epoch has one
-// master; DESIGN section 6: whoever is told a higher epoch, by anyone).
+// master; LAWS §6.8: whoever is told a higher epoch, by anyone).
 func TestLaw04MasterWithoutRaftIsToldOfItsEnd(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, 3, 1, 3)

@@ -29,7 +29,7 @@ func (g pauseGate) Admit() error {
 
 // fence makes this node's slots read-only while it has no quorum, when the
 // settings say so: nothing is accepted that a failover elsewhere would hide
-// (DESIGN section 6).
+// (LAWS §6.10).
 func (n *Node) fence(ctx context.Context) {
 	if !n.cfg.Replication.FenceWithoutQuorum {
 		return

@@ -290,7 +290,7 @@ func (k *keeper) roles() (*local.Master, *repl.Feed, *repl.Follower) {
 	return k.master, k.feed, k.follower
 }
 
-// giveUp removes, at the master, what no copy has: DESIGN §4.
+// giveUp removes, at the master, what no copy has: LAWS §4.15.
 func (m *mender) giveUp(ctx context.Context) {
 	master, _, _ := m.k.roles()
 	if master == nil {

@@ -14,7 +14,7 @@ import (
 // "Unknown" bounces mail and lets a client forget what it has. It is said of an
 // address only when this is certain: by the master of its slot, which is proved
 // to be that still, of a slot without an open loss, whose users of the last days
-// may be the ones that are missing (DESIGN section 7).
+// may be the ones that are missing (LAWS §7.4).
 
 // certain passes on what this node's master of a slot answered; "not found" and
 // "wrong password" only when that is certain, else as a temporary error: another

@@ -65,7 +65,7 @@ func (s *site) send(client *smtp.Client) error {
 // RCPT was accepted by the old master, which knew the user; DATA comes after a
 // failover whose loss was accepted. The new master does not know the user, who
 // may be one of those that are missing: 451, NO [UNAVAILABLE], and no answer of
-// an operator's verb says "unknown" (law 7; DESIGN section 7).
+// an operator's verb says "unknown" (law 7; LAWS §7.4).
 func TestLaw07DataAfterAnOpenLoss(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, 3, 1, 3)

@@ -16,11 +16,11 @@ const (
 	MaxMailboxes          = 100_000 // an account's
 	MaxKeywordBytes       = 100
 	MaxKeywordsPerMessage = 64
-	MaxCopyMessages       = 100_000 // one COPY (DESIGN §4)
+	MaxCopyMessages       = 100_000 // one COPY (LAWS §4.3)
 	MaxPasswordBytes      = 1000
 	MaxSubscriptions      = 100_000
 	// MaxTxnRecords is how many records one event touches at the most, COPY
-	// excepted (DESIGN §4).
+	// excepted (LAWS §4.3).
 	MaxTxnRecords = 1000
 	// The internal dates that can be told: years 1 to 9999, Unix seconds.
 	MinInternalDateUnix = -62_135_596_800

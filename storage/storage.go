@@ -5,7 +5,7 @@
 // Rules that hold for every Store:
 //   - a change's call returns nil only when law 1 lets the change be acknowledged;
 //   - what is read is durable on the master: no UID, MODSEQ, message or mailbox
-//     is shown that a crash could take back (DESIGN §4);
+//     is shown that a crash could take back (LAWS §4.8);
 //   - after ErrNotMaster a Store never works again for this caller.
 package storage
 

@@ -15,7 +15,7 @@ import (
 // DefaultSocket is where a node listens when its configuration says nothing else.
 const DefaultSocket = "/run/mailnode/admin.sock"
 
-// Exit codes of every verb (DESIGN §8).
+// Exit codes of every verb (LAWS §8.2).
 const (
 	ExitDone    = 0
 	ExitFailed  = 1

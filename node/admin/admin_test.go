@@ -146,7 +146,7 @@ func serve(t *testing.T, s *site, log *slog.Logger) (*Client, string) {
 
 func quiet() *slog.Logger { return slog.New(slog.DiscardHandler) }
 
-// TestEmptyShapes holds DESIGN §8's JSON: lists are lists, never null.
+// TestEmptyShapes holds LAWS §8.1's JSON: lists are lists, never null.
 func TestEmptyShapes(t *testing.T) {
 	socket := sockOf(t, &site{})
 	for path, want := range map[string]string{

@@ -1,7 +1,7 @@
 // Package cli is the mailnode command: one file per verb. A verb reads its
 // flags, asks the node (package admin) and prints; it decides nothing.
 //
-// Every verb keeps to DESIGN §8: exit codes, --json for what reads, saying first
+// Every verb keeps to LAWS §8: exit codes, --json for what reads, saying first
 // what will be changed, questions on a terminal only.
 package cli
 

@@ -152,7 +152,7 @@ func TestHostNameThatMakesNoNodeName(t *testing.T) {
 	}
 }
 
-// TestEnvironmentChangesNothing guards DESIGN's "no hidden environment variables".
+// TestEnvironmentChangesNothing guards LAWS §8.4: no hidden environment variables.
 func TestEnvironmentChangesNothing(t *testing.T) {
 	before, _ := parse("f", "", "mail1.example.org")
 	for _, s := range settings() {

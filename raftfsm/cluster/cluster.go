@@ -76,7 +76,7 @@ func (s Slot) Holds(n slot.NodeName) bool {
 }
 
 // OpenLoss marks a slot that was promoted without a safe plan and whose old copy
-// is neither rescued nor dismissed (DESIGN section 7: unknown users get 451).
+// is neither rescued nor dismissed (LAWS §7.4: unknown users get 451).
 type OpenLoss struct {
 	Node  slot.NodeName   `json:"n"`           // the old master
 	Since slot.Epoch      `json:"e"`           // the first epoch without its tail

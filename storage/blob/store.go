@@ -326,7 +326,7 @@ func (s *Store) create(path, magic string, preallocateBytes int64) (vfs.File, er
 }
 
 // SyncDir makes a folder's entries durable: a synced file in a folder that was
-// not synced is lost with the power (FAULTS §1.5).
+// not synced is lost with the power (LAWS §4.5).
 func SyncDir(fs vfs.FS, dir string) error {
 	d, err := fs.OpenDir(dir)
 	if err != nil {

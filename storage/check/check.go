@@ -27,7 +27,7 @@ type Snapshot interface {
 
 // Finding is one thing that is not as the laws say.
 type Finding struct {
-	Law     int          // number in DESIGN section 2
+	Law     int          // its number (LAWS §2)
 	Account slot.Address // "" when it is about the slot
 	Mailbox string       // "" when it is about the account
 	UID     storage.UID  // 0 when it is about the mailbox

@@ -7,7 +7,7 @@ import (
 
 // Newness says whether a message that a diverged copy has came in after the
 // point up to which it shares its history with the master: what rescue gives
-// back (DESIGN section 6).
+// back (LAWS §6.11).
 type Newness int
 
 const (

@@ -49,7 +49,7 @@ func (c AsideContent) Nothing() bool {
 }
 
 // ReadAside calls fn for every message that a state which was set aside has
-// beyond the history that this copy has now (DESIGN section 6, rescue), by
+// beyond the history that this copy has now (LAWS §6.11), by
 // account, mailbox and UID. The state is opened for reading alone, its files are
 // proved first, and what cannot be read is named in the result and passed over.
 // One is read at a time. ErrUnavailable while the copy itself is being filled.

@@ -298,7 +298,7 @@ func (d *damagedDisk) verdict(file string, r reading) (kind string, breach error
 	case len(r.found) > 0:
 		return "reported", nil
 	case r.head < d.head && r.head >= d.covered && strings.HasSuffix(file, ".log"):
-		return "the last group is lost (DESIGN 4)", nil
+		return "the last group is lost (LAWS §4.1)", nil
 	case r.head < d.head && d.crashed && strings.HasSuffix(file, ".log"):
 		return "lost the end of the log", nil
 	}

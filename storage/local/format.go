@@ -132,7 +132,7 @@ func (s *Slot) writeIdentity(path, born string) error {
 }
 
 // syncFolders makes a folder and those above it durable: a synced file in a
-// folder that a power loss forgets is lost (FAULTS §1.5).
+// folder that a power loss forgets is lost (LAWS §4.5).
 func (s *Slot) syncFolders(dir string) error {
 	fs := s.o.FS
 	for d := dir; ; d = fs.PathDir(d) {
@@ -160,7 +160,7 @@ func (s *Slot) openIndex() (string, error) {
 		FS:                          fs,
 		Cache:                       s.o.Resources.cache,
 		FileCache:                   s.o.Resources.files,
-		FormatMajorVersion:          pebble.FormatWALSyncChunks, // law 6: see DESIGN §4
+		FormatMajorVersion:          pebble.FormatWALSyncChunks, // law 6: see LAWS §4.1
 		MemTableSize:                s.o.Resources.memTableBytes(),
 		MemTableStopWritesThreshold: 4,
 		L0CompactionThreshold:       4,

@@ -18,7 +18,7 @@ type Freed struct {
 
 // Free forgets what the undelete window no longer keeps: tombstones, deleted
 // mailboxes and accounts. It is a change like any other, so that all copies agree
-// (DESIGN §4), in events of at most storage.MaxTxnRecords records; spend is
+// (LAWS §4.12), in events of at most storage.MaxTxnRecords records; spend is
 // called before each with their number, to be polite (law 12). It is safe to be
 // cut off anywhere.
 func (m *Master) Free(ctx context.Context, spend func(ctx context.Context, records int) error) (Freed, error) {

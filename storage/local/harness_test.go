@@ -165,7 +165,7 @@ func newHarness(t *testing.T, rng *rand.Rand, accounts int) *harness {
 }
 
 // show notes what a reader sees now; a power loss from here on must not take it
-// back, acknowledged or not (DESIGN §4).
+// back, acknowledged or not (LAWS §4.8).
 func (h *harness) show() {
 	head, err := h.s.Head()
 	for was := h.shown.Load(); err == nil && uint64(head.Position) > was; was = h.shown.Load() {

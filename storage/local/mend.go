@@ -111,7 +111,7 @@ func (s *Slot) placeOf(ref slot.BodyRef) (place []byte, found bool, err error) {
 }
 
 // GiveUp removes every message whose body is one of bodies from its mailbox, and
-// notes it as missing (law 7; DESIGN §4): the caller has asked all copies in vain.
+// notes it as missing (law 7; LAWS §4.15): the caller has asked all copies in vain.
 // A body that is whole here after all is passed over. One that cannot be read now
 // is not given up, and is the error: what a disk does not give today it may give
 // tomorrow. Messages of deleted mailboxes and accounts, which nobody sees, stay

@@ -46,7 +46,7 @@ func (m *Master) OpenBody(ctx context.Context, r storage.Ref, uid storage.UID) (
 	return b, nil
 }
 
-// inChunks cuts uids as law of DESIGN §4 asks: no closure touches more than
+// inChunks cuts uids as LAWS §4.3 asks: no closure touches more than
 // MaxTxnRecords records.
 func inChunks(uids []storage.UID, fn func([]storage.UID) error) error {
 	uids = slices.Clone(uids)

@@ -17,7 +17,7 @@ const flightsMax = 2
 // pipeline settles groups in the order in which they entered Pebble's log. A
 // group that changed nothing goes through it too: what its closures read may be
 // in flight, and an answer, also a refusal, must not tell of what a crash could
-// take back (DESIGN §4).
+// take back (LAWS §4.8).
 type pipeline struct {
 	s       *Slot
 	room    chan struct{} // a token per group under way

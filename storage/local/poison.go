@@ -17,7 +17,7 @@ import (
 // its write-ahead log by a panic, in a place where one ends the whole process
 // ("unlock of unlocked mutex", when the log is changed). So such an error never
 // reaches it: it becomes the copy's failure, and the goroutine is parked (law 9;
-// DESIGN §4 does the same for Raft's stores). All calls of Pebble that may wait
+// LAWS §4.7 does the same for Raft's stores). All calls of Pebble that may wait
 // for the log go through Slot.guarded.
 type poisonFS struct {
 	vfs.FS

@@ -32,7 +32,7 @@ import (
 //   - the HEAD file says how far the index was at the last start or clean stop,
 //     so that an index which was cut short or began anew is refused (proveHead).
 //
-// What remains is DESIGN §4's: the last group before a crash is ambiguous, and a
+// What remains is LAWS §4.1's: the last group before a crash is ambiguous, and a
 // log cut at a chunk's end after a crash. A starting master asks its replicas.
 
 // proveIndex looks at the index's logs before Pebble does. doubt says that what

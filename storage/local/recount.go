@@ -46,7 +46,7 @@ const recountMemory = 1 << 18
 // event.Apply keeps counters up to date by adding and taking away, so what a
 // counter is wrong by stays the same whatever happens between the view and the
 // step that corrects it. Entries of an index are read again in that step. A step
-// touches at most storage.MaxTxnRecords records (DESIGN §4). Derived records are
+// touches at most storage.MaxTxnRecords records (LAWS §4.3). Derived records are
 // no events: each copy has its own.
 func (s *Slot) Recount(ctx context.Context, sc Scope, o RecountOptions) (Recounted, error) {
 	ctx, cancel := s.whileOpen(ctx)

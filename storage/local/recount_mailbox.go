@@ -137,7 +137,7 @@ func (p *pass) holds(t *txn, k []byte) (bool, error) {
 }
 
 // fixSummaries makes envelopes from bodies and stores them: they are kept even if
-// whoever asked for them has gone (DESIGN §4).
+// whoever asked for them has gone (LAWS §4.13).
 func (p *pass) fixSummaries() error {
 	for chunk := range slices.Chunk(p.summaries, 100) {
 		made := map[storage.UID][]byte{}

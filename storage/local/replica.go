@@ -34,7 +34,7 @@ func (s *Slot) ApplyEvents(ctx context.Context, evs []*event.Event) (applied int
 }
 
 // applyReplica applies one event; what panics in it is that event's fault alone
-// (FAULTS row 28).
+// (LAWS row 28).
 func (t *txn) applyReplica(ev *event.Event) (err error) {
 	defer func() {
 		if p := recover(); p != nil {

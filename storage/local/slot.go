@@ -382,7 +382,7 @@ func (s *Slot) step(what string, percent int) {
 func (s *Slot) ID() slot.ID { return s.o.Slot }
 
 // Failed is closed when the copy can no longer change; Failure says why. It
-// must then be closed, and opened by a new process (DESIGN §4: a failed fsync is
+// must then be closed, and opened by a new process (LAWS §4.7: a failed fsync is
 // final; Pebble cannot be closed after one).
 func (s *Slot) Failed() <-chan struct{} { return s.failed }
 
