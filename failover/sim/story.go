@@ -91,7 +91,7 @@ func (last) Uint64() uint64 { return 1<<64 - 1 }
 // NewStory begins one.
 func NewStory() *Story {
 	w := newWorld(1, NoFault)
-	w.rng = rand.New(last{})
+	w.rng, w.leader = rand.New(last{}), "" // n4 is elected
 	s := &Story{w: w, held: map[slot.NodeName]bool{}, stalled: map[slot.NodeName]bool{}, saved: map[slot.NodeName]disk{}}
 	s.rest(30)
 	return s
