@@ -79,7 +79,8 @@ func (n *node) fresh() bool {
 // end leaves the part that the node plays. What the committer has under way
 // becomes durable; nobody is told.
 func (n *node) end() {
-	n.serving, n.waits, n.todo, n.follows = false, nil, nil, nil
+	n.serving, n.waits, n.todo = false, nil, nil
+	n.unfollow()
 	for _, e := range n.mem {
 		n.disk.append(e)
 	}

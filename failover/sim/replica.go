@@ -79,14 +79,18 @@ func (n *node) connected() bool {
 
 // hangUp ends a connection that has broken.
 func (n *node) hangUp() {
-	f := n.follows
-	if f == nil || n.connected() {
-		return
+	if n.follows != nil && !n.connected() {
+		n.unfollow()
 	}
-	if f.master.term == f.term && f.master.epoch == f.epoch && f.master.runs() {
+}
+
+// unfollow ends a connection, which its master notices.
+func (n *node) unfollow() {
+	f := n.follows
+	n.follows = nil
+	if f != nil && f.master.term == f.term && f.master.epoch == f.epoch && f.master.runs() {
 		f.master.step(ack.Disconnected{At: n.w.now, Node: n.name, Conn: f.conn})
 	}
-	n.follows = nil
 }
 
 // receive takes some events.
@@ -104,7 +108,7 @@ func (n *node) receive(most int) {
 	}
 	more, ok := n.follows.master.disk.after(at)
 	if !ok {
-		n.follows = nil
+		n.unfollow()
 		return
 	}
 	n.mem = append(n.mem, more[:min(most, len(more))]...)
@@ -139,12 +143,8 @@ func (w *world) ask(from, to *node, e slot.Epoch) (failover.Answer, bool) {
 	if !w.linked(from, to) {
 		return failover.Answer{}, false
 	}
-	if from != to && max(to.epoch, to.disk.promised) < e && !w.is(FaultNoPromise) {
-		to.disk.promised = e
-		if to.epoch < e && to.role != failover.RoleNone {
-			w.say("%s is asked under epoch %d, and ends %d", to.name, e, to.epoch)
-			to.end()
-		}
+	if from != to {
+		w.promise(to, e)
 	}
 	v := to.ev.Snapshot(w.now)
 	a := failover.Answer{Seen: v.Sightings(theSlot)}
@@ -155,6 +155,19 @@ func (w *world) ask(from, to *node, e slot.Epoch) (failover.Answer, bool) {
 		a.Copies = append(a.Copies, failover.CopyAnswer{CopyReport: to.report()})
 	}
 	return a, true
+}
+
+// promise notes that a node is asked under an epoch: it acknowledges nothing to a
+// lower one any more.
+func (w *world) promise(n *node, e slot.Epoch) {
+	if max(n.epoch, n.disk.promised) >= e || w.is(FaultNoPromise) {
+		return
+	}
+	n.disk.promised = e
+	if n.epoch < e && n.role != failover.RoleNone {
+		w.say("%s is asked under epoch %d, and ends %d", n.name, e, n.epoch)
+		n.end()
+	}
 }
 
 // report is what a node says of its copy.

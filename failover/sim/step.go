@@ -263,7 +263,7 @@ func (w *world) change(n *node) {
 	case 2:
 		n.refill = n.role == failover.RoleReplica && w.chance(2)
 		if n.refill {
-			n.follows = nil
+			n.unfollow()
 		}
 		return
 	default:
