@@ -267,3 +267,130 @@ func TestHandOverIsRefused(t *testing.T) {
 		t.Errorf("%+v", o)
 	}
 }
+
+// meanwhile lets something happen in Raft between the plan's questions and its commands.
+type meanwhile struct {
+	Asker
+	once func()
+}
+
+func (m *meanwhile) Ask(ctx context.Context, n slot.NodeName, q []Question) (Answer, error) {
+	got, err := m.Asker.Ask(ctx, n, q)
+	if m.once != nil {
+		m.once()
+		m.once = nil
+	}
+	return got, err
+}
+
+// TestLaw01ConfirmRestsOnTheStateOfItsPlan: the master lives, cut off from whoever
+// confirms, and records between the plan's questions and the change that it goes on
+// alone. The change is refused, with the command that shows the new plan.
+func TestLaw01ConfirmRestsOnTheStateOfItsPlan(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newSite(t, list("n1", "n2", "n3"))
+		s.up["n1"] = false
+		s.run(t, 20*time.Second)
+		d := s.deps()
+		d.Asker = &meanwhile{Asker: s, once: func() {
+			s.apply(t, cluster.SetUnprotected{Slot: 0, Epoch: 1, Since: slot.At(1, 100)})
+		}}
+		o, err := Confirm(t.Context(), d, Request{By: "alice"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if sl := s.st.Slots[0]; sl.Epoch != 1 || o.ExitCode != ExitRefused || !strings.Contains(o.Text, "the plan is no longer true") || !strings.Contains(o.Text, "mailnode failover show p1") {
+			t.Errorf("exit %d, %+v:\n%s", o.ExitCode, sl, o.Text)
+		}
+	})
+}
+
+// TestLaw01ConfirmBeginsFresh: a node that cannot prove that its state is current
+// confirms nothing.
+func TestLaw01ConfirmBeginsFresh(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newSite(t, list("n1", "n2", "n3"))
+		s.up["n1"] = false
+		s.run(t, 20*time.Second)
+		d := s.deps()
+		d.Ownership = stale{s}
+		if o, err := Confirm(t.Context(), d, Request{By: "alice"}); err == nil || s.st.Slots[0].Epoch != 1 {
+			t.Errorf("%+v, %v", o, err)
+		}
+	})
+}
+
+type stale struct{ *site }
+
+func (stale) Fresh(context.Context) error { return errors.New("no leader is known") }
+
+// TestLaw01MasterThatWentAloneIsNotSafe: Raft has the slot as protected, and a living
+// node has heard the master say that it acknowledged alone.
+func TestLaw01MasterThatWentAloneIsNotSafe(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newSite(t, list("n1", "n2", "n3"))
+		s.edit("n1", 0, func(c *CopyAnswer) { c.Alone, c.AloneSince = true, slot.At(1, 98) })
+		s.run(t, 2*time.Second)
+		s.up["n1"] = false
+		s.run(t, 20*time.Second)
+		if p := s.plan(t, "p1").Slots[0]; p.Safe || !strings.Contains(p.Why, "acknowledged alone since 1/98") {
+			t.Errorf("%+v", p)
+		}
+	})
+}
+
+// TestLaw01EvidenceOfEveryLivingNode: this node was restarted and has heard nothing;
+// another one has heard a replica hold more than it says now, and what the master had.
+func TestLaw01EvidenceOfEveryLivingNode(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newSite(t, list("n1", "n2", "n3"))
+		s.up["n1"] = false
+		s.run(t, 20*time.Second)
+		s.ev = NewEvidence("n2", s.now)
+		s.run(t, 16*time.Second)
+		seen := Sighting{CopyReport: CopyReport{Slot: 0, Role: RoleMaster, Epoch: 1, Lineage: 1, Position: slot.At(1, 130), Counters: Counters{130, 60, 6e6}}, Node: "n1", AgoMs: 36000, Highest: slot.At(1, 130)}
+		s.seen = map[slot.NodeName][]Sighting{"n4": {seen}}
+		p := s.plan(t, "p1").Slots[0]
+		if !p.Safe || !p.RiskKnown || *p.EventsAtRisk != 30 || *p.MessagesAtRisk != 20 || p.RiskBy != "n4" {
+			t.Errorf("%+v", p)
+		}
+		seen.Node, seen.Role = "n3", RoleReplica
+		s.seen = map[slot.NodeName][]Sighting{"n4": {seen}}
+		if p := s.plan(t, "p1").Slots[0]; p.Safe || !strings.Contains(p.Why, "n4 has heard it hold 1/130") {
+			t.Errorf("%+v", p)
+		}
+	})
+}
+
+// TestLaw01WaitingMasterBeginsAnew: a new master waits for one who was in sync and
+// fell silent. The slot is proposed; a person who accepts the loss lets the same
+// node begin a new epoch, and the loss is open.
+func TestLaw01WaitingMasterBeginsAnew(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newSite(t, list("n1", "n2", "n3"))
+		s.up["n1"] = false
+		s.run(t, 20*time.Second)
+		s.apply(t, cluster.ConfirmSlot{Proposal: "p1", Slot: 0, Epoch: 1, To: "n2", Position: slot.At(1, 100), Unclean: true})
+		s.up["n3"] = false
+		s.edit("n2", 0, func(c *CopyAnswer) {
+			c.Role, c.Epoch, c.Waiting, c.InSync = RoleMaster, 2, "n3 was in sync when this was confirmed and does not answer", false
+		})
+		s.run(t, 40*time.Second)
+		open := s.st.OpenProposals()
+		if len(open) != 1 || open[0].Slots[0].Slot != 0 {
+			t.Fatalf("proposals: %+v", open)
+		}
+		p := s.plan(t, open[0].ID).Slots[0]
+		if p.Safe || p.To != "n2" || p.Accept == "" || !strings.Contains(p.Why, "waits for n3") {
+			t.Fatalf("%+v", p)
+		}
+		o, err := Confirm(t.Context(), s.deps(), Request{Slots: []slot.ID{0}, AcceptLoss: true, By: "alice"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		sl := s.st.Slots[0]
+		if o.ExitCode != ExitDone || sl.Master != "n2" || sl.Epoch != 3 || len(sl.Awaits) > 0 || sl.OpenLoss == nil {
+			t.Errorf("exit %d, %+v:\n%s", o.ExitCode, sl, o.Text)
+		}
+	})
+}

@@ -34,6 +34,7 @@ type site struct {
 	propose  func(cluster.Command) error // a fault before a command is applied
 	after    func(cluster.Command) error // a fault after it was applied
 	notServe map[slot.ID]bool
+	seen     map[slot.NodeName][]Sighting // what others have heard
 }
 
 // newSite makes nodes n1..n4 (n4 is a standby) and the slots that layout gives
@@ -196,6 +197,7 @@ func (s *site) Ask(ctx context.Context, n slot.NodeName, q []Question) (Answer, 
 		<-ctx.Done()
 		return out, ctx.Err()
 	}
+	out.Seen = s.seen[n]
 	for _, x := range q {
 		if c, ok := s.copies[n][x.Slot]; ok {
 			out.Copies = append(out.Copies, c)
