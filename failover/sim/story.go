@@ -343,7 +343,7 @@ func (s *Story) master(rng *rand.Rand) slot.NodeName {
 func (s *Story) draw(rng *rand.Rand) Word {
 	n, o := s.w.nodes[rng.IntN(3)].name, s.w.nodes[rng.IntN(3)].name
 	verbs := []Verb{VerbHold, VerbStall, VerbFlow, VerbFlow, VerbCut, VerbMend, VerbIsolate, VerbJoin, VerbJoin, VerbCrash, VerbStop, VerbStart, VerbStart,
-		VerbStart, VerbSave, VerbSave, VerbRestore, VerbRestore, VerbPromise, VerbPromote, VerbLearn, VerbLearn, VerbLearn, VerbTrim, VerbRefill, VerbPass}
+		VerbStart, VerbSave, VerbSave, VerbRestore, VerbRestore, VerbPromise, VerbPromote, VerbLearn, VerbLearn, VerbLearn, VerbTrim, VerbRefill, VerbRefill, VerbPass}
 	if k := rng.IntN(len(verbs) * 3 / 2); k < len(verbs) {
 		return Word{Verb: verbs[k], Node: n, Other: o}.plain()
 	}
@@ -395,7 +395,7 @@ func (s *Story) means(x Word) bool {
 	case VerbTrim: // whoever stalls may have more under way than it has taken in
 		return n.up && len(s.stalled) == 0 && !n.disk.building && n.disk.kept < len(n.disk.journal)
 	case VerbRefill:
-		return n.role == failover.RoleReplica && n.connected() && !n.follows.moves && !s.stalled[x.Node]
+		return n.role == failover.RoleReplica && n.connected() && !n.follows.moves && n.disk.head() == n.follows.master.disk.head()
 	}
 	return true
 }
