@@ -341,6 +341,9 @@ func (s *Story) master(rng *rand.Rand) slot.NodeName {
 }
 
 func (s *Story) draw(rng *rand.Rand) Word {
+	if rng.IntN(4) == 0 {
+		return s.part(rng)
+	}
 	n, o := s.w.nodes[rng.IntN(3)].name, s.w.nodes[rng.IntN(3)].name
 	verbs := []Verb{VerbHold, VerbStall, VerbFlow, VerbFlow, VerbCut, VerbMend, VerbIsolate, VerbJoin, VerbJoin, VerbCrash, VerbStop, VerbStart, VerbStart,
 		VerbStart, VerbSave, VerbSave, VerbRestore, VerbRestore, VerbPromise, VerbPromote, VerbLearn, VerbLearn, VerbLearn, VerbTrim, VerbRefill, VerbRefill, VerbPass}
@@ -348,6 +351,16 @@ func (s *Story) draw(rng *rand.Rand) Word {
 		return Word{Verb: verbs[k], Node: n, Other: o}.plain()
 	}
 	return Word{Verb: VerbDeliver, Node: s.master(rng), Count: 1 + rng.IntN(3)}
+}
+
+// part promotes a copy that lacks what another has, or lets one that is behind, or
+// on another line of history, learn of its master.
+func (s *Story) part(rng *rand.Rand) Word {
+	n, o := s.w.nodes[rng.IntN(3)], s.w.nodes[rng.IntN(3)]
+	if n.disk.head() < o.disk.head() && o.serving {
+		return Word{Verb: VerbPromote, Node: n.name}
+	}
+	return Word{Verb: VerbLearn, Node: n.name}
 }
 
 // plain takes away what the verb does not need.
