@@ -113,9 +113,12 @@ func (n *node) sync() {
 			n.waits = append(n.waits, e)
 		}
 	}
+	some := len(n.mem) > 0
 	n.mem = nil
 	if n.serving {
-		n.step(ack.Asked{At: n.w.now, Position: n.disk.head()})
+		if some { // nobody waits for the event with which an epoch begins
+			n.step(ack.Asked{At: n.w.now, Position: n.disk.head()})
+		}
 	} else if n.follows != nil && !n.follows.moves {
 		n.w.sendAck(n)
 	}

@@ -245,6 +245,8 @@ func (w *world) restoreOlder(n *node) {
 	n.disk.journal = slices.Clip(n.disk.journal[:back])
 	n.disk.kept = min(n.disk.kept, back)
 	n.disk.lineage = slices.DeleteFunc(n.disk.lineage.Clone(), func(b slot.Branch) bool { return b.After >= n.disk.head() })
+	n.disk.promised = min(n.disk.promised, n.disk.lineage.Last()) // as it was then, at the least
+	n.disk.alone = false
 	n.wentBack = sl.Epoch
 	w.say("the disk of %s is restored to %s", n.name, n.disk.head())
 	w.forget()

@@ -27,7 +27,7 @@ const (
 	VerbCut     Verb = "cut"     // the link of Node and Other
 	VerbMend    Verb = "mend"    // ends cut
 	VerbIsolate Verb = "isolate" // cuts all links of Node, and Raft's
-	VerbJoin    Verb = "join"    // mends all links of Node
+	VerbJoin    Verb = "join"    // mends all links of Node, but for those to others that are isolated
 	VerbCrash   Verb = "crash"   // what was not synced is lost
 	VerbStop    Verb = "stop"    // as it should be
 	VerbStart   Verb = "start"   // after crash and stop
@@ -141,7 +141,9 @@ func (s *Story) play(x Word, n *node) {
 		s.link(x.Node, x.Other, x.Verb == VerbCut)
 	case VerbIsolate, VerbJoin:
 		for _, o := range w.nodes {
-			s.link(x.Node, o.name, x.Verb == VerbIsolate && o != n)
+			if o != n && (x.Verb == VerbIsolate || !s.isolated(o.name)) {
+				s.link(x.Node, o.name, x.Verb == VerbIsolate)
+			}
 		}
 	case VerbCrash:
 		n.crash()
@@ -174,6 +176,8 @@ func (s *Story) play(x Word, n *node) {
 		n.unfollow()
 	}
 }
+
+func (s *Story) isolated(n slot.NodeName) bool { return s.w.cut[[2]slot.NodeName{n, "n4"}] }
 
 func (s *Story) link(a, b slot.NodeName, cut bool) {
 	s.w.cut[[2]slot.NodeName{a, b}], s.w.cut[[2]slot.NodeName{b, a}] = cut, cut
@@ -312,7 +316,7 @@ func (s *Story) Draw(rng *rand.Rand) Word {
 			}
 		}
 	}
-	if s.brief >= 3 {
+	if s.brief >= 3 || s.brief > 0 && len(s.stalled) > 0 {
 		return Word{Verb: VerbPass}
 	}
 	for {
@@ -337,13 +341,26 @@ func (s *Story) master(rng *rand.Rand) slot.NodeName {
 }
 
 func (s *Story) draw(rng *rand.Rand) Word {
+	if rng.IntN(4) == 0 {
+		return s.part(rng)
+	}
 	n, o := s.w.nodes[rng.IntN(3)].name, s.w.nodes[rng.IntN(3)].name
 	verbs := []Verb{VerbHold, VerbStall, VerbFlow, VerbFlow, VerbCut, VerbMend, VerbIsolate, VerbJoin, VerbJoin, VerbCrash, VerbStop, VerbStart, VerbStart,
-		VerbStart, VerbSave, VerbSave, VerbRestore, VerbRestore, VerbPromise, VerbPromote, VerbLearn, VerbLearn, VerbLearn, VerbTrim, VerbRefill, VerbPass}
+		VerbStart, VerbSave, VerbSave, VerbRestore, VerbRestore, VerbPromise, VerbPromote, VerbLearn, VerbLearn, VerbLearn, VerbTrim, VerbRefill, VerbRefill, VerbPass}
 	if k := rng.IntN(len(verbs) * 3 / 2); k < len(verbs) {
 		return Word{Verb: verbs[k], Node: n, Other: o}.plain()
 	}
 	return Word{Verb: VerbDeliver, Node: s.master(rng), Count: 1 + rng.IntN(3)}
+}
+
+// part promotes a copy that lacks what another has, or lets one that is behind, or
+// on another line of history, learn of its master.
+func (s *Story) part(rng *rand.Rand) Word {
+	n, o := s.w.nodes[rng.IntN(3)], s.w.nodes[rng.IntN(3)]
+	if n.disk.head() < o.disk.head() && o.serving {
+		return Word{Verb: VerbPromote, Node: n.name}
+	}
+	return Word{Verb: VerbLearn, Node: n.name}
 }
 
 // plain takes away what the verb does not need.
@@ -368,16 +385,16 @@ func (s *Story) means(x Word) bool {
 	case VerbFlow:
 		return s.stalled[x.Node]
 	case VerbCut, VerbMend:
-		return x.Node != x.Other && w.cut[[2]slot.NodeName{x.Node, x.Other}] == (x.Verb == VerbMend)
+		return x.Node != x.Other && !s.isolated(x.Node) && !s.isolated(x.Other) && w.cut[[2]slot.NodeName{x.Node, x.Other}] == (x.Verb == VerbMend)
 	case VerbIsolate, VerbJoin:
-		return w.cut[[2]slot.NodeName{x.Node, "n4"}] == (x.Verb == VerbJoin)
-	case VerbStart:
-		return !n.up
+		return s.isolated(x.Node) == (x.Verb == VerbJoin)
+	case VerbStart: // whoever stalls has its time-outs from the same moment
+		return !n.up && len(s.stalled) == 0
 	case VerbCrash, VerbStop, VerbSave:
 		return n.up
 	case VerbRestore:
 		d, ok := s.saved[x.Node]
-		return ok && n.up && (d.head() != n.disk.head() || d.building != n.disk.building)
+		return ok && n.up && len(s.stalled) == 0 && (d.head() != n.disk.head() || d.building != n.disk.building)
 	case VerbPromise:
 		return n.up && n.disk.promised <= w.record().Epoch && slices.ContainsFunc(w.record().Replicas, func(r slot.NodeName) bool {
 			return s.means(Word{Verb: VerbPromote, Node: r})
@@ -388,10 +405,10 @@ func (s *Story) means(x Word) bool {
 		return ok && n.up && slices.Contains(sl.Replicas, x.Node)
 	case VerbLearn:
 		return n.up && n.applied < len(w.states)-1
-	case VerbTrim:
-		return n.up && !n.disk.building && n.disk.kept < len(n.disk.journal)
+	case VerbTrim: // whoever stalls may have more under way than it has taken in
+		return n.up && len(s.stalled) == 0 && !n.disk.building && n.disk.kept < len(n.disk.journal)
 	case VerbRefill:
-		return n.role == failover.RoleReplica && n.connected() && !n.follows.moves && !s.stalled[x.Node]
+		return n.role == failover.RoleReplica && n.connected() && !n.follows.moves && n.disk.head() == n.follows.master.disk.head()
 	}
 	return true
 }

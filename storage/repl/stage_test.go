@@ -188,7 +188,7 @@ func (st *stage) play(x sim.Word) {
 		st.link(x.Node, x.Other, x.Verb == sim.VerbCut)
 	case sim.VerbIsolate, sim.VerbJoin:
 		for _, o := range append(st.names, stageLeader) {
-			if o != x.Node {
+			if o != x.Node && (x.Verb == sim.VerbIsolate || !st.isolated(o)) {
 				st.link(x.Node, o, x.Verb == sim.VerbIsolate)
 			}
 		}
@@ -230,6 +230,8 @@ func (n *realNode) image(fs *vfs.MemFS) *vfs.MemFS {
 	return fs.CrashClone(vfs.CrashCloneCfg{})
 }
 
+func (st *stage) isolated(n slot.NodeName) bool { return st.cut[[2]slot.NodeName{n, stageLeader}] }
+
 func (st *stage) link(a, b slot.NodeName, cut bool) {
 	st.mu.Lock()
 	st.cut[[2]slot.NodeName{a, b}], st.cut[[2]slot.NodeName{b, a}] = cut, cut
@@ -255,7 +257,9 @@ func (n *realNode) drop(to slot.NodeName) {
 	for _, l := range gone {
 		l.conn.Close()
 	}
-	n.intake.end()
+	if n.follower != nil && n.follower.o.Master == to {
+		n.intake.end()
+	}
 }
 
 func (st *stage) promote(n *realNode) {
