@@ -45,6 +45,7 @@ crash: ## power loss, bit flips and faults for DURATION (10m) each, or ROUNDS se
 
 sim: ## law 1 and 4 in SEEDS (100000) simulated runs from SEED (1), then each known fault put back
 	CGO_ENABLED=0 $(GO) test -count=1 -timeout 0 -v ./failover/sim -seeds $${SEEDS:-100000} -seed $${SEED:-1} -faults
+	CGO_ENABLED=0 $(GO) test -count=1 -timeout 0 -run TestModelCopies ./storage/repl -seeds $$(( $${SEEDS:-100000} / 100 )) -seed $${SEED:-1} -words 60
 
 kill: ## kill -9 under full delivery load, ROUNDS (50) of it, then every message is looked for
 	MAILNODE_KILL_ROUNDS=$${ROUNDS:-50} $(GO) test -count=1 -timeout 0 -v -run '^TestSystemKillLoop$$' .
