@@ -128,7 +128,6 @@ func (f *Feed) send(ctx context.Context, stream Replication_FollowServer, name s
 	for {
 		moved := f.o.Slot.HeadMoved()
 		f.mu.Lock()
-		gone := f.moved
 		closed, listed := f.closed, f.st.Lists(name)
 		f.mu.Unlock()
 		switch {
@@ -161,20 +160,9 @@ func (f *Feed) send(ctx context.Context, stream Replication_FollowServer, name s
 			}
 		case <-ctx.Done():
 			return context.Cause(ctx)
-		case <-f.ended(gone):
+		case <-f.ended:
 		}
 	}
-}
-
-// ended gives a channel that is ready when the feed is closed; nil (never) while
-// it is not, since moved also tells of acknowledgements.
-func (f *Feed) ended(moved chan struct{}) <-chan struct{} {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if f.closed != nil {
-		return moved
-	}
-	return nil
 }
 
 func (f *Feed) sendHeartbeat(stream Replication_FollowServer, name slot.NodeName) error {

@@ -58,8 +58,9 @@ type FeedOptions struct {
 // Feed is the sending side of one slot at its master. It drives ack.Step, whose
 // State says what may be acknowledged.
 type Feed struct {
-	o   FeedOptions
-	log *slog.Logger
+	o     FeedOptions
+	log   *slog.Logger
+	ended chan struct{} // closed with closed: streams end at once
 
 	mu      sync.Mutex    // guards all below
 	moved   chan struct{} // closed and replaced when anything below changes
@@ -81,7 +82,7 @@ func NewFeed(o FeedOptions) (*Feed, error) {
 	if o.ProtectAfter == 0 {
 		o.ProtectAfter = 10 * time.Second
 	}
-	f := &Feed{o: o, log: o.Logger.With("slot", o.Slot.ID(), "epoch", o.Epoch), moved: make(chan struct{}), work: make(chan struct{}, 1)}
+	f := &Feed{o: o, log: o.Logger.With("slot", o.Slot.ID(), "epoch", o.Epoch), ended: make(chan struct{}), moved: make(chan struct{}), work: make(chan struct{}, 1)}
 	head, err := o.Slot.Head()
 	if err != nil {
 		return nil, err
@@ -161,6 +162,7 @@ func (f *Feed) Close() {
 func (f *Feed) end(why error) {
 	if f.closed == nil {
 		f.closed = why
+		close(f.ended)
 		f.changed()
 	}
 }

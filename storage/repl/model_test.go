@@ -151,6 +151,7 @@ func (p *pair) play(x sim.Word) {
 func (p *pair) differ() string {
 	synctest.Wait()
 	p.real.endFenced()
+	synctest.Wait() // its replicas hear of it
 	var out []string
 	for _, name := range p.real.names {
 		n := p.real.nodes[name]
