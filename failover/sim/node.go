@@ -19,6 +19,7 @@ type node struct {
 	boot    int
 	seq     uint64
 	applied int // of Raft's states
+	known   int // that of them which a start knows: it is written down a moment later
 	ev      *failover.Evidence
 	local   bool          // ack = "local"
 	opens   time.Duration // until then its copy is being opened
@@ -98,7 +99,7 @@ func (n *node) crash() {
 }
 
 func (n *node) start() {
-	n.up = true
+	n.up, n.applied = true, n.known
 	n.ev = failover.NewEvidence(n.name, n.w.now)
 	n.lostTo = ""
 	n.w.say("%s starts, copy at %s", n.name, n.disk.head())

@@ -61,6 +61,9 @@ func (w *world) act() {
 			}
 		}
 	case k < 77:
+		if n.runs() && w.chance(2) {
+			n.known = n.applied
+		}
 		if n.runs() && n.applied < len(w.states)-1 {
 			n.applied += 1 + w.rng.IntN(len(w.states)-1-n.applied)
 			n.converge()
