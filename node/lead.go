@@ -103,7 +103,8 @@ func (k *keeper) mayServe(ctx context.Context, sl cluster.Slot) (now cluster.Slo
 	began := k.n.clock.Mono()
 	k.mu.Lock()
 	if k.askedEpoch != sl.Epoch {
-		k.askedEpoch, k.askedSince = sl.Epoch, began
+		// Whoever gave this node a new epoch has accepted what it lost in the one before.
+		k.askedEpoch, k.askedSince, k.lost = sl.Epoch, began, nil
 	}
 	start := failover.Start{Self: k.n.cfg.Node.Name, Waited: began - k.askedSince, Passed: map[slot.NodeName]slot.Position{}}
 	if k.lost != nil {

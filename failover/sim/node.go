@@ -154,7 +154,7 @@ func (n *node) lead(sl cluster.Slot) {
 	w := n.w
 	n.waiting = "waits for a quorum"
 	if n.askedIn != sl.Epoch {
-		n.askedIn, n.asked = sl.Epoch, w.now
+		n.askedIn, n.asked, n.lostTo = sl.Epoch, w.now, ""
 	}
 	passed := map[slot.NodeName]slot.Position{}
 	for {
