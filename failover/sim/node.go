@@ -19,7 +19,7 @@ type node struct {
 	boot    int
 	seq     uint64
 	applied int // of Raft's states
-	known   int // that of them which a start knows: it is written down a moment later
+	known   int // that of them which a start knows: it is written down within a second
 	ev      *failover.Evidence
 	local   bool          // ack = "local"
 	opens   time.Duration // until then its copy is being opened

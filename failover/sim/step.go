@@ -61,9 +61,6 @@ func (w *world) act() {
 			}
 		}
 	case k < 77:
-		if n.runs() && w.chance(2) {
-			n.known = n.applied
-		}
 		if n.runs() && n.applied < len(w.states)-1 {
 			n.applied += 1 + w.rng.IntN(len(w.states)-1-n.applied)
 			n.converge()
@@ -294,6 +291,7 @@ func (w *world) pass(d time.Duration) {
 			n.ev.Tick(w.now)
 			if second {
 				w.reports(n)
+				n.known = n.applied
 			}
 			if n.serving {
 				n.step(ack.Tick{At: w.now, Head: n.disk.head()})
