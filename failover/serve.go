@@ -60,6 +60,7 @@ const openingPatience = 15 * time.Second
 // was confirmed (Awaits): they may have acknowledged more since the plan asked
 // them, and from their answer on they acknowledge nothing more to the old master.
 // It takes what they have more. It holds at least what the plan found (AtLeast).
+// Where Raft's record says that the epoch was served, the copy has lost all of it.
 //
 // A copy that has served the epoch before compares with whoever answers: one that
 // is ahead in this same epoch proves that this copy has lost what it had.
@@ -71,6 +72,9 @@ func MayServe(s Start) Decision {
 		return Decision{Begin: BeginWait, Why: fmt.Sprintf("this copy has seen epoch %d, Raft here knows %d", s.Lineage, s.Slot.Epoch)}
 	}
 	begins := s.Lineage < s.Slot.Epoch
+	if begins && s.Slot.Begun() {
+		return Decision{Begin: BeginLost, Why: fmt.Sprintf("this copy has served epoch %d, and has no event of it: it has lost events that it had", s.Slot.Epoch)}
+	}
 	for _, n := range slices.Sorted(slices.Values(s.Slot.Replicas)) {
 		a, answered := s.Answers[n]
 		must := begins && slices.Contains(s.Slot.Awaits, n)

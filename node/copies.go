@@ -344,7 +344,15 @@ const endWithin = time.Second
 // hangs. Until they have ended no next role begins. It may be called from any
 // goroutine but the role's own.
 func (k *keeper) end() bool {
+	ended := k.leaveRole()
+	return ended == nil || within(endWithin, func() { <-ended })
+}
+
+// leaveRole is end without the wait: the channel is closed when the role has
+// ended; nil: there was none.
+func (k *keeper) leaveRole() <-chan struct{} {
 	k.mu.Lock()
+	defer k.mu.Unlock()
 	leave, before := k.leave, k.ended
 	k.term++
 	k.master, k.feed, k.follower, k.leave, k.role, k.epoch = nil, nil, nil, nil, failover.RoleNone, 0
@@ -359,9 +367,7 @@ func (k *keeper) end() bool {
 			}
 		}()
 	}
-	ended := k.ended
-	k.mu.Unlock()
-	return ended == nil || within(endWithin, func() { <-ended })
+	return k.ended
 }
 
 // errNotEnded says that the role before holds up the next one.
@@ -384,32 +390,47 @@ func (k *keeper) fenced(higher slot.Epoch) {
 // more. It does not wait for the role, which may be waiting for the feed.
 func (k *keeper) overNow() { k.n.wg.Go(func() { k.end(); k.wake() }) }
 
+// answerWithin is how long an answer waits for the end of a role: a slot whose
+// disk hangs must not hold up what its node says of the others (law 9).
+const answerWithin = 300 * time.Millisecond
+
 // promise makes this copy acknowledge nothing to an epoch lower than that of a
-// node which asks what it holds (law 1). It returns when that is so.
+// node which asks what it holds (law 1). It returns when that is so, also when
+// somebody else has asked at the same moment. That this node works under that
+// epoch is not enough: a restart may know an older state of Raft.
 func (k *keeper) promise(ctx context.Context, asked slot.Epoch) error {
 	k.mu.Lock()
-	s, behind := k.copy, max(k.epoch, k.promised) < asked
-	ends := k.epoch < asked && k.role == failover.RoleReplica
+	s, promised := k.copy, k.promised
 	k.mu.Unlock()
-	if s == nil || !behind {
+	if s == nil {
 		return nil
 	}
-	if err := s.Promise(ctx, asked); err != nil {
-		return fmt.Errorf("promise slot %s: %w", k.id, err)
+	if promised < asked && !begunAt(s, asked) {
+		if err := s.Promise(ctx, asked); err != nil {
+			return fmt.Errorf("promise slot %s: %w", k.id, err)
+		}
 	}
+	// Looked at after the promise: a role that begins from now on reads it.
 	k.mu.Lock()
 	k.promised = max(k.promised, asked)
+	over, role, ended := k.role != failover.RoleNone && k.epoch < asked, k.role, (<-chan struct{})(k.ended)
 	k.mu.Unlock()
-	if !ends {
-		k.fenced(asked)
+	if over {
+		k.log.Info("asked under a higher epoch: this node ends its part", "role", role, "asked", asked)
+		ended = k.leaveRole() // until it has ended it may still acknowledge
+		k.wake()
+	}
+	if ended == nil || within(answerWithin, func() { <-ended }) {
 		return nil
 	}
-	ended := k.end() // until then it may still acknowledge
-	k.wake()
-	if !ended {
-		return fmt.Errorf("promise slot %s: %w", k.id, errNotEnded)
-	}
-	return nil
+	return fmt.Errorf("promise slot %s: %w", k.id, errNotEnded)
+}
+
+// begunAt says whether a copy has events of an epoch: no master of a lower one
+// lets it follow.
+func begunAt(s *local.Slot, e slot.Epoch) bool {
+	head, err := s.Head()
+	return err == nil && head.Lineage.Last() >= e
 }
 
 // take makes a role's parts seen, unless the role was ended while it began: then
@@ -487,8 +508,18 @@ func (k *keeper) follow(ctx context.Context, sl cluster.Slot, term uint64) error
 	})
 	ctx, cancel := context.WithCancel(ctx)
 	var wg sync.WaitGroup
-	wg.Go(func() { f.Run(ctx) })
-	return k.take(term, func() { cancel(); wg.Wait() }, func() { k.follower, k.waiting, k.lost = f, "", nil })
+	taken := make(chan struct{}) // it acknowledges nothing before whoever ends the role would wait for it
+	wg.Go(func() {
+		select {
+		case <-taken:
+			f.Run(ctx)
+		case <-ctx.Done():
+		}
+	})
+	return k.take(term, func() { cancel(); wg.Wait() }, func() {
+		k.follower, k.waiting, k.lost = f, "", nil
+		close(taken)
+	})
 }
 
 // hangsAfter is how long a disk may take to answer before others are told.

@@ -103,7 +103,8 @@ func (k *keeper) mayServe(ctx context.Context, sl cluster.Slot) (now cluster.Slo
 	began := k.n.clock.Mono()
 	k.mu.Lock()
 	if k.askedEpoch != sl.Epoch {
-		k.askedEpoch, k.askedSince = sl.Epoch, began
+		// Whoever gave this node a new epoch has accepted what it lost in the one before.
+		k.askedEpoch, k.askedSince, k.lost = sl.Epoch, began, nil
 	}
 	start := failover.Start{Self: k.n.cfg.Node.Name, Waited: began - k.askedSince, Passed: map[slot.NodeName]slot.Position{}}
 	if k.lost != nil {
@@ -130,7 +131,7 @@ func (k *keeper) mayServe(ctx context.Context, sl cluster.Slot) (now cluster.Slo
 			return sl, false, errors.New(d.Why)
 		}
 		a := start.Answers[d.From]
-		if err := k.takeFrom(ctx, d, a, head.Lineage.Last()); err != nil {
+		if err := k.takeFrom(ctx, d, a, sl.Epoch, head.Lineage.Last()); err != nil {
 			return sl, false, err
 		}
 		start.Passed[d.From] = a.Position
@@ -172,8 +173,30 @@ func (k *keeper) askReplicas(ctx context.Context, sl cluster.Slot) map[slot.Node
 	return out
 }
 
+// whileMine ends with the epoch. The other copy's disk may hang for ever: who then
+// accepts the loss gives the slot a new epoch, which must not wait behind it.
+func (k *keeper) whileMine(ctx context.Context, e slot.Epoch) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancel(ctx)
+	k.n.wg.Go(func() {
+		for ctx.Err() == nil {
+			changed := k.n.raft.Changed()
+			if sl, ok := k.n.raft.State().Slot(k.id); ok && sl.Epoch > e {
+				cancel()
+				return
+			}
+			select {
+			case <-changed:
+			case <-ctx.Done():
+			}
+		}
+	})
+	return ctx, cancel
+}
+
 // takeFrom takes the events that another copy has more.
-func (k *keeper) takeFrom(ctx context.Context, d failover.Decision, a failover.CopyAnswer, lineage slot.Epoch) error {
+func (k *keeper) takeFrom(ctx context.Context, d failover.Decision, a failover.CopyAnswer, e, lineage slot.Epoch) error {
+	ctx, cancel := k.whileMine(ctx, e)
+	defer cancel()
 	conn, err := k.n.peers.conn(d.From)
 	if err != nil {
 		return err

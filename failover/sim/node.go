@@ -19,6 +19,7 @@ type node struct {
 	boot    int
 	seq     uint64
 	applied int // of Raft's states
+	known   int // that of them which a start knows: it is written down within a second
 	ev      *failover.Evidence
 	local   bool          // ack = "local"
 	opens   time.Duration // until then its copy is being opened
@@ -98,7 +99,7 @@ func (n *node) crash() {
 }
 
 func (n *node) start() {
-	n.up = true
+	n.up, n.applied = true, n.known
 	n.ev = failover.NewEvidence(n.name, n.w.now)
 	n.lostTo = ""
 	n.w.say("%s starts, copy at %s", n.name, n.disk.head())
@@ -156,7 +157,7 @@ func (n *node) lead(sl cluster.Slot) {
 	w := n.w
 	n.waiting = "waits for a quorum"
 	if n.askedIn != sl.Epoch {
-		n.askedIn, n.asked = sl.Epoch, w.now
+		n.askedIn, n.asked, n.lostTo = sl.Epoch, w.now, ""
 	}
 	passed := map[slot.NodeName]slot.Position{}
 	for {

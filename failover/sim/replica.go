@@ -160,10 +160,10 @@ func (w *world) ask(from, to *node, e slot.Epoch) (failover.Answer, bool) {
 // promise notes that a node is asked under an epoch: it acknowledges nothing to a
 // lower one any more.
 func (w *world) promise(n *node, e slot.Epoch) {
-	if max(n.epoch, n.disk.promised) >= e || w.is(FaultNoPromise) {
+	if w.is(FaultNoPromise) {
 		return
 	}
-	n.disk.promised = e
+	n.disk.promised = max(n.disk.promised, e)
 	if n.epoch < e && n.role != failover.RoleNone {
 		w.say("%s is asked under epoch %d, and ends %d", n.name, e, n.epoch)
 		n.end()

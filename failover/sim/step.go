@@ -293,6 +293,7 @@ func (w *world) pass(d time.Duration) {
 			n.ev.Tick(w.now)
 			if second {
 				w.reports(n)
+				n.known = n.applied
 			}
 			if n.serving {
 				n.step(ack.Tick{At: w.now, Head: n.disk.head()})

@@ -100,6 +100,9 @@ func NewStory() *Story {
 // Play plays a word, and gives the ids of the messages that it delivered; 0 for
 // one that nobody took.
 func (s *Story) Play(x Word) (delivered []uint64) {
+	for _, n := range s.w.nodes {
+		n.known = n.applied // the real stage forgets none of Raft's states either
+	}
 	if x.Verb == VerbDeliver {
 		for range x.Count {
 			delivered = append(delivered, s.deliver(s.w.byName[x.Node]))

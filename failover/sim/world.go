@@ -104,6 +104,7 @@ func (w *world) begin() {
 	w.must(cluster.SetProtected{Slot: theSlot, Epoch: 1, Version: w.record().Version, InSync: []slot.NodeName{"n2", "n3"}})
 	for _, n := range w.nodes {
 		n.apply(len(w.states) - 1)
+		n.known = n.applied
 		n.ev.Tick(w.now)
 		w.reports(n)
 	}

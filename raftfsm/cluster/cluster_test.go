@@ -346,6 +346,32 @@ func TestLaw01NewMasterHearsWhoWasInSync(t *testing.T) {
 	}
 }
 
+// A loss is accepted while the master waits for a replica which may hold
+// acknowledged mail: that replica's copy is listed too (law 7). Once the master has
+// begun, it is the in-sync replicas who hold what it lost.
+func TestLaw07AcceptedLossNamesAllWhoMayHoldMore(t *testing.T) {
+	begin := func() *State {
+		s := sample(t)
+		apply(t, s, 20, ConfirmSlot{Proposal: "p1", Slot: 0, Epoch: 1, To: "n2", Position: slot.At(1, 9), Unclean: true})
+		return s
+	}
+	lost := func(s *State, to slot.NodeName) *OpenLoss {
+		apply(t, s, 30, OpenProposal{Slots: []ProposedSlot{{Slot: 0, Epoch: 2, From: "n2"}}})
+		apply(t, s, 31, ConfirmSlot{Proposal: "p2", Slot: 0, Epoch: 2, To: to, Unclean: true, AcceptLoss: true})
+		sl, _ := s.Slot(0)
+		return sl.OpenLoss
+	}
+	s := begin()
+	if diff := cmp.Diff(&OpenLoss{Node: "n2", Since: 3, Also: names("n3")}, lost(s, "n1")); diff != "" {
+		t.Errorf("n2 waits for n3, and n1 gets the slot: %s", diff)
+	}
+	s = begin()
+	apply(t, s, 21, SetProtected{Slot: 0, Epoch: 2, InSync: names("n1")})
+	if diff := cmp.Diff(&OpenLoss{Node: "n1", Since: 3}, lost(s, "n2")); diff != "" {
+		t.Errorf("n2 has begun with n1, and begins anew: %s", diff)
+	}
+}
+
 func TestSecondLossKeepsTheFirst(t *testing.T) {
 	s := sample(t)
 	apply(t, s, 20, ConfirmSlot{Proposal: "p1", Slot: 0, Epoch: 1, To: "n2", Unclean: true, AcceptLoss: true})

@@ -166,18 +166,22 @@ func (s *State) confirmable(c ConfirmSlot, ps ProposedSlot) (Slot, error) {
 }
 
 // mayHoldMore lists whose mail is given up when a loss is accepted: the old
-// master's; or, when that begins anew itself, that of the replicas which count,
-// or for which it waits.
+// master's, and while that has not begun, theirs for whom it waits. When it begins
+// anew itself: that of the replicas which count, or for which it waits.
 func (sl Slot) mayHoldMore(to slot.NodeName) []slot.NodeName {
+	var out []slot.NodeName
 	if to != sl.Master {
-		return []slot.NodeName{sl.Master}
+		out = append(out, sl.Master)
 	}
-	for _, list := range [][]slot.NodeName{sl.Awaits, sl.InSync} {
-		if len(list) > 0 {
-			return list
-		}
+	if !sl.Begun() {
+		out = append(out, without(sl.Awaits, to)...)
+	} else if to == sl.Master {
+		out = append(out, sl.InSync...)
 	}
-	return []slot.NodeName{sl.Master}
+	if len(out) == 0 {
+		out = append(out, sl.Master)
+	}
+	return out
 }
 
 // checkTarget lets a proposal name a replica, or nobody while none is viable.

@@ -175,6 +175,10 @@ func (sl *Slot) unprotect() {
 	sl.Protected, sl.InSync, sl.UnprotectedSince = false, nil, 0
 }
 
+// Begun says that the master has had something recorded in this epoch: it served.
+// That nothing is recorded proves nothing.
+func (sl Slot) Begun() bool { return sl.Protected || sl.UnprotectedSince != 0 }
+
 // inSyncOf sorts and checks a set of in-sync replicas.
 func inSyncOf(sl Slot, set []slot.NodeName) ([]slot.NodeName, error) {
 	what := "slot " + sl.ID.String()

@@ -105,7 +105,8 @@ type State struct {
 	listed   []slot.NodeName
 	replicas []Replica // by name
 	heads    [headsKept]headAt
-	released slot.Position // the highest position that may have been acknowledged
+	released slot.Position // the highest position that may have been acknowledged, by this or an earlier process
+	granted  slot.Position // the highest that may be acknowledged now
 	asked    slot.Position // the highest that a change waits for
 	waits    time.Duration // since when one waits, or since the last was released
 	joining  []slot.NodeName
@@ -138,14 +139,16 @@ type headAt struct {
 
 // New gives the state of a master that begins to serve, and what it does first.
 func New(set Settings, st Start) (State, []Action) {
-	s := State{set: set, began: st.At, now: st.At, recorded: st.Recorded, claimed: !st.Again, listed: slices.Clone(st.Listed), released: st.Head, asked: st.Head,
+	s := State{set: set, began: st.At, now: st.At, recorded: st.Recorded, claimed: !st.Again, listed: slices.Clone(st.Listed), released: st.Head,
 		waits: st.At, alone: mark{set: st.Alone, since: st.AloneSince}}
 	s.heads[0] = headAt{st.Head, st.At}
 	return s.decide()
 }
 
-// Released is the highest position that may be acknowledged, or was.
-func (s State) Released() slot.Position { return s.released }
+// Released is the highest position that may be acknowledged. What an earlier
+// process may have acknowledged is no part of it: a change that finds it done
+// already waits like any other.
+func (s State) Released() slot.Position { return s.granted }
 
 // Settings are those that the master began with.
 func (s State) Settings() Settings { return s.set }
@@ -230,9 +233,9 @@ func (s State) may() slot.Position {
 	p := s.limit()
 	switch {
 	case s.over || !s.claimed:
-		return s.released
+		return s.granted
 	case p == unlimited && !s.alone.set:
-		return s.released
+		return s.granted
 	}
 	return p
 }

@@ -39,8 +39,8 @@ func (s State) decide() (State, []Action) {
 
 // release lets go what may be acknowledged.
 func (s State) release(out []Action) (State, []Action) {
-	if p := min(s.may(), s.asked); p > s.released {
-		s.released, s.waits = p, s.now
+	if p := min(s.may(), s.asked); p > s.granted {
+		s.granted, s.released, s.waits = p, max(s.released, p), s.now
 		out = append(out, Release{p})
 	}
 	return s, out
@@ -119,7 +119,7 @@ func (s State) stalled(c condition) bool {
 			last = max(last, r.Progress)
 		}
 	}
-	return (s.asked > s.released || c.from != 0) && s.now-last >= s.set.AckTimeout
+	return (s.asked > s.granted || c.from != 0) && s.now-last >= s.set.AckTimeout
 }
 
 // leave ends the attempt to be protected; who did not keep up must be at the

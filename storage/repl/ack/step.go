@@ -140,15 +140,11 @@ func Step(s State, e Event) (State, []Action) {
 	s.now = max(s.now, e.event())
 	switch e := e.(type) {
 	case Asked:
-		if s.asked <= s.released {
+		if s.asked <= s.granted {
 			s.waits = s.now
 		}
 		s.asked = max(s.asked, e.Position)
-		if p := s.may(); p >= s.asked { // nothing else is to be decided: the usual case
-			s.released = max(s.released, s.asked)
-			return s, []Action{Release{s.released}}
-		}
-		return s, nil
+		return s.release(nil)
 	case Connected:
 		s.renew(e.Node, Replica{Connected: true, Acked: e.Position, Viable: true})
 	case Refilled:

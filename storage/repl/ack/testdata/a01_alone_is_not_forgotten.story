@@ -3,6 +3,7 @@
 start protected n2 head 10
 connect n2 10
 change 11
+    -> acknowledge up to 10
 ack n2 11
     -> acknowledge up to 11
 gone n2

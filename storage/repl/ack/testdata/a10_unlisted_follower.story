@@ -4,5 +4,6 @@ connect n9 10
 change 11
 ack n9 11
 connect n2 10
+    -> acknowledge up to 10
 ack n2 11
     -> acknowledge up to 11

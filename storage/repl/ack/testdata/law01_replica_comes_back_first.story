@@ -4,6 +4,7 @@ start protected n2 head 10
 connect n2 10
 gone n2
 change 11
+    -> acknowledge up to 10
 wait 2s
     -> propose unprotected since 10: no replica moves (at 3s)
 record unsent
