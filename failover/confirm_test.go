@@ -261,9 +261,3 @@ func TestConfirmHangUp(t *testing.T) {
 		}
 	})
 }
-
-func TestHandOverIsRefused(t *testing.T) {
-	if o := HandOver(); o.ExitCode != ExitRefused || !strings.Contains(o.Text, "later release") {
-		t.Errorf("%+v", o)
-	}
-}

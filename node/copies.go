@@ -204,13 +204,6 @@ func within(d time.Duration, fn func()) bool {
 	}
 }
 
-// pokeAll makes every keeper look again.
-func (c *copies) pokeAll() {
-	for _, k := range c.all() {
-		k.wake()
-	}
-}
-
 func (k *keeper) wake() {
 	select {
 	case k.poke <- struct{}{}:
