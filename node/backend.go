@@ -100,12 +100,11 @@ func (n *Node) nodes(st *cluster.State, v failover.View) []admin.NodeStatus {
 		ns := admin.NodeStatus{Name: m.Name, State: "up", Voter: m.Role != cluster.Nonvoter, Witness: m.Role == cluster.Witness,
 			Standby: m.Standby, Zone: m.Zone, Address: m.Addr, Features: m.Knows(), Release: m.Release}
 		silence := v.Silence(m.Name)
-		const late = 3 * reportEvery
 		switch nv := v.Nodes[m.Name]; {
 		case m.Name == n.cfg.Node.Name:
 		case nv.LastWords == failover.CleanStop:
 			ns.State = "stopped"
-		case silence >= late && (nv.Known || silence >= n.cfg.Replication.SuspectAfter):
+		case silence >= lateAfter && (nv.Known || silence >= n.cfg.Replication.SuspectAfter):
 			ns.State = "silent"
 		case !nv.Known:
 			ns.State = "unknown"

@@ -62,7 +62,7 @@ type keeper struct {
 	follower   *repl.Follower
 	leave      func()        // ends the role: at once what changes the mail, then it waits for the rest
 	ended      chan struct{} // closed when the last role that was left has ended; nil: none was
-	users      knownUsers
+	users      shownUsers
 }
 
 // openProgress is what a copy that is not open yet is doing.
