@@ -46,6 +46,7 @@ type health struct{ n *Node }
 // Status implements admin.Health.
 func (h health) Status(ctx context.Context) (admin.Status, error) {
 	n := h.n
+	n.look() // what was just confirmed must not be shown as open
 	st, v := n.State(), n.view()
 	leader := n.leader()
 	s := admin.Status{Node: n.cfg.Node.Name, State: "serving", Version: n.version, Cluster: n.id.ClusterID(), Generation: n.id.Generation(),
