@@ -198,15 +198,15 @@ func (o *Outcome) finish(plan Plan) {
 	var out printer
 	total := len(o.Done) + len(o.Refused) + len(o.Failed)
 	out.line(0, "%s: %d of %d done", o.Proposal, len(o.Done), total)
-	for _, g := range alike(o.NotServing) {
+	for _, g := range grouped(o.NotServing, SlotOutcome.said) {
 		out.line(0, "%s: changed, yet %s", outcomeNames(g), g[0].Why)
 		out.command("mailnode slot show " + g[0].Slot.String())
 	}
-	for _, g := range alike(o.Failed) {
+	for _, g := range grouped(o.Failed, SlotOutcome.said) {
 		out.line(0, "%s: %s", outcomeNames(g), g[0].Why)
 		out.command("mailnode failover show " + o.Proposal)
 	}
-	for _, g := range alike(o.Refused) {
+	for _, g := range grouped(o.Refused, SlotOutcome.said) {
 		out.line(0, "%s: not done, %s", outcomeNames(g), g[0].Why)
 		if g[0].Accept != "" {
 			if !g[0].again {
@@ -221,22 +221,8 @@ func (o *Outcome) finish(plan Plan) {
 	o.Text = out.String()
 }
 
-// alike puts slots together of which the same is said; a command is for one slot.
-func alike(list []SlotOutcome) [][]SlotOutcome {
-	var out [][]SlotOutcome
-	at := map[string]int{}
-	for _, s := range list {
-		key := s.Why + "|" + s.Accept
-		i, ok := at[key]
-		if !ok {
-			i = len(out)
-			at[key] = i
-			out = append(out, nil)
-		}
-		out[i] = append(out[i], s)
-	}
-	return out
-}
+// said is what is printed of an outcome; a command is for one slot.
+func (s SlotOutcome) said() string { return s.Why + "|" + s.Accept }
 
 func outcomeNames(g []SlotOutcome) string {
 	list := make([]slot.ID, 0, len(g))

@@ -262,12 +262,6 @@ func TestConfirmHangUp(t *testing.T) {
 	})
 }
 
-func TestHandOverIsRefused(t *testing.T) {
-	if o := HandOver(); o.ExitCode != ExitRefused || !strings.Contains(o.Text, "later release") {
-		t.Errorf("%+v", o)
-	}
-}
-
 // meanwhile lets something happen in Raft between the plan's questions and its commands.
 type meanwhile struct {
 	Asker

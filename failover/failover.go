@@ -82,12 +82,3 @@ type Ownership interface {
 type Serving interface {
 	Serving(ctx context.Context, node slot.NodeName, id slot.ID, epoch slot.Epoch) (bool, error)
 }
-
-// HandOver answers every request to move a slot whose master lives, such as
-// `failover propose --node n1`. The answer is a refusal in this release.
-func HandOver() Outcome {
-	return Outcome{ExitCode: ExitRefused, Text: "hand-over: a change of master while the master lives comes\n" +
-		"in a later release; nothing was done\n" +
-		"a silent node is proposed without being asked:\n" +
-		"  mailnode failover list\n"}
-}

@@ -188,7 +188,7 @@ func (pl planner) slot(ps cluster.ProposedSlot) PlanSlot {
 		out.Serves = true
 		out.Why = fmt.Sprintf("%s answers again: nothing to do", sl.Master)
 	case to == nil && len(sl.Replicas) == 0:
-		out.Why = fmt.Sprintf("no other copy exists; bring %s back, or restore a backup", sl.Master)
+		out.Why = fmt.Sprintf("no other copy exists: bring %s back", sl.Master)
 	case to == nil:
 		out.Why = "no viable copy answers: " + strings.Join(out.NotChosen, ", ")
 	case len(doubts) > 0:

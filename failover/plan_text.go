@@ -74,17 +74,17 @@ func (p Plan) printSlots(out *printer) {
 			unsafe = append(unsafe, s)
 		}
 	}
-	for _, g := range grouped(unsafe) {
+	for _, g := range grouped(unsafe, PlanSlot.said) {
 		out.gap()
 		printUnsafe(out, g)
 	}
-	for _, g := range grouped(safe) {
+	for _, g := range grouped(safe, PlanSlot.said) {
 		out.gap()
 		out.line(0, "%s: %s -> %s", planNames(g), g[0].From, g[0].To)
 		out.line(2, "safe, %s", facts(g))
 		printRest(out, g)
 	}
-	for _, g := range grouped(done) {
+	for _, g := range grouped(done, PlanSlot.said) {
 		out.gap()
 		out.line(0, "%s: %s -> %s, done", planNames(g), g[0].From, g[0].To)
 	}
@@ -133,14 +133,19 @@ func printRest(out *printer, g []PlanSlot) {
 	}
 }
 
-// grouped puts slots together of which the same would be said. Slots with a
-// command of their own stay alone.
-func grouped(slots []PlanSlot) [][]PlanSlot {
-	var out [][]PlanSlot
+// said is what would be printed of a slot. One with a command of its own stays
+// alone.
+func (s PlanSlot) said() string {
+	return strings.Join([]string{string(s.From), string(s.To), s.Why, s.Accept,
+		strings.Join(s.OtherCopies, " "), strings.Join(s.NotChosen, " "), fmt.Sprint(s.Safe, s.Serves, s.Done)}, "|")
+}
+
+// grouped puts together of what the same would be said.
+func grouped[T any](list []T, said func(T) string) [][]T {
+	var out [][]T
 	at := map[string]int{}
-	for _, s := range slots {
-		key := strings.Join([]string{string(s.From), string(s.To), s.Why, s.Accept,
-			strings.Join(s.OtherCopies, " "), strings.Join(s.NotChosen, " "), fmt.Sprint(s.Safe, s.Serves, s.Done)}, "|")
+	for _, s := range list {
+		key := said(s)
 		i, ok := at[key]
 		if !ok {
 			i = len(out)
@@ -242,10 +247,10 @@ func (p Plan) printClosed(out *printer) {
 			left = append(left, s)
 		}
 	}
-	for _, g := range grouped(done) {
+	for _, g := range grouped(done, PlanSlot.said) {
 		out.line(0, "%s: %s -> %s, done", planNames(g), g[0].From, g[0].To)
 	}
-	for _, g := range grouped(left) {
+	for _, g := range grouped(left, PlanSlot.said) {
 		out.line(0, "%s: %s -> %s, not done", planNames(g), g[0].From, nodeOrNobody(g[0].To))
 	}
 }

@@ -2,7 +2,6 @@ package node
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -88,32 +87,6 @@ func changeAccount(ctx context.Context, m *local.Master, id storage.AccountID, c
 		return m.Restore(context.WithoutCancel(ctx), id, storage.Restore{Since: time.Duration(c.SinceMs) * time.Millisecond, Mailbox: c.Mailbox})
 	}
 	return nil, storage.Errorf(storage.ErrInvalid, "unknown account call %q: upgrade this node", c.Verb)
-}
-
-// listed runs an account call that lists a whole slot, and does not wait for one
-// whose disk hangs: the others are listed all the same (law 9).
-func (n *Node) listed(ctx context.Context, id slot.ID, verb string, into any) error {
-	ctx, cancel := context.WithTimeout(ctx, accountWithin)
-	defer cancel()
-	type answer struct {
-		body json.RawMessage
-		err  error
-	}
-	got := make(chan answer, 1)
-	go func() {
-		var a answer
-		a.err = n.account(ctx, id, &rpc.AccountCall{Verb: verb}, &a.body)
-		got <- a
-	}()
-	select {
-	case a := <-got:
-		if a.err != nil {
-			return a.err
-		}
-		return json.Unmarshal(a.body, into)
-	case <-ctx.Done():
-		return storage.Errorf(storage.ErrUnavailable, "list slot %s: %w", id, ctx.Err())
-	}
 }
 
 func seconds(d time.Duration) int64 { return int64(d / time.Second) }

@@ -132,7 +132,7 @@ func TestLaw07MailOfACutOffMasterIsSaid(t *testing.T) {
 	}
 	witness.stop()
 	witness.ended.Wait()
-	if got, err := old.admin.Asides(ctx); err != nil || len(got.States) != 1 || len(got.Unknown) != 1 || !strings.HasPrefix(got.Unknown[0], witness.name+" did not answer") {
+	if got, err := old.admin.Asides(ctx); err != nil || len(got.States) != 1 || len(got.Unknown) != 1 || !strings.HasPrefix(got.Unknown[0], "what "+witness.name+" has set aside: "+witness.name+": ") {
 		t.Errorf("with a silent node: %+v, %v", got, err)
 	}
 }

@@ -12,49 +12,50 @@ import (
 
 const (
 	planNamesMax = 5
-	// usersWithin is how long an answer waits for the users to be counted: what a
-	// plan rests on is in memory, and must not wait for a disk (law 9).
+	// usersWithin is how long an answer waits for the users' names: what a plan rests
+	// on is in memory, and must not wait for a disk (law 9).
 	usersWithin = 200 * time.Millisecond
-	// usersFor is how long a count is good enough to be shown.
+	// usersFor is how long what was read is good enough to be shown.
 	usersFor = 5 * time.Second
 )
 
-// knownUsers is what a copy's users were at the last count. Guarded by keeper.mu.
-type knownUsers struct {
-	known    bool
-	count    int
-	names    []string
-	at       time.Duration // Clock.Mono
-	counting chan struct{} // closed when the count under way has ended; nil: there is none
+// shownUsers is what a copy said of its users last (local.Slot.Users, which has
+// the count in memory and the names on its disk). Guarded by keeper.mu.
+type shownUsers struct {
+	known   bool
+	count   int
+	names   []string
+	at      time.Duration // Clock.Mono
+	reading chan struct{} // closed when the reading under way has ended; nil: there is none
 }
 
-// countedUsers gives the copy's users by a count that is new enough, or by the last
-// that ended when the disk does not answer now.
-func (k *keeper) countedUsers() knownUsers {
+// usersToShow gives the copy's users as they were read last, anew when that is old
+// and the disk answers.
+func (k *keeper) usersToShow() shownUsers {
 	k.mu.Lock()
 	s, u, now := k.copy, k.users, k.n.clock.Mono()
 	if s == nil || u.known && now-u.at < usersFor {
 		k.mu.Unlock()
 		return u
 	}
-	if u.counting == nil {
-		u.counting = make(chan struct{})
-		k.users.counting = u.counting
+	if u.reading == nil {
+		u.reading = make(chan struct{})
+		k.users.reading = u.reading
 		go func() {
 			count, names, err := s.Users(planNamesMax)
 			k.mu.Lock()
 			defer k.mu.Unlock()
-			if k.users.counting = nil; err == nil {
-				k.users = knownUsers{known: true, count: count, names: names, at: now}
+			if k.users.reading = nil; err == nil {
+				k.users = shownUsers{known: true, count: count, names: names, at: now}
 			}
-			close(u.counting)
+			close(u.reading)
 		}()
 	}
 	k.mu.Unlock()
 	late := time.NewTimer(usersWithin)
 	defer late.Stop()
 	select {
-	case <-u.counting:
+	case <-u.reading:
 	case <-late.C:
 	}
 	k.mu.Lock()
@@ -95,7 +96,7 @@ func (k *keeper) answer(ctx context.Context, asked slot.Epoch) *failover.CopyAns
 		a.Failed = cmp.Or(a.Failed, err.Error())
 	}
 	if k.opened() != nil && !a.Building {
-		u := k.countedUsers()
+		u := k.usersToShow()
 		a.UsersKnown, a.Users, a.UserNames = u.known, u.count, u.names
 	}
 	return a

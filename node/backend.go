@@ -46,6 +46,7 @@ type health struct{ n *Node }
 // Status implements admin.Health.
 func (h health) Status(ctx context.Context) (admin.Status, error) {
 	n := h.n
+	n.look() // what was just confirmed must not be shown as open
 	st, v := n.State(), n.view()
 	leader := n.leader()
 	s := admin.Status{Node: n.cfg.Node.Name, State: "serving", Version: n.version, Cluster: n.id.ClusterID(), Generation: n.id.Generation(),
@@ -100,12 +101,11 @@ func (n *Node) nodes(st *cluster.State, v failover.View) []admin.NodeStatus {
 		ns := admin.NodeStatus{Name: m.Name, State: "up", Voter: m.Role != cluster.Nonvoter, Witness: m.Role == cluster.Witness,
 			Standby: m.Standby, Zone: m.Zone, Address: m.Addr, Features: m.Knows(), Release: m.Release}
 		silence := v.Silence(m.Name)
-		const late = 3 * reportEvery
 		switch nv := v.Nodes[m.Name]; {
 		case m.Name == n.cfg.Node.Name:
 		case nv.LastWords == failover.CleanStop:
 			ns.State = "stopped"
-		case silence >= late && (nv.Known || silence >= n.cfg.Replication.SuspectAfter):
+		case silence >= lateAfter && (nv.Known || silence >= n.cfg.Replication.SuspectAfter):
 			ns.State = "silent"
 		case !nv.Known:
 			ns.State = "unknown"

@@ -62,7 +62,7 @@ type keeper struct {
 	follower   *repl.Follower
 	leave      func()        // ends the role: at once what changes the mail, then it waits for the rest
 	ended      chan struct{} // closed when the last role that was left has ended; nil: none was
-	users      knownUsers
+	users      shownUsers
 }
 
 // openProgress is what a copy that is not open yet is doing.
@@ -201,13 +201,6 @@ func within(d time.Duration, fn func()) bool {
 		return true
 	case <-t.C:
 		return false
-	}
-}
-
-// pokeAll makes every keeper look again.
-func (c *copies) pokeAll() {
-	for _, k := range c.all() {
-		k.wake()
 	}
 }
 

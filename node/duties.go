@@ -289,30 +289,32 @@ func (n *Node) assign(ctx context.Context) {
 func (n *Node) wallTime() string { return n.clock.Wall().UTC().Format(time.RFC3339) }
 
 // watch keeps this node's conditions true.
-func (n *Node) watch(ctx context.Context) {
-	every(ctx, time.Second, func() {
-		st := n.State()
-		v := n.evidence.Snapshot(n.clock.Mono())
-		for _, m := range st.Members {
-			silent := v.Silence(m.Name)
-			n.conditions.Put(m.Name != n.cfg.Node.Name && silent >= n.cfg.Replication.SuspectAfter, monitor.NodeSilent, string(m.Name),
-				fmt.Sprintf("silent for %s", silent.Round(time.Second)))
-		}
-		for _, p := range st.Proposals {
-			n.conditions.Put(p.State == cluster.Open, monitor.ProposalOpen, p.ID, p.Reason)
-		}
-		n.forget(st)
-		for _, sl := range st.Slots {
-			n.watchSlot(sl, v)
-		}
-		n.watchAsides(st)
-		led := n.raft != nil && n.raft.Quorum()
-		if led {
-			n.ledAt.Store(int64(n.clock.Mono()))
-		}
-		n.conditions.Put(n.raft != nil && !led, monitor.RaftNoQuorum, "", n.noQuorum(st, v))
-		n.conditions.Put(n.clockDoubt() != "", monitor.ClockBehind, "", n.clockDoubt())
-	})
+func (n *Node) watch(ctx context.Context) { every(ctx, time.Second, n.look) }
+
+// look sets and clears the conditions that follow from what this node knows now.
+// It waits for nothing.
+func (n *Node) look() {
+	st := n.State()
+	v := n.evidence.Snapshot(n.clock.Mono())
+	for _, m := range st.Members {
+		silent := v.Silence(m.Name)
+		n.conditions.Put(m.Name != n.cfg.Node.Name && silent >= n.cfg.Replication.SuspectAfter, monitor.NodeSilent, string(m.Name),
+			fmt.Sprintf("silent for %s", ageText(silent)))
+	}
+	for _, p := range st.Proposals {
+		n.conditions.Put(p.State == cluster.Open, monitor.ProposalOpen, p.ID, p.Reason)
+	}
+	n.forget(st)
+	for _, sl := range st.Slots {
+		n.watchSlot(sl, v)
+	}
+	n.watchAsides(st)
+	led := n.raft != nil && n.raft.Quorum()
+	if led {
+		n.ledAt.Store(int64(n.clock.Mono()))
+	}
+	n.conditions.Put(n.raft != nil && !led, monitor.RaftNoQuorum, "", n.noQuorum(st, v))
+	n.conditions.Put(n.clockDoubt() != "", monitor.ClockBehind, "", n.clockDoubt())
 }
 
 // watchSpace keeps the condition about one folder's file system. Each has a loop of

@@ -97,7 +97,7 @@ func (n *Node) protection(sl cluster.Slot, v failover.View) (protected *bool, so
 	return r.Protected, fmt.Sprintf("master %s, %s ago", sl.Master, ageText(ago))
 }
 
-// seconds shows an age with one digit behind the point while that says something.
+// ageText shows an age with one digit behind the point while that says something.
 func ageText(d time.Duration) string {
 	if d < 10*time.Second {
 		return fmt.Sprintf("%.1f s", d.Seconds())

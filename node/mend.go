@@ -143,12 +143,6 @@ func (m *mender) due() []slot.BodyRef {
 	return out
 }
 
-func (m *mender) forget(ref slot.BodyRef) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	delete(m.damaged, ref)
-}
-
 // outcome is what became of a damaged body.
 type outcome struct {
 	from  slot.NodeName // who had it whole

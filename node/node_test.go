@@ -21,6 +21,7 @@ import (
 
 	"mailnode/node/admin"
 	"mailnode/node/config"
+	"mailnode/node/monitor"
 	"mailnode/storage/slot"
 )
 
@@ -271,6 +272,11 @@ func TestThreeNodes(t *testing.T) {
 	out, err := s.nodes[0].admin.Confirm(ctx, admin.ConfirmRequest{})
 	if err != nil || out.Exit != 0 {
 		t.Fatalf("confirm: %+v, %v", out, err)
+	}
+	for _, c := range s.status(ctx, s.nodes[0]).Conditions { // asked at once: what is done is not shown as open
+		if c.Name == monitor.ProposalOpen || c.Name == monitor.SlotNoMaster {
+			t.Errorf("right after the confirm: %s %s", c.Name, c.About)
+		}
 	}
 	for _, u := range users {
 		if err := s.deliver(s.nodes[1], u, "Subject: after\r\n\r\nhello\r\n"); err != nil {

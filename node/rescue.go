@@ -3,7 +3,6 @@ package node
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -79,7 +78,7 @@ func (n *Node) askAsides(ctx context.Context, within time.Duration, q rescueAsk)
 			mu.Lock()
 			defer mu.Unlock()
 			if err != nil {
-				out.Unknown = append(out.Unknown, fmt.Sprintf("%s did not answer: %s", m.Name, plainly(err)))
+				out.Unknown = append(out.Unknown, fmt.Sprintf("what %s has set aside: %s", m.Name, err))
 			}
 			out.States = append(out.States, got.States...)
 			out.Unknown = append(out.Unknown, got.Unknown...)
@@ -91,21 +90,6 @@ func (n *Node) askAsides(ctx context.Context, within time.Duration, q rescueAsk)
 	})
 	slices.Sort(out.Unknown)
 	return out
-}
-
-// plainly gives an error of another node's without gRPC's words.
-func plainly(err error) string {
-	switch st, is := status.FromError(err); {
-	case errors.Is(err, context.DeadlineExceeded) || is && st.Code() == codes.DeadlineExceeded:
-		return "no answer in time"
-	case is && st.Code() == codes.Unimplemented:
-		return "it runs an older release"
-	case is && st.Code() == codes.Unavailable:
-		return "it cannot be reached"
-	case is:
-		return st.Message()
-	}
-	return err.Error()
 }
 
 // askAsidesOf asks one node, also this one. What came before an error is given too.

@@ -62,12 +62,6 @@ type Reader struct {
 // NewReader makes a Reader whose buffers come from pool.
 func NewReader(src io.Reader, pool *Buffers) *Reader { return &Reader{src: src, pool: pool} }
 
-// Reset drops what is buffered and reads from src from now on.
-func (r *Reader) Reset(src io.Reader) {
-	r.release()
-	r.src = src
-}
-
 // Buffered gives how many bytes have been received and not been read.
 func (r *Reader) Buffered() int { return len(r.buf) - r.r }
 

@@ -29,9 +29,6 @@ type Writer struct {
 // NewWriter makes a Writer whose buffers come from pool.
 func NewWriter(dst io.Writer, pool *Buffers) *Writer { return &Writer{dst: dst, pool: pool} }
 
-// Reset sends to dst from now on. The Writer must have been flushed.
-func (w *Writer) Reset(dst io.Writer) { w.dst = dst }
-
 func (w *Writer) room() {
 	if w.buf == nil {
 		w.buf = w.pool.Get()

@@ -398,6 +398,8 @@ func TestVerdict(t *testing.T) {
 		{Status{}, "all is well"},
 		{Status{State: "serving", Slots: []SlotStatus{{Serving: true}}, Conditions: []monitor.Condition{{Name: "slot-no-replicas", Severity: monitor.Info}}}, "all is well"},
 		{Status{Conditions: []monitor.Condition{page("n1")}}, "1 problem: node-silent n1"},
+		{Status{Conditions: []monitor.Condition{page("n1"), {Name: monitor.SlotNoMaster, Severity: monitor.Page, About: "s000"}, {Name: monitor.SlotNoMaster, Severity: monitor.Page, About: "s007"}},
+			Slots: []SlotStatus{{}, {Slot: 1, Serving: true}}}, "3 problems: node-silent n1, slot-no-master s007, 1 slot not served"},
 		{Status{Node: "n2", State: "starting", Slots: []SlotStatus{{}, {}}}, "2 problems: 2 slots not served, n2 is starting"},
 		{Status{Conditions: []monitor.Condition{page("a"), page("b"), page("c"), page("d"), page("e")}},
 			"5 problems: node-silent a, node-silent b, node-silent c, node-silent d and 1 more"},

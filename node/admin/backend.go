@@ -86,18 +86,20 @@ type Cluster interface {
 }
 
 // Verdict says in one line how a cluster is: what is known by name counts, and
-// so does a slot that nobody serves, whatever the conditions say.
+// so does a slot that nobody serves, whatever the conditions say. Such slots are
+// one problem: else one dead node would look like hundreds.
 func Verdict(s Status) string {
-	var problems []string
-	for _, c := range s.Conditions {
-		if c.Severity != monitor.Info {
-			problems = append(problems, strings.TrimSpace(string(c.Name)+" "+c.About))
-		}
-	}
-	down := 0
+	down, idle := 0, map[string]bool{}
 	for _, sl := range s.Slots {
 		if !sl.Serving {
 			down++
+			idle[sl.Slot.String()] = true
+		}
+	}
+	var problems []string
+	for _, c := range s.Conditions {
+		if c.Severity != monitor.Info && !(c.Name == monitor.SlotNoMaster && idle[c.About]) {
+			problems = append(problems, strings.TrimSpace(string(c.Name)+" "+c.About))
 		}
 	}
 	if down > 0 {

@@ -74,6 +74,9 @@ func broken() *site {
 	c := monitor.NewConditions()
 	c.Set(monitor.NodeSilent, "n1", "last heard 03:31:07")
 	c.Set(monitor.ProposalOpen, "p3", "")
+	for _, ps := range p.Slots {
+		c.Set(monitor.SlotNoMaster, ps.Slot.String(), "n1 is silent")
+	}
 	c.Set(monitor.TLSSelfSigned, "", "")
 	s.status.Conditions = c.List()
 	s.status.Jobs = []admin.Job{{ID: "j12", State: "running", Kind: "resync", About: "s005", Done: 0.25, EtaS: 200}}

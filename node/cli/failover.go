@@ -71,7 +71,11 @@ func proposalTable(list []admin.Proposal) string {
 		if p.Node != "" {
 			head += "  " + string(p.Node)
 		}
-		fmt.Fprintf(&b, "%s  %s, %s, for %s\n", head, counted(len(p.Slots), "slot"), usersText(p.Slots), age(p.SinceS))
+		head += "  " + counted(len(p.Slots), "slot")
+		if p.State == "open" {
+			head += fmt.Sprintf(", %s, for %s", usersText(p.Slots), age(p.SinceS))
+		}
+		b.WriteString(head + "\n")
 		if p.Reason != "" {
 			b.WriteString(wrap("  ", clean(p.Reason)))
 		}

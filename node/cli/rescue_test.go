@@ -24,7 +24,7 @@ func (asideBook) states() []admin.Aside {
 }
 
 func (b asideBook) Asides(context.Context) (admin.Asides, error) {
-	return admin.Asides{States: b.states(), Unknown: []string{"n3 did not answer: no answer in time"}}, nil
+	return admin.Asides{States: b.states(), Unknown: []string{"what n3 has set aside: waited 3 s for n3: no answer in time"}}, nil
 }
 
 func (b asideBook) ShowAside(_ context.Context, what string, most int) (admin.Asides, error) {
@@ -44,7 +44,7 @@ func (b asideBook) ShowAside(_ context.Context, what string, most int) (admin.As
 func (b asideBook) DismissAside(_ context.Context, r admin.DismissAside) (admin.Asides, error) {
 	r.By = ""
 	b.orders = append(b.orders, r)
-	out := admin.Asides{Unknown: []string{"n3 did not answer: no answer in time"}}
+	out := admin.Asides{Unknown: []string{"what n3 has set aside: waited 3 s for n3: no answer in time"}}
 	for _, x := range b.states() {
 		if x.Dismissed == nil && (x.Slot.String() == r.What || x.Name == r.What) {
 			x.Dismissed = &admin.AsideSeen{By: "root"}

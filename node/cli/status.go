@@ -206,22 +206,67 @@ const conditionLinesMax = 6
 
 func conditionLines(list []monitor.Condition, p paint) string {
 	var b strings.Builder
-	for i, c := range list {
+	left := len(list)
+	for i, g := range groupConditions(list) {
 		if i == 0 {
 			b.WriteString("\nconditions\n")
 		}
 		if i == conditionLinesMax {
-			fmt.Fprintf(&b, "  and %d more: mailnode status --json\n", len(list)-i)
+			fmt.Fprintf(&b, "  and %d more: mailnode status --json\n", left)
 			break
 		}
-		head := fmt.Sprintf("%s: %s", c.Severity, c.Name)
-		if c.About != "" {
-			head += " " + clean(c.About)
+		left -= len(g)
+		head := fmt.Sprintf("%s: %s", g[0].Severity, g[0].Name)
+		if about := aboutText(g); about != "" {
+			head += " " + about
 		}
-		b.WriteString("  " + p.severity(c.Severity, fmt.Sprintf("%s, for %s", head, age(c.SinceS))) + "\n")
-		b.WriteString(wrap("    ", clean(c.Text)))
+		since := g[0].SinceS
+		for _, c := range g {
+			since = max(since, c.SinceS)
+		}
+		indent := "  "
+		for line := range strings.Lines(wrap("    ", fmt.Sprintf("%s, for %s", head, age(since)))) {
+			b.WriteString(indent + p.severity(g[0].Severity, strings.TrimSpace(line)) + "\n")
+			indent = "    "
+		}
+		b.WriteString(wrap("    ", clean(g[0].Text)))
 	}
 	return b.String()
+}
+
+// groupConditions puts together of what the same is said: one dead node takes many
+// slots with it, and one disk that hangs.
+func groupConditions(list []monitor.Condition) [][]monitor.Condition {
+	var out [][]monitor.Condition
+	at := map[string]int{}
+	for _, c := range list {
+		key := fmt.Sprintf("%s|%s|%s", c.Name, c.About, c.Text)
+		if _, err := slot.ParseID(c.About); err == nil {
+			key = fmt.Sprintf("%s||%s", c.Name, strings.ReplaceAll(c.Text, c.About, "SLOT"))
+		}
+		i, ok := at[key]
+		if !ok {
+			i = len(out)
+			at[key] = i
+			out = append(out, nil)
+		}
+		out[i] = append(out[i], c)
+	}
+	return out
+}
+
+// aboutText names what a group's conditions are about.
+func aboutText(g []monitor.Condition) string {
+	if len(g) == 1 {
+		return clean(g[0].About)
+	}
+	var ids []slot.ID
+	for _, c := range g {
+		if id, err := slot.ParseID(c.About); err == nil {
+			ids = append(ids, id)
+		}
+	}
+	return slotRanges(ids)
 }
 
 func proposalLines(list []admin.Proposal) string {

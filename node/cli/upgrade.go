@@ -27,7 +27,7 @@ func (a *app) clusterUpgrade() *cobra.Command {
 			}
 		}
 		if len(old) > 0 {
-			return &admin.Error{Text: fmt.Sprintf("nothing was done: too old for feature level %d: %s; upgrade and start each of them first, or remove it", to, strings.Join(old, ", ")),
+			return &admin.Error{Text: fmt.Sprintf("nothing was done: too old for feature level %d: %s; upgrade and start each of them first", to, strings.Join(old, ", ")),
 				Exit: admin.ExitRefused, Next: "mailnode cluster members"}
 		}
 		a.say("raising the feature level of cluster %s from %d to %d;", m.Cluster, from, to)

@@ -41,12 +41,6 @@ func Check(path string) []Problem {
 	return problems
 }
 
-// Default gives what an empty file means on this machine.
-func Default() (Config, error) {
-	c, problems := Parse("defaults", "")
-	return c, joined(problems)
-}
-
 // Parse reads the text of a configuration file; file is its name in Problems.
 func Parse(file, text string) (Config, []Problem) {
 	host, err := os.Hostname()

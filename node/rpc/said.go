@@ -135,7 +135,7 @@ func broken(text string) string {
 	if _, cause, ok := strings.Cut(text, dialing); ok {
 		return "it cannot be reached: " + strings.ReplaceAll(strings.TrimSuffix(cause, `"`), `\"`, `"`)
 	}
-	for _, own := range []string{"connection error:", "transport", "error reading from server", "keepalive", "EOF", "RST_STREAM", "GOAWAY",
+	for _, own := range []string{"connection error:", "transport", "error reading from server", "broken pipe", "connection reset", "keepalive", "EOF", "RST_STREAM", "GOAWAY",
 		"the client connection is closing", "the connection is draining", "latest balancer error", "stream terminated"} {
 		if strings.Contains(text, own) {
 			return "the connection broke before it answered"

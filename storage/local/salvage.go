@@ -29,8 +29,6 @@ type salvage struct {
 	why  []string
 }
 
-func everything() event.Span { return event.Span{Lower: []byte{0}} }
-
 // lose notes that a part cannot be read.
 func (x *salvage) lose(sp event.Span, format string, args ...any) {
 	x.gone = append(x.gone, sp)

@@ -110,6 +110,15 @@ func (s *Slot) SetAside(ctx context.Context) (name string, err error) {
 		return "", fmt.Errorf("set aside %s: %w", s.o.Slot, err)
 	}
 	defer s.PinPacks()()
+	// Until the flush of the start has ended, the list of files may name a log that
+	// was never made: what is set aside would look as if its log had been lost.
+	select {
+	case <-s.startFlushed:
+	case <-s.Failed():
+		return "", fmt.Errorf("set aside %s: %w", s.o.Slot, s.Failure())
+	case <-ctx.Done():
+		return "", fmt.Errorf("set aside %s: %w", s.o.Slot, ctx.Err())
+	}
 	// Inside read, so that Close waits for it.
 	if err := s.read(func(*view) error {
 		return s.guarded(func() error { return s.db.Checkpoint(tmp, pebble.WithFlushedWAL()) })

@@ -160,3 +160,29 @@ func wholeState(t *testing.T, s *Slot) (out stateRecords) {
 	}
 	return out
 }
+
+// A state that is set aside right after its copy was opened is whole: its list of
+// files names the log that is there, although the flush of the start may not have
+// ended. Else every such state would be said to be not all readable.
+func TestLaw07SetAsideRightAfterTheStartIsWhole(t *testing.T) {
+	for i := range 40 {
+		o := options(t, newFS(t))
+		s := openSlot(t, o)
+		m := serve(t, s, 1, 0)
+		deliver(t, m, mail(i), account(t, m, "u1@example.test"))
+		m.Stop()
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+		s = openSlot(t, o)
+		name, err := s.SetAside(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		x := openSalvage(s, o.FS.PathJoin(o.Dir, "quarantine", name))
+		if !x.whole() {
+			t.Errorf("run %d: %v", i, x.why)
+		}
+		x.close()
+	}
+}

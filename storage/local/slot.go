@@ -92,12 +92,13 @@ type Slot struct {
 	checks     []Check // of Open
 	newestWall int64   // the newest wall-clock second that Open saw, Unix
 
-	dirty    bool // the last stop was unclean; set by Open, read by Serve
-	durable  atomic.Pointer[view]
-	known    event.Head     // of the last group that entered Pebble; Open's, then the committer's own
-	readers  sync.WaitGroup // views that are not released
-	views    atomic.Uint64  // how many there ever were
-	building atomic.Bool
+	dirty        bool // the last stop was unclean; set by Open, read by Serve
+	durable      atomic.Pointer[view]
+	known        event.Head     // of the last group that entered Pebble; Open's, then the committer's own
+	readers      sync.WaitGroup // views that are not released
+	views        atomic.Uint64  // how many there ever were
+	building     atomic.Bool
+	startFlushed <-chan struct{} // closed when the list of files names the log in use
 	// generation is raised in the committer when the whole state is replaced:
 	// what was remembered of an older one is worth nothing (listing.go).
 	generation atomic.Uint64
@@ -339,7 +340,7 @@ func (s *Slot) begin() (string, error) {
 	s.install(s.newView())
 	// A table and an edit that name the log in use: a restart that finds another
 	// one is in doubt. It may take its time, and a full disk may refuse it.
-	if err := s.guarded(func() error { _, err := s.db.AsyncFlush(); return err }); err != nil {
+	if err := s.guarded(func() (err error) { s.startFlushed, err = s.db.AsyncFlush(); return err }); err != nil {
 		return "", err
 	}
 	return "changes are taken", s.com.start(s)

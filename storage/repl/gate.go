@@ -99,8 +99,12 @@ func NewFeed(o FeedOptions) (*Feed, error) {
 	return f, nil
 }
 
-// step is the one way in which the state changes. The caller holds mu.
+// step is the one way in which the state changes. The caller holds mu. A feed that
+// has ended decides nothing more: that its streams end is no news.
 func (f *Feed) step(e ack.Event) {
+	if f.closed != nil {
+		return
+	}
 	next, acts := ack.Step(f.st, e)
 	f.st = next
 	f.do(acts)

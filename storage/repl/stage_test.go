@@ -525,10 +525,10 @@ func (n *realNode) follow(sl cluster.Slot) {
 // promise is what a question under an epoch does to a node.
 func (n *realNode) promise(e slot.Epoch) {
 	p, err := n.copy.Promised()
-	if err != nil || max(n.epoch, p) >= e {
-		return
+	if err == nil && p < e {
+		err = n.copy.Promise(n.life, e)
 	}
-	if err := n.copy.Promise(n.life, e); err != nil {
+	if err != nil {
 		n.st.t.Error(err)
 	}
 	if n.epoch < e && n.role != failover.RoleNone {

@@ -74,6 +74,7 @@ type Replica struct {
 	Viable    bool
 	Problem   string        // why not viable
 	Progress  time.Duration // when it last moved
+	Gone      time.Duration // when its last connection ended
 	AtHead    bool
 	HeadFrom  time.Duration // since when it is at the head
 }

@@ -186,7 +186,7 @@ func (s State) adjusted() (*Record, string) {
 	holds := false
 	for _, n := range s.recorded.InSync {
 		r := s.Replica(n)
-		if r.Conn == 0 && s.now-s.began < EvictAfter || r.Viable && (r.AtHead || s.now-r.Progress < EvictAfter) {
+		if r.Conn == 0 && s.now-s.began < EvictAfter || r.Viable && (r.AtHead || s.now-max(r.Progress, r.Gone) < EvictAfter) {
 			keep = append(keep, n)
 			holds = holds || r.Viable && r.Acked >= s.released
 		}

@@ -153,7 +153,7 @@ func Step(s State, e Event) (State, []Action) {
 		return s.acked(e)
 	case Disconnected:
 		if r := s.Replica(e.Node); r.Conn == e.Conn {
-			r.Connected, r.AtHead = false, false
+			r.Connected, r.AtHead, r.Gone = false, false, s.now
 			s.put(r)
 		}
 	case Recorded:
