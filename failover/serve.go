@@ -13,7 +13,6 @@ import (
 // or a pause, and all that it was told. Slot is Raft's record, proved fresh.
 type Start struct {
 	Slot     cluster.Slot
-	Self     slot.NodeName
 	Position slot.Position // last durable event of its copy
 	Lineage  slot.Epoch    // newest epoch of its copy
 	Building bool

@@ -26,7 +26,7 @@ import (
 func TestLaw01Law02StartStories(t *testing.T) {
 	datadriven.Walk(t, "testdata/serve", func(t *testing.T, path string) {
 		datadriven.RunTest(t, path, func(t *testing.T, td *datadriven.TestData) string {
-			s := Start{Self: "n2", Answers: map[slot.NodeName]CopyAnswer{}, Passed: map[slot.NodeName]slot.Position{}}
+			s := Start{Answers: map[slot.NodeName]CopyAnswer{}, Passed: map[slot.NodeName]slot.Position{}}
 			for line := range strings.Lines(td.Input) {
 				if f := strings.Fields(line); len(f) > 0 {
 					s.line(t, f)
@@ -104,7 +104,7 @@ func (s *Start) told(d Decision) string {
 // back from before it: who was in sync is silent. The epoch is not begun a second
 // time: its numbers were given out (law 2).
 func TestLaw02ServedEpochIsNotBegunAgain(t *testing.T) {
-	s := Start{Self: "n2", Position: slot.At(1, 9), Lineage: 1,
+	s := Start{Position: slot.At(1, 9), Lineage: 1,
 		Slot: cluster.Slot{Epoch: 2, Master: "n2", Replicas: []slot.NodeName{"n3"}, AtLeast: slot.At(1, 9)}}
 	if d := MayServe(s); d.Begin != BeginServe {
 		t.Errorf("nothing is recorded of the epoch: %+v", d)

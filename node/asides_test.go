@@ -66,12 +66,10 @@ func (s *site) leaveBehind(ctx context.Context) leftBehind {
 		}
 	}
 	send(old, 1)
-	replica.stop()
-	replica.ended.Wait()
+	replica.stopped()
 	send(old, 2) // after ack_timeout, recorded as unprotected
 	send(old, 3)
-	old.stop()
-	old.ended.Wait()
+	old.stopped()
 	s.start(replica)
 	proposal := ""
 	s.eventuallyAt(replica, "the slot is proposed", func(st admin.Status) bool {
@@ -130,8 +128,7 @@ func TestLaw07MailOfACutOffMasterIsSaid(t *testing.T) {
 	if err != nil || len(got.States) != 1 || len(got.States[0].List) != 2 || got.States[0].Dismissed == nil || got.States[0].Dismissed.Why != "restored by hand" {
 		t.Errorf("after it was dismissed: %+v, %v", got, err)
 	}
-	witness.stop()
-	witness.ended.Wait()
+	witness.stopped()
 	if got, err := old.admin.Asides(ctx); err != nil || len(got.States) != 1 || len(got.Unknown) != 1 || !strings.HasPrefix(got.Unknown[0], "what "+witness.name+" has set aside: "+witness.name+": ") {
 		t.Errorf("with a silent node: %+v, %v", got, err)
 	}

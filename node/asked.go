@@ -52,12 +52,7 @@ func (k *keeper) usersToShow() shownUsers {
 		}()
 	}
 	k.mu.Unlock()
-	late := time.NewTimer(usersWithin)
-	defer late.Stop()
-	select {
-	case <-u.reading:
-	case <-late.C:
-	}
+	closes(u.reading, usersWithin) // else what was read before is shown
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	return k.users

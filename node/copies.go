@@ -194,10 +194,15 @@ func (c *copies) close() bool {
 func within(d time.Duration, fn func()) bool {
 	done := make(chan struct{})
 	go func() { defer close(done); fn() }()
+	return closes(done, d)
+}
+
+// closes says whether a channel is closed in time.
+func closes(c <-chan struct{}, d time.Duration) bool {
 	t := time.NewTimer(d)
 	defer t.Stop()
 	select {
-	case <-done:
+	case <-c:
 		return true
 	case <-t.C:
 		return false
@@ -338,7 +343,7 @@ const endWithin = time.Second
 // goroutine but the role's own.
 func (k *keeper) end() bool {
 	ended := k.leaveRole()
-	return ended == nil || within(endWithin, func() { <-ended })
+	return ended == nil || closes(ended, endWithin)
 }
 
 // leaveRole is end without the wait: the channel is closed when the role has
@@ -413,7 +418,7 @@ func (k *keeper) promise(ctx context.Context, asked slot.Epoch) error {
 		ended = k.leaveRole() // until it has ended it may still acknowledge
 		k.wake()
 	}
-	if ended == nil || within(answerWithin, func() { <-ended }) {
+	if ended == nil || closes(ended, answerWithin) {
 		return nil
 	}
 	return fmt.Errorf("promise slot %s: %w", k.id, errNotEnded)

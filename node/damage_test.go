@@ -20,8 +20,7 @@ import (
 // settle restarts a node, so that its state lies in tables.
 func (s *site) settle(r *running) {
 	s.t.Helper()
-	r.stop()
-	r.ended.Wait()
+	r.stopped()
 	s.start(r)
 }
 

@@ -152,8 +152,7 @@ func (s *site) loseQuorum(ctx context.Context, users []string) {
 	st := s.status(ctx, n1)
 	mine, other := servedBy(t, st, "n1"), servedBy(t, st, "n2")
 	for _, r := range s.nodes[1:] {
-		r.stop()
-		r.ended.Wait()
+		r.stopped()
 	}
 	s.eventually("the lost quorum is said", func(st admin.Status) bool {
 		for _, c := range st.Conditions {
@@ -263,8 +262,7 @@ func TestEmptiedRaftFolderFoundsNothing(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, 1, 0, 1)
 	n := s.nodes[0]
-	n.stop()
-	n.ended.Wait()
+	n.stopped()
 	dir := filepath.Join(n.cfg.Node.Data, "raft")
 	if err := os.RemoveAll(dir); err != nil {
 		t.Fatal(err)

@@ -17,8 +17,7 @@ import (
 // upgraded restarts a node with a made-up release.
 func (s *site) upgraded(r *running, release string, level slot.FeatureLevel) {
 	s.t.Helper()
-	r.stop()
-	r.ended.Wait()
+	r.stopped()
 	s.startWith(r, func(n *Node) { n.version, n.features = release, level })
 }
 

@@ -97,8 +97,7 @@ func restartWithHang(t *testing.T, s *site, jump *atomic.Int64) (h *hangRead, id
 	if other == id {
 		t.Fatal("n1 is master of one slot only")
 	}
-	n1.stop()
-	n1.ended.Wait()
+	n1.stopped()
 	h = &hangRead{part: filepath.Join("slots", id.String(), "index"), release: make(chan struct{})}
 	t.Cleanup(func() { close(h.release) })
 	s.startWith(n1, func(n *Node) {
@@ -193,8 +192,7 @@ func TestLaw09CopyThatHangsWhileItOpens(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	n1.stop()
-	n1.ended.Wait()
+	n1.stopped()
 	h := &hangRead{part: filepath.Join("slots", id.String(), "index"), release: make(chan struct{})}
 	h.armed.Store(true)
 	t.Cleanup(func() { close(h.release) })
@@ -235,8 +233,7 @@ func TestLaw04MasterThatWaitsIsProposed(t *testing.T) {
 	n1 := s.nodes[0]
 	id := servedBy(t, s.status(ctx, n1), "n1")
 	var jump atomic.Int64
-	n1.stop()
-	n1.ended.Wait()
+	n1.stopped()
 	s.startWith(n1, func(n *Node) {
 		mono := n.clock.Mono
 		n.clock.Mono = func() time.Duration { return mono() + time.Duration(jump.Load()) }
@@ -268,8 +265,7 @@ func TestFenceWithoutQuorum(t *testing.T) {
 	}
 	epoch := n1.node.copies.serving(mine).Epoch()
 	for _, r := range s.nodes[1:] {
-		r.stop()
-		r.ended.Wait()
+		r.stopped()
 	}
 	s.until(n1, 12*time.Second, "the slots are fenced", func(st admin.Status) bool { return said(st, "slots-fenced", "") != "" })
 	if err := s.deliver(n1, users[mine], "x\r\n"); err == nil || !strings.HasPrefix(err.Error(), "451") {

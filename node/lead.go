@@ -106,7 +106,7 @@ func (k *keeper) mayServe(ctx context.Context, sl cluster.Slot) (now cluster.Slo
 		// Whoever gave this node a new epoch has accepted what it lost in the one before.
 		k.askedEpoch, k.askedSince, k.lost = sl.Epoch, began, nil
 	}
-	start := failover.Start{Self: k.n.cfg.Node.Name, Waited: began - k.askedSince, Passed: map[slot.NodeName]slot.Position{}}
+	start := failover.Start{Waited: began - k.askedSince, Passed: map[slot.NodeName]slot.Position{}}
 	if k.lost != nil {
 		start.LostTo = k.lost.to
 	}

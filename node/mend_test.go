@@ -172,8 +172,7 @@ func TestLaw06Law07DamagedBodies(t *testing.T) {
 	}
 	until(t, "the condition says so", func() bool { return has(master, monitor.MessageMissing) })
 
-	replica.stop()
-	replica.ended.Wait()
+	replica.stopped()
 	replica.flip(t, lost) // as it was
 	s.start(replica)
 	until(t, "the message is back", func() bool {
@@ -194,11 +193,9 @@ func TestLaw06Law07DamagedBodies(t *testing.T) {
 func TestLaw07GivenUpWhileTheOtherCopyIsAway(t *testing.T) {
 	t.Parallel()
 	s, master, replica, _ := mendSite(t)
-	master.stop()
-	master.ended.Wait()
+	master.stopped()
 	s.startWith(master, func(n *Node) { n.giveUpAfter = 3 * time.Second })
-	replica.stop()
-	replica.ended.Wait()
+	replica.stopped()
 	master.flip(t, "this is the body of number 1")
 	refused := 0
 	until(t, "the message is given up", func() bool {
@@ -286,8 +283,7 @@ func TestLaw06Law12Audit(t *testing.T) {
 func TestLaw12ScrubRepairsByItself(t *testing.T) {
 	t.Parallel()
 	s, master, _, _ := mendSite(t)
-	master.stop()
-	master.ended.Wait()
+	master.stopped()
 	scrubbed := filepath.Join(master.cfg.Node.Data, "scrub.json")
 	s.startWith(master, func(n *Node) { n.scrubDelay = 5 * time.Second })
 	until(t, "the slot is served", func() bool { // after the self-check, which would find it
@@ -340,8 +336,7 @@ func TestLaw06AuditOfADamagedTable(t *testing.T) {
 	t.Parallel()
 	s, master, replica, _ := mendSite(t)
 	for _, r := range []*running{replica, master} {
-		r.stop()
-		r.ended.Wait()
+		r.stopped()
 		s.start(r) // a start leaves tables where the log was
 		until(t, "the copy is open", func() bool { return r.node.copies.slot(0) != nil })
 	}

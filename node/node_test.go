@@ -266,8 +266,7 @@ func TestThreeNodes(t *testing.T) {
 		t.Fatalf("unknown user: %v", err)
 	}
 	last := s.nodes[2]
-	last.stop()
-	last.ended.Wait()
+	last.stopped()
 	s.eventually("a proposal", func(st admin.Status) bool { return len(st.Proposals) == 1 })
 	out, err := s.nodes[0].admin.Confirm(ctx, admin.ConfirmRequest{})
 	if err != nil || out.Exit != 0 {
@@ -327,8 +326,7 @@ func TestLaw09DamagedSlotIsRefusedAlone(t *testing.T) {
 			}
 		}
 	}
-	n.stop()
-	n.ended.Wait()
+	n.stopped()
 	slots := filepath.Join(n.cfg.Node.Data, "slots")
 	flip(t, filepath.Join(slots, "s000", "SLOT"))
 	flip(t, filepath.Join(slots, "s001", "packs", "00000001.pack"))
@@ -400,8 +398,7 @@ func TestLaw02Law07EmptiedMasterDoesNotServe(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	n1.stop()
-	n1.ended.Wait()
+	n1.stopped()
 	if err := os.RemoveAll(filepath.Join(n1.cfg.Node.Data, "slots", id.String())); err != nil {
 		t.Fatal(err)
 	}

@@ -62,8 +62,7 @@ func TestLaw01ProposeByKind(t *testing.T) {
 			t.Errorf("%s is not fresh: %v", r.name, err)
 		}
 	}
-	s.nodes[1].stop()
-	s.nodes[1].ended.Wait()
+	s.nodes[1].stopped()
 	s.eventually("n1 knows no leader", func(st admin.Status) bool { return st.Leader == "" })
 	short, done := context.WithTimeout(ctx, 500*time.Millisecond)
 	defer done()

@@ -74,8 +74,7 @@ func TestLaw07MasterAloneRebuildsByItself(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	n.stop()
-	n.ended.Wait()
+	n.stopped()
 	if err := os.RemoveAll(filepath.Join(n.slotDir("s000"), "index")); err != nil {
 		t.Fatal(err)
 	}
@@ -118,8 +117,7 @@ func TestLaw04Law07ReplicaRebuildsByItselfAndAMasterDoesNot(t *testing.T) {
 	_, master, replica := s.masterOf(ctx, u, 1)
 	lose := func(r *running) {
 		t.Helper()
-		r.stop()
-		r.ended.Wait()
+		r.stopped()
 		if err := os.RemoveAll(filepath.Join(r.slotDir("s000"), "index")); err != nil {
 			t.Fatal(err)
 		}
@@ -215,8 +213,7 @@ func TestLaw12RebuildGoesOnAfterARestart(t *testing.T) {
 		}
 	}
 	o := n.node.copies.keeper(0).options
-	n.stop()
-	n.ended.Wait()
+	n.stopped()
 	o.Resources, o.OnDamage = local.NewResources(8<<20), nil
 	cut := errors.New("the power failed")
 	spent := 0

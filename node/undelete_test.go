@@ -190,8 +190,7 @@ func (s *site) eraseAndLoseTheMaster(ctx context.Context, a slot.Address, master
 	if n, err := s.count(master, string(a), "pw"); err != nil || n != 0 {
 		t.Errorf("made anew with %d messages, %v", n, err)
 	}
-	master.stop()
-	master.ended.Wait()
+	master.stopped()
 	if err := op.DeleteUser(ctx, admin.NamedUser{Address: a}); exit(err) != admin.ExitFailed {
 		t.Errorf("delete without a master: %v, want exit %d", err, admin.ExitFailed)
 	}
@@ -293,8 +292,7 @@ func TestUpkeepGivesRoomBack(t *testing.T) {
 	}
 	s.expungeAll(n, u)
 	s.eventually("the bodies are freed", func(admin.Status) bool { return kept(t, n.node.copies.slot(0), event.PrefixBody) == 0 })
-	n.stop()
-	n.ended.Wait()
+	n.stopped()
 	s.start(n)
 	first := filepath.Join(n.cfg.Node.Data, "slots", "s000", "packs", "00000001.pack")
 	s.eventually("the pack is gone", func(admin.Status) bool { _, err := os.Stat(first); return errors.Is(err, fs.ErrNotExist) })

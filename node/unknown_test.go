@@ -79,14 +79,12 @@ func TestLaw07DataAfterAnOpenLoss(t *testing.T) {
 		replica, front = front, replica
 	}
 	user := newcomer(t, id, 3)
-	replica.stop()
-	replica.ended.Wait()
+	replica.stopped()
 	if _, err := n1.admin.AddUser(ctx, admin.AddUser{Address: addr(t, user), Password: "pw"}); err != nil {
 		t.Fatal(err)
 	}
 	client := s.begun(front, user)
-	n1.stop() // with what only it has
-	n1.ended.Wait()
+	n1.stopped() // with what only it has
 	s.start(replica)
 	s.nodes = []*running{front, replica, n1}
 	s.eventually("the slot is proposed", func(admin.Status) bool { _, ok := front.node.State().OpenProposalOf(id); return ok })

@@ -168,7 +168,7 @@ func (n *node) lead(sl cluster.Slot) {
 		if now.Master != n.name || now.Epoch != sl.Epoch {
 			return
 		}
-		s := failover.Start{Slot: now, Self: n.name, Position: n.disk.head(), Lineage: n.disk.lineage.Last(), Building: n.disk.building,
+		s := failover.Start{Slot: now, Position: n.disk.head(), Lineage: n.disk.lineage.Last(), Building: n.disk.building,
 			LostTo: n.lostTo, Waited: w.now - n.asked, Passed: passed, Answers: map[slot.NodeName]failover.CopyAnswer{}}
 		for _, r := range now.Replicas {
 			if a, ok := w.ask(n, w.byName[r], now.Epoch); ok && len(a.Copies) == 1 {
@@ -349,8 +349,8 @@ func (n *node) propose(a ack.Propose) {
 			n.step(ack.Proposed{At: n.w.now, Record: r, Outcome: o})
 		}
 	}
-	l := &letter{from: n, command: c, unknown: func(*letter) { ended(ack.Unknown) }}
-	l.reply = func(_ *letter, _ int, err error) {
+	l := &letter{from: n, command: c, unknown: func() { ended(ack.Unknown) }}
+	l.reply = func(err error) {
 		var stale cluster.ErrStale
 		switch {
 		case err == nil:

@@ -363,7 +363,7 @@ func (w *world) operate(n *node) {
 	p, open := st.OpenProposalOf(theSlot)
 	if !open {
 		if w.chance(3) && len(sl.Replicas) > 0 {
-			_ = w.propose(&letter{from: n, reply: func(*letter, int, error) {}, unknown: func(*letter) {},
+			_ = w.propose(&letter{from: n, reply: func(error) {}, unknown: func() {},
 				command: cluster.OpenProposal{By: "operator", Slots: []cluster.ProposedSlot{{Slot: theSlot, Epoch: sl.Epoch, From: sl.Master, To: pick(w, sl.Replicas)}}}})
 		}
 		return
@@ -381,7 +381,7 @@ func (w *world) operate(n *node) {
 			continue
 		}
 		w.say("an operator at %s confirms %s -> %s at %s, safe %t, version %d", n.name, s.From, s.To, s.Position, s.Safe, s.Version)
-		_ = w.propose(&letter{from: n, reply: func(*letter, int, error) {}, unknown: func(*letter) {}, blind: s.Safe && w.blind(n, sl),
+		_ = w.propose(&letter{from: n, reply: func(error) {}, unknown: func() {}, blind: s.Safe && w.blind(n, sl),
 			command: cluster.ConfirmSlot{Proposal: p.ID, Slot: theSlot, Epoch: s.Epoch, Version: s.Version, To: s.To, Position: s.Position, Unclean: true, AcceptLoss: accept}})
 	}
 }

@@ -58,11 +58,11 @@ type letter struct {
 	command cluster.Command
 	sent    time.Duration
 	arrives time.Duration
-	expires time.Duration // the sender gives up
-	blind   bool          // it rests on a restored disk, and nobody knew
-	given   bool          // the sender was told that the outcome is not known
-	reply   func(l *letter, index int, err error)
-	unknown func(l *letter)
+	expires time.Duration   // the sender gives up
+	blind   bool            // it rests on a restored disk, and nobody knew
+	given   bool            // the sender was told that the outcome is not known
+	reply   func(err error) // the leader's answer has come
+	unknown func()          // no answer came in time
 }
 
 // newWorld makes n1, the master, with the replicas n2 and n3; n4 votes, and is made
@@ -245,7 +245,7 @@ func (w *world) post() {
 func (w *world) giveUp(l *letter) {
 	l.given = true
 	if l.from.runs() && l.from.boot == l.boot {
-		l.unknown(l)
+		l.unknown()
 	}
 }
 
@@ -267,5 +267,5 @@ func (w *world) deliver(l *letter) {
 	if err == nil {
 		l.from.apply(index)
 	}
-	l.reply(l, index, err)
+	l.reply(err)
 }

@@ -2,7 +2,6 @@ package repl
 
 import (
 	"context"
-	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -77,19 +76,7 @@ func TestLaw05FutureChangeDoesNotStopReplication(t *testing.T) {
 		t.Fatal(err)
 	}
 	newer.from.Store(uint64(slot.At(1, h.Position.N()+1)))
-	if err := n1.deliver(a, text(1, 10)); err != nil {
-		t.Fatal(err)
-	}
-	eventually(t, "the event is in quarantine", func() bool {
-		names, _ := n2.copy.Quarantined()
-		return len(names) == 1 && strings.HasPrefix(names[0], "event-1-")
-	})
-	sameState(t, n1, n2)
-	if err := n1.deliver(a, text(2, 10)); err != nil {
-		t.Fatal(err)
-	}
-	sameState(t, n1, n2)
-	eventually(t, "viable again", func() bool { return follower.State().Viable })
+	quarantinedAndOn(t, n1, n2, a, follower)
 	if names, err := n2.copy.Quarantined(); err != nil || len(names) != 1 {
 		t.Errorf("in quarantine: %q, %v", names, err)
 	}

@@ -460,6 +460,13 @@ func TestLaw05PoisonEventDoesNotStopReplication(t *testing.T) {
 	}
 	n2.damage(event.StatsKey(storage.Ref{Account: a.ID, Mailbox: box.ID}), event.Marshal(&event.MailboxStats{Digest: event.Digest{Hi: 1}.Bytes()}))
 	f := n2.follow(n1, 1)
+	quarantinedAndOn(t, n1, n2, a, f)
+}
+
+// quarantinedAndOn wants the replica to set the next event aside, to have the
+// master's state all the same, and to follow on.
+func quarantinedAndOn(t *testing.T, n1, n2 *side, a storage.Account, f *Follower) {
+	t.Helper()
 	if err := n1.deliver(a, text(1, 10)); err != nil {
 		t.Fatal(err)
 	}

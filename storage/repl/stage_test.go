@@ -557,7 +557,7 @@ func (n *realNode) lead(sl cluster.Slot) {
 	if n.askedIn != sl.Epoch {
 		n.askedIn, n.asked = sl.Epoch, now
 	}
-	s := failover.Start{Self: n.name, LostTo: n.lostTo, Waited: now - n.asked, Passed: map[slot.NodeName]slot.Position{}}
+	s := failover.Start{LostTo: n.lostTo, Waited: now - n.asked, Passed: map[slot.NodeName]slot.Position{}}
 	for {
 		if !n.fresh() {
 			return
