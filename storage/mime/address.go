@@ -41,6 +41,37 @@ type addressReader struct {
 	localEnd   int
 }
 
+// IsAddressField reports whether a field holds an address list (RFC 5322 section 3.6), by its lower-case name.
+func IsAddressField(name string) bool {
+	switch name {
+	case "from", "sender", "reply-to", "to", "cc", "bcc":
+		return true
+	}
+	return false
+}
+
+// Addresses returns the addresses of a field's value for comparing: "name <local@domain>" without quotes, comments and
+// folds, the name in UTF-8, or what there is of that. Groups are their members.
+func Addresses(value []byte) []string {
+	var list []string
+	parseAddresses(unfold(value), func(a Address) {
+		spec := a.Mailbox
+		if a.Host != "" {
+			spec += "@" + a.Host
+		}
+		switch {
+		case a.Mark == MarkGroupEnd:
+		case a.Mark == MarkGroupStart:
+			list = append(list, DecodeHeader(a.Mailbox))
+		case a.Name == "":
+			list = append(list, spec)
+		default:
+			list = append(list, DecodeHeader(a.Name)+" <"+spec+">")
+		}
+	})
+	return list
+}
+
 // parseAddresses hands the addresses of an unfolded value to emit.
 func parseAddresses(value string, emit func(Address)) {
 	r := addressReader{s: value, emit: emit}
