@@ -51,10 +51,10 @@ func IsAddressField(name string) bool {
 }
 
 // Addresses returns the addresses of a field's value for comparing: "name <local@domain>" without quotes, comments and
-// folds, the name in UTF-8, or what there is of that. Groups are their members.
+// folds, the name in UTF-8, or what there is of that. The name of a group stands before its members.
 func Addresses(value []byte) []string {
 	var list []string
-	parseAddresses(unfold(value), func(a Address) {
+	parseAddresses(unfold(value[:min(len(value), maxAddressBytes)]), func(a Address) {
 		spec := a.Mailbox
 		if a.Host != "" {
 			spec += "@" + a.Host
