@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// TestParseDate has the forms of RFC 5322, those of its appendix A included, and what is none.
+// TestParseDate has the forms of RFC 5322, those of its appendix A included, and some that only live in mail.
 func TestParseDate(t *testing.T) {
 	for value, want := range map[string]string{
 		"Mon, 1 Jan 2024 10:00:00 +0000":                      "2024-01-01T10:00:00Z",
@@ -47,42 +47,46 @@ func TestParseDate(t *testing.T) {
 		"Mon 1 January 2024 9:00:00":              "2024-01-01T09:00:00Z",
 		"Monday, 1-Jan-24 10:00:00 GMT":           "2024-01-01T10:00:00Z",
 		"Mon, 1 Jan 2024 10:00:00 GMT+0100":       "2024-01-01T10:00:00Z",
+		"Mon, 1 Jan 2024 10:00:00 + 0000":         "2024-01-01T10:00:00Z",
 		"Mon, 1 Jan 2024 10:00:00 +0100 (unended": "2024-01-01T10:00:00+01:00",
-
-		"":                                "",
-		"yesterday":                       "",
-		"Mon, 1 Jan 2024":                 "",
-		"Mon, 0 Jan 2024 10:00:00 +0000":  "",
-		"Mon, 32 Jan 2024 10:00:00 +0000": "",
-		"Thu, 30 Feb 2024 10:00:00 +0000": "",
-		"Wed, 29 Feb 2023 10:00:00 +0000": "",
-		"Mon, 1 Foo 2024 10:00:00 +0000":  "",
-		"Mon, 1 Ja 2024 10:00:00 +0000":   "",
-		"Mon, 1 Janx 2024 10:00:00 +0000": "",
-		"Mon, 1 Jan 24024 10:00 +0000":    "",
-		"Mon, 1 Jan 1899 10:00:00 +0000":  "",
-		"Mon, 1 Jan 4 10:00:00 +0000":     "",
-		"Mon, 001 Jan 2024 10:00 +0000":   "",
-		"Mon, 1 Jan 2024 24:00:00 +0000":  "",
-		"Mon, 1 Jan 2024 10:60:00 +0000":  "",
-		"Mon, 1 Jan 2024 10:00:61 +0000":  "",
-		"Mon, 1 Jan 2024 10:0:00 +0000":   "",
-		"Mon, 1 Jan 2024 1000 +0000":      "",
-		"Mon, 1 Jan 2024 10:00:00 +000":   "",
-		"Mon, 1 Jan 2024 10:00:00 +0060":  "",
-		"Mon, 1 Jan 2024 10:00:00 + 0000 (white space may not part a number from its sign, but does no harm)": "2024-01-01T10:00:00Z",
-		"Mon, 1 (Jan 2024 10:00:00 +0000":  "",
-		"2024-01-01T10:00:00Z":             "",
-		"Mon, 1 Jan 2024 10:00:00 +00:00":  "",
-		"Mon, Tue, 1 Jan 2024 10:00 +0000": "",
 	} {
 		got, ok := ParseDate(value)
-		text := ""
-		if ok {
-			text = got.Format("2006-01-02T15:04:05Z07:00")
+		if text := got.Format("2006-01-02T15:04:05Z07:00"); !ok || text != want {
+			t.Errorf("parse %q: got %s, %v, want %s", value, text, ok, want)
 		}
-		if text != want {
-			t.Errorf("parse %q: got %q, want %q", value, text, want)
+	}
+}
+
+func TestParseDateRefuses(t *testing.T) {
+	for _, value := range []string{
+		"",
+		"yesterday",
+		"Mon, 1 Jan 2024",
+		"Mon, 0 Jan 2024 10:00:00 +0000",
+		"Mon, 32 Jan 2024 10:00:00 +0000",
+		"Thu, 30 Feb 2024 10:00:00 +0000",
+		"Wed, 29 Feb 2023 10:00:00 +0000",
+		"Mon, 1 Foo 2024 10:00:00 +0000",
+		"Mon, 1 Ja 2024 10:00:00 +0000",
+		"Mon, 1 Janx 2024 10:00:00 +0000",
+		"Mon, 1 Jan 24024 10:00 +0000",
+		"Mon, 1 Jan 1899 10:00:00 +0000",
+		"Mon, 1 Jan 4 10:00:00 +0000",
+		"Mon, 001 Jan 2024 10:00 +0000",
+		"Mon, 1 Jan 2024 24:00:00 +0000",
+		"Mon, 1 Jan 2024 10:60:00 +0000",
+		"Mon, 1 Jan 2024 10:00:61 +0000",
+		"Mon, 1 Jan 2024 10:0:00 +0000",
+		"Mon, 1 Jan 2024 1000 +0000",
+		"Mon, 1 Jan 2024 10:00:00 +000",
+		"Mon, 1 Jan 2024 10:00:00 +0060",
+		"Mon, 1 (Jan 2024 10:00:00 +0000",
+		"2024-01-01T10:00:00Z",
+		"Mon, 1 Jan 2024 10:00:00 +00:00",
+		"Mon, Tue, 1 Jan 2024 10:00 +0000",
+	} {
+		if got, ok := ParseDate(value); ok {
+			t.Errorf("parse %q: got %v", value, got)
 		}
 	}
 }
