@@ -7,6 +7,7 @@ import (
 
 	"mailnode/imapd/wire"
 	"mailnode/storage"
+	"mailnode/storage/mime"
 )
 
 // searchBatch is how many records are read before bodies are looked at: no scan
@@ -20,24 +21,20 @@ type searchReturn struct{ given, min, max, all, count bool }
 func (c *session) search(cmd *command) (reply, error) {
 	cmd.SP()
 	ret := parseSearchReturn(cmd)
-	if cmd.TryWord("CHARSET") {
-		cmd.SP()
-		charset := cmd.AString()
-		cmd.SP()
-		if cmd.Err() == nil && !strings.EqualFold(charset, "UTF-8") && !strings.EqualFold(charset, "US-ASCII") {
-			return reply{}, no("BADCHARSET (US-ASCII UTF-8)", "unknown charset")
-		}
-	}
 	p := searchParser{cmd: cmd, view: c.view}
-	key := p.all(0)
+	if err := p.parseCharset(); err != nil {
+		return reply{}, err
+	}
+	p.parse()
 	cmd.End()
-	if err := errors.Join(cmd.Err(), p.failed); err != nil {
+	if err := p.finish(); err != nil {
 		return reply{}, err
 	}
 	if !p.scoped {
 		p.scope = []span{{0, len(c.view.uids)}}
 	}
-	s := searching{session: c, key: key}
+	s := searching{session: c, keys: p.keys, needs: p.keys.needs(), values: make([]truth, len(p.keys)), sources: p.sources,
+		turn: turn{of: c.srv.turns}}
 	if len(c.view.uids) > 0 {
 		if err := s.run(p.scope); err != nil {
 			return reply{}, err
@@ -61,6 +58,24 @@ func (c *session) search(cmd *command) (reply, error) {
 	}
 	c.w.CRLF()
 	return ok(cmd.verb + " completed")
+}
+
+// parseCharset reads the charset of the texts. Those of ASCII and UTF-8 are taken as they are.
+func (p *searchParser) parseCharset() error {
+	if !p.cmd.TryWord("CHARSET") {
+		return nil
+	}
+	p.cmd.SP()
+	charset := p.cmd.AString()
+	p.cmd.SP()
+	if p.cmd.Err() != nil || strings.EqualFold(charset, "UTF-8") || strings.EqualFold(charset, "US-ASCII") {
+		return nil
+	}
+	if _, ok := mime.DecodeText(charset, ""); !ok {
+		return no("BADCHARSET (US-ASCII UTF-8)", "unknown charset")
+	}
+	p.charset = charset
+	return nil
 }
 
 func parseSearchReturn(cmd *command) (ret searchReturn) {
@@ -115,20 +130,21 @@ func (c *session) writeESearch(cmd *command, ret searchReturn, nums []uint32) {
 // searching is one SEARCH under way.
 type searching struct {
 	*session
-	key   searchKey
-	batch []candidate
-	found []uint32 // indices in the view
+	turn    turn
+	keys    searchKeys
+	needs   stage
+	values  []truth // for searchKeys.match
+	sources sources
+	batch   []candidate
+	found   []uint32 // indices in the view
+	chunk   []byte   // of decoded text
+	piece   []byte   // of a body
 }
 
 func (s *searching) run(scope []span) error {
-	if s.key.cost == costNothing {
+	defer s.turn.give()
+	if s.needs == readNothing {
 		return s.runNumbers(scope)
-	}
-	if s.key.cost == costRecord {
-		_, err := s.eachMessage(scope, func(i int, m *storage.Message) (bool, error) {
-			return false, s.try(&candidate{session: s.session, Message: *m, index: i})
-		}, func() error { return nil })
-		return err
 	}
 	_, err := s.eachMessage(scope, s.collect, s.tryBatch)
 	return err
@@ -142,39 +158,124 @@ func (s *searching) runNumbers(scope []span) error {
 			if _, gone := slices.BinarySearch(s.view.gone, uid); gone {
 				continue
 			}
-			if err := s.try(&candidate{session: s.session, Message: storage.Message{UID: uid}, index: i}); err != nil {
-				return err
+			s.batch = append(s.batch, candidate{Message: storage.Message{UID: uid}, index: i})
+			if len(s.batch) == searchBatch {
+				if err := s.tryBatch(); err != nil {
+					return err
+				}
 			}
 		}
 	}
-	return nil
+	return s.tryBatch()
 }
 
 func (s *searching) collect(i int, m *storage.Message) (enough bool, err error) {
 	m.Flags.Keywords = slices.Clone(m.Flags.Keywords)
-	s.batch = append(s.batch, candidate{session: s.session, Message: *m, index: i})
+	s.batch = append(s.batch, candidate{Message: *m, index: i, read: readRecord})
 	return len(s.batch) == searchBatch, nil
 }
 
+// tryBatch decides about a batch: by the records first, then by the summaries, and opens only what is left.
 func (s *searching) tryBatch() error {
+	if err := s.turn.take(s.ctx); err != nil {
+		return err
+	}
+	var open []*candidate
 	for i := range s.batch {
-		if err := s.try(&s.batch[i]); err != nil {
+		m := &s.batch[i]
+		if m.verdict = s.keys.match(m, s.values); m.verdict == unknown {
+			open = append(open, m)
+		}
+	}
+	s.turn.give()
+	for len(open) > 0 {
+		n, err := s.tryGroup(open)
+		if err != nil {
 			return err
+		}
+		open = open[n:]
+	}
+	for i := range s.batch {
+		if s.batch[i].verdict == isTrue {
+			s.found = append(s.found, uint32(s.batch[i].index))
 		}
 	}
 	s.batch = s.batch[:0]
-	return s.ctx.Err()
+	return nil
 }
 
-// try matches one message. One that has gone meanwhile does not match.
-func (s *searching) try(m *candidate) error {
-	defer m.close()
-	matches, err := s.key.match(m)
-	if errors.Is(err, storage.ErrNotFound) && !errors.Is(err, storage.ErrUnavailable) {
+// tryGroup decides about the first n of open, as many as have summaries of summariesMax bytes together.
+func (s *searching) tryGroup(open []*candidate) (n int, err error) {
+	for size := 0; n < len(open) && size < summariesMax; n++ {
+		more, err := s.readSummary(open[n])
+		if err != nil {
+			return 0, err
+		}
+		size += more
+	}
+	group := open[:n]
+	if err := s.turn.take(s.ctx); err != nil {
+		return 0, err
+	}
+	for _, m := range group {
+		if m.summary != nil {
+			s.begin()
+			s.readFields(m, m.summary.ListHeaders)
+			m.read = readSummary
+			m.verdict = s.keys.match(m, s.values)
+		}
+	}
+	s.turn.give()
+	for _, m := range group {
+		if m.verdict == unknown {
+			if err := s.open(m); err != nil {
+				return 0, err
+			}
+		}
+		m.summary = nil
+	}
+	return n, nil
+}
+
+// readSummary reads a message's summary. A message that has gone meanwhile does not match.
+func (s *searching) readSummary(m *candidate) (size int, err error) {
+	raw, err := s.store.Summary(s.ctx, s.view.ref, m.UID)
+	if isGone(err) {
+		m.verdict = isFalse
+		return 0, nil
+	}
+	if err != nil {
+		return 0, err
+	}
+	summary, err := mime.ParseSummary(raw)
+	if err != nil {
+		return 0, storage.Errorf(storage.ErrCorrupt, "read summary of UID %d: %w", m.UID, err)
+	}
+	m.summary = &summary
+	return len(raw), nil
+}
+
+// open decides about a message by its header and its body.
+func (s *searching) open(m *candidate) error {
+	body, err := s.store.OpenBody(s.ctx, s.view.ref, m.UID)
+	if isGone(err) {
+		m.verdict = isFalse
 		return nil
 	}
-	if matches && err == nil {
-		s.found = append(s.found, uint32(m.index))
+	if err != nil {
+		return err
 	}
+	defer body.Close()
+	if body.Size() != m.summary.Size() {
+		return storage.Errorf(storage.ErrCorrupt, "open body of UID %d: %d bytes, its summary says %d", m.UID, body.Size(), m.summary.Size())
+	}
+	b := bodySearch{searching: s, m: m, body: body}
+	err = b.run()
+	s.turn.give()
 	return err
+}
+
+// isGone reports whether an error means for certain that a message is there no more.
+func isGone(err error) bool {
+	return errors.Is(err, storage.ErrNotFound) && !errors.Is(err, storage.ErrUnavailable)
 }

@@ -1,239 +1,141 @@
 package imapd
 
 import (
-	"slices"
-	"strings"
-	"time"
-	"unicode/utf8"
-
-	"mailnode/imapd/wire"
-	"mailnode/storage"
+	"mailnode/imapd/match"
+	"mailnode/storage/mime"
 )
 
-// cost is what a search key must read of a message; cheaper ones are tried first.
-type cost int
+// truth is what is known of a key for one message. "And" is the least of its members, "or" the greatest (Kleene's
+// logic), so that a group is decided as soon as it can be.
+type truth uint8
 
 const (
-	costNothing cost = iota // its numbers
-	costRecord
-	costSummary
-	costBody
+	isFalse truth = iota
+	unknown
+	isTrue
 )
 
-// searchKey is one search key, ready to match.
+func truthOf(b bool) truth {
+	if b {
+		return isTrue
+	}
+	return isFalse
+}
+
+func (t truth) not() truth { return isTrue - t }
+
+// stage is how far a message has been read. Each stage costs more than the one before.
+type stage uint8
+
+const (
+	readNothing stage = iota // its numbers
+	readRecord               // flags, dates, size
+	readSummary              // the fields that are kept for lists
+	readHeader
+	readBody
+)
+
+// searchKey is a search key, or a group of them.
 type searchKey struct {
-	cost  cost
-	match func(m *candidate) (bool, error)
+	match   func(m *candidate) truth // nil for a group
+	needs   stage                    // where match knows for certain
+	parent  int                      // the group that it is in, which comes later in the list
+	either  bool                     // of a group: one member is enough
+	negated bool
 }
 
-const (
-	maxSearchDepth = 50 // of NOT, OR and parentheses
-	maxSearchKeys  = 1000
-)
+// searchKeys is a whole search: members before their groups, the outermost last. A list is gone through in a loop, so
+// that no depth of nesting needs more stack.
+type searchKeys []searchKey
 
-// searchParser parses search keys (RFC 3501, section 6.4.4).
-type searchParser struct {
-	cmd  *command
-	view *view
-	keys int
-	// scope is the first set on the highest level: only these are looked at.
-	scope  []span
-	scoped bool
-	failed error // a set that is wrong for this view
+// needs returns the stage in which every key is decided.
+func (k searchKeys) needs() stage {
+	most := readNothing
+	for i := range k {
+		most = max(most, k[i].needs)
+	}
+	return most
 }
 
-// all parses keys joined by "and".
-func (p *searchParser) all(depth int) searchKey {
-	var keys []searchKey
-	for {
-		keys = append(keys, p.key(depth))
-		if p.cmd.Err() != nil || p.cmd.Peek() == ')' || p.cmd.AtEnd() {
-			break
+// match decides about a message as far as it has been read. values is for its use, as long as k.
+func (k searchKeys) match(m *candidate, values []truth) truth {
+	for i := range k {
+		values[i] = truthOf(!k[i].either)
+	}
+	last := len(k) - 1
+	for i := range k {
+		key := &k[i]
+		if i < last && values[key.parent] == truthOf(k[key.parent].either) {
+			continue // its group is decided
 		}
-		p.cmd.SP()
-	}
-	if len(keys) == 1 {
-		return keys[0]
-	}
-	slices.SortStableFunc(keys, func(a, b searchKey) int { return int(a.cost - b.cost) })
-	return searchKey{keys[len(keys)-1].cost, func(m *candidate) (bool, error) {
-		for i := range keys {
-			if ok, err := keys[i].match(m); !ok || err != nil {
-				return false, err
-			}
+		value := values[i]
+		if key.match != nil {
+			value = key.match(m)
 		}
-		return true, nil
-	}}
-}
-
-func everything(*candidate) (bool, error) { return true, nil }
-
-func (p *searchParser) key(depth int) searchKey {
-	if p.keys++; p.keys > maxSearchKeys || depth > maxSearchDepth {
-		p.cmd.Fail("fewer or less nested search keys")
-		return searchKey{match: everything}
-	}
-	switch c := p.cmd.Peek(); {
-	case c == '(':
-		p.cmd.Expect('(')
-		k := p.all(depth + 1)
-		p.cmd.Expect(')')
-		return k
-	case c == '*' || c >= '0' && c <= '9':
-		return p.set(false, depth)
-	}
-	switch name := p.cmd.Keyword(); name {
-	case "ALL":
-		return searchKey{match: everything}
-	case "UID":
-		p.cmd.SP()
-		return p.set(true, depth)
-	case "NOT":
-		p.cmd.SP()
-		k := p.key(depth + 1)
-		return searchKey{k.cost, func(m *candidate) (bool, error) {
-			ok, err := k.match(m)
-			return !ok && err == nil, err
-		}}
-	case "OR":
-		return p.or(depth)
-	default:
-		if k, ok := p.flagKey(name); ok {
-			return k
+		if key.negated {
+			value = value.not()
 		}
-		if k, ok := p.dateOrSizeKey(name); ok {
-			return k
-		}
-		return p.textKey(name)
-	}
-}
-
-func (p *searchParser) or(depth int) searchKey {
-	p.cmd.SP()
-	a := p.key(depth + 1)
-	p.cmd.SP()
-	b := p.key(depth + 1)
-	if a.cost > b.cost {
-		a, b = b, a
-	}
-	return searchKey{b.cost, func(m *candidate) (bool, error) {
-		if ok, err := a.match(m); ok || err != nil {
-			return ok, err
-		}
-		return b.match(m)
-	}}
-}
-
-// set parses a set of sequence numbers or UIDs.
-func (p *searchParser) set(isUID bool, depth int) searchKey {
-	set := p.cmd.Set()
-	if p.cmd.Err() != nil {
-		return searchKey{match: everything}
-	}
-	spans, err := p.view.spans(set, isUID)
-	if err != nil {
-		p.failed = err
-	}
-	if depth == 0 && !p.scoped {
-		p.scope, p.scoped = spans, true
-		return searchKey{match: everything}
-	}
-	resolved := make(wire.Set, len(spans))
-	for i, s := range spans {
-		resolved[i] = wire.Range{Lo: uint32(s.lo), Hi: uint32(s.hi - 1)}
-	}
-	return searchKey{costNothing, func(m *candidate) (bool, error) { return resolved.Contains(uint32(m.index)), nil }}
-}
-
-func (p *searchParser) flagKey(name string) (searchKey, bool) {
-	record := func(match func(f *storage.Flags) bool) (searchKey, bool) {
-		return searchKey{costRecord, func(m *candidate) (bool, error) { return match(&m.Flags), nil }}, true
-	}
-	switch name {
-	case "KEYWORD", "UNKEYWORD":
-		p.cmd.SP()
-		k := p.cmd.Flag()
-		want := name == "KEYWORD"
-		return record(func(f *storage.Flags) bool { return f.HasKeyword(k) == want })
-	case "RECENT", "NEW": // nothing is \Recent (view.go)
-		return searchKey{match: func(*candidate) (bool, error) { return false, nil }}, true
-	case "OLD":
-		return searchKey{match: everything}, true
-	}
-	plain, without := strings.CutPrefix(name, "UN")
-	for _, s := range systemFlags {
-		if plain == strings.ToUpper(s.name[1:]) {
-			return record(func(f *storage.Flags) bool { return f.Has(s.flag) != without })
+		switch {
+		case i == last:
+			return value
+		case k[key.parent].either:
+			values[key.parent] = max(values[key.parent], value)
+		default:
+			values[key.parent] = min(values[key.parent], value)
 		}
 	}
-	return searchKey{}, false
+	return isTrue // without any key
 }
 
-func (p *searchParser) dateOrSizeKey(name string) (searchKey, bool) {
-	switch name {
-	case "LARGER", "SMALLER":
-		p.cmd.SP()
-		n := p.cmd.Number64()
-		larger := name == "LARGER"
-		return searchKey{costRecord, func(m *candidate) (bool, error) {
-			return larger && m.Size > n || !larger && m.Size < n, nil
-		}}, true
-	case "BEFORE", "ON", "SINCE", "SENTBEFORE", "SENTON", "SENTSINCE":
-		p.cmd.SP()
-		want := p.cmd.Date()
-		relation, sent := strings.CutPrefix(name, "SENT")
-		if sent {
-			return searchKey{costSummary, func(m *candidate) (bool, error) {
-				t, ok, err := m.sent()
-				return ok && dateIs(relation, t, want), err
-			}}, true
+// source is a text of a message with the words that are looked for in it.
+type source struct {
+	match.Words
+	finder    *match.Finder
+	readAt    stage // all of it has been read then
+	inSummary bool  // a summary whose list of fields is whole has all of it, too
+}
+
+// sources are the texts that a search looks at.
+type sources struct {
+	fields map[string]*source // by lower-case name
+	header *source            // for TEXT: the headers of the message and its parts; nil: not looked at
+	body   *source            // for BODY and TEXT; nil: not looked at
+}
+
+func (s *sources) field(name string) *source {
+	f := s.fields[name]
+	if f == nil {
+		f = &source{readAt: readHeader, inSummary: mime.CoversHeader([]string{name})}
+		if s.fields == nil {
+			s.fields = map[string]*source{}
 		}
-		return searchKey{costRecord, func(m *candidate) (bool, error) { return dateIs(relation, m.InternalDate, want), nil }}, true
+		s.fields[name] = f
 	}
-	return searchKey{}, false
+	return f
 }
 
-// dateIs compares days, disregarding time and time zone (RFC 3501, section 6.4.4).
-func dateIs(relation string, t, want time.Time) bool {
-	y, mo, d := t.Date()
-	c := time.Date(y, mo, d, 0, 0, 0, 0, time.UTC).Compare(want)
-	switch relation {
-	case "BEFORE":
-		return c < 0
-	case "ON":
-		return c == 0
+// each calls fn with every source.
+func (s *sources) each(fn func(*source)) {
+	for _, f := range s.fields {
+		fn(f)
 	}
-	return c >= 0
+	if s.header != nil {
+		fn(s.header)
+	}
+	if s.body != nil {
+		fn(s.body)
+	}
 }
 
-func (p *searchParser) textKey(name string) searchKey {
-	field := ""
-	switch name {
-	case "FROM", "TO", "CC", "BCC", "SUBJECT":
-		field = name
-	case "HEADER":
-		p.cmd.SP()
-		field = p.cmd.AString()
-	case "BODY", "TEXT":
-	default:
-		p.cmd.Fail("a search key, not %s", name)
-	}
-	p.cmd.SP()
-	needle := p.cmd.AString()
-	if !utf8.ValidString(needle) {
-		p.cmd.Fail("text in UTF-8")
-	}
-	needle = strings.ToLower(needle)
+// has reports whether a word is in a source of the message at hand.
+func (src *source) has(m *candidate, word int) truth {
 	switch {
-	case field != "":
-		return searchKey{fieldCost(field), func(m *candidate) (bool, error) { return m.fieldHas(field, needle) }}
-	case name == "TEXT":
-		return searchKey{costBody, func(m *candidate) (bool, error) {
-			if ok, err := m.headerHas(needle); ok || err != nil {
-				return ok, err
-			}
-			return m.bodyHas(needle)
-		}}
+	case m.read < readSummary:
+		return unknown // the finder still has the message before
+	case src.finder.Found(word):
+		return isTrue
+	case m.read >= src.readAt || src.inSummary && m.listed():
+		return isFalse
 	}
-	return searchKey{costBody, func(m *candidate) (bool, error) { return m.bodyHas(needle) }}
+	return unknown
 }

@@ -1,216 +1,256 @@
 package imapd
 
 import (
-	"bytes"
 	"fmt"
 	"io"
-	netmail "net/mail"
 	"strings"
 	"time"
-	"unicode/utf8"
 
 	"mailnode/storage"
 	"mailnode/storage/mime"
 )
 
-// candidate is a message that a SEARCH looks at. What it must read it reads once.
+const (
+	// searchPieceBytes is how much of a body is read, and searched, in one turn.
+	searchPieceBytes = 64 << 10
+	// searchChunkBytes is how much decoded text is searched before the keys are looked at.
+	searchChunkBytes = 16 << 10
+)
+
+// candidate is a message that a SEARCH looks at.
 type candidate struct {
-	*session
 	storage.Message
-	index   int // in the view
-	summary *mime.Summary
-	body    storage.BodyReader
+	index   int   // in the view
+	read    stage // how far
+	verdict truth
+	summary *mime.Summary // while it is looked at
+	sent    sentDate
 }
 
-func (m *candidate) close() {
-	if m.body != nil {
-		m.body.Close()
+// sentDate is what the first Date field says.
+type sentDate struct {
+	seen, known bool
+	at          time.Time
+}
+
+// listed reports whether the summary's list of fields has been read and is whole.
+func (m *candidate) listed() bool { return m.read >= readSummary && !m.summary.ListHeadersCut }
+
+// begin forgets the texts of the message before.
+func (s *searching) begin() {
+	s.sources.each(func(src *source) { src.finder.Reset() })
+}
+
+// readFields searches the fields of the message's own header.
+func (s *searching) readFields(m *candidate, header []byte) {
+	for f := range mime.Fields(header) {
+		name := strings.ToLower(f.Name)
+		if name == "date" && !m.sent.seen {
+			m.sent.seen = true
+			m.sent.at, m.sent.known = mime.ParseDate(string(f.Value))
+		}
+		src := s.sources.fields[name]
+		if src == nil && s.sources.header == nil {
+			continue
+		}
+		forms := fieldForms(name, f.Value)
+		if src != nil {
+			src.write(forms)
+		}
+		s.sources.header.writeField(f.Name, forms)
 	}
 }
 
-func fieldCost(field string) cost {
-	if mime.CoversHeader([]string{field}) {
-		return costSummary
+// fieldForms returns the texts as which a field's value can be found: as it stands, unfolded and decoded; with single
+// spaces; its addresses without comments and quotes (RFC 3501, section 6.4.4: FROM is about the envelope); its
+// parameters, put together and decoded.
+func fieldForms(name string, value []byte) []string {
+	plain := mime.DecodeHeader(string(value))
+	forms := []string{plain}
+	if spaced := strings.Join(strings.Fields(plain), " "); spaced != plain {
+		forms = append(forms, spaced)
 	}
-	return costBody
+	switch {
+	case mime.IsAddressField(name):
+		forms = append(forms, mime.Addresses(value)...)
+	case hasParams(name):
+		for _, p := range mime.DecodedParams(value) {
+			forms = append(forms, p.Name+"="+p.Value)
+		}
+	}
+	return forms
 }
 
-func (m *candidate) load() error {
-	if m.summary != nil {
-		return nil
+func hasParams(name string) bool { return name == "content-type" || name == "content-disposition" }
+
+func (src *source) write(texts []string) {
+	for _, t := range texts {
+		src.finder.WriteText(t)
 	}
-	raw, err := m.session.store.Summary(m.ctx, m.view.ref, m.UID)
+}
+
+// writeField searches a whole field, its name included. A line that is no field has none.
+func (src *source) writeField(name string, forms []string) {
+	if src == nil {
+		return
+	}
+	if name != "" {
+		forms = append([]string{name + ": " + forms[0]}, forms[1:]...)
+	}
+	src.write(forms)
+}
+
+// bodySearch looks into an opened message. Its turn is held but while the disk is read.
+type bodySearch struct {
+	*searching
+	m     *candidate
+	body  storage.BodyReader
+	found int // words, when the keys were looked at last
+}
+
+// run reads on until the message is decided.
+func (b *bodySearch) run() error {
+	root := &b.m.summary.Parts[0]
+	header, err := b.readHeader(root)
 	if err != nil {
 		return err
 	}
-	s, err := mime.ParseSummary(raw)
-	if err != nil {
-		return storage.Errorf(storage.ErrCorrupt, "read summary of UID %d: %w", m.UID, err)
+	b.begin()
+	b.readFields(b.m, header)
+	b.m.read = readHeader
+	if b.decide() || b.sources.body == nil {
+		return nil
 	}
-	m.summary = &s
+	for i := range b.m.summary.Parts {
+		if err := b.readPart(i); err != nil || b.m.verdict != unknown {
+			return err
+		}
+	}
+	b.m.read = readBody
+	b.decide()
 	return nil
 }
 
-func (m *candidate) open() error {
-	if err := m.load(); err != nil || m.body != nil {
-		return err
-	}
-	b, err := m.session.store.OpenBody(m.ctx, m.view.ref, m.UID)
-	m.body = b
-	return err
+// readHeader reads the header of a part, for another turn.
+func (b *bodySearch) readHeader(p *mime.Span) ([]byte, error) {
+	header := make([]byte, min(p.Body-p.Header, headerBytesMax))
+	return header, b.readAt(header, p.Header)
 }
 
-// header gives the fields of that name ("": all) as they stand.
-func (m *candidate) header(field string) ([]byte, error) {
-	if err := m.load(); err != nil {
-		return nil, err
+// readAt fills buf from the disk, and waits for another turn.
+func (b *bodySearch) readAt(buf []byte, off int64) error {
+	b.turn.give()
+	if n, err := b.body.ReadAt(buf, off); n < len(buf) {
+		return fmt.Errorf("read UID %d at byte %d: %w", b.m.UID, off, err)
 	}
-	if field != "" {
-		if lines, ok := m.summary.HeaderFields([]string{field}); ok {
-			return lines, nil
+	return b.turn.take(b.ctx)
+}
+
+// readPart searches a part's header, and its text if it has any.
+func (b *bodySearch) readPart(i int) error {
+	p := &b.m.summary.Parts[i]
+	if i > 0 && p.Body > p.Header {
+		header, err := b.readHeader(p)
+		if err != nil {
+			return err
+		}
+		isMessage := b.m.summary.Parts[i-1].Kind == mime.KindMessage
+		b.readPartFields(header, isMessage)
+		if b.decideIfNew() {
+			return nil
 		}
 	}
-	if err := m.open(); err != nil {
-		return nil, err
+	if p.Kind != mime.KindLeaf || p.Type != "text" && p.Type != "message" {
+		return nil
 	}
-	off, n, _ := m.summary.Locate(nil, mime.SectionHeader)
-	head, err := m.read(off, n)
-	if err == nil && field != "" {
-		head = mime.FilterHeader(head, []string{field}, false)
-	}
-	return head, err
+	raw := &pieceReader{bodySearch: b, off: p.Body, end: p.End}
+	return b.readText(mime.TextReader(raw, p.Encoding, p.Charset))
 }
 
-func (m *candidate) read(off, n int64) ([]byte, error) {
-	b := make([]byte, min(n, headerBytesMax))
-	if got, err := m.body.ReadAt(b, off); got < len(b) {
-		return nil, fmt.Errorf("read header of UID %d: %w", m.UID, err)
-	}
-	return b, nil
-}
-
-// fieldHas says whether a field of that name holds needle, which is in lower
-// case; an empty one asks only for the field (RFC 3501, section 6.4.4).
-func (m *candidate) fieldHas(field, needle string) (bool, error) {
-	lines, err := m.header(field)
-	if err != nil {
-		return false, err
-	}
-	return fieldsHave(lines, needle), nil
-}
-
-func (m *candidate) headerHas(needle string) (bool, error) {
-	head, err := m.header("")
-	return err == nil && fieldsHave(head, needle), err
-}
-
-// fieldsHave looks at each field's value by itself, decoded.
-func fieldsHave(lines []byte, needle string) bool {
-	for len(lines) > 0 {
-		end := 0
-		for {
-			nl := bytes.IndexByte(lines[end:], '\n')
-			if nl < 0 {
-				end = len(lines)
-				break
-			}
-			end += nl + 1
-			if end == len(lines) || lines[end] != ' ' && lines[end] != '\t' {
-				break
-			}
-		}
-		field := lines[:end]
-		lines = lines[end:]
-		if _, value, ok := bytes.Cut(field, []byte(":")); ok &&
-			strings.Contains(strings.ToLower(mime.DecodeHeader(string(value))), needle) {
-			return true
-		}
-	}
-	return false
-}
-
-// sent gives the Date field; not ok when there is none that can be read.
-func (m *candidate) sent() (time.Time, bool, error) {
-	lines, err := m.header("Date")
-	if err != nil {
-		return time.Time{}, false, err
-	}
-	_, value, _ := bytes.Cut(lines, []byte(":"))
-	if nl := bytes.IndexByte(value, '\n'); nl >= 0 {
-		value = value[:nl]
-	}
-	t, err := netmail.ParseDate(strings.TrimSpace(string(value)))
-	return t, err == nil, nil
-}
-
-// bodyHas looks through the text parts, decoded, and the headers of messages
-// inside.
-func (m *candidate) bodyHas(needle string) (bool, error) {
-	if err := m.open(); err != nil {
-		return false, err
-	}
-	for i := range m.summary.Parts {
-		p := &m.summary.Parts[i]
-		if i > 0 && m.summary.Parts[i-1].Kind == mime.KindMessage {
-			head, err := m.read(p.Header, p.Body-p.Header)
-			if err != nil {
-				return false, err
-			}
-			if fieldsHave(head, needle) {
-				return true, nil
-			}
-		}
-		if p.Kind != mime.KindLeaf || p.Type != "text" {
+// readPartFields searches the header of a part, which TEXT sees, or of an embedded message, which BODY sees as well.
+// Of a part's header BODY sees what it is called.
+func (b *bodySearch) readPartFields(header []byte, isMessage bool) {
+	body := b.sources.body
+	for f := range mime.Fields(header) {
+		name := strings.ToLower(f.Name)
+		forms := fieldForms(name, f.Value)
+		b.sources.header.writeField(f.Name, forms)
+		if isMessage {
+			body.writeField(f.Name, forms)
 			continue
 		}
-		if err := m.ctx.Err(); err != nil {
-			return false, err
-		}
-		text := mime.TextReader(io.NewSectionReader(m.body, p.Body, p.End-p.Body), p.Encoding, p.Charset)
-		if ok, err := readerHas(text, needle); ok || err != nil {
-			return ok, err
+		if hasParams(name) {
+			for _, p := range mime.DecodedParams(f.Value) {
+				if p.Name == "name" || p.Name == "filename" {
+					body.finder.WriteText(p.Value)
+				}
+			}
 		}
 	}
-	return false, nil
 }
 
-// readerHas looks for needle, in lower case, in a text of any length.
-func readerHas(r io.Reader, needle string) (bool, error) {
-	want := []byte(needle)
-	var raw, window []byte
-	chunk := make([]byte, 16<<10)
+// readText searches a text, in UTF-8, to its end or until the message is decided.
+func (b *bodySearch) readText(text io.Reader) error {
+	finder := b.sources.body.finder
+	defer finder.End()
+	if b.chunk == nil {
+		b.chunk = make([]byte, searchChunkBytes)
+	}
 	for {
-		n, err := r.Read(chunk)
-		raw = append(raw, chunk[:n]...)
-		cut := len(raw)
-		if err == nil {
-			cut -= unfinishedRune(raw)
-		}
-		window = append(window, bytes.ToLower(raw[:cut])...)
-		raw = append(raw[:0], raw[cut:]...)
-		if bytes.Contains(window, want) {
-			return true, nil
-		}
-		if err == io.EOF {
-			return false, nil
+		n, err := text.Read(b.chunk)
+		finder.Write(b.chunk[:n])
+		if b.decideIfNew() || err == io.EOF {
+			return nil
 		}
 		if err != nil {
-			return false, fmt.Errorf("read text: %w", err)
+			return err
 		}
-		keep := min(len(window), max(len(want)-1, 0))
-		window = append(window[:0], window[len(window)-keep:]...)
 	}
 }
 
-// unfinishedRune gives how many bytes at the end begin a character that goes on.
-func unfinishedRune(b []byte) int {
-	for i := 1; i < utf8.UTFMax && i <= len(b); i++ {
-		if c := b[len(b)-i]; utf8.RuneStart(c) {
-			if c >= utf8.RuneSelf && !utf8.FullRune(b[len(b)-i:]) {
-				return i
-			}
-			return 0
-		}
+// decide looks at the keys, and reports whether they are decided.
+func (b *bodySearch) decide() bool {
+	b.m.verdict = b.keys.match(b.m, b.values)
+	return b.m.verdict != unknown
+}
+
+// decideIfNew does so if another word was found.
+func (b *bodySearch) decideIfNew() bool {
+	found := b.sources.body.finder.Count()
+	if b.sources.header != nil {
+		found += b.sources.header.finder.Count()
 	}
-	return 0
+	if found == b.found {
+		return false
+	}
+	b.found = found
+	return b.decide()
+}
+
+// pieceReader reads a stretch of a body piece by piece, a turn for each.
+type pieceReader struct {
+	*bodySearch
+	off, end int64
+	rest     []byte // of the present piece
+}
+
+func (r *pieceReader) Read(p []byte) (int, error) {
+	if len(r.rest) == 0 {
+		n := min(r.end-r.off, searchPieceBytes)
+		if n == 0 {
+			return 0, io.EOF
+		}
+		if r.piece == nil {
+			r.piece = make([]byte, searchPieceBytes)
+		}
+		r.rest = r.piece[:n]
+		if err := r.readAt(r.rest, r.off); err != nil {
+			r.rest = nil
+			return 0, err
+		}
+		r.off += n
+	}
+	n := copy(p, r.rest)
+	r.rest = r.rest[n:]
+	return n, nil
 }

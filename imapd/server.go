@@ -34,7 +34,7 @@ type Server struct {
 	ctx    context.Context // ended when Shutdown gives up waiting
 	cancel context.CancelFunc
 
-	readPool, framePool, writePool, splicePool *wire.Buffers
+	shared
 
 	down   atomic.Bool
 	serial atomic.Uint64
@@ -46,6 +46,12 @@ type Server struct {
 	perIP     map[string]int
 	perUser   map[userKey]int
 	stores    map[storage.Store]*storeWatch
+}
+
+// shared is what all sessions use in turn.
+type shared struct {
+	readPool, framePool, writePool, splicePool *wire.Buffers
+	turns                                      turns // of SEARCHes
 }
 
 type userKey struct {
@@ -66,16 +72,19 @@ type storeWatch struct {
 func New(cfg Config) *Server {
 	cfg.setDefaults()
 	s := &Server{
-		cfg:        cfg,
-		readPool:   wire.NewBuffers(readBufferBytes),
-		framePool:  wire.NewBuffers(frameBufferBytes),
-		writePool:  wire.NewBuffers(wire.WriterBufferBytes),
-		splicePool: wire.NewBuffers(spliceBufferBytes),
-		listeners:  map[net.Listener]struct{}{},
-		sessions:   map[*session]struct{}{},
-		perIP:      map[string]int{},
-		perUser:    map[userKey]int{},
-		stores:     map[storage.Store]*storeWatch{},
+		cfg: cfg,
+		shared: shared{
+			readPool:   wire.NewBuffers(readBufferBytes),
+			framePool:  wire.NewBuffers(frameBufferBytes),
+			writePool:  wire.NewBuffers(wire.WriterBufferBytes),
+			splicePool: wire.NewBuffers(spliceBufferBytes),
+			turns:      newTurns(),
+		},
+		listeners: map[net.Listener]struct{}{},
+		sessions:  map[*session]struct{}{},
+		perIP:     map[string]int{},
+		perUser:   map[userKey]int{},
+		stores:    map[storage.Store]*storeWatch{},
 	}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	return s

@@ -41,6 +41,37 @@ type addressReader struct {
 	localEnd   int
 }
 
+// IsAddressField reports whether a field holds an address list (RFC 5322 section 3.6), by its lower-case name.
+func IsAddressField(name string) bool {
+	switch name {
+	case "from", "sender", "reply-to", "to", "cc", "bcc":
+		return true
+	}
+	return false
+}
+
+// Addresses returns the addresses of a field's value for comparing: "name <local@domain>" without quotes, comments and
+// folds, the name in UTF-8, or what there is of that. The name of a group stands before its members.
+func Addresses(value []byte) []string {
+	var list []string
+	parseAddresses(unfold(value[:min(len(value), maxAddressBytes)]), func(a Address) {
+		spec := a.Mailbox
+		if a.Host != "" {
+			spec += "@" + a.Host
+		}
+		switch {
+		case a.Mark == MarkGroupEnd:
+		case a.Mark == MarkGroupStart:
+			list = append(list, DecodeHeader(a.Mailbox))
+		case a.Name == "":
+			list = append(list, spec)
+		default:
+			list = append(list, DecodeHeader(a.Name)+" <"+spec+">")
+		}
+	})
+	return list
+}
+
 // parseAddresses hands the addresses of an unfolded value to emit.
 func parseAddresses(value string, emit func(Address)) {
 	r := addressReader{s: value, emit: emit}
@@ -85,16 +116,25 @@ func (r *addressReader) step() {
 		if r.angle != nil {
 			r.flush()
 		}
+		if name, n := angleGroup(r.s[1:]); n > 0 {
+			r.startGroup(name)
+			r.s = r.s[1+n:]
+			return
+		}
 		name := strings.Trim(string(r.text), " \t")
 		r.s = r.s[1:]
 		a := r.readAngle()
 		a.Name = name
 		r.text, r.angle, r.at, r.space = r.text[:0], &a, -1, false
 	case ':':
-		if !r.inGroup && r.angle == nil && r.at < 0 {
-			r.emit(Address{Mark: MarkGroupStart, Mailbox: strings.Trim(string(r.text), " \t")})
-			r.inGroup = true
-			r.reset()
+		if r.angle == nil && r.at < 0 {
+			r.startGroup(strings.Trim(string(r.text), " \t"))
+			r.s = r.s[1:]
+			return
+		}
+		r.word()
+	case '>':
+		if len(r.text) == 0 || r.at >= 0 { // closes what angleGroup opened, or nothing
 			r.s = r.s[1:]
 			return
 		}
@@ -124,7 +164,7 @@ func (r *addressReader) word() {
 		r.s = r.s[2:]
 		return
 	}
-	n := strings.IndexAny(r.s[1:], " \t\r\n()\",;<:@[\\") + 1
+	n := strings.IndexAny(r.s[1:], " \t\r\n()\",;<>:@[\\") + 1
 	if n == 0 {
 		n = len(r.s)
 	}
@@ -188,6 +228,34 @@ func closeDots(s string) string {
 		return s
 	}
 	return strings.ReplaceAll(strings.ReplaceAll(s, " .", "."), ". ", ".")
+}
+
+// startGroup begins a group. In another one there are none (RFC 5322 section 3.4): its members are the outer one's.
+func (r *addressReader) startGroup(name string) {
+	if !r.inGroup {
+		r.inGroup = true
+		r.emit(Address{Mark: MarkGroupStart, Mailbox: name})
+	}
+	r.reset()
+}
+
+// angleGroup recognises a whole group that some senders put in angle brackets: "<undisclosed-recipients:;>". n is the
+// length of its name with the colon, 0 when s begins with something else, such as the address "mailto:a@b".
+func angleGroup(s string) (name string, n int) {
+	colon := strings.IndexAny(s, ":@,;<>\"([\\")
+	if colon < 0 || s[colon] != ':' || strings.Trim(s[:colon], " \t\r\n") == "" {
+		return "", 0
+	}
+	members := s[colon+1:]
+	end := strings.IndexAny(members, ";<>")
+	if end < 0 {
+		end = len(members)
+	}
+	closed := end < len(members) && members[end] != '>'
+	if !closed && strings.Trim(members[:end], " \t\r\n") != "" {
+		return "", 0
+	}
+	return strings.Trim(s[:colon], " \t\r\n"), colon + 1
 }
 
 func (r *addressReader) endGroup() {

@@ -9,7 +9,7 @@ const maxTokenBytes = 127
 // were there (RFC 2045 section 5.2).
 func parseContentType(value string) (typ, subtype string, params []Param) {
 	head, rest := cutParams(value)
-	params = parseParams(rest)
+	params = joinParams(parseParams(rest))
 	typ, subtype, _ = strings.Cut(head, "/")
 	typ, subtype = leadingToken(typ), leadingToken(strings.TrimLeft(subtype, " \t"))
 	if typ == "" || subtype == "" {
@@ -21,7 +21,7 @@ func parseContentType(value string) (typ, subtype string, params []Param) {
 // parseDisposition reads a Content-Disposition value; word is "" when there is none.
 func parseDisposition(value string) (word string, params []Param) {
 	head, rest := cutParams(value)
-	return leadingToken(head), parseParams(rest)
+	return leadingToken(head), joinParams(parseParams(rest))
 }
 
 func parseEncoding(value string) string {
@@ -55,9 +55,21 @@ func isTokenByte(c byte) bool {
 	return c > ' ' && c < 0x7f && strings.IndexByte(`()<>@,;:\"/[]?=`, c) < 0
 }
 
-// cutParams parts a value at its first semicolon. Comments before it are skipped at the beginning only.
+// cutParams parts a value at the semicolon that its first word ends with. The word may be quoted, which no grammar
+// allows and some senders do. Comments belong to neither.
 func cutParams(value string) (head, params string) {
-	head, params, _ = strings.Cut(skipComments(value), ";")
+	value = skipComments(value)
+	if strings.HasPrefix(value, `"`) {
+		head, n := readQuoted(value)
+		_, params, _ = strings.Cut(value[n:], ";")
+		return strings.Trim(head, " \t"), params
+	}
+	n := strings.IndexAny(value, ";(")
+	if n < 0 {
+		return value, ""
+	}
+	head, rest := value[:n], skipComments(value[n:])
+	_, params, _ = strings.Cut(rest, ";")
 	return head, params
 }
 

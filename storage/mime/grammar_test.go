@@ -215,7 +215,7 @@ func (g *grammar) bodyOf(extended bool) {
 	g.want(" ")
 	g.number()
 	switch {
-	case typ == "message" && (subtype == "rfc822" || subtype == "global"):
+	case typ == "message" && subtype == "rfc822":
 		g.want(" ")
 		g.envelope()
 		g.want(" ")

@@ -2,6 +2,7 @@ package mime
 
 import (
 	"bytes"
+	"iter"
 	"strings"
 )
 
@@ -42,6 +43,27 @@ func lineLen(b []byte) int {
 		return i + 1
 	}
 	return len(b)
+}
+
+// Field is one field of a header.
+type Field struct {
+	Name  string // as it stands; "" for a line that is no field
+	Value []byte // behind the colon, folded, with its line break; for what is no field, the line
+}
+
+// Fields goes through the fields of a header in their order, up to the empty line.
+func Fields(header []byte) iter.Seq[Field] {
+	return func(yield func(Field) bool) {
+		for f, rest, ok := nextField(header); ok; f, rest, ok = nextField(rest) {
+			out := Field{Name: string(f.name), Value: f.value}
+			if f.name == nil {
+				out.Value = f.raw
+			}
+			if !yield(out) {
+				return
+			}
+		}
+	}
 }
 
 // unfold returns a field's value on one line, without white space at its ends. The white space that a fold begins with

@@ -49,7 +49,7 @@ type Part struct {
 	Lines             int64 // LFs in the body
 
 	Type, Subtype     string  // lower case
-	Params            []Param // names in lower case, values unquoted, RFC 2231 forms as they stand
+	Params            []Param // names in lower case, values unquoted; RFC 2231: see joinParams
 	ID, Description   string  // "" is absent, here and below
 	Encoding          string  // Content-Transfer-Encoding, lower case
 	MD5               string
@@ -67,12 +67,7 @@ type Param struct{ Name, Value string }
 
 // Param returns the value of the first Content-Type parameter with that lower-case name.
 func (p *Part) Param(name string) (value string, ok bool) {
-	for _, q := range p.Params {
-		if q.Name == name {
-			return q.Value, true
-		}
-	}
-	return "", false
+	return findParam(p.Params, name)
 }
 
 // allowance is how many bytes of text a scan may still keep.

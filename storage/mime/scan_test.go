@@ -139,6 +139,9 @@ func TestGolden(t *testing.T) {
 			case "type":
 				typ, subtype, params := parseContentType(d.Input)
 				return fmt.Sprintf("%s/%s %q\n", typ, subtype, params)
+			case "disposition":
+				word, params := parseDisposition(d.Input)
+				return fmt.Sprintf("%q %q %q\n", word, params, DecodedParams([]byte(d.Input)))
 			}
 			d.Fatalf(t, "unknown command %q", d.Cmd)
 			return ""

@@ -41,7 +41,8 @@ func (w *structureWriter) part(p *Part) {
 	w.out = appendString(w.out, p.Encoding)
 	w.number(p.End - p.Body)
 	switch {
-	case p.Kind == KindMessage:
+	case p.Kind == KindMessage && p.Subtype == "rfc822":
+		// RFC 3501's grammar knows no other message with an envelope and a body: message/global is a basic part.
 		inner := p.Children[0]
 		w.space()
 		w.out = inner.Envelope.appendWire(w.out)

@@ -130,6 +130,12 @@ func decodeQ(s string) []byte {
 	return out
 }
 
+// DecodeText converts bytes of a charset to UTF-8; ok is false if the charset is not known. What is no character in it
+// becomes U+FFFD.
+func DecodeText(charsetName, content string) (text string, ok bool) {
+	return toUTF8(charsetName, []byte(content))
+}
+
 // toUTF8 converts bytes of a charset; ok is false if it is unknown.
 func toUTF8(name string, content []byte) (text string, ok bool) {
 	if isPlainCharset(name) {
