@@ -18,6 +18,8 @@ func FuzzReplies(f *testing.F) {
 	f.Add("250 Hello\r\n", 3, true)
 	f.Add("501 5.5.2 no\r\n250-x\n250\n", 2, true)
 	f.Add("25", 1, true)
+	f.Add("250-x\r\n250- CHUNKING\r\n250 chun\u212aing\r\n", 9, false)
+	f.Add("250-x\r\n250-\r\n250 \r\n", 9, false)
 	f.Fuzz(func(t *testing.T, text string, cut int, tls bool) {
 		cut = 1 + max(cut, -cut, 0)%64
 		play := func(verb string) string {
@@ -103,6 +105,10 @@ func FuzzHeaderFilter(f *testing.F) {
 	f.Add("Return-Pat")
 	f.Add("\r\nReturn-Path: x")
 	f.Add("\rReturn-Path: x")
+	f.Add("Return-PAth:00\nR") // an end that could begin the same field
+	f.Add("Return-Path:00\n\r")
+	f.Add("Return-Path\t : <a>\r\n b\r\nReturn-Path\r\n :\r\nReturn-Path-Not: x\r\n\r\n")
+	f.Add("Return-Path" + strings.Repeat(" ", 2*startBytesMax) + ": kept")
 	f.Fuzz(func(t *testing.T, text string) {
 		var want strings.Builder
 		drop, header := false, true
@@ -113,7 +119,8 @@ func FuzzHeaderFilter(f *testing.F) {
 					header = false
 				}
 				if !folded {
-					drop = len(l) >= len(returnPath) && strings.EqualFold(l[:len(returnPath)], returnPath)
+					name, _, field := strings.Cut(l[:min(len(l), startBytesMax)], ":")
+					drop = field && strings.EqualFold(strings.TrimRight(name, " \t"), returnPath)
 				}
 			}
 			if !header || !drop {

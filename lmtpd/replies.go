@@ -71,12 +71,14 @@ func (r *replies) line(l []byte) {
 func (r *replies) lhlo(keywords []string) {
 	lines := []string{r.hostname}
 	for _, k := range keywords {
-		switch name, _, _ := strings.Cut(k, " "); strings.ToUpper(name) {
-		case "CHUNKING", "BINARYMIME", "STARTTLS":
-		case "SIZE":
+		words := strings.Fields(k)
+		is := func(name string) bool { return strings.EqualFold(words[0], name) }
+		switch {
+		case len(words) == 0, is("CHUNKING"), is("BINARYMIME"), is("STARTTLS"):
+		case is("SIZE"):
 			lines = append(lines, "SIZE "+strconv.FormatInt(r.sizeMax, 10))
 		default:
-			lines = append(lines, k)
+			lines = append(lines, strings.Join(words, " "))
 		}
 	}
 	if r.startTLS {
