@@ -7,6 +7,9 @@ import (
 	"strings"
 	"testing"
 	"testing/iotest"
+	"unicode/utf8"
+
+	"mailnode/storage/slot"
 )
 
 // FuzzReplies: however go-smtp's writes are cut, the client never sees CHUNKING
@@ -56,6 +59,31 @@ func FuzzReplies(f *testing.F) {
 			case line[3] == ' ':
 				return
 			}
+		}
+	})
+}
+
+// FuzzEnvelope: whatever a client says, go-smtp gets one line of one command,
+// and a path that is accepted can stand in a header field.
+func FuzzEnvelope(f *testing.F) {
+	f.Add(`FROM:<"a\" > b"@example.net> SIZE=1 BODY=8BITMIME SMTPUTF8`)
+	f.Add("TO:<@a,@b:u1@example.org> NOTIFY=NEVER")
+	f.Add(`TO:<"u1+x \"y"@example.org>`)
+	f.Add("from:<root>")
+	f.Add("TO:<\"postmaster\">\t=")
+	f.Fuzz(func(t *testing.T, args string) {
+		if m := readMail(args); m.err == nil && (strings.ContainsAny(m.path, "\r\n\x00") || !utf8.ValidString(m.path)) {
+			t.Errorf("%q: sender %q", args, m.path)
+		}
+		r := readRcpt(args, "u3@example.org")
+		if r.err == nil {
+			if a, err := slot.ParseAddress(string(r.to)); err != nil || a != r.to {
+				t.Errorf("%q: recipient %q", args, r.to)
+			}
+		}
+		line := r.rcptLine("mx.example.org")
+		if strings.Count(line, "\n") != 1 || strings.Count(line, "\r") != 1 || !strings.HasSuffix(line, ">\r\n") {
+			t.Errorf("%q: go-smtp gets %q", args, line)
 		}
 	})
 }

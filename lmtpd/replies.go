@@ -60,6 +60,10 @@ func (r *replies) line(l []byte) {
 		// A command out of its order is 503 (RFC 5321, section 4.1.4; RFC 2033,
 		// section 4.2, for DATA without a recipient). go-smtp says 502.
 		r.out = append(append(r.out, "503 "...), l[4:]...)
+	case r.verb == "MAIL" && bytes.HasPrefix(l, []byte("250 ")): // go-smtp has not seen the sender
+		r.out = append(r.out, "250 2.1.0 sender accepted\r\n"...)
+	case r.verb == "RCPT" && bytes.HasPrefix(l, []byte("250 ")):
+		r.out = append(r.out, "250 2.1.5 recipient accepted\r\n"...)
 	default:
 		r.out = append(r.out, l...)
 	}

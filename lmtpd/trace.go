@@ -26,9 +26,9 @@ type trace struct {
 // header gives the fields, each line ended by CRLF.
 func (t trace) header() string {
 	var b strings.Builder
-	b.WriteString("Return-Path: <" + quoted(t.from) + ">\r\n")
+	b.WriteString("Return-Path: <" + t.from + ">\r\n")
 	if t.deliveredTo != "" {
-		b.WriteString("Delivered-To: " + quoted(string(t.deliveredTo)) + "\r\n")
+		b.WriteString("Delivered-To: " + string(t.deliveredTo) + "\r\n")
 	}
 	b.WriteString("Received: from " + hostText(t.lhlo) + " (" + clientText(t.client) + ")\r\n")
 	b.WriteString("\tby " + t.hostname + " with " + t.protocol() + " id " + t.id + ";\r\n")
@@ -74,14 +74,4 @@ func hostText(name string) string {
 		return string(r[:255])
 	}
 	return name
-}
-
-// quoted gives an address its quotes back: go-smtp hands out local parts without.
-func quoted(address string) string {
-	local, domain := split(address)
-	if domain == "" || !strings.ContainsAny(local, " \t()<>[]:;@\\,\"") && local != "" {
-		return address
-	}
-	local = strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(local)
-	return `"` + local + `"@` + domain
 }
