@@ -57,10 +57,11 @@ var arrows = map[string]arrow{
 		"decisions are made on plain values; failover declares the small interfaces that it needs"},
 	"failover/sim": {[]string{"failover", "raftfsm/cluster", "storage/repl/ack", "storage/slot"},
 		"the simulation drives the real decisions around model copies; to import a store would make it slow, and other than pure"},
+	"front":       {nil, "what all doors share is below them"},
 	"imapd/wire":  {nil, "wire knows no mailbox"},
 	"imapd/match": {nil, "words and texts: it knows no message"},
-	"imapd":       {[]string{"imapd/match", "imapd/wire", "storage", "storage/mime", "storage/slot"}, "a frontend sees the Store only, never Raft or a node"},
-	"lmtpd":      {[]string{"storage", "storage/slot"}, "a frontend sees the Store only, never Raft or a node"},
+	"imapd":       {[]string{"front", "imapd/match", "imapd/wire", "storage", "storage/mime", "storage/slot"}, "a frontend sees the Store only, never Raft or a node"},
+	"lmtpd":       {[]string{"front", "storage", "storage/slot"}, "a frontend sees the Store only, never Raft or a node"},
 
 	"node/config":  {[]string{"node/peer", "storage/slot"}, "settings are read before anything runs; peer says what a node may be called"},
 	"node/peer":    {[]string{"storage/slot"}, "the peer port carries streams and does not know what is in them"},

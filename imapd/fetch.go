@@ -172,11 +172,10 @@ func (f *fetching) markBatch() error {
 		f.log().Warn("mark messages seen", "err", err)
 		return nil
 	}
-	f.view.noteOwn(ms)
 	for _, m := range ms {
 		for i := range f.batch {
 			if f.batch[i].m.UID == m.UID {
-				f.batch[i].m.Flags, f.batch[i].marked = m.Flags, true
+				f.batch[i].m, f.batch[i].marked = m.Message, true
 			}
 		}
 	}
@@ -238,6 +237,9 @@ func (f *fetching) cannot(err error) error {
 // writeRecord writes the items that need no body, and what opens the response.
 func (f *fetching) writeRecord(m *fetched, summary *mime.Summary) {
 	w, p := f.w, f.plan
+	if p.flags || m.marked {
+		f.nameKeywords(m.m.Flags)
+	}
 	w.Str("* ").Uint(uint64(m.index + 1)).Str(" FETCH (")
 	f.started = false
 	if p.uid {
@@ -246,6 +248,9 @@ func (f *fetching) writeRecord(m *fetched, summary *mime.Summary) {
 	if p.flags || m.marked {
 		f.item("FLAGS ")
 		f.writeFlags(m.m.Flags)
+		if m.marked {
+			f.view.noteOwn(&m.m)
+		}
 	}
 	if p.internalDate {
 		f.item("INTERNALDATE ").Append(func(dst []byte) []byte {

@@ -36,11 +36,6 @@ func (c *session) storeFlags(cmd *command) (reply, error) {
 	if err != nil {
 		return reply{}, err
 	}
-	// What others changed before comes first: with .SILENT the client would
-	// never hear of it (section 6.4.6).
-	if bye := c.tellChanges(false); bye != nil {
-		return reply{}, bye
-	}
 	return c.applyFlags(cmd, c.view.list(spans), change, silent)
 }
 
@@ -59,6 +54,10 @@ func parseStoreFlags(cmd *command) []string {
 
 // applyFlags works in pieces, so that a session's answer to a large STORE begins
 // early and is never held whole.
+//
+// Of a message that another session changed in a way that this client was not
+// told of yet, it is told the flags after this change, with .SILENT too: its own
+// guess would be wrong (RFC 3501, section 6.4.6).
 func (c *session) applyFlags(cmd *command, uids []storage.UID, change storage.FlagChange, silent bool) (reply, error) {
 	vanished := false
 	for piece := range slices.Chunk(uids, storage.MaxTxnRecords) {
@@ -67,12 +66,15 @@ func (c *session) applyFlags(cmd *command, uids []storage.UID, change storage.Fl
 			return reply{}, err
 		}
 		vanished = vanished || len(ms) < len(piece)
-		c.view.noteOwn(ms)
-		if silent {
-			continue
-		}
 		for i := range ms {
-			c.tellFlags(&ms[i])
+			m := &ms[i]
+			known := c.view.knows(m.UID, m.Before)
+			c.view.noteOwn(&m.Message)
+			if silent && known {
+				c.nameKeywords(m.Flags)
+				continue
+			}
+			c.tellFlags(&m.Message)
 			if err := c.w.FlushIfFull(); err != nil {
 				return reply{}, err
 			}

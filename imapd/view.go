@@ -93,19 +93,23 @@ func (v *view) list(spans []span) []storage.UID {
 	return out
 }
 
-// noteOwn remembers what this session's change left.
-func (v *view) noteOwn(ms []storage.Message) {
-	for _, m := range ms {
-		if m.ModSeq <= v.since {
-			continue // the store shows it already
-		}
-		if v.own == nil {
-			v.own = map[storage.UID]ownFlags{}
-		}
-		if o, ok := v.own[m.UID]; !ok || o.modSeq < m.ModSeq {
-			v.own[m.UID] = ownFlags{m.ModSeq, m.Flags}
-		}
+// noteOwn remembers what this session's change left. The client must know it:
+// told, or by its own STORE.
+func (v *view) noteOwn(m *storage.Message) {
+	if m.ModSeq <= v.since {
+		return // the store shows it already
 	}
+	if v.own == nil {
+		v.own = map[storage.UID]ownFlags{}
+	}
+	if o, ok := v.own[m.UID]; !ok || o.modSeq < m.ModSeq {
+		v.own[m.UID] = ownFlags{m.ModSeq, m.Flags}
+	}
+}
+
+// knows reports whether the client knows the flags that a message had at before.
+func (v *view) knows(uid storage.UID, before storage.ModSeq) bool {
+	return before <= v.since || before <= v.own[uid].modSeq
 }
 
 // overlay puts the session's own newer flags on a record that was read.
@@ -208,6 +212,14 @@ func (v *view) newKeywords(f storage.Flags) bool {
 	return found
 }
 
+// nameKeywords writes FLAGS when f has a keyword that the client was not told
+// of: before any response that shows it (RFC 3501, section 7.2.6).
+func (c *session) nameKeywords(f storage.Flags) {
+	if len(f.Keywords) > 0 && c.view.newKeywords(f) {
+		c.writeFlagsList()
+	}
+}
+
 // tellChanges writes what others did to the selected mailbox. It asks the store
 // only when something was signalled.
 func (c *session) tellChanges(expunges bool) *byeError {
@@ -218,7 +230,7 @@ func (c *session) tellChanges(expunges bool) *byeError {
 	default:
 	}
 	var flags []storage.Message
-	var added bool
+	var added, named bool
 	var latest []storage.UID
 	if v.poll {
 		cs, err := c.store.Changes(c.ctx, v.ref, v.since)
@@ -228,12 +240,18 @@ func (c *session) tellChanges(expunges bool) *byeError {
 		v.poll = false
 		latest = cs.UIDs
 		flags, added = v.take(cs)
+		for i := range cs.Changed {
+			named = v.newKeywords(cs.Changed[i].Flags) || named
+		}
 	}
 	if expunges && len(v.gone) > 0 {
 		c.tellExpunged(v.gone)
 		v.gone = nil
 	}
 	v.share(latest)
+	if named {
+		c.writeFlagsList()
+	}
 	if added {
 		c.w.Str("* ").Uint(uint64(len(v.uids))).Str(" EXISTS").CRLF()
 	}
@@ -274,9 +292,7 @@ func (c *session) tellFlags(m *storage.Message) {
 	if _, gone := slices.BinarySearch(c.view.gone, m.UID); gone {
 		return
 	}
-	if c.view.newKeywords(m.Flags) {
-		c.writeFlagsList()
-	}
+	c.nameKeywords(m.Flags)
 	c.w.Str("* ").Uint(uint64(i + 1)).Str(" FETCH (UID ").Uint(uint64(m.UID)).Str(" FLAGS ")
 	c.writeFlags(m.Flags)
 	c.w.Str(")").CRLF()

@@ -30,9 +30,10 @@ type conn struct {
 	server   *Server
 	tls      bool
 	in       *bufio.Reader
-	pending  []byte // rest of a command line that Read has not given away yet
-	line     []byte // its memory
-	err      error  // final, for every read after it
+	pending  []byte   // rest of a command line that Read has not given away yet
+	line     []byte   // its memory
+	err      error    // final, for every read after it
+	envelope envelope // of the last MAIL or RCPT that Read gave away
 
 	mu       sync.Mutex // guards what follows
 	replies  replies
@@ -80,19 +81,33 @@ func (c *conn) command() error {
 		}
 		return err
 	}
-	text := strings.ToUpper(strings.TrimRight(string(line), " \t\r\n"))
-	verb, _, _ := strings.Cut(text, " ")
+	said := strings.TrimRight(string(line), " \t\r\n")
+	verb, args, _ := strings.Cut(said, " ")
+	verb = strings.ToUpper(verb)
 	c.mu.Lock()
 	c.replies.answer(verb)
 	c.mu.Unlock()
-	switch {
-	case strings.HasPrefix(text, "BDAT"):
+	switch verb {
+	case "MAIL":
+		c.envelope = readMail(args)
+		line = []byte("MAIL FROM:<>\r\n")
+	case "RCPT":
+		c.envelope = readRcpt(args, c.server.cfg.Postmaster)
+		line = []byte(c.envelope.rcptLine(c.server.cfg.Hostname))
+	case "STARTTLS":
+		if args == "" && c.server.cfg.TLS != nil && !c.tls {
+			return c.startTLS()
+		}
+	case "BDAT":
 		// CHUNKING is not offered. The chunk that follows is not a command and
 		// must not run as one, so nothing more is read from this client.
 		c.say("502 5.5.1 CHUNKING is not offered, closing connection")
 		return io.EOF
-	case text == "STARTTLS" && c.server.cfg.TLS != nil && !c.tls:
-		return c.startTLS()
+	case "LHLO", "HELO", "EHLO", "DATA", "RSET", "NOOP", "VRFY", "EXPN", "HELP", "QUIT":
+	default:
+		// RFC 5321, section 4.2.4. go-smtp says 501 to what has not four letters,
+		// 500 to an empty line.
+		line = []byte("\r\n")
 	}
 	c.pending = line
 	return nil

@@ -7,6 +7,9 @@ import (
 	"strings"
 	"testing"
 	"testing/iotest"
+	"unicode/utf8"
+
+	"mailnode/storage/slot"
 )
 
 // FuzzReplies: however go-smtp's writes are cut, the client never sees CHUNKING
@@ -18,6 +21,8 @@ func FuzzReplies(f *testing.F) {
 	f.Add("250 Hello\r\n", 3, true)
 	f.Add("501 5.5.2 no\r\n250-x\n250\n", 2, true)
 	f.Add("25", 1, true)
+	f.Add("250-x\r\n250- CHUNKING\r\n250 chun\u212aing\r\n", 9, false)
+	f.Add("250-x\r\n250-\r\n250 \r\n", 9, false)
 	f.Fuzz(func(t *testing.T, text string, cut int, tls bool) {
 		cut = 1 + max(cut, -cut, 0)%64
 		play := func(verb string) string {
@@ -54,6 +59,31 @@ func FuzzReplies(f *testing.F) {
 			case line[3] == ' ':
 				return
 			}
+		}
+	})
+}
+
+// FuzzEnvelope: whatever a client says, go-smtp gets one line of one command,
+// and a path that is accepted can stand in a header field.
+func FuzzEnvelope(f *testing.F) {
+	f.Add(`FROM:<"a\" > b"@example.net> SIZE=1 BODY=8BITMIME SMTPUTF8`)
+	f.Add("TO:<@a,@b:u1@example.org> NOTIFY=NEVER")
+	f.Add(`TO:<"u1+x \"y"@example.org>`)
+	f.Add("from:<root>")
+	f.Add("TO:<\"postmaster\">\t=")
+	f.Fuzz(func(t *testing.T, args string) {
+		if m := readMail(args); m.err == nil && (strings.ContainsAny(m.path, "\r\n\x00") || !utf8.ValidString(m.path)) {
+			t.Errorf("%q: sender %q", args, m.path)
+		}
+		r := readRcpt(args, "u3@example.org")
+		if r.err == nil {
+			if a, err := slot.ParseAddress(string(r.to)); err != nil || a != r.to {
+				t.Errorf("%q: recipient %q", args, r.to)
+			}
+		}
+		line := r.rcptLine("mx.example.org")
+		if strings.Count(line, "\n") != 1 || strings.Count(line, "\r") != 1 || !strings.HasSuffix(line, ">\r\n") {
+			t.Errorf("%q: go-smtp gets %q", args, line)
 		}
 	})
 }
@@ -103,6 +133,10 @@ func FuzzHeaderFilter(f *testing.F) {
 	f.Add("Return-Pat")
 	f.Add("\r\nReturn-Path: x")
 	f.Add("\rReturn-Path: x")
+	f.Add("Return-PAth:00\nR") // an end that could begin the same field
+	f.Add("Return-Path:00\n\r")
+	f.Add("Return-Path\t : <a>\r\n b\r\nReturn-Path\r\n :\r\nReturn-Path-Not: x\r\n\r\n")
+	f.Add("Return-Path" + strings.Repeat(" ", 2*startBytesMax) + ": kept")
 	f.Fuzz(func(t *testing.T, text string) {
 		var want strings.Builder
 		drop, header := false, true
@@ -113,7 +147,8 @@ func FuzzHeaderFilter(f *testing.F) {
 					header = false
 				}
 				if !folded {
-					drop = len(l) >= len(returnPath) && strings.EqualFold(l[:len(returnPath)], returnPath)
+					name, _, field := strings.Cut(l[:min(len(l), startBytesMax)], ":")
+					drop = field && strings.EqualFold(strings.TrimRight(name, " \t"), returnPath)
 				}
 			}
 			if !header || !drop {

@@ -202,6 +202,71 @@ func TestConnectionCap(t *testing.T) {
 	h.greeted(t)
 }
 
+// A client that takes all places of its address leaves those of others, and of
+// the unix socket.
+func TestPlacesPerAddress(t *testing.T) {
+	refused := make(chan string, 10)
+	limits := func(c *Config) {
+		c.ConnectionsMax, c.PerIPMax = 4, 2
+		c.Metrics.Refused = func(reason string) { refused <- reason }
+	}
+	h := serve(t, limits)
+	from := func(ip string) *client {
+		d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(ip)}}
+		nc, err := d.Dial("tcp", h.addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { nc.Close() })
+		return &client{t: t, Conn: nc, in: bufio.NewReader(nc)}
+	}
+	first, second := from("127.0.0.1"), from("127.0.0.1")
+	first.want("220")
+	second.want("220")
+	third := from("127.0.0.1")
+	third.want("421 4.3.2")
+	third.wantEnd()
+	from("127.0.0.2").want("220")
+	from("127.0.0.3").want("220")
+	last := from("127.0.0.4") // over the limit of all
+	last.want("421 4.3.2")
+	last.wantEnd()
+	if a, b := <-refused, <-refused; a != RefusedPerIP || b != RefusedConnections {
+		t.Errorf("refused for %q, then for %q", a, b)
+	}
+
+	u := unixListener(t)
+	served := make(chan error, 1)
+	go func() { served <- h.Serve(u) }()
+	for range 4 {
+		dial(t, "unix", u.Addr().String()).want("220")
+	}
+	over := dial(t, "unix", u.Addr().String())
+	over.want("421 4.3.2")
+	over.wantEnd()
+
+	second.send("QUIT")
+	second.want("221")
+	second.wantEnd()
+	from("127.0.0.1").want("220")
+	if err := h.Shutdown(context.Background()); err != nil {
+		t.Error(err)
+	}
+	if err := <-served; err != nil {
+		t.Error(err)
+	}
+	if len(h.taken) != 0 {
+		t.Errorf("places taken after all have left: %v", h.taken)
+	}
+}
+
+func TestPostmasterIsRefusedClearly(t *testing.T) {
+	h := serve(t, func(c *Config) { c.Postmaster = "" })
+	c := h.greeted(t)
+	c.send("MAIL FROM:<>", "RCPT TO:<postmaster>", "RCPT TO:<postmaster@example.org>")
+	c.want("250", "550 5.1.1 nobody takes mail for <postmaster> here", "550 5.1.1 no such user")
+}
+
 func TestShutdownWaitsForTransactions(t *testing.T) {
 	h := serve(t, nil)
 	idle, busy := h.greeted(t), h.greeted(t)

@@ -1,11 +1,12 @@
 // Package lmtpd takes mail in over LMTP (RFC 2033) and answers each recipient
 // by itself: 250 only when law 1 allows it, and never a 5xx for our own trouble.
 //
-// go-smtp knows the commands; everything that crosses the network goes through
-// conn, which hands it one command line at a time, reads message bytes itself,
-// and takes care of what go-smtp v0.25.0 lacks: BDAT cannot be switched off
-// there and a refused chunk would run as commands, a size limit there leaves
-// the rest of the message to run as commands, a long line in a message ends the
+// go-smtp keeps the order of the commands; everything that crosses the network
+// goes through conn, which hands it one command line at a time, reads message
+// bytes itself, and takes care of what go-smtp v0.25.0 lacks: BDAT cannot be
+// switched off there and a refused chunk would run as commands, paths and
+// parameters are read too narrowly (envelope), a size limit there leaves the
+// rest of the message to run as commands, a long line in a message ends the
 // connection, TLS is not seen by a wrapper, nothing can be shut down politely.
 package lmtpd
 
@@ -23,6 +24,7 @@ import (
 
 	"github.com/emersion/go-smtp"
 
+	"mailnode/front"
 	"mailnode/storage"
 	"mailnode/storage/slot"
 )
@@ -63,13 +65,18 @@ type Config struct {
 	Spool    *storage.SpoolDir
 	// MessageBytesMax is the largest message, as it comes in; 0: DefaultMessageBytesMax.
 	MessageBytesMax int64
-	ConnectionsMax  int            // open connections; 0: DefaultConnectionsMax
-	Allow           []netip.Prefix // TCP clients; empty: loopback only; unix sockets are always allowed
-	TLS             *tls.Config    // STARTTLS is offered when set
-	Logger          *slog.Logger
-	Metrics         Metrics
-	Timeouts        Timeouts
-	Now             func() time.Time // nil: time.Now; shown and stored only (law 11)
+	// ConnectionsMax is how many connections are open over TCP, and how many over
+	// unix sockets; 0: DefaultConnectionsMax.
+	ConnectionsMax int
+	// PerIPMax is how many of TCP's come from one address; 0: no limit of their own.
+	PerIPMax   int
+	Postmaster slot.Address   // who gets mail for <postmaster> without a domain; "": nobody
+	Allow      []netip.Prefix // TCP clients; empty: loopback only; unix sockets are always allowed
+	TLS        *tls.Config    // STARTTLS is offered when set
+	Logger     *slog.Logger
+	Metrics    Metrics
+	Timeouts   Timeouts
+	Now        func() time.Time // nil: time.Now; shown and stored only (law 11)
 }
 
 // Timeouts of a connection; 0 is DefaultTimeout.
@@ -83,6 +90,7 @@ type Timeouts struct {
 const (
 	RefusedAddress     = "address"
 	RefusedConnections = "connections"
+	RefusedPerIP       = "connections-per-ip"
 )
 
 // Metrics are called as things happen, from many goroutines; nil ones are not.
@@ -108,7 +116,8 @@ type Server struct {
 	mu        sync.Mutex // guards what follows
 	leaving   bool
 	listeners map[net.Listener]struct{}
-	conns     map[*conn]struct{}
+	conns     map[*conn]place
+	taken     map[place]int
 	left      sync.Once
 	gone      chan struct{} // closed, by left, when leaving and the last conn is gone
 }
@@ -135,7 +144,8 @@ func New(cfg Config) *Server {
 		cfg:       cfg,
 		queue:     &queue{conns: make(chan *conn), closed: make(chan struct{})},
 		listeners: map[net.Listener]struct{}{},
-		conns:     map[*conn]struct{}{},
+		conns:     map[*conn]place{},
+		taken:     map[place]int{},
 		gone:      make(chan struct{}),
 	}
 	s.base, s.cancel = context.WithCancel(context.Background())
@@ -217,18 +227,53 @@ func (s *Server) admit(nc net.Conn) {
 		return
 	}
 	c := newConn(s, nc)
-	s.mu.Lock()
-	room := len(s.conns) < s.cfg.ConnectionsMax && !s.leaving
-	if room {
-		s.conns[c] = struct{}{}
-	}
-	s.mu.Unlock()
-	if !room {
-		s.refuse(nc, RefusedConnections, "421 4.3.2 "+s.cfg.Hostname+" too many connections, try again later")
+	if reason := s.seat(c); reason != "" {
+		s.refuse(nc, reason, "421 4.3.2 "+s.cfg.Hostname+" too many connections, try again later")
 		return
 	}
 	s.cfg.Metrics.Connections(+1)
 	s.queue.put(c)
+}
+
+// place is what a connection takes one of: unix sockets have places of their
+// own, so that no TCP client keeps this host's MTA out.
+type place struct {
+	unix bool
+	host netip.Prefix // front.Host of a TCP client, or the zero Prefix: all of the kind
+}
+
+// seat gives a connection its place, or says why it has none.
+func (s *Server) seat(c *conn) (reason string) {
+	var p place
+	switch a := c.RemoteAddr().(type) {
+	case *net.TCPAddr:
+		p.host = front.Host(a.AddrPort().Addr())
+	case *net.UnixAddr:
+		p.unix = true
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case s.leaving || s.taken[place{unix: p.unix}] >= s.cfg.ConnectionsMax:
+		return RefusedConnections
+	case !p.unix && s.cfg.PerIPMax > 0 && s.taken[p] >= s.cfg.PerIPMax:
+		return RefusedPerIP
+	}
+	s.conns[c] = p
+	s.count(p, +1)
+	return ""
+}
+
+// count counts a connection of a place. mu is held.
+func (s *Server) count(p place, delta int) {
+	for _, p := range []place{p, {unix: p.unix}} {
+		if s.taken[p] += delta; s.taken[p] == 0 {
+			delete(s.taken, p)
+		}
+		if p.host == (netip.Prefix{}) {
+			return // the two are one
+		}
+	}
 }
 
 func (s *Server) refuse(nc net.Conn, reason, reply string) {
@@ -269,6 +314,7 @@ func (s *Server) isLeaving() bool {
 // forget is called once per admitted conn, by its Close.
 func (s *Server) forget(c *conn) {
 	s.mu.Lock()
+	s.count(s.conns[c], -1)
 	delete(s.conns, c)
 	if s.leaving && len(s.conns) == 0 {
 		s.left.Do(func() { close(s.gone) })
@@ -280,8 +326,8 @@ func (s *Server) forget(c *conn) {
 // swap puts the TLS connection in the place of the one that it grew out of.
 func (s *Server) swap(old, c *conn) {
 	s.mu.Lock()
+	s.conns[c] = s.conns[old]
 	delete(s.conns, old)
-	s.conns[c] = struct{}{}
 	leaving := s.leaving
 	s.mu.Unlock()
 	if leaving {

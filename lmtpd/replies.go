@@ -60,6 +60,10 @@ func (r *replies) line(l []byte) {
 		// A command out of its order is 503 (RFC 5321, section 4.1.4; RFC 2033,
 		// section 4.2, for DATA without a recipient). go-smtp says 502.
 		r.out = append(append(r.out, "503 "...), l[4:]...)
+	case r.verb == "MAIL" && bytes.HasPrefix(l, []byte("250 ")): // go-smtp has not seen the sender
+		r.out = append(r.out, "250 2.1.0 sender accepted\r\n"...)
+	case r.verb == "RCPT" && bytes.HasPrefix(l, []byte("250 ")):
+		r.out = append(r.out, "250 2.1.5 recipient accepted\r\n"...)
 	default:
 		r.out = append(r.out, l...)
 	}
@@ -71,12 +75,14 @@ func (r *replies) line(l []byte) {
 func (r *replies) lhlo(keywords []string) {
 	lines := []string{r.hostname}
 	for _, k := range keywords {
-		switch name, _, _ := strings.Cut(k, " "); strings.ToUpper(name) {
-		case "CHUNKING", "BINARYMIME", "STARTTLS":
-		case "SIZE":
+		words := strings.Fields(k)
+		is := func(name string) bool { return strings.EqualFold(words[0], name) }
+		switch {
+		case len(words) == 0, is("CHUNKING"), is("BINARYMIME"), is("STARTTLS"):
+		case is("SIZE"):
 			lines = append(lines, "SIZE "+strconv.FormatInt(r.sizeMax, 10))
 		default:
-			lines = append(lines, k)
+			lines = append(lines, strings.Join(words, " "))
 		}
 	}
 	if r.startTLS {

@@ -59,11 +59,11 @@ func ourTrouble(r *smtp.SMTPError) bool {
 	return r.Code/100 == 4 && r.EnhancedCode[1] == 3
 }
 
-func badRecipient() error {
+func badRecipient() *smtp.SMTPError {
 	return &smtp.SMTPError{Code: 553, EnhancedCode: smtp.EnhancedCode{5, 1, 3}, Message: "recipient address not valid"}
 }
 
-func badSender() error {
+func badSender() *smtp.SMTPError {
 	return &smtp.SMTPError{Code: 553, EnhancedCode: smtp.EnhancedCode{5, 1, 7}, Message: "sender address not valid"}
 }
 

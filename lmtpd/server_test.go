@@ -44,14 +44,15 @@ type kept struct {
 }
 
 func (m *mailbag) Resolve(_ context.Context, a slot.Address) (Recipient, error) {
-	user, domain, _ := strings.Cut(string(a), "@")
+	at := strings.LastIndexByte(string(a), '@')
+	user, domain := string(a[:at]), a[at+1:]
 	if domain != "example.org" {
 		return Recipient{}, storage.Errorf(storage.ErrNotFound, "find address %q: unknown", a)
 	}
 	accounts := map[string]Recipient{
 		"u1": {Account: 1, Slot: 0}, "alias1": {Account: 1, Slot: 0}, "u2": {Account: 2, Slot: 1}, "u3": {Account: 3, Slot: 1},
 		"full": {Account: 4}, "gone": {Account: 5}, "nodisk": {Account: 6}, "broken": {Account: 7}, "moved": {Account: 8},
-		"big": {Account: 9}, "u1+own": {Account: 10}, "jürgen": {Account: 11}, "notmaster": {Account: 12},
+		"big": {Account: 9}, "u1+own": {Account: 10}, "jürgen": {Account: 11}, "notmaster": {Account: 12}, `"john smith"`: {Account: 13},
 	}
 	switch user {
 	case "down", "down+x":
@@ -128,7 +129,7 @@ func serveOn(t *testing.T, l net.Listener, change func(*Config)) *harness {
 	}
 	cfg := Config{
 		Hostname: "mx.example.org", Mail: h.bag, Spool: &storage.SpoolDir{FS: h.fs, Dir: "spool"},
-		Logger: slog.New(slog.DiscardHandler), MessageBytesMax: 1 << 20,
+		Logger: slog.New(slog.DiscardHandler), MessageBytesMax: 1 << 20, Postmaster: "u3@example.org",
 		Now: func() time.Time { return time.Date(2026, 11, 21, 3, 31, 7, 0, time.UTC) },
 	}
 	if change != nil {

@@ -5,11 +5,8 @@ import (
 	"crypto/rand"
 	"fmt"
 	"io"
-	"strings"
 	"sync"
 	"time"
-	"unicode"
-	"unicode/utf8"
 
 	"github.com/emersion/go-smtp"
 
@@ -47,29 +44,31 @@ func (s *Server) newSession(c *smtp.Conn) (smtp.Session, error) {
 	return &session{server: s, conn: nc, lhlo: c.Hostname()}, nil
 }
 
-// Mail begins a transaction.
-func (s *session) Mail(from string, opts *smtp.MailOptions) error {
+// Mail begins a transaction. Its arguments are those of conn.envelope.
+func (s *session) Mail(string, *smtp.MailOptions) error {
 	if s.open {
 		// go-smtp would keep the recipients and change the sender (RFC 5321, section 4.1.4).
 		return nestedMail()
 	}
-	if !utf8.ValidString(from) || strings.ContainsFunc(from, unicode.IsControl) {
-		return badSender() // it becomes a header field
+	e := &s.conn.envelope
+	if e.err != nil {
+		return e.err
 	}
-	if opts.Size > s.server.cfg.MessageBytesMax { // RFC 1870, section 6.1
-		return reply(storage.Errorf(storage.ErrTooBig, "receive message: %d bytes declared", opts.Size))
+	if err := e.tooBig(s.server.cfg.MessageBytesMax); err != nil {
+		return err
 	}
-	s.open, s.from, s.utf8 = true, from, opts.UTF8
+	s.open, s.from, s.utf8 = true, e.path, e.utf8
 	s.conn.transaction(true)
 	return nil
 }
 
-// Rcpt looks a recipient up.
-func (s *session) Rcpt(to string, _ *smtp.RcptOptions) error {
-	a, err := slot.ParseAddress(to)
-	if err != nil || !utf8.ValidString(to) {
-		return badRecipient()
+// Rcpt looks up the recipient of conn.envelope. said is how go-smtp knows it.
+func (s *session) Rcpt(said string, _ *smtp.RcptOptions) error {
+	e := &s.conn.envelope
+	if e.err != nil {
+		return e.err
 	}
+	a := e.to
 	began := time.Now()
 	r, err := s.resolve(a)
 	answer := reply(err)
@@ -81,7 +80,7 @@ func (s *session) Rcpt(to string, _ *smtp.RcptOptions) error {
 		return answer
 	}
 	r.Address = a
-	s.rcpts = append(s.rcpts, accepted{said: to, to: r})
+	s.rcpts = append(s.rcpts, accepted{said: said, to: r})
 	return nil
 }
 
@@ -100,24 +99,17 @@ func (s *session) resolve(a slot.Address) (r Recipient, err error) {
 	if err == nil || reply(err).Code != 550 {
 		return r, err
 	}
-	local, domain := split(string(a))
-	user, _, found := strings.Cut(local, "+")
-	if !found || user == "" {
+	base, found := a.WithoutDetail()
+	if !found {
 		return r, err
 	}
-	return s.server.cfg.Mail.Resolve(ctx, slot.Address(user+"@"+domain))
+	return s.server.cfg.Mail.Resolve(ctx, base)
 }
 
 // panicked keeps a bug in one message from taking the connection, or worse.
 func (s *session) panicked(doing string, v any) error {
 	s.server.cfg.Logger.Error("LMTP panic", "doing", doing, "panic", fmt.Sprint(v))
 	return storage.Errorf(storage.ErrUnavailable, "%s: panic: %v", doing, v)
-}
-
-// split cuts an address at its last @.
-func split(address string) (local, domain string) {
-	i := strings.LastIndexByte(address, '@')
-	return address[:max(i, 0)], address[i+1:]
 }
 
 // Data is never called: LMTPData stands in for it.

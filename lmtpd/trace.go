@@ -1,8 +1,6 @@
 package lmtpd
 
 import (
-	"bytes"
-	"io"
 	"net"
 	"strings"
 	"time"
@@ -28,9 +26,9 @@ type trace struct {
 // header gives the fields, each line ended by CRLF.
 func (t trace) header() string {
 	var b strings.Builder
-	b.WriteString("Return-Path: <" + quoted(t.from) + ">\r\n")
+	b.WriteString("Return-Path: <" + t.from + ">\r\n")
 	if t.deliveredTo != "" {
-		b.WriteString("Delivered-To: " + quoted(string(t.deliveredTo)) + "\r\n")
+		b.WriteString("Delivered-To: " + string(t.deliveredTo) + "\r\n")
 	}
 	b.WriteString("Received: from " + hostText(t.lhlo) + " (" + clientText(t.client) + ")\r\n")
 	b.WriteString("\tby " + t.hostname + " with " + t.protocol() + " id " + t.id + ";\r\n")
@@ -76,106 +74,4 @@ func hostText(name string) string {
 		return string(r[:255])
 	}
 	return name
-}
-
-// quoted gives an address its quotes back: go-smtp hands out local parts without.
-func quoted(address string) string {
-	local, domain := split(address)
-	if domain == "" || !strings.ContainsAny(local, " \t()<>[]:;@\\,\"") && local != "" {
-		return address
-	}
-	local = strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(local)
-	return `"` + local + `"@` + domain
-}
-
-// headerFilter passes a message on without the Return-Path fields of its
-// header section: RFC 5321, section 4.4, lets final delivery remove them, and a
-// delivered message has exactly one. Nothing else is changed. It looks at most
-// len(returnPath) bytes ahead, so lines may have any length.
-type headerFilter struct {
-	to   io.Writer
-	held []byte // the beginning of a line, not decided yet
-	mode filterMode
-	drop bool // the field that the current line belongs to is removed
-}
-
-type filterMode int
-
-const (
-	lineStart filterMode = iota
-	insideLine
-	pastHeader
-)
-
-const returnPath = "return-path:"
-
-// Write implements io.Writer.
-func (f *headerFilter) Write(p []byte) (int, error) {
-	n := len(p)
-	for len(p) > 0 {
-		var err error
-		switch f.mode {
-		case pastHeader:
-			_, err = f.to.Write(p)
-			p = nil
-		case insideLine:
-			end := bytes.IndexByte(p, '\n') + 1
-			if end == 0 {
-				end = len(p)
-			} else {
-				f.mode = lineStart
-			}
-			err = f.pass(p[:end])
-			p = p[end:]
-		case lineStart:
-			f.held = append(f.held, p[0])
-			p = p[1:]
-			err = f.decide()
-		}
-		if err != nil {
-			return n - len(p), err
-		}
-	}
-	return n, nil
-}
-
-// decide looks at the beginning of a line.
-func (f *headerFilter) decide() error {
-	l := string(f.held)
-	switch {
-	case l == "\r":
-		return nil
-	case l == "\n" || l == "\r\n":
-		f.mode, f.drop = pastHeader, false
-	case l[0] == ' ' || l[0] == '\t':
-		f.mode = insideLine // a folded line goes where its field went
-	case strings.EqualFold(l, returnPath):
-		f.mode, f.drop = insideLine, true
-	case strings.EqualFold(l, returnPath[:min(len(l), len(returnPath))]):
-		return nil // not long enough to tell
-	default:
-		f.mode, f.drop = insideLine, false
-		if l[len(l)-1] == '\n' {
-			f.mode = lineStart
-		}
-	}
-	return f.Flush()
-}
-
-// Flush passes on what was held back; after the last byte too.
-func (f *headerFilter) Flush() error {
-	h := f.held
-	f.held = f.held[:0]
-	if len(h) == 0 {
-		return nil
-	}
-	return f.pass(h)
-}
-
-func (f *headerFilter) pass(p []byte) error {
-	if f.drop {
-		return nil
-	}
-	_, err := f.to.Write(p)
-	return err
 }

@@ -102,7 +102,7 @@ func CheckAddress(a slot.Address) error {
 	if p, err := slot.ParseAddress(string(a)); err != nil {
 		return Errorf(ErrInvalid, "%w", err)
 	} else if p != a {
-		return Errorf(ErrInvalid, "address %q is not in lower case", a)
+		return Errorf(ErrInvalid, "address %q is not normalised", a)
 	}
 	return nil
 }

@@ -189,7 +189,7 @@ type Messages interface {
 	OpenBody(ctx context.Context, r Ref, uid UID) (BodyReader, error)
 	// SetFlags changes flags and gives back the messages it found, changed or
 	// not, in UID order. UIDs that are gone are passed over.
-	SetFlags(ctx context.Context, r Ref, uids []UID, c FlagChange) ([]Message, error)
+	SetFlags(ctx context.Context, r Ref, uids []UID, c FlagChange) ([]Reflagged, error)
 	// Expunge removes those of uids (nil: of all) that have \Deleted, and gives
 	// their UIDs in order.
 	Expunge(ctx context.Context, r Ref, uids []UID) ([]UID, error)
@@ -197,6 +197,14 @@ type Messages interface {
 	Copy(ctx context.Context, r Ref, uids []UID, to string) (Copied, error)
 	// Move is Copy and the removal of the originals, atomic per 1,000 messages.
 	Move(ctx context.Context, r Ref, uids []UID, to string) (Copied, error)
+}
+
+// Reflagged is a message as a change of its flags left it.
+type Reflagged struct {
+	Message
+	// Before is the message's ModSeq before the change. A session that was told
+	// less does not know which flags the change was made to.
+	Before ModSeq
 }
 
 // Changes is the part of a Store that tells sessions what others did.

@@ -58,7 +58,9 @@ type LMTP struct {
 	TCP            string         // host:port, "" is off
 	Socket         string         // absolute path, "" is off
 	Allow          []netip.Prefix // who may use TCP
-	ConnectionsMax int
+	ConnectionsMax int            // over TCP, and as many over the socket
+	PerIPMax       int            // over TCP, from one address
+	Postmaster     slot.Address   // who gets mail for <postmaster>, "" is nobody
 }
 
 // Ack says what must hold a change before it is acknowledged (law 1).

@@ -75,8 +75,12 @@ func clientSettings() []setting {
 			text(func(c *Config, s string) { c.LMTP.Socket = s }, optional(checkSocket))},
 		{"lmtp_allow", `["127.0.0.0/8", "::1/128"]`, `Addresses and networks that may deliver over LMTP/TCP. List your MTAs: whoever is allowed here can put mail into every mailbox.`,
 			prefixes(func(c *Config, p prefixList) { c.LMTP.Allow = p })},
-		{"lmtp_connections_max", `256`, `LMTP connections to this node at one time, unix socket included.`,
+		{"lmtp_connections_max", `256`, `LMTP connections over TCP to this node at one time; the unix socket has as many of its own.`,
 			count(func(c *Config, n int64) { c.LMTP.ConnectionsMax = int(n) }, 1, 100_000)},
+		{"lmtp_connections_per_ip_max", `100`, `LMTP connections over TCP from one address (IPv6: one /64) at one time. Not below what your MTA opens.`,
+			count(func(c *Config, n int64) { c.LMTP.PerIPMax = int(n) }, 1, 100_000)},
+		{"lmtp_postmaster", `""`, `The address that gets mail for <postmaster> without a domain. "" refuses it.`,
+			address(func(c *Config, a mailAddr) { c.LMTP.Postmaster = a })},
 	}
 }
 

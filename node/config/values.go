@@ -20,6 +20,7 @@ type (
 	span       = time.Duration
 	prefixList = []netip.Prefix
 	nodeName   = slot.NodeName
+	mailAddr   = slot.Address
 )
 
 // text accepts a string that passes check.
@@ -33,6 +34,23 @@ func text(put func(*Config, string), check func(string) error) setter {
 			return err
 		}
 		put(c, s)
+		return nil
+	}
+}
+
+// address accepts a mail address, and "".
+func address(put func(*Config, mailAddr)) setter {
+	return func(c *Config, v any) error {
+		s, ok := v.(string)
+		if ok && s == "" {
+			put(c, "")
+			return nil
+		}
+		a, err := slot.ParseAddress(s)
+		if err != nil {
+			return errors.New(`write an address in quotes, such as "postmaster@example.org"`)
+		}
+		put(c, a)
 		return nil
 	}
 }

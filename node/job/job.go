@@ -139,6 +139,15 @@ type Job struct {
 // tally counts towards a total.
 type tally struct{ done, total, resumed int64 }
 
+// shown is t as it is told: a total that was estimated too low grows with what
+// is done.
+func (t tally) shown() tally {
+	if t.total > 0 {
+		t.total = max(t.total, t.done)
+	}
+	return t
+}
+
 // Start queues a job, and runs it as soon as its kind has room. It never waits.
 func (r *Registry) Start(s Spec, run Run) *Job {
 	r.mu.Lock()

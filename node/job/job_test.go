@@ -98,6 +98,28 @@ func TestLaw12RateAndETA(t *testing.T) {
 	})
 }
 
+// TestProgressStaysInsideTotal: an estimate that was too low is corrected by what
+// was done, so that nothing is ever said to be done beyond the whole.
+func TestProgressStaysInsideTotal(t *testing.T) {
+	r := registry(t, nil)
+	release, counted := make(chan struct{}), make(chan struct{})
+	j := r.Start(Spec{Kind: Scrub, Slot: "s007"}, func(ctx context.Context, p *Progress) error {
+		p.Total(100, 10)
+		p.Items(11)
+		err := p.Spend(ctx, 150)
+		close(counted)
+		<-release
+		return err
+	})
+	<-counted
+	s := j.Status()
+	close(release)
+	<-j.Over()
+	if s.BytesDone != 150 || s.BytesTotal != 150 || s.ItemsDone != 11 || s.ItemsTotal != 11 || s.Done != 1 || s.EtaS != 0 {
+		t.Errorf("150 of 100 bytes, 11 of 10 items: %+v", s)
+	}
+}
+
 // TestLaw12StopEndsAWait: a job that waits for its rate ends when it is stopped.
 func TestLaw12StopEndsAWait(t *testing.T) {
 	r := registry(t, nil)

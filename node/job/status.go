@@ -78,8 +78,9 @@ func (j *Job) Detail(after int) Detail {
 
 // status is Status; r.mu is held.
 func (j *Job) status() Status {
+	bytes, items := j.bytes.shown(), j.items.shown()
 	s := Status{ID: j.id, Kind: j.spec.Kind, Slot: j.spec.Slot, About: j.spec.What, State: j.state, EtaS: -1, By: j.spec.By, At: j.at,
-		BytesDone: j.bytes.done, BytesTotal: j.bytes.total, ItemsDone: j.items.done, ItemsTotal: j.items.total,
+		BytesDone: bytes.done, BytesTotal: bytes.total, ItemsDone: items.done, ItemsTotal: items.total,
 		RateBytesPerSec: j.spec.RateBytesPerSec, Findings: j.forgotten + len(j.findings), Dropped: j.forgotten}
 	if s.Slot != "" && s.About != "" {
 		s.About = s.Slot + " " + s.About
@@ -89,12 +90,12 @@ func (j *Job) status() Status {
 	if j.err != nil {
 		s.Error = j.err.Error()
 	}
-	t := j.bytes
+	t := bytes
 	if t.total == 0 {
-		t = j.items
+		t = items
 	}
 	if t.total > 0 {
-		s.Done = min(1, float64(t.done)/float64(t.total))
+		s.Done = float64(t.done) / float64(t.total)
 	}
 	if j.wall.IsZero() {
 		return s // it never ran
@@ -110,7 +111,7 @@ func (j *Job) status() Status {
 		s.Done, s.EtaS = 1, 0
 	case j.state == Running && t.total > 0 && t.done > t.resumed:
 		perUnit := float64(until-j.began) / float64(t.done-t.resumed)
-		s.EtaS = int64(perUnit * float64(max(0, t.total-t.done)) / float64(time.Second))
+		s.EtaS = int64(perUnit * float64(t.total-t.done) / float64(time.Second))
 	}
 	return s
 }

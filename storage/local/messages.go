@@ -88,14 +88,14 @@ func in(r reader, ref storage.Ref) (*event.AccountRecord, *event.MailboxRecord, 
 
 // SetFlags implements storage.Messages. Flags are the one change that does not
 // wait for a replica (law 1).
-func (m *Master) SetFlags(ctx context.Context, r storage.Ref, uids []storage.UID, c storage.FlagChange) ([]storage.Message, error) {
+func (m *Master) SetFlags(ctx context.Context, r storage.Ref, uids []storage.UID, c storage.FlagChange) ([]storage.Reflagged, error) {
 	c, err := c.Canonical()
 	if err != nil {
 		return nil, err
 	}
-	var out []storage.Message
+	var out []storage.Reflagged
 	err = inChunks(uids, func(uids []storage.UID) error {
-		var part []storage.Message
+		var part []storage.Reflagged
 		_, err := m.change(ctx, func(t *txn) error {
 			part = nil
 			a, _, err := in(t, r)
@@ -108,6 +108,7 @@ func (m *Master) SetFlags(ctx context.Context, r storage.Ref, uids []storage.UID
 			}
 			var changes []*event.Change
 			for _, rec := range recs {
+				before := rec.Message(m.shownFloor(a)).ModSeq
 				after := rec.FlagSet().Apply(c)
 				if len(after.Keywords) > storage.MaxKeywordsPerMessage {
 					return storage.Errorf(storage.ErrLimit, "set flags: a message has at most %d keywords", storage.MaxKeywordsPerMessage)
@@ -116,7 +117,7 @@ func (m *Master) SetFlags(ctx context.Context, r storage.Ref, uids []storage.UID
 					rec.SystemFlags, rec.Keywords, rec.Modseq = uint32(after.System), after.Keywords, m.modSeq(t, a)
 					changes = append(changes, messageChange(rec))
 				}
-				part = append(part, rec.Message(m.shownFloor(a)))
+				part = append(part, storage.Reflagged{Message: rec.Message(m.shownFloor(a)), Before: before})
 			}
 			if len(changes) == 0 {
 				return nil

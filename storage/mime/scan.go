@@ -16,10 +16,17 @@ const maxEmptyReads = 100
 // Scan reads a whole message in one pass, in linear time and with bounded memory. The error is only ever r's own: any
 // bytes at all are a message.
 func Scan(r io.Reader) (*Message, error) {
-	s := scanner{
+	return newScanner(r).scan()
+}
+
+func newScanner(r io.Reader) *scanner {
+	return &scanner{
 		r: r, buf: make([]byte, windowBytes), lineStart: true,
 		msg: &Message{}, left: maxTextBytes, open: map[string]int{},
 	}
+}
+
+func (s *scanner) scan() (*Message, error) {
 	s.msg.Root = s.push(0, false)
 	if err := s.run(); err != nil {
 		return nil, fmt.Errorf("scan message at byte %d: %w", s.off+int64(s.end-s.start), err)
@@ -47,6 +54,7 @@ type scanner struct {
 	start, end int // the unread window of buf
 	searched   int // bytes of the window known to hold no LF
 	eof        bool
+	work       int64 // bytes and frames looked at or moved so far; TestScanIsLinear holds it
 
 	off       int64 // offset in the message of the window's first byte
 	lines     int64 // LFs before off
@@ -108,6 +116,7 @@ func (s *scanner) take(line []byte) {
 		s.headerCut = true
 	} else if !s.headerCut {
 		s.header = append(s.header, line...)
+		s.work += int64(len(line))
 	}
 }
 
@@ -118,6 +127,7 @@ func (s *scanner) match(line []byte) (index int, closing, ok bool) {
 	if line[len(line)-1] != '\n' && !s.eof {
 		return 0, false, false
 	}
+	s.work += int64(len(line))
 	text := bytes.TrimRight(line[2:], " \t\r\n")
 	if len(text) == 0 || len(text) > maxBoundaryBytes+2 {
 		return 0, false, false
@@ -189,6 +199,7 @@ func (s *scanner) push(at int64, digest bool) *Part {
 
 // pop ends the innermost part at offset at, or a little later where that would cut what it holds already.
 func (s *scanner) pop(at int64) {
+	s.work++
 	depth := len(s.stack)
 	top := &s.stack[depth-1]
 	p := top.part

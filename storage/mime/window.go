@@ -9,6 +9,7 @@ import (
 func (s *scanner) fill() error {
 	if s.start > 0 {
 		s.end = copy(s.buf, s.buf[s.start:s.end])
+		s.work += int64(s.end)
 		s.start = 0
 	}
 	for range maxEmptyReads {
@@ -35,8 +36,10 @@ func (s *scanner) line() ([]byte, error) {
 	for {
 		w := s.buf[s.start:s.end]
 		if i := bytes.IndexByte(w[s.searched:], '\n'); i >= 0 {
+			s.work += int64(i + 1)
 			return w[:s.searched+i+1], nil
 		}
+		s.work += int64(len(w) - s.searched)
 		s.searched = len(w)
 		if s.eof || len(w) == len(s.buf) {
 			return w, nil
@@ -84,6 +87,7 @@ func (s *scanner) skipLines() {
 	if i == 0 {
 		return
 	}
+	s.work += int64(i)
 	s.breakLen = 1
 	if i > 1 && w[i-2] == '\r' {
 		s.breakLen = 2
@@ -97,6 +101,7 @@ func (s *scanner) skipLines() {
 func (s *scanner) drain() error {
 	for {
 		w := s.buf[s.start:s.end]
+		s.work += int64(len(w))
 		s.lines += int64(bytes.Count(w, []byte{'\n'}))
 		s.off += int64(len(w))
 		s.start, s.end, s.searched = 0, 0, 0
