@@ -108,6 +108,9 @@ func (f *fetching) writeBatch() error {
 		if i == read && f.plan.needsSummary() {
 			read += f.readSummaries(f.batch[i:])
 		}
+		if err := f.ctx.Err(); err != nil {
+			return err
+		}
 		if err := f.writeMessage(&f.batch[i]); err != nil {
 			return err
 		}

@@ -72,6 +72,9 @@ func (c *session) applyFlags(cmd *command, uids []storage.UID, change storage.Fl
 			continue
 		}
 		for i := range ms {
+			if err := c.ctx.Err(); err != nil {
+				return reply{}, err
+			}
 			c.tellFlags(&ms[i])
 			if err := c.w.FlushIfFull(); err != nil {
 				return reply{}, err
