@@ -201,7 +201,9 @@ func TestListAgainstModel(t *testing.T) {
 	rnd := rand.New(rand.NewPCG(seed, 0))
 	b := newBench(t, nil)
 	ctx, id := context.Background(), b.users["bob"].ID
-	level := func() string { return []string{"a", "a b", "a-b", "ab", "b", "0", "z"}[rnd.IntN(7)] + strings.Repeat("x", rnd.IntN(3)) }
+	level := func() string {
+		return []string{"a", "a b", "a-b", "ab", "b", "0", "z"}[rnd.IntN(7)] + strings.Repeat("x", rnd.IntN(3))
+	}
 	random := func() string {
 		levels := []string{level()}
 		for rnd.IntN(3) > 0 && len(levels) < 5 {

@@ -236,5 +236,13 @@ func (w *Writer) grow(n int) {
 	w.buf = w.buf[:len(w.buf)+n]
 }
 
+// Fail ends the stream with an error, in the middle of a response.
+func (w *Writer) Fail(err error) error {
+	if w.err == nil {
+		w.err = err
+	}
+	return w.err
+}
+
 // Err gives the first error.
 func (w *Writer) Err() error { return w.err }
