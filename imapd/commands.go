@@ -1,6 +1,7 @@
 package imapd
 
 import (
+	"context"
 	"errors"
 	"time"
 )
@@ -66,6 +67,8 @@ func (cmd *command) isUID() bool { return len(cmd.verb) > 4 && cmd.verb[:4] == "
 // ends the session.
 func (c *session) serveCommand(cmd *command) error {
 	began := time.Now()
+	cmd.watch = c.watchClient()
+	defer cmd.watch.end()
 	r, err := cmd.spec.run(c, cmd)
 	if c.w.Err() != nil {
 		return c.w.Err()
@@ -74,14 +77,19 @@ func (c *session) serveCommand(cmd *command) error {
 		c.srv.cfg.Metrics.Command(cmd.verb, "BYE", time.Since(began))
 		return err
 	}
+	if err != nil && c.ctx.Err() != nil {
+		return c.cutShort(cmd, began)
+	}
 	var bye *byeError
 	if err != nil {
 		if r, bye = replyTo(err); bye == nil && !known(r) {
 			c.log().Error("imap command failed", "verb", cmd.verb, "err", err)
 		}
 	}
-	if bye == nil && r.status != "BAD" && c.view != nil {
-		bye = c.tellChanges(!cmd.spec.numbered)
+	if bye == nil && r.status != "BAD" && c.view != nil && c.ctx.Err() == nil {
+		if bye = c.tellChanges(!cmd.spec.numbered); bye != nil && c.ctx.Err() != nil {
+			return c.cutShort(cmd, began)
+		}
 	}
 	if bye != nil {
 		c.srv.cfg.Metrics.Command(cmd.verb, "BYE", time.Since(began))
@@ -92,4 +100,10 @@ func (c *session) serveCommand(cmd *command) error {
 	}
 	c.srv.cfg.Metrics.Command(cmd.verb, r.status, time.Since(began))
 	return c.countBad(r.status)
+}
+
+// cutShort ends a session in the middle of a command, between two responses.
+func (c *session) cutShort(cmd *command, began time.Time) error {
+	c.srv.cfg.Metrics.Command(cmd.verb, "BYE", time.Since(began))
+	return context.Cause(c.ctx)
 }

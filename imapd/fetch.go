@@ -3,6 +3,8 @@ package imapd
 import (
 	"errors"
 	"fmt"
+	"iter"
+	"slices"
 
 	"mailnode/imapd/wire"
 	"mailnode/storage"
@@ -66,6 +68,7 @@ type fetching struct {
 	batch    []fetched
 	batchMax int
 	raw      []byte // the summaries of batch that were read at once
+	header   []byte // of the present message
 	vanished bool   // a message was gone when its body was opened
 	failed   error  // the first body that could not be had; the others are served
 	started  bool   // an item of the present response is written
@@ -107,6 +110,9 @@ func (f *fetching) writeBatch() error {
 	for i := range f.batch {
 		if i == read && f.plan.needsSummary() {
 			read += f.readSummaries(f.batch[i:])
+		}
+		if err := f.ctx.Err(); err != nil {
+			return err
 		}
 		if err := f.writeMessage(&f.batch[i]); err != nil {
 			return err
@@ -211,7 +217,7 @@ func (f *fetching) writeMessage(m *fetched) error {
 	}
 	f.writeRecord(m, &summary)
 	for i := range parts {
-		if err := f.writeSection(f.plan.sections[i].label, &parts[i], src.body); err != nil {
+		if err := src.write(&f.plan.sections[i], parts[i]); err != nil {
 			return err
 		}
 	}
@@ -271,35 +277,21 @@ func (f *fetching) writeRecord(m *fetched, summary *mime.Summary) {
 	}
 }
 
-// resolved is where a section's bytes are: in memory, or in the body.
+// resolved is how much a section has, and where.
 type resolved struct {
-	text   []byte
-	off, n int64 // of the body, when text is nil
 	none   bool  // the message has no such section
+	off, n int64 // of the body, or of the fields that were asked for
 }
 
-func (f *fetching) writeSection(label string, r *resolved, body storage.BodyReader) error {
-	f.item(label).Byte(' ')
-	switch {
-	case r.none:
-		f.w.Str("NIL")
-	case r.text != nil:
-		f.w.LiteralSize(int64(len(r.text))).Raw(r.text)
-	default:
-		f.w.LiteralSize(r.n)
-		if r.n > 0 {
-			return f.w.CopyAt(body, r.off, r.n)
-		}
-	}
-	return nil
-}
-
-// sectionSource opens a message's body when first needed.
+// sectionSource is a message's body, opened when first needed, and the header in
+// it that was read last.
 type sectionSource struct {
 	*fetching
 	uid     storage.UID
 	summary *mime.Summary
 	body    storage.BodyReader
+	headOff int64
+	head    []byte // in fetching.header
 }
 
 func (s *sectionSource) close() {
@@ -323,39 +315,83 @@ func (s *sectionSource) open() error {
 	return nil
 }
 
-func (s *sectionSource) resolve(want *section) (resolved, error) {
+// resolve finds out what a section has. Fields are filtered twice, here for the
+// length of their literal: their lines are never held (see write).
+func (s *sectionSource) resolve(want *section) (r resolved, err error) {
+	if err := s.ctx.Err(); err != nil {
+		return r, err
+	}
 	off, n, found := s.summary.Locate(want.Part, want.kind)
 	if !found {
 		return resolved{none: true}, nil
 	}
 	if want.fields == nil {
-		if want.Partial != nil {
-			skip := min(want.Partial.Offset, n)
-			off, n = off+skip, min(n-skip, want.Partial.Size)
+		err = s.open()
+	} else {
+		var lines iter.Seq[[]byte]
+		lines, err = s.fields(want)
+		off, n = 0, 0
+		for l := range lines {
+			n += int64(len(l))
 		}
-		return resolved{off: off, n: n}, s.open()
-	}
-	var text []byte
-	covered := false
-	if len(want.Part) == 0 && !want.not {
-		text, covered = s.summary.HeaderFields(want.fields)
-	}
-	if !covered {
-		if err := s.open(); err != nil {
-			return resolved{}, err
-		}
-		header := make([]byte, min(n, headerBytesMax))
-		if got, err := s.body.ReadAt(header, off); got < len(header) {
-			return resolved{}, fmt.Errorf("read header of UID %d: %w", s.uid, err)
-		}
-		text = mime.FilterHeader(header, want.fields, want.not)
 	}
 	if want.Partial != nil {
-		skip := min(want.Partial.Offset, int64(len(text)))
-		text = text[skip:min(int64(len(text)), skip+want.Partial.Size)]
+		skip := min(want.Partial.Offset, n)
+		off, n = off+skip, min(n-skip, want.Partial.Size)
 	}
-	if text == nil {
-		text = []byte{}
+	return resolved{off: off, n: n}, err
+}
+
+// fields yields the lines of the fields that were asked for.
+func (s *sectionSource) fields(want *section) (iter.Seq[[]byte], error) {
+	if want.listed() && !s.summary.ListHeadersCut {
+		return want.filter.Lines(s.summary.ListHeaders), nil
 	}
-	return resolved{text: text}, nil
+	off, n, _ := s.summary.Locate(want.Part, want.kind)
+	n = min(n, headerBytesMax)
+	if s.head == nil || s.headOff != off || int64(len(s.head)) != n {
+		if err := s.open(); err != nil {
+			return noLines, err
+		}
+		s.header = slices.Grow(s.header[:0], int(n))[:n]
+		if got, err := s.body.ReadAt(s.header, off); int64(got) < n {
+			return noLines, fmt.Errorf("read header of UID %d: %w", s.uid, err)
+		}
+		s.head, s.headOff = s.header, off
+	}
+	return want.filter.Lines(s.head), nil
+}
+
+func noLines(func([]byte) bool) {}
+
+// write writes a section. What cannot be read now, although it could be a moment
+// ago, breaks the response off: its literal is announced.
+func (s *sectionSource) write(want *section, r resolved) error {
+	s.item(want.label).Byte(' ')
+	if r.none {
+		s.w.Str("NIL")
+		return nil
+	}
+	s.w.LiteralSize(r.n)
+	if want.fields == nil {
+		if r.n > 0 {
+			return s.w.CopyAt(s.body, r.off, r.n)
+		}
+		return nil
+	}
+	lines, err := s.fields(want)
+	if err != nil {
+		return s.w.Fail(err)
+	}
+	at, end := int64(0), r.off+r.n // of the lines
+	for l := range lines {
+		from, to := max(r.off-at, 0), min(end-at, int64(len(l)))
+		if from < to {
+			s.w.Raw(l[from:to])
+		}
+		if at += int64(len(l)); at >= end {
+			break
+		}
+	}
+	return s.w.Err()
 }

@@ -23,6 +23,7 @@ type section struct {
 	// fields: HEADER.FIELDS or HEADER.FIELDS.NOT with these names.
 	fields []string
 	not    bool
+	filter *mime.HeaderFilter // of fields
 }
 
 const (
@@ -30,6 +31,15 @@ const (
 	maxPartDepth    = 100
 	maxHeaderFields = 500
 )
+
+// partialBytes is how many bytes of the section are wanted at most, 0 for all;
+// the label has only where they begin.
+func (s *section) partialBytes() int64 {
+	if s.Partial == nil {
+		return 0
+	}
+	return s.Partial.Size
+}
 
 // needsSummary says whether a record alone cannot answer.
 func (p *fetchPlan) needsSummary() bool {
@@ -106,7 +116,14 @@ func (p *fetchPlan) item(cmd *command) {
 	}
 }
 
+// add takes a section in, once however often it is asked for.
 func (p *fetchPlan) add(cmd *command, s section) {
+	for i := range p.sections {
+		if old := &p.sections[i]; old.label == s.label && old.partialBytes() == s.partialBytes() {
+			old.Peek = old.Peek && s.Peek
+			return
+		}
+	}
 	if len(p.sections) == maxSections {
 		cmd.Fail("at most %d sections", maxSections)
 		return
@@ -180,6 +197,7 @@ func (s *section) text(cmd *command, label []byte) []byte {
 		if len(s.fields) == 0 || len(s.fields) > maxHeaderFields {
 			cmd.Fail("1 to %d header fields", maxHeaderFields)
 		}
+		s.filter = mime.NewHeaderFilter(s.fields, s.not)
 		label = append(label, " ("...)
 		for i, f := range s.fields {
 			if i > 0 {

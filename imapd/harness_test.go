@@ -285,3 +285,11 @@ func (c *wireClient) wantBye(code string) {
 }
 
 func newTestDecoder(text string) *wire.Decoder { return wire.NewDecoder([]byte(text)) }
+
+type writerFunc func(p []byte)
+
+func (f writerFunc) Write(p []byte) (int, error) { f(p); return len(p), nil }
+
+func newTestWriter(sent func(p []byte)) *wire.Writer {
+	return wire.NewWriter(writerFunc(sent), wire.NewBuffers(wire.WriterBufferBytes))
+}

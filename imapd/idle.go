@@ -16,6 +16,7 @@ func (c *session) idle(cmd *command) (reply, error) {
 		return reply{}, cmd.Err()
 	}
 	c.dropText(cmd)
+	cmd.watch.end() // the one who reads hears it
 	c.w.Str("+ idling").CRLF()
 	c.net.read, c.net.absolute = c.srv.cfg.Timeouts.Idle, time.Time{}
 	type input struct {

@@ -30,7 +30,9 @@
 //
 // While a session waits it holds no buffers. Whoever must end a waiting session
 // (the store's Done, Shutdown) sets a flag and a read deadline in the past, so
-// that BYE is written by the session itself, between two responses.
+// that BYE is written by the session itself, between two responses. A command
+// that runs longer is ended through session.ctx, as is one whose client has gone
+// (watch.go): so every loop that may take long looks at it.
 //
 // A session sees its mailbox through a view: the UIDs in the order of their
 // sequence numbers, as the client was told. Others' changes come from

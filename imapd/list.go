@@ -1,7 +1,7 @@
 package imapd
 
 import (
-	"slices"
+	"errors"
 	"strings"
 
 	"github.com/emersion/go-imap/v2"
@@ -31,23 +31,19 @@ func (c *session) list(cmd *command) (reply, error) {
 		c.w.Str(`* LIST (\Noselect) "/" ""`).CRLF()
 		return ok("LIST completed")
 	}
-	names, err := c.folders(l.SelectSubscribed || l.ReturnSubscribed)
+	walk, err := c.walkNames(l.reference, l.patterns)
 	if err != nil {
 		return reply{}, err
 	}
-	for i := range names {
-		f := &names[i]
-		if !matchAny(f.name, l.reference, l.patterns) {
-			continue
+	for n, err := range walk.names() {
+		if err == nil {
+			err = c.listName(l, n, walk.match)
 		}
-		if chosen, childInfo := l.selects(f); chosen || childInfo {
-			c.writeFolder("LIST", f, l, childInfo)
-			if l.ReturnStatus != nil && f.mbox != nil {
-				c.writeStatus(f.mbox, l.ReturnStatus)
-			}
-			if err := c.w.FlushIfFull(); err != nil {
-				return reply{}, err
-			}
+		if err == nil {
+			err = c.w.FlushIfFull()
+		}
+		if err != nil {
+			return reply{}, err
 		}
 	}
 	return ok("LIST completed")
@@ -117,76 +113,93 @@ func (l *listing) returnOption(cmd *command) {
 	}
 }
 
-// folder is a name that LIST may show.
+// folder is a name that LIST shows.
 type folder struct {
-	name       string
-	mbox       *storage.Mailbox // nil: no such mailbox
-	children   bool
-	subscribed bool
-	// below says which kinds of mailbox RECURSIVEMATCH finds under this one.
-	belowSubscribed, belowSpecialUse bool
+	listed
+	mbox *storage.Mailbox // nil: no such mailbox
 }
 
-// folders gives, sorted, the mailboxes, the levels above them that are no
-// mailboxes, and if wanted the subscribed names that exist no more.
-func (c *session) folders(subscriptions bool) ([]folder, error) {
-	boxes, err := c.store.Mailboxes(c.ctx, c.account)
-	if err != nil {
-		return nil, err
-	}
-	var subscribed []string
-	if subscriptions {
-		if subscribed, err = c.store.Subscriptions(c.ctx, c.account); err != nil {
-			return nil, err
+// listName answers for a name that a pattern matches, if it is to be listed: for
+// itself, or with RECURSIVEMATCH for what is below it (RFC 5258, section 3.3).
+func (c *session) listName(l *listing, n listed, match *matcher) error {
+	f := folder{listed: n}
+	chosen := n.Mailbox != 0 || n.children
+	below := storage.NameEntry{}
+	if l.SelectSubscribed || l.SelectSpecialUse {
+		var err error
+		if chosen, err = c.meets(l, n.NameEntry); err != nil {
+			return err
+		}
+		if l.SelectRecursiveMatch {
+			// Else a matching child is listed itself: the parent would be redundant.
+			beyond := match
+			if chosen {
+				beyond = nil
+			}
+			if below, err = c.findBelow(l, n.Name, beyond); err != nil {
+				return err
+			}
 		}
 	}
-	byName := make(map[string]*folder, len(boxes)+len(subscribed))
-	get := func(name string) *folder {
-		f := byName[name]
-		if f == nil {
-			f = &folder{name: name}
-			byName[name] = f
+	childInfo := below.Name != ""
+	if !chosen && !childInfo {
+		return nil
+	}
+	if n.Mailbox != 0 {
+		mbox, err := c.store.MailboxByID(c.ctx, storage.Ref{Account: c.account, Mailbox: n.Mailbox})
+		if goneMeanwhile(err) {
+			return nil
 		}
-		return f
-	}
-	for i := range boxes {
-		f := get(boxes[i].Name)
-		f.mbox = &boxes[i]
-		for p := parent(f.name); p != ""; p = parent(p) {
-			up := get(p)
-			up.children = true
-			up.belowSpecialUse = up.belowSpecialUse || f.mbox.SpecialUse != ""
+		if err != nil {
+			return err
 		}
+		f.mbox = &mbox
 	}
-	for _, name := range subscribed {
-		get(name).subscribed = true
-		for p := parent(name); p != ""; p = parent(p) {
-			get(p).belowSubscribed = true
-		}
+	c.writeFolder("LIST", &f, l, childInfo)
+	if l.ReturnStatus != nil && f.mbox != nil {
+		c.writeStatus(f.mbox, l.ReturnStatus)
 	}
-	out := make([]folder, 0, len(byName))
-	for _, f := range byName {
-		out = append(out, *f)
-	}
-	slices.SortFunc(out, func(a, b folder) int { return strings.Compare(a.name, b.name) })
-	return out, nil
+	return nil
 }
 
-func parent(name string) string {
-	return name[:max(strings.LastIndexByte(name, storage.Separator), 0)]
+// meets reports whether a name satisfies LIST's selection options.
+func (c *session) meets(l *listing, n storage.NameEntry) (bool, error) {
+	if l.SelectSubscribed && !n.Subscribed {
+		return false, nil
+	}
+	if !l.SelectSpecialUse || n.Mailbox == 0 {
+		return !l.SelectSpecialUse, nil
+	}
+	mbox, err := c.store.MailboxByID(c.ctx, storage.Ref{Account: c.account, Mailbox: n.Mailbox})
+	if goneMeanwhile(err) {
+		return false, nil
+	}
+	return mbox.SpecialUse != "", err
 }
 
-// selects says whether a name is listed for itself, and whether only or also for
-// what is below it (RFC 5258, section 3.5: CHILDINFO).
-func (l *listing) selects(f *folder) (chosen, childInfo bool) {
-	if !l.SelectSubscribed && !l.SelectSpecialUse {
-		return f.mbox != nil || f.children, false
+// findBelow returns the first name below another that satisfies the selection
+// options, and that match, when given, does not match.
+func (c *session) findBelow(l *listing, above string, match *matcher) (found storage.NameEntry, err error) {
+	err = c.store.Names(c.ctx, c.account, above+"/", "", func(n storage.NameEntry) error {
+		if err := c.ctx.Err(); err != nil {
+			return err
+		}
+		meets, err := c.meets(l, n)
+		if err != nil || !meets || match != nil && match.match(n.Name) {
+			return err
+		}
+		found = n
+		return errPause
+	})
+	if errors.Is(err, errPause) {
+		err = nil
 	}
-	chosen = (!l.SelectSubscribed || f.subscribed) && (!l.SelectSpecialUse || f.mbox != nil && f.mbox.SpecialUse != "")
-	if l.SelectRecursiveMatch {
-		childInfo = l.SelectSubscribed && f.belowSubscribed || l.SelectSpecialUse && !l.SelectSubscribed && f.belowSpecialUse
-	}
-	return chosen, childInfo
+	return found, err
+}
+
+// goneMeanwhile reports whether what a name led to has been deleted since.
+func goneMeanwhile(err error) bool {
+	return errors.Is(err, storage.ErrNotFound) && !errors.Is(err, storage.ErrUnavailable)
 }
 
 func (c *session) writeFolder(verb string, f *folder, l *listing, childInfo bool) {
@@ -203,19 +216,17 @@ func (c *session) writeFolder(verb string, f *folder, l *listing, childInfo bool
 	} else {
 		attrs = append(attrs, `\HasNoChildren`)
 	}
-	if (l.SelectSubscribed || l.ReturnSubscribed) && f.subscribed {
+	if (l.SelectSubscribed || l.ReturnSubscribed) && f.Subscribed {
 		attrs = append(attrs, `\Subscribed`)
 	}
 	if f.mbox != nil && f.mbox.SpecialUse != "" {
 		attrs = append(attrs, `\`+string(f.mbox.SpecialUse))
 	}
-	c.w.Str("* ").Str(verb).Byte(' ').Words(attrs).Str(` "/" `).Mailbox(f.name)
+	c.w.Str("* ").Str(verb).Byte(' ').Words(attrs).Str(` "/" `).Mailbox(f.Name)
 	if childInfo {
-		var kind string
+		kind := "SPECIAL-USE"
 		if l.SelectSubscribed {
 			kind = "SUBSCRIBED"
-		} else {
-			kind = "SPECIAL-USE"
 		}
 		c.w.Str(` ("CHILDINFO" ("`).Str(kind).Str(`"))`)
 	}
@@ -232,73 +243,45 @@ func (c *session) lsub(cmd *command) (reply, error) {
 	if err := cmd.Err(); err != nil {
 		return reply{}, err
 	}
-	names, err := c.folders(true)
+	walk, err := c.walkNames(reference, []string{pattern})
 	if err != nil {
 		return reply{}, err
 	}
 	// Section 6.3.9: "%" shows a level that is not subscribed, as \Noselect, when
 	// something below it is.
 	levels := strings.HasSuffix(pattern, "%")
-	for i := range names {
-		f := &names[i]
-		if !matchAny(f.name, reference, []string{pattern}) {
-			continue
+	for n, err := range walk.names() {
+		if err == nil {
+			err = c.lsubName(n, levels)
 		}
-		switch {
-		case f.subscribed && f.mbox == nil:
-			c.w.Str(`* LSUB () "/" `).Mailbox(f.name).CRLF()
-		case f.subscribed:
-			c.writeFolder("LSUB", f, &listing{}, false)
-		case levels && f.belowSubscribed:
-			c.w.Str(`* LSUB (\Noselect) "/" `).Mailbox(f.name).CRLF()
+		if err == nil {
+			err = c.w.FlushIfFull()
 		}
-		if err := c.w.FlushIfFull(); err != nil {
+		if err != nil {
 			return reply{}, err
 		}
 	}
 	return ok("LSUB completed")
 }
 
-// matchAny says whether a name matches a reference with one of the patterns.
-func matchAny(name, reference string, patterns []string) bool {
-	for _, p := range patterns {
-		// Section 6.3.8: the reference is put before the pattern; one that begins
-		// with the separator stands alone.
-		if strings.HasPrefix(p, "/") {
-			p = p[1:]
-		} else {
-			p = reference + p
+func (c *session) lsubName(n listed, levels bool) error {
+	subscribed := &listing{}
+	subscribed.SelectSubscribed = true
+	switch {
+	case n.Subscribed && n.Mailbox == 0:
+		c.w.Str(`* LSUB () "/" `).Mailbox(n.Name).CRLF()
+	case n.Subscribed:
+		mbox, err := c.store.MailboxByID(c.ctx, storage.Ref{Account: c.account, Mailbox: n.Mailbox})
+		if err != nil && !goneMeanwhile(err) {
+			return err
 		}
-		if len(p) >= 5 && strings.EqualFold(p[:5], "INBOX") && (len(p) == 5 || p[5] == storage.Separator) {
-			p = "INBOX" + p[5:]
+		c.writeFolder("LSUB", &folder{n, &mbox}, &listing{}, false)
+	case levels:
+		below, err := c.findBelow(subscribed, n.Name, nil)
+		if err != nil || below.Name == "" {
+			return err
 		}
-		if matchPattern(name, p) || name == "INBOX" && matchPattern("inbox", strings.ToLower(p)) {
-			return true
-		}
+		c.w.Str(`* LSUB (\Noselect) "/" `).Mailbox(n.Name).CRLF()
 	}
-	return false
-}
-
-// matchPattern matches LIST's wildcards in time len(name)×len(pattern):
-// backtracking would let a pattern of many stars run for hours.
-func matchPattern(name, pattern string) bool {
-	// can[i]: pattern so far matches name[:i].
-	can := make([]bool, len(name)+1)
-	can[0] = true
-	for p := range len(pattern) {
-		switch w := pattern[p]; w {
-		case '*', '%':
-			for i := 1; i <= len(name); i++ {
-				if can[i-1] && (w == '*' || name[i-1] != storage.Separator) {
-					can[i] = true
-				}
-			}
-		default:
-			for i := len(name); i > 0; i-- {
-				can[i] = can[i-1] && name[i-1] == w
-			}
-			can[0] = false
-		}
-	}
-	return can[len(name)]
+	return nil
 }

@@ -7,6 +7,10 @@ import (
 	"time"
 )
 
+// byeWithin is how long a session that must end has for its last words; a client
+// that reads nothing is cut off then.
+const byeWithin = 2 * time.Second
+
 // errKicked says that a wait ended because the session must end.
 var errKicked = errors.New("wait for the client: the session must end")
 
@@ -18,8 +22,20 @@ type netConn struct {
 	write    time.Duration
 	read     time.Duration // each read
 	absolute time.Time     // no read later than this; zero: none
-	kicked   *atomic.Bool
+	// over is set once the session must end: no write takes longer than until then.
+	over atomic.Pointer[time.Time]
 }
+
+// kick ends the read that waits, and bounds all writes. Any goroutine may call it.
+func (n *netConn) kick(socket net.Conn) {
+	over := time.Now().Add(byeWithin)
+	if n.over.CompareAndSwap(nil, &over) {
+		socket.SetWriteDeadline(over)
+	}
+	socket.SetReadDeadline(longAgo())
+}
+
+func (n *netConn) kicked() bool { return n.over.Load() != nil }
 
 // Read fails with errKicked once the session was kicked: the flag is looked at
 // after the deadline was set, so a kick is never lost between the two.
@@ -31,19 +47,23 @@ func (n *netConn) Read(p []byte) (int, error) {
 	if err := n.nc.SetReadDeadline(deadline); err != nil {
 		return 0, err
 	}
-	if n.kicked.Load() {
+	if n.kicked() {
 		return 0, errKicked
 	}
 	got, err := n.nc.Read(p)
-	if err != nil && got == 0 && n.kicked.Load() {
+	if err != nil && got == 0 && n.kicked() {
 		return 0, errKicked
 	}
 	return got, err
 }
 
+// Write looks at over after the deadline was set, as Read does.
 func (n *netConn) Write(p []byte) (int, error) {
 	if err := n.nc.SetWriteDeadline(time.Now().Add(n.write)); err != nil {
 		return 0, err
+	}
+	if over := n.over.Load(); over != nil {
+		n.nc.SetWriteDeadline(*over)
 	}
 	return n.nc.Write(p)
 }

@@ -50,6 +50,8 @@ func (c *session) passOn(cmd *command, to *Elsewhere, user, password string) err
 		return storage.Errorf(storage.ErrUnavailable, "pass connection on to node %q: %w", to.Node, err)
 	}
 	defer peer.Close()
+	stopWaiting := context.AfterFunc(ctx, func() { peer.Close() })
+	defer stopWaiting()
 	peer.SetDeadline(time.Now().Add(c.srv.cfg.Timeouts.Peer))
 	line, err := json.Marshal(passRequest{V: passVersion, User: []byte(user), Password: []byte(password),
 		ClientAddr: c.ip, TLS: c.tls, Tag: cmd.tag, Verb: cmd.verb})
@@ -67,9 +69,13 @@ func (c *session) passOn(cmd *command, to *Elsewhere, user, password string) err
 	if !answer.OK {
 		return peerError(answer.Kind, answer.Text)
 	}
+	if !stopWaiting() {
+		return errGone
+	}
 	peer.SetDeadline(time.Time{})
 	c.log().Info("imap login passed on", "node", to.Node, "tried", user)
 	c.dropText(cmd)
+	cmd.watch.end() // nothing may be written between the master's bytes
 	c.splice(peer, rest)
 	return errLogout
 }
@@ -108,7 +114,9 @@ func (c *session) servePeer() error {
 		return fmt.Errorf("read pass request: %w", err)
 	}
 	c.ip, c.tls = req.ClientAddr, req.TLS
+	w := c.watchClient()
 	err = c.logInPeer(&req)
+	w.end()
 	answer := passAnswer{V: passVersion, OK: err == nil}
 	if err != nil {
 		answer.Kind, answer.Text = peerKind(err), err.Error()

@@ -21,6 +21,7 @@ type command struct {
 	text      []byte // from framePool
 	*wire.Decoder
 	message *wire.Literal // of an APPEND; its bytes have not been read
+	watch   *watch
 }
 
 func (c *session) commandBytesMax() int {

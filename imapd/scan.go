@@ -33,6 +33,9 @@ func (c *session) eachMessage(spans []span, visit func(i int, m *storage.Message
 		for again := true; again; {
 			again = false
 			err := c.store.Scan(c.ctx, v.ref, lo, hi, func(read storage.Message) error {
+				if err := c.ctx.Err(); err != nil {
+					return err
+				}
 				m = read
 				for i < len(v.uids) && v.uids[i] < m.UID {
 					i++

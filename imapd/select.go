@@ -67,6 +67,9 @@ func (c *session) fillView(v *view, mbox storage.Mailbox) (firstUnseen int, err 
 	n, _ := v.index(v.maxUID + 1)
 	v.uids, v.shared = v.uids[:n:n], true
 	err = c.store.Scan(c.ctx, v.ref, 1, v.maxUID, func(m storage.Message) error {
+		if err := c.ctx.Err(); err != nil {
+			return err
+		}
 		if firstUnseen == 0 && !m.Flags.Has(storage.Seen) {
 			i, found := v.index(m.UID)
 			if found {

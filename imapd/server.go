@@ -32,7 +32,7 @@ type ListenerOptions struct {
 type Server struct {
 	cfg    Config
 	ctx    context.Context // ended when Shutdown gives up waiting
-	cancel context.CancelFunc
+	cancel context.CancelCauseFunc
 
 	shared
 
@@ -86,7 +86,7 @@ func New(cfg Config) *Server {
 		perUser:   map[userKey]int{},
 		stores:    map[storage.Store]*storeWatch{},
 	}
-	s.ctx, s.cancel = context.WithCancel(context.Background())
+	s.ctx, s.cancel = context.WithCancelCause(context.Background())
 	return s
 }
 
@@ -305,13 +305,13 @@ func (s *Server) Shutdown(ctx context.Context) error {
 		s.wg.Wait()
 		close(done)
 	}()
-	defer s.cancel()
+	defer s.cancel(errKicked)
 	select {
 	case <-done:
 		return nil
 	case <-ctx.Done():
 	}
-	s.cancel()
+	s.cancel(errKicked)
 	s.mu.Lock()
 	for c := range s.sessions {
 		c.conn.Close()

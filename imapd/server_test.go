@@ -120,7 +120,7 @@ func TestTimeouts(t *testing.T) {
 // panics is a store of which one method is broken.
 type panics struct{ storage.Store }
 
-func (panics) Subscriptions(context.Context, storage.AccountID) ([]string, error) {
+func (panics) Names(context.Context, storage.AccountID, string, string, func(storage.NameEntry) error) error {
 	panic("broken on purpose")
 }
 

@@ -34,11 +34,13 @@ const badMax = 20
 type session struct {
 	entry
 	user
-	srv    *Server
+	srv *Server
+	// ctx ends with the session, and while a command runs also when its client
+	// is gone (watch.go) or the session has had to end for kickGrace. Its cause
+	// is errGone or errKicked. Whatever takes long looks at it.
 	ctx    context.Context
-	cancel context.CancelFunc
-	conn   net.Conn // the socket under TLS; kick and Shutdown use it too
-	kicked atomic.Bool
+	cancel context.CancelCauseFunc
+	conn   net.Conn    // the socket under TLS; kick, watch and Shutdown use it too
 	closed atomic.Bool // kicked, because its account was deleted or disabled
 	net    netConn
 	r      *wire.Reader
@@ -70,9 +72,9 @@ type user struct {
 func newSession(s *Server, nc net.Conn, ip string) *session {
 	c := &session{srv: s, conn: nc}
 	c.id, c.ip = s.serial.Add(1), ip
-	c.ctx, c.cancel = context.WithCancel(s.ctx)
+	c.ctx, c.cancel = context.WithCancelCause(s.ctx)
 	t := s.cfg.Timeouts
-	c.net = netConn{nc: nc, write: t.Write, read: t.Read, kicked: &c.kicked}
+	c.net = netConn{nc: nc, write: t.Write, read: t.Read}
 	c.r = wire.NewReader(&c.net, s.readPool)
 	c.w = wire.NewWriter(&c.net, s.writePool)
 	return c
@@ -82,10 +84,15 @@ func (c *session) log() *slog.Logger {
 	return c.srv.cfg.Logger.With("conn", c.id, "client", c.ip, "user", c.name)
 }
 
-// kick ends the session at its next wait. Any goroutine may call it.
+// kickGrace is how long the command of a session that must end may run on: most
+// come to their own end, and their client hears how they ended.
+const kickGrace = time.Second
+
+// kick ends the session at its next wait, and a command that runs on for
+// kickGrace between two of its responses. Any goroutine may call it.
 func (c *session) kick() {
-	c.kicked.Store(true)
-	c.conn.SetReadDeadline(longAgo())
+	c.net.kick(c.conn)
+	time.AfterFunc(kickGrace, func() { c.cancel(errKicked) })
 }
 
 // closeAccount ends a session whose account may have none. Any goroutine may
@@ -97,7 +104,10 @@ func (c *session) closeAccount() {
 
 func (c *session) close() {
 	c.unselect()
-	c.cancel()
+	c.cancel(errGone)
+	if c.w.Err() != nil {
+		c.conn.Close() // nobody reads: TLS would try for seconds to say goodbye
+	}
 	c.net.nc.Close() // for TLS this tries to send close_notify
 	c.conn.Close()
 }
@@ -183,7 +193,7 @@ func (c *session) waitCommand() error {
 }
 
 // ended says whether the session must end although its client did nothing.
-func (c *session) ended() bool { return c.kicked.Load() }
+func (c *session) ended() bool { return c.net.kicked() }
 
 // errLogout ends a session that has said BYE.
 var errLogout = errors.New("session is over")

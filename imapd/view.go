@@ -256,6 +256,9 @@ func (c *session) tellChanges(expunges bool) *byeError {
 		c.w.Str("* ").Uint(uint64(len(v.uids))).Str(" EXISTS").CRLF()
 	}
 	for i := range flags {
+		if err := c.ctx.Err(); err != nil {
+			return c.changesFailed(err)
+		}
 		c.tellFlags(&flags[i])
 		c.w.FlushIfFull()
 	}

@@ -84,6 +84,13 @@ type Mailbox struct {
 	Bytes         int64  // sum of message sizes
 }
 
+// NameEntry is a name that is a mailbox, or subscribed, or both.
+type NameEntry struct {
+	Name       string
+	Mailbox    MailboxID // 0: there is no such mailbox
+	Subscribed bool
+}
+
 // Message is one message as lists show it. Its flags may be shared between
 // sessions: Flags.Keywords is never changed in place.
 type Message struct {
@@ -160,8 +167,10 @@ type Mailboxes interface {
 	// RenameMailbox renames the tree in one event. INBOX: its messages move to
 	// the new mailbox and INBOX stays (RFC 3501, section 6.3.5).
 	RenameMailbox(ctx context.Context, a AccountID, from, to string) error
-	// Subscriptions lists subscribed names, sorted; they need not exist.
-	Subscriptions(ctx context.Context, a AccountID) ([]string, error)
+	// Names calls fn, in the order of bytes, for each name that begins with
+	// prefix, is not less than from, and is a mailbox or subscribed. It stops at
+	// fn's first error and returns it.
+	Names(ctx context.Context, a AccountID, prefix, from string, fn func(n NameEntry) error) error
 	Subscribe(ctx context.Context, a AccountID, name string, on bool) error
 }
 

@@ -4,10 +4,16 @@ import (
 	"fmt"
 	"io"
 	"strconv"
+	"sync"
 )
 
 // FlushBytes is how much a Writer gathers before it should be flushed.
 const FlushBytes = 32 << 10
+
+// spillBytes is how much a Writer gathers at most: inside of a response that is
+// longer it sends what it has. Records alone stay below it, so that nothing is
+// sent while one is read.
+const spillBytes = 2 * FlushBytes
 
 // WriterBufferBytes is the size of buffer that a Writer wants from its pool: a
 // response that crosses FlushBytes still fits.
@@ -16,14 +22,18 @@ const WriterBufferBytes = FlushBytes + 4<<10
 // maxQuotedBytes is the longest string that is sent quoted.
 const maxQuotedBytes = 1000
 
-// Writer gathers responses. Nothing is sent before Flush, FlushIfFull or a body
-// that is copied through; then the first error sticks. Between commands it
-// holds no buffer.
+// Writer gathers responses. Nothing is sent before Flush, FlushIfFull, a body
+// that is copied through or a response that grows beyond spillBytes; then the
+// first error sticks. Between commands it holds no buffer. Only Interject may be
+// called by others than its owner.
 type Writer struct {
 	dst  io.Writer
 	pool *Buffers
 	buf  []byte
 	err  error
+
+	sending sync.Mutex // guards writes to dst and inside
+	inside  bool       // what was sent last ends inside of a response
 }
 
 // NewWriter makes a Writer whose buffers come from pool.
@@ -33,10 +43,17 @@ func (w *Writer) room() {
 	if w.buf == nil {
 		w.buf = w.pool.Get()
 	}
+	if len(w.buf) >= spillBytes {
+		w.send(true)
+	}
 }
 
 // Str adds s as it is.
 func (w *Writer) Str(s string) *Writer {
+	for ; len(s) > FlushBytes; s = s[FlushBytes:] {
+		w.room()
+		w.buf = append(w.buf, s[:FlushBytes]...)
+	}
 	w.room()
 	w.buf = append(w.buf, s...)
 	return w
@@ -44,6 +61,10 @@ func (w *Writer) Str(s string) *Writer {
 
 // Raw adds b as it is.
 func (w *Writer) Raw(b []byte) *Writer {
+	for ; len(b) > FlushBytes; b = b[FlushBytes:] {
+		w.room()
+		w.buf = append(w.buf, b[:FlushBytes]...)
+	}
 	w.room()
 	w.buf = append(w.buf, b...)
 	return w
@@ -138,15 +159,19 @@ func (w *Writer) Words(words []string) *Writer {
 // Full says whether it is time to flush.
 func (w *Writer) Full() bool { return len(w.buf) >= FlushBytes }
 
-// FlushIfFull sends what was gathered when it is much.
+// FlushIfFull sends what was gathered when it is much. It is called between two
+// responses.
 func (w *Writer) FlushIfFull() error {
 	if !w.Full() {
 		return w.err
 	}
-	return w.send()
+	return w.send(false)
 }
 
-func (w *Writer) send() error {
+func (w *Writer) send(inside bool) error {
+	w.sending.Lock()
+	defer w.sending.Unlock()
+	w.inside = inside
 	if w.err == nil && len(w.buf) > 0 {
 		_, w.err = w.dst.Write(w.buf)
 	}
@@ -154,9 +179,19 @@ func (w *Writer) send() error {
 	return w.err
 }
 
-// Flush sends all and gives the buffer back.
+// Interject sends a line at once, unless what was sent last ends inside of a
+// response. Any goroutine may call it. An error is left to the owner's writes.
+func (w *Writer) Interject(line string) {
+	w.sending.Lock()
+	defer w.sending.Unlock()
+	if !w.inside {
+		io.WriteString(w.dst, line)
+	}
+}
+
+// Flush sends all and gives the buffer back. It is called between two responses.
 func (w *Writer) Flush() error {
-	err := w.send()
+	err := w.send(false)
 	if w.buf != nil {
 		w.pool.Put(w.buf)
 		w.buf = nil
@@ -171,7 +206,7 @@ func (w *Writer) CopyAt(src io.ReaderAt, off, n int64) error {
 	w.room()
 	for n > 0 && w.err == nil {
 		if w.Full() {
-			w.send()
+			w.send(true)
 			continue
 		}
 		take := min(n, int64(FlushBytes-len(w.buf)))
@@ -199,6 +234,14 @@ func (w *Writer) grow(n int) {
 		w.buf = next
 	}
 	w.buf = w.buf[:len(w.buf)+n]
+}
+
+// Fail ends the stream with an error, in the middle of a response.
+func (w *Writer) Fail(err error) error {
+	if w.err == nil {
+		w.err = err
+	}
+	return w.err
 }
 
 // Err gives the first error.

@@ -97,7 +97,15 @@ func SubscriptionKey(a storage.AccountID, name string) []byte {
 }
 
 // SubscriptionsOf is the span of an account's subscriptions.
-func SubscriptionsOf(a storage.AccountID) Span { return SpanOf(SubscriptionKey(a, "")) }
+func SubscriptionsOf(a storage.AccountID) Span { return SubscriptionsWith(a, "") }
+
+// SubscriptionsWith is the span of the subscribed names that start so.
+func SubscriptionsWith(a storage.AccountID, prefix string) Span {
+	return SpanOf(SubscriptionKey(a, prefix))
+}
+
+// NameOffset is where the name begins in the keys of names and subscriptions.
+const NameOffset = 1 + 8
 
 // MessageKey is where a MessageRecord lies.
 func MessageKey(r storage.Ref, u storage.UID) []byte {

@@ -212,8 +212,12 @@ func (r *reading) readAsClient(m *Master) {
 			r.readMailbox(m, a, b)
 		}
 		r.note("LIST "+string(a.Address), list, err)
-		subs, err := m.Subscriptions(ctx, a.ID)
-		r.note("LSUB "+string(a.Address), fmt.Sprint(subs), err)
+		var names []storage.NameEntry
+		err = m.Names(ctx, a.ID, "", "", func(n storage.NameEntry) error { names = append(names, n); return nil })
+		if err != nil {
+			names = nil
+		}
+		r.note("names "+string(a.Address), fmt.Sprint(names), err)
 	}
 	r.note("accounts", names, err)
 }

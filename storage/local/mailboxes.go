@@ -284,19 +284,6 @@ func (m *Master) renameInbox(ctx context.Context, id storage.AccountID, to strin
 	return nil
 }
 
-// Subscriptions implements storage.Mailboxes.
-func (m *Master) Subscriptions(ctx context.Context, id storage.AccountID) ([]string, error) {
-	var out []string
-	err := m.view(ctx, func(v *view) error {
-		sp := event.SubscriptionsOf(id)
-		return each(v, sp, func(key, _ []byte) error {
-			out = append(out, string(key[len(sp.Lower):]))
-			return nil
-		})
-	})
-	return out, err
-}
-
 // Subscribe implements storage.Mailboxes.
 func (m *Master) Subscribe(ctx context.Context, id storage.AccountID, name string, on bool) error {
 	name, err := storage.CanonicalMailboxName(name)
