@@ -142,7 +142,7 @@ func (c *copies) all() []*keeper {
 
 // run starts a keeper for each slot of which Raft gives this node a copy.
 func (c *copies) run(ctx context.Context) {
-	for ctx.Err() == nil && c.n.raft != nil {
+	for ctx.Err() == nil {
 		changed := c.n.raft.Changed()
 		var mine []slot.ID
 		for _, sl := range c.n.raft.State().Slots {

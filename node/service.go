@@ -109,7 +109,7 @@ func (s service) Propose(ctx context.Context, in *rpc.Command) (*rpc.Proposed, e
 	if err != nil {
 		return nil, status.Errorf(codes.InvalidArgument, "read command: %v", err)
 	}
-	if s.n.raft == nil || !s.n.raft.IsLeader() {
+	if !s.n.raft.IsLeader() {
 		return &rpc.Proposed{NotLeader: true}, nil
 	}
 	r, err := s.n.raft.Propose(ctx, c)
@@ -132,7 +132,7 @@ func (s service) Propose(ctx context.Context, in *rpc.Command) (*rpc.Proposed, e
 
 // Fresh implements rpc.NodeServer.
 func (s service) Fresh(ctx context.Context, _ *rpc.Empty) (*rpc.Index, error) {
-	if s.n.raft == nil || !s.n.raft.IsLeader() {
+	if !s.n.raft.IsLeader() {
 		return nil, status.Error(codes.FailedPrecondition, "this node is not the leader")
 	}
 	i, err := s.n.raft.Fresh(ctx)
