@@ -138,6 +138,16 @@ func (n *Node) ended(r failover.Report) []endedEpoch {
 	return out
 }
 
+// hearHigher stops what a reported copy proves to be over: its history has a higher
+// epoch than the one that this node serves, whatever Raft says (LAWS §6.8).
+func (n *Node) hearHigher(r failover.Report) {
+	for _, c := range r.Slots {
+		if k := n.copies.keeper(c.Slot); k != nil {
+			k.fenced(c.Lineage)
+		}
+	}
+}
+
 // hearEnded stops what another node says is over (LAWS §6.8: whoever is
 // told a higher epoch, by anyone, stops at once).
 func (n *Node) hearEnded(body []byte) {
