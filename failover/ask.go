@@ -174,12 +174,13 @@ func (cs copies) sorted() []copyState {
 // choose gives the target, nil when no viable copy answered. For a safe change
 // it is the highest of the in-sync replicas: only that one surely holds every
 // acknowledged event, so that the preference against standbys and for the
-// recorded target decides ties only.
-func (cs copies) choose(sl cluster.Slot, recorded slot.NodeName, safe bool) *copyState {
+// recorded target decides ties only. So it is when Raft has forgotten epochs: the
+// copy of the highest holds what was acknowledged last.
+func (cs copies) choose(sl cluster.Slot, recorded slot.NodeName, safe, forgotten bool) *copyState {
 	better := func(a, b copyState) bool {
 		x, y := a.candidate(), b.candidate()
 		d := x.preferred(y)
-		if ahead := x.ahead(y); safe && ahead != 0 {
+		if ahead := x.ahead(y); (safe || forgotten) && ahead != 0 {
 			d = -ahead
 		}
 		return d < 0 || d == 0 && a.Node == recorded

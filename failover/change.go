@@ -34,7 +34,7 @@ func change(ctx context.Context, own Ownership, c cluster.ConfirmSlot) (SlotOutc
 		wait := repeatAfter
 		switch cluster.OutcomeOf(err) {
 		case cluster.Done, cluster.Unseen:
-			return SlotOutcome{Slot: c.Slot, To: c.To, Epoch: c.Epoch + 1}, changed
+			return SlotOutcome{Slot: c.Slot, To: c.To, Epoch: c.Begins()}, changed
 		case cluster.Refused:
 			if so, kind := settled(own.State(), c); kind != undecided {
 				return so, kind
@@ -89,7 +89,7 @@ func settled(st *cluster.State, c cluster.ConfirmSlot) (SlotOutcome, result) {
 	sl, ok := st.Slot(c.Slot)
 	p, known := st.Proposal(c.Proposal)
 	switch {
-	case ok && sl.Epoch == c.Epoch+1 && sl.Master == c.To:
+	case ok && sl.Epoch == c.Begins() && sl.Master == c.To:
 		return SlotOutcome{Slot: c.Slot, To: c.To, Epoch: sl.Epoch}, changed
 	case ok && sl.Epoch > c.Epoch:
 		return SlotOutcome{Slot: c.Slot, To: sl.Master, Epoch: sl.Epoch,

@@ -110,7 +110,7 @@ func chosen(st *cluster.State, plan Plan, r Request, out *Outcome) []cluster.Con
 		switch {
 		case len(r.Slots) > 0 && !named:
 		case s.Done && named:
-			if so, kind := settled(st, cluster.ConfirmSlot{Proposal: plan.Proposal, Slot: s.Slot, Epoch: s.Epoch, To: s.To}); kind == changed {
+			if so, kind := settled(st, cluster.ConfirmSlot{Proposal: plan.Proposal, Slot: s.Slot, Epoch: s.Epoch, Seen: s.SeenEpoch, To: s.To}); kind == changed {
 				out.Done = append(out.Done, so)
 			} else {
 				out.Refused = append(out.Refused, so)
@@ -119,7 +119,7 @@ func chosen(st *cluster.State, plan Plan, r Request, out *Outcome) []cluster.Con
 		case s.Safe || accepted:
 			// The old master did not seal the slot, so the epoch is unclean also
 			// when its node lives.
-			changes = append(changes, cluster.ConfirmSlot{Proposal: plan.Proposal, Slot: s.Slot, Epoch: s.Epoch, Version: s.Version, To: s.To, Position: s.Position,
+			changes = append(changes, cluster.ConfirmSlot{Proposal: plan.Proposal, Slot: s.Slot, Epoch: s.Epoch, Seen: s.SeenEpoch, Version: s.Version, To: s.To, Position: s.Position,
 				Unclean: true, AcceptLoss: !s.Safe, By: r.By, Why: r.Why, WallTime: r.WallTime})
 		default:
 			out.Refused = append(out.Refused, SlotOutcome{Slot: s.Slot, To: s.To, Why: s.Why, Accept: s.Accept})

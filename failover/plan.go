@@ -56,6 +56,8 @@ type Verdict struct {
 	Why    string `json:"why,omitempty"`    // not safe: what is not known or would be lost
 	Accept string `json:"accept,omitempty"` // the command that accepts the loss
 	Serves bool   `json:"serves,omitempty"` // the old master serves the slot: nothing to do
+	// SeenEpoch is set when a node has seen a higher epoch than Raft has.
+	SeenEpoch slot.Epoch `json:"seen_epoch,omitempty"`
 }
 
 // Risk is what the old master had beyond the target, by what living nodes last
@@ -170,7 +172,11 @@ func (pl planner) slot(ps cluster.ProposedSlot) PlanSlot {
 	out.SinceS, out.Version = pl.since(sl), sl.Version
 	asked, seen := pl.asked(sl), pl.sightings(sl.ID)
 	doubts := pl.doubts(sl, asked, seen)
-	to := asked.choose(sl, ps.To, len(doubts) == 0)
+	forgotten := pl.beyond(sl, seen)
+	if forgotten.why != "" {
+		doubts, out.SeenEpoch = []string{forgotten.why}, forgotten.epoch
+	}
+	to := asked.choose(sl, ps.To, len(doubts) == 0, forgotten.why != "")
 	if to != nil {
 		out.To, out.Position = to.Node, to.Position
 		if to.Head != 0 && to.Role == RoleReplica {
@@ -184,7 +190,7 @@ func (pl planner) slot(ps cluster.ProposedSlot) PlanSlot {
 	}
 	asked.describe(&out)
 	switch {
-	case pl.serves(sl):
+	case pl.serves(sl) && forgotten.why == "":
 		out.Serves = true
 		out.Why = fmt.Sprintf("%s answers again: nothing to do", sl.Master)
 	case to == nil && len(sl.Replicas) == 0:

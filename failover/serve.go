@@ -68,7 +68,7 @@ func MayServe(s Start) Decision {
 	case s.Building:
 		return Decision{Begin: BeginLost, Why: "this copy is empty or half filled, and its node is the slot's master"}
 	case s.Lineage > s.Slot.Epoch:
-		return Decision{Begin: BeginWait, Why: fmt.Sprintf("this copy has seen epoch %d, Raft here knows %d", s.Lineage, s.Slot.Epoch)}
+		return Decision{Begin: BeginWait, Why: fmt.Sprintf("this copy has seen epoch %d, Raft here knows %d: it is proposed, see `mailnode failover list`", s.Lineage, s.Slot.Epoch)}
 	}
 	begins := s.Lineage < s.Slot.Epoch
 	if begins && s.Slot.Begun() {
@@ -100,7 +100,7 @@ func (s Start) compare(n slot.NodeName, a CopyAnswer, answered, must, begins boo
 	case !answered || opening:
 		return d, true
 	case a.Lineage > s.Slot.Epoch:
-		return Decision{Begin: BeginWait, From: n, Why: fmt.Sprintf("%s has seen epoch %d, Raft here knows %d", n, a.Lineage, s.Slot.Epoch)}, false
+		return Decision{Begin: BeginWait, From: n, Why: fmt.Sprintf("%s has seen epoch %d, Raft here knows %d: it is proposed, see `mailnode failover list`", n, a.Lineage, s.Slot.Epoch)}, false
 	case !a.Viable || a.Position <= s.Position:
 		return d, true
 	case a.Lineage == s.Slot.Epoch:

@@ -22,6 +22,37 @@ func (v View) Sightings(id slot.ID) []Sighting {
 	return out
 }
 
+// forgottenEpoch is an epoch that a node has seen and that Raft does not know.
+type forgottenEpoch struct {
+	epoch slot.Epoch
+	why   string // "" when there is none
+}
+
+// seen is the highest epoch of which a copy's report tells: the newest in its
+// history, or that of the change of masters by which its node works.
+func (c CopyReport) seen() slot.Epoch { return max(c.Lineage, c.Epoch) }
+
+// beyond finds an epoch above the one that Raft has, in what was answered and in
+// what was heard. Raft's files were emptied, or older ones put back, on too many
+// nodes: whatever it says of the slot may be over, and nothing is safe.
+func (pl planner) beyond(sl cluster.Slot, seen []Sighting) forgottenEpoch {
+	out := forgottenEpoch{epoch: sl.Epoch}
+	note := func(n slot.NodeName, c CopyReport) {
+		if e := c.seen(); e > out.epoch {
+			out = forgottenEpoch{e, fmt.Sprintf("%s has seen epoch %d, Raft knows %d: it has forgotten a change of masters. A confirmation begins epoch %d, with the copy that has seen the most", n, e, sl.Epoch, e+1)}
+		}
+	}
+	for _, n := range slices.Sorted(maps.Keys(pl.answers)) {
+		if c, ok := pl.answers[n].copies[sl.ID]; ok {
+			note(n, c.CopyReport)
+		}
+	}
+	for _, s := range seen {
+		note(s.Node, s.CopyReport)
+	}
+	return out
+}
+
 // highest keeps the highest position that a copy has reported in one lineage: a
 // copy that holds less than that has lost what it held.
 func (c CopyReport) highest(was CopyView, known bool) slot.Position {

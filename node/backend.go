@@ -87,9 +87,6 @@ const (
 )
 
 func (n *Node) leader() slot.NodeName {
-	if n.raft == nil {
-		return ""
-	}
 	name, _, _ := n.raft.Leader()
 	return name
 }

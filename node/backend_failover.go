@@ -113,8 +113,8 @@ const quorumWithin = 5 * time.Second
 
 // needQuorum refuses an order that Raft has to record while it cannot.
 func (n *Node) needQuorum(ctx context.Context, what string) error {
-	if n.raft == nil {
-		return &admin.Error{Text: what + ": " + noRaft().Error(), Exit: admin.ExitRefused, Next: "mailnode status"}
+	if err := n.raft.Err(); err != nil {
+		return &admin.Error{Text: what + ": " + err.Error(), Exit: admin.ExitRefused, Next: "mailnode status"}
 	}
 	ctx, cancel := context.WithTimeout(ctx, quorumWithin)
 	defer cancel()

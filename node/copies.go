@@ -44,25 +44,31 @@ type keeper struct {
 	reindex reindexing // the run loop's own, and channels
 	failed  bool       // the store has stopped for good; the run loop's own
 
-	mu         sync.Mutex // guards all below
-	copy       *local.Slot
-	refused    error // why the copy could not be opened
-	opening    openProgress
-	role       failover.Role
-	epoch      slot.Epoch
-	term       uint64        // +1 whenever a role ends: one that was ended while it began is not taken
-	waiting    string        // a master that does not serve yet: why
-	lost       *lostEvents   // a master whose copy has lost events: it must not serve
-	promised   slot.Epoch    // it acknowledges nothing to a lower epoch (law 1)
-	askedEpoch slot.Epoch    // for which this master asks whether it may serve
-	askedSince time.Duration // Clock.Mono when it began to
-	master     *local.Master
-	servedAt   time.Duration // Clock.Mono when master began
-	feed       *repl.Feed
-	follower   *repl.Follower
-	leave      func()        // ends the role: at once what changes the mail, then it waits for the rest
-	ended      chan struct{} // closed when the last role that was left has ended; nil: none was
-	users      shownUsers
+	mu       sync.Mutex // guards all below
+	copy     *local.Slot
+	refused  error // why the copy could not be opened
+	opening  openProgress
+	role     failover.Role
+	epoch    slot.Epoch
+	term     uint64      // +1 whenever a role ends: one that was ended while it began is not taken
+	waiting  string      // a master that does not serve yet: why
+	lost     *lostEvents // a master whose copy has lost events: it must not serve
+	told     toldEpochs
+	master   *local.Master
+	servedAt time.Duration // Clock.Mono when master began
+	feed     *repl.Feed
+	follower *repl.Follower
+	leave    func()        // ends the role: at once what changes the mail, then it waits for the rest
+	ended    chan struct{} // closed when the last role that was left has ended; nil: none was
+	users    shownUsers
+}
+
+// toldEpochs are the epochs of which others have told a copy, or told it to ask.
+type toldEpochs struct {
+	promised slot.Epoch    // it acknowledges nothing to a lower epoch (law 1)
+	higher   slot.Epoch    // the highest by which a master here was ended
+	asked    slot.Epoch    // for which this master asks whether it may serve
+	since    time.Duration // Clock.Mono when it began to
 }
 
 // openProgress is what a copy that is not open yet is doing.
@@ -136,7 +142,7 @@ func (c *copies) all() []*keeper {
 
 // run starts a keeper for each slot of which Raft gives this node a copy.
 func (c *copies) run(ctx context.Context) {
-	for ctx.Err() == nil && c.n.raft != nil {
+	for ctx.Err() == nil {
 		changed := c.n.raft.Changed()
 		var mine []slot.ID
 		for _, sl := range c.n.raft.State().Slots {
@@ -372,10 +378,14 @@ func (k *keeper) leaveRole() <-chan struct{} {
 var errNotEnded = errors.New("waits until what this node did for the slot before has ended: its disk does not answer")
 
 // fenced ends a master that was told of a higher epoch, by whomever. Whether it
-// serves on is asked anew: of a leader with a quorum.
+// serves on is asked anew: of a leader with a quorum. It is told again and again
+// until it knows the epoch itself, and only the first time is news.
 func (k *keeper) fenced(higher slot.Epoch) {
 	k.mu.Lock()
-	over := k.role == failover.RoleMaster && k.epoch < higher
+	over := k.role == failover.RoleMaster && k.epoch < higher && (k.told.higher < higher || k.master != nil)
+	if over {
+		k.told.higher = max(k.told.higher, higher)
+	}
 	k.mu.Unlock()
 	if over {
 		k.log.Warn("told of a higher epoch: this node stops serving the slot", "higher", higher)
@@ -398,7 +408,7 @@ const answerWithin = 300 * time.Millisecond
 // epoch is not enough: a restart may know an older state of Raft.
 func (k *keeper) promise(ctx context.Context, asked slot.Epoch) error {
 	k.mu.Lock()
-	s, promised := k.copy, k.promised
+	s, promised := k.copy, k.told.promised
 	k.mu.Unlock()
 	if s == nil {
 		return nil
@@ -410,7 +420,7 @@ func (k *keeper) promise(ctx context.Context, asked slot.Epoch) error {
 	}
 	// Looked at after the promise: a role that begins from now on reads it.
 	k.mu.Lock()
-	k.promised = max(k.promised, asked)
+	k.told.promised = max(k.told.promised, asked)
 	over, role, ended := k.role != failover.RoleNone && k.epoch < asked, k.role, (<-chan struct{})(k.ended)
 	k.mu.Unlock()
 	if over {

@@ -113,10 +113,10 @@ func (n *Node) report(ctx context.Context, seq uint64, lastWords string) {
 
 // trouble says why this node serves none of its slots, "" when it may.
 func (n *Node) trouble() string {
-	if n.raft != nil {
+	if n.raft.Err() == nil || n.State().ClusterID != "" {
 		return ""
 	}
-	return "raft does not run on it"
+	return "raft does not run on it, and it does not know what it has"
 }
 
 // endedEpoch tells a master whose epoch is over of the one that Raft has now. A
@@ -136,6 +136,16 @@ func (n *Node) ended(r failover.Report) []endedEpoch {
 		}
 	}
 	return out
+}
+
+// hearHigher stops what a reported copy proves to be over: its history has a higher
+// epoch than the one that this node serves, whatever Raft says (LAWS §6.8).
+func (n *Node) hearHigher(r failover.Report) {
+	for _, c := range r.Slots {
+		if k := n.copies.keeper(c.Slot); k != nil {
+			k.fenced(c.Lineage)
+		}
+	}
 }
 
 // hearEnded stops what another node says is over (LAWS §6.8: whoever is
@@ -189,7 +199,7 @@ func (n *Node) lead(ctx context.Context) {
 	ready := false
 	every(ctx, decideEvery, func() {
 		n.evidence.Observe(n.clock.Mono(), n.State())
-		if n.raft == nil || !n.raft.IsLeader() {
+		if !n.raft.IsLeader() {
 			ready = false
 			return
 		}
@@ -224,7 +234,7 @@ func (n *Node) propose(ctx context.Context) {
 // waits for nodes that may not be up.
 func (n *Node) votes(ctx context.Context) {
 	every(ctx, decideEvery, func() {
-		if n.raft != nil && n.raft.IsLeader() {
+		if n.raft.IsLeader() {
 			vctx, cancel := context.WithTimeout(ctx, dutyTimeout)
 			defer cancel()
 			n.admitVoters(vctx)
@@ -309,11 +319,11 @@ func (n *Node) look() {
 		n.watchSlot(sl, v)
 	}
 	n.watchAsides(st)
-	led := n.raft != nil && n.raft.Quorum()
+	led := n.raft.Quorum()
 	if led {
 		n.ledAt.Store(int64(n.clock.Mono()))
 	}
-	n.conditions.Put(n.raft != nil && !led, monitor.RaftNoQuorum, "", n.noQuorum(st, v))
+	n.conditions.Put(!led, monitor.RaftNoQuorum, "", n.noQuorum(st, v))
 	n.conditions.Put(n.clockDoubt() != "", monitor.ClockBehind, "", n.clockDoubt())
 }
 

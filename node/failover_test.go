@@ -7,11 +7,13 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"mailnode/node/admin"
+	"mailnode/node/monitor"
 	"mailnode/raftfsm/cluster"
 	"mailnode/storage/slot"
 )
@@ -257,21 +259,42 @@ func TestRoleEndedWhileItBegins(t *testing.T) {
 }
 
 // The first node of a cluster whose Raft folder was emptied does not found the
-// cluster a second time: it stays without Raft, and says so.
+// cluster a second time. It goes on with what is remembered beside it, and says so.
 func TestEmptiedRaftFolderFoundsNothing(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, 1, 0, 1)
 	n := s.nodes[0]
-	n.stopped()
-	dir := filepath.Join(n.cfg.Node.Data, "raft")
-	if err := os.RemoveAll(dir); err != nil {
+	said := func(st admin.Status) bool {
+		return slices.ContainsFunc(st.Conditions, func(c monitor.Condition) bool { return c.Name == monitor.RaftStoreFailed })
+	}
+	users := s.users(t.Context(), 1)
+	if err := s.deliver(n, users[0], "x\r\n"); err != nil {
 		t.Fatal(err)
 	}
+	n.stopped()
+	s.remove(filepath.Join(n.cfg.Node.Data, "raft"))
 	s.start(n)
-	s.eventually("raft-store-failed is said", func(st admin.Status) bool {
-		return len(st.Slots) == 0 && len(st.Conditions) > 0 && strings.Contains(st.Verdict, "raft-store-failed")
+	s.eventually("raft-store-failed is said, and the slot is served", func(st admin.Status) bool {
+		return said(st) && len(st.Slots) == 1 && st.Slots[0].Serving
 	})
-	if err := s.deliver(n, "u@example.test", "x\r\n"); err == nil || !strings.HasPrefix(err.Error(), "451") {
+	if err := s.deliver(n, users[0], "y\r\n"); err != nil {
+		t.Errorf("deliver after Raft's folder was emptied: %v", err)
+	}
+	s.remove(filepath.Join(n.cfg.Node.Data, "raft", "damaged"))
+	s.eventually("nobody needs to look any more", func(st admin.Status) bool { return !said(st) })
+	n.stopped()
+	s.remove(filepath.Join(n.cfg.Node.Data, "raft"))
+	s.remove(filepath.Join(n.cfg.Node.Data, "remembered"))
+	s.start(n)
+	s.eventually("nothing remembers the cluster", func(st admin.Status) bool { return said(st) && len(st.Slots) == 0 })
+	if err := s.deliver(n, users[0], "x\r\n"); err == nil || !strings.HasPrefix(err.Error(), "451") {
 		t.Errorf("deliver without Raft: %v, want 451", err)
+	}
+}
+
+func (s *site) remove(path string) {
+	s.t.Helper()
+	if err := os.RemoveAll(path); err != nil {
+		s.t.Fatal(err)
 	}
 }

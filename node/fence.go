@@ -38,7 +38,7 @@ func (n *Node) fence(ctx context.Context) {
 	every(ctx, tickEvery, func() {
 		now := n.clock.Mono()
 		switch {
-		case n.raft != nil && n.raft.Quorum():
+		case n.raft.Quorum():
 			had = now
 			if n.fenced.Load() {
 				n.unfence()

@@ -107,7 +107,7 @@ func ageText(d time.Duration) string {
 
 // recordSource says how far Raft is on this node, and since when it may be behind.
 func (n *Node) recordSource() string {
-	if n.raft == nil {
+	if n.raft.Err() != nil {
 		return "raft does not run on this node"
 	}
 	text := fmt.Sprintf("raft, applied index %d", n.raft.State().Index)
@@ -120,13 +120,13 @@ func (n *Node) recordSource() string {
 // recorded is recordSource for whole answers.
 func (n *Node) recorded() admin.Recorded {
 	_, lost := n.leaderless()
-	return admin.Recorded{RecordSource: n.recordSource(), RecordStale: lost || n.raft == nil}
+	return admin.Recorded{RecordSource: n.recordSource(), RecordStale: lost}
 }
 
 // leaderless says for how long this node has known no leader with a quorum, as
 // watch saw it.
 func (n *Node) leaderless() (time.Duration, bool) {
-	if n.raft == nil || n.raft.Quorum() {
+	if n.raft.Quorum() {
 		return 0, false
 	}
 	return max(0, n.clock.Mono()-time.Duration(n.ledAt.Load())), true

@@ -102,11 +102,11 @@ const (
 func (k *keeper) mayServe(ctx context.Context, sl cluster.Slot) (now cluster.Slot, again bool, err error) {
 	began := k.n.clock.Mono()
 	k.mu.Lock()
-	if k.askedEpoch != sl.Epoch {
+	if k.told.asked != sl.Epoch {
 		// Whoever gave this node a new epoch has accepted what it lost in the one before.
-		k.askedEpoch, k.askedSince, k.lost = sl.Epoch, began, nil
+		k.told.asked, k.told.since, k.lost = sl.Epoch, began, nil
 	}
-	start := failover.Start{Waited: began - k.askedSince, Passed: map[slot.NodeName]slot.Position{}}
+	start := failover.Start{Waited: began - k.told.since, Passed: map[slot.NodeName]slot.Position{}}
 	if k.lost != nil {
 		start.LostTo = k.lost.to
 	}

@@ -177,7 +177,7 @@ func (n *Node) sources() monitor.Sources {
 		return out
 	}, RaftState: func() string {
 		switch {
-		case n.raft == nil:
+		case n.raft.Err() != nil:
 			return "Shutdown"
 		case n.raft.IsLeader():
 			return "Leader"

@@ -33,13 +33,16 @@ func (n *Node) role() cluster.Role {
 // found makes the cluster at the first start of its first node.
 func (n *Node) found(ctx context.Context) error {
 	f := n.first
-	if f.By != admin.ByInit || n.raft == nil || n.State().ClusterID != "" {
+	if f.By != admin.ByInit || n.raft.Err() != nil || n.State().ClusterID != "" {
 		return nil
 	}
 	if err := n.raft.Bootstrap(ctx); err != nil {
 		n.log.Info("raft was bootstrapped before", "err", err)
 	}
 	for !n.raft.IsLeader() {
+		if n.State().ClusterID != "" { // it was founded before, and a leader has filled this node
+			return nil
+		}
 		select {
 		case <-n.raft.Changed():
 		case <-time.After(proposePause):
@@ -64,7 +67,7 @@ func (n *Node) found(ctx context.Context) error {
 // authorize implements peer.Authorizer: only the leader decides, and consumes
 // the token in Raft.
 func (n *Node) authorize(ctx context.Context, r peer.JoinRequest) (peer.JoinAccepted, error) {
-	if n.raft == nil || !n.raft.IsLeader() {
+	if !n.raft.IsLeader() {
 		return peer.JoinAccepted{}, fmt.Errorf("this node does not lead: %w", peer.ErrAskAnother)
 	}
 	st := n.State()

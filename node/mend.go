@@ -246,9 +246,6 @@ func (m *mender) fetchFrom(ctx context.Context, node slot.NodeName, ref slot.Bod
 
 // others lists the nodes that Raft gives the slot's other copies.
 func (k *keeper) others() []slot.NodeName {
-	if k.n.raft == nil {
-		return nil
-	}
 	sl, _ := k.n.raft.State().Slot(k.id)
 	return slices.DeleteFunc(append([]slot.NodeName{sl.Master}, sl.Replicas...), func(n slot.NodeName) bool {
 		return n == "" || n == k.n.cfg.Node.Name

@@ -52,9 +52,8 @@ type Node struct {
 	first  admin.FirstStart
 	port   *peer.Port
 	dialer *peer.Dialer
-	raft   *raftfsm.Node // nil when Raft's disk is unusable: mail goes on (law 9)
-	// raftOpened is closed when raft is set, or never will be: the peer port is
-	// open before.
+	raft   *raftfsm.Node // halted when Raft's disk is unusable: mail goes on (law 9)
+	// raftOpened is closed when raft is set: the peer port is open before.
 	raftOpened chan struct{}
 	peers      *peers
 	grpc       *grpc.Server
@@ -133,7 +132,7 @@ func (n *Node) open() error {
 	}
 	n.id = id
 	n.first = n.firstStart()
-	for _, sub := range []string{"slots", "spool", "raft"} {
+	for _, sub := range []string{"slots", "spool"} {
 		if err := os.MkdirAll(filepath.Join(cfg.Node.Data, sub), 0o700); err != nil {
 			return fmt.Errorf("open node %q: %w", cfg.Node.Name, err)
 		}
@@ -160,51 +159,35 @@ func (n *Node) open() error {
 	}
 	n.dialer = peer.NewDialer(id, o)
 	n.peers = newPeers(n)
-	n.openRaft()
-	return nil
+	return n.openRaft()
 }
 
-// openRaft starts Raft. A node whose Raft folder is unusable goes on without.
-func (n *Node) openRaft() {
+// openRaft starts Raft. When its files can't be used it is halted from the start:
+// the node goes on with what it knew, like one without a quorum.
+func (n *Node) openRaft() error {
 	defer close(n.raftOpened)
-	if err := n.sameRaft(); err != nil {
-		n.onRaftCondition(raftfsm.ConditionStoreFailed, err)
-		return
-	}
 	r, err := raftfsm.Open(raftfsm.Config{
-		Dir: filepath.Join(n.cfg.Node.Data, "raft"), Name: n.cfg.Node.Name, ServerID: n.first.ServerID, Addr: n.cfg.Node.PeerAdvertise,
+		Dir: filepath.Join(n.cfg.Node.Data, "raft"), Remembered: filepath.Join(n.cfg.Node.Data, "remembered"),
+		Name: n.cfg.Node.Name, ServerID: n.first.ServerID, Addr: n.cfg.Node.PeerAdvertise,
 		Transport: raftLayer{n}, Logger: n.log.With("part", "raft"), OnCondition: n.onRaftCondition, Features: n.features,
+		Ran: n.raftRan(),
 	})
-	var halted *raftfsm.ErrHalted
-	if errors.As(err, &halted) {
-		n.onRaftCondition(halted.Condition, halted.Cause)
-		return
-	}
 	if err != nil {
-		n.onRaftCondition(raftfsm.ConditionStoreFailed, err)
-		return
+		return err
 	}
-	n.raft = r
-	n.logErr("remember raft's server", admin.ReplaceFile(n.raftMarker(), []byte(r.ServerID()+"\n")))
+	if n.raft = r; r.Err() == nil {
+		n.logErr("remember raft's server", admin.ReplaceFile(n.raftMarker(), []byte(r.ServerID()+"\n")))
+	}
+	return nil
 }
 
 func (n *Node) raftMarker() string { return filepath.Join(n.cfg.Node.Data, "raft-server") }
 
-// sameRaft refuses a Raft folder that was emptied: a server that has forgotten
-// its votes must not vote again, and the first node must not found its cluster a
-// second time, beside the one that there is.
-func (n *Node) sameRaft() error {
-	if _, err := os.Stat(n.raftMarker()); errors.Is(err, os.ErrNotExist) {
-		return nil // it never ran
-	} else if err != nil {
-		return err
-	}
-	dir := filepath.Join(n.cfg.Node.Data, "raft")
-	entries, err := os.ReadDir(dir)
-	if err == nil && len(entries) == 0 {
-		err = fmt.Errorf("the Raft folder %q is empty, and it was not: bring it back, or install this node anew under another name", dir)
-	}
-	return err
+// raftRan reports whether this node took part in Raft before: the first node must
+// not found its cluster a second time, beside the one that there is.
+func (n *Node) raftRan() bool {
+	_, err := os.Stat(n.raftMarker())
+	return !errors.Is(err, os.ErrNotExist)
 }
 
 func (n *Node) onRaftCondition(name string, err error) {
@@ -241,9 +224,6 @@ func (l raftLayer) Dial(addr string, timeout time.Duration) (net.Conn, error) {
 // certificate. While this node knows no members at all it believes certificates.
 func (n *Node) admit(name slot.NodeName, _ string) error {
 	<-n.raftOpened // the port listens before
-	if n.raft == nil {
-		return nil
-	}
 	st := n.raft.State()
 	if _, ok := st.Member(name); !ok && len(st.Members) > 0 && n.raft.Quorum() {
 		return fmt.Errorf("node %q is not a member of this cluster", name)
@@ -277,9 +257,7 @@ func (n *Node) stop(stopWork context.CancelFunc) {
 	whole = within(drainTimeout, n.wg.Wait) && whole
 	whole = n.copies.close() && whole
 	n.peers.close()
-	if n.raft != nil {
-		n.logErr("stop raft", n.raft.Shutdown(ctx))
-	}
+	n.logErr("stop raft", n.raft.Shutdown(ctx))
 	n.logErr("close peer port", n.port.Close())
 	if whole {
 		n.resources.Close()

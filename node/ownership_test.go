@@ -1,9 +1,11 @@
 package node
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"log/slog"
+	"strings"
 	"testing"
 	"time"
 
@@ -172,7 +174,7 @@ func TestLaw01PromiseAlsoForTheEpochThatItKnows(t *testing.T) {
 // not answered either before the role has ended that may still acknowledge.
 func TestLaw01SecondQuestionWaitsForTheRole(t *testing.T) {
 	ended := make(chan struct{})
-	k := &keeper{log: slog.New(slog.DiscardHandler), copy: &local.Slot{}, promised: 2, role: failover.RoleReplica, epoch: 1, leave: func() { <-ended }}
+	k := &keeper{log: slog.New(slog.DiscardHandler), copy: &local.Slot{}, told: toldEpochs{promised: 2}, role: failover.RoleReplica, epoch: 1, leave: func() { <-ended }}
 	for range 2 {
 		if err := k.promise(context.Background(), 2); !errors.Is(err, errNotEnded) {
 			t.Errorf("promise: %v, want %v", err, errNotEnded)
@@ -181,6 +183,20 @@ func TestLaw01SecondQuestionWaitsForTheRole(t *testing.T) {
 	close(ended)
 	if err := k.promise(context.Background(), 2); err != nil {
 		t.Errorf("after the role has ended: %v", err)
+	}
+}
+
+// A master whose Raft has stopped is told of the higher epoch with each report. It
+// asks anew each second, and the log has one line.
+func TestHigherEpochIsLoggedOnce(t *testing.T) {
+	var out bytes.Buffer
+	k := &keeper{log: slog.New(slog.NewTextHandler(&out, nil)), poke: make(chan struct{}, 1)}
+	for range 494 {
+		k.role, k.epoch = failover.RoleMaster, 1 // as converge leaves it
+		k.fenced(3)
+	}
+	if got := strings.Count(out.String(), "\n"); got != 1 {
+		t.Errorf("%d lines, want 1:\n%s", got, &out)
 	}
 }
 

@@ -35,10 +35,8 @@ func newPeers(n *Node) *peers { return &peers{n: n, m: map[slot.NodeName]*grpc.C
 
 // addr gives where a member listens for its peers.
 func (n *Node) addr(name slot.NodeName) (string, error) {
-	if n.raft != nil {
-		if m, ok := n.raft.State().Member(name); ok {
-			return m.Addr, nil
-		}
+	if m, ok := n.State().Member(name); ok {
+		return m.Addr, nil
 	}
 	return "", fmt.Errorf("node %q is not a member of this cluster", name)
 }

@@ -19,18 +19,9 @@ import (
 	"mailnode/storage/slot"
 )
 
-// noRaft is what a node without Raft answers.
-func noRaft() error {
-	return cluster.ErrNotDone{Cause: errors.New("raft is not running on this node: see `mailnode status`")}
-}
-
-// State is Raft's state as this node has applied it.
-func (n *Node) State() *cluster.State {
-	if n.raft == nil {
-		return cluster.New()
-	}
-	return n.raft.State()
-}
+// State is Raft's state as this node has applied it; when Raft does not run on it, as
+// it was known last.
+func (n *Node) State() *cluster.State { return n.raft.State() }
 
 const proposePause = 100 * time.Millisecond
 
@@ -53,9 +44,6 @@ func (n *Node) order(ctx context.Context, c cluster.Command) error {
 // has applied it too. What its errors mean is said by cluster.OutcomeOf. After a
 // refusal State is at least the one that refused, if that came in time.
 func (n *Node) Propose(ctx context.Context, c cluster.Command) (cluster.Result, error) {
-	if n.raft == nil {
-		return cluster.Result{}, fmt.Errorf("propose %q: %w", cluster.KindOf(c), noRaft())
-	}
 	for {
 		if err := n.raft.Err(); err != nil { // it never hears of a leader again
 			return cluster.Result{}, fmt.Errorf("propose %q: %w", cluster.KindOf(c), err)
@@ -139,10 +127,11 @@ func notProposed(err error) error {
 }
 
 // Fresh returns when this node's state is at least as new as the call, as a
-// leader with a quorum behind it says.
+// leader with a quorum behind it says. A node that alone has a vote, and whose Raft
+// has stopped, knows that nothing has changed.
 func (n *Node) Fresh(ctx context.Context) error {
-	if n.raft == nil {
-		return noRaft()
+	if n.raft.DecidesAlone() {
+		return nil
 	}
 	if err := n.raft.Err(); err != nil {
 		return err

@@ -51,6 +51,7 @@ func (s service) Report(ctx context.Context, in *rpc.Json) (*rpc.Json, error) {
 	}
 	s.n.evidence.Hear(s.n.clock.Mono(), r)
 	s.n.asides.hear(r)
+	go s.n.hearHigher(r) // ends roles
 	over := s.n.ended(r)
 	if len(over) == 0 {
 		return &rpc.Json{}, nil
@@ -109,7 +110,7 @@ func (s service) Propose(ctx context.Context, in *rpc.Command) (*rpc.Proposed, e
 	if err != nil {
 		return nil, status.Errorf(codes.InvalidArgument, "read command: %v", err)
 	}
-	if s.n.raft == nil || !s.n.raft.IsLeader() {
+	if !s.n.raft.IsLeader() {
 		return &rpc.Proposed{NotLeader: true}, nil
 	}
 	r, err := s.n.raft.Propose(ctx, c)
@@ -132,7 +133,7 @@ func (s service) Propose(ctx context.Context, in *rpc.Command) (*rpc.Proposed, e
 
 // Fresh implements rpc.NodeServer.
 func (s service) Fresh(ctx context.Context, _ *rpc.Empty) (*rpc.Index, error) {
-	if s.n.raft == nil || !s.n.raft.IsLeader() {
+	if !s.n.raft.IsLeader() {
 		return nil, status.Error(codes.FailedPrecondition, "this node is not the leader")
 	}
 	i, err := s.n.raft.Fresh(ctx)

@@ -52,7 +52,7 @@ func (n *Node) unknownOr(err error, id slot.ID) error {
 	switch {
 	case !ok || sl.OpenLoss != nil:
 		return storage.Errorf(storage.ErrUnavailable, "slot %s has an open loss: who is unknown there may only be missing", id)
-	case n.raft == nil || !n.raft.Quorum():
+	case !n.raft.Quorum():
 		return storage.Errorf(storage.ErrUnavailable, "slot %s: this node has no quorum: who is unknown here may be known elsewhere", id)
 	}
 	return err

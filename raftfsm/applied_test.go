@@ -109,7 +109,10 @@ func TestAppliedSurvivesARestart(t *testing.T) {
 	if err := s.raft.Snapshot().Error(); err != nil {
 		t.Fatal(err)
 	}
-	until(t, "kept", func() bool { k, err := readKnown(cfg.Dir); return err == nil && k != nil && k.Index >= res.Index })
+	until(t, "kept", func() bool {
+		k, err := readKnown(s.Node.cfg.Remembered)
+		return err == nil && k != nil && k.Index >= res.Index
+	})
 	s.end(t)
 	cfg.Transport = listen(t, s.Node.cfg.Addr)
 	again := start(t, cfg)

@@ -18,41 +18,263 @@ import (
 // idName is the file in Config.Dir that holds the server ID.
 const idName = "server-id"
 
-// openDir opens or creates what Dir holds: the server ID and the log.
-func openDir(cfg Config) (raft.ServerID, backend, error) {
-	if err := os.MkdirAll(cfg.Dir, 0o700); err != nil {
-		return "", nil, fmt.Errorf("open raft: %w", err)
-	}
-	id, err := readServerID(cfg.Dir)
+// asideName is the folder in Config.Dir of what was found damaged, or older than
+// what this server has promised.
+const asideName = "damaged"
+
+// openFiles opens what Dir and Remembered hold, proved, or makes it. What is
+// damaged, gone, or not what this server wrote last is set aside, and Raft begins
+// with an empty log: its term and its vote are those that are remembered, and the
+// rest comes from a leader, before whom it takes no part in votes (see abstention).
+// A sole voter has no leader to ask; what it knew was durable before it was told to
+// anyone, and is its state now.
+func (n *Node) openFiles() error {
+	had, known, err := n.openFolders()
 	if err != nil {
-		return "", nil, err
+		return err
 	}
-	if id != "" {
-		// The ID is written after the log was made. A server that has lost its
-		// votes must not vote again under the same name.
-		if _, err := os.Stat(filepath.Join(cfg.Dir, logName)); errors.Is(err, os.ErrNotExist) {
-			return "", nil, fmt.Errorf("open raft in %q: the log of server %q is gone; remove the directory and join again: mailnode cluster join", cfg.Dir, id)
+	back, now, cause := n.proved(had)
+	if cause == nil {
+		n.back = back
+		return n.mem.change(func(p *promises) {
+			owes := p.Owes
+			*p = now
+			p.ServerID, p.Owes = string(n.id), owes
+		})
+	}
+	if !known {
+		return fmt.Errorf("%w; nothing remembers what this server has promised: it can't be filled again, install this node anew under another name", cause)
+	}
+	if err := setAside(n.cfg.Dir, cause); err != nil {
+		return fmt.Errorf("%w; set aside: %w", cause, err)
+	}
+	n.log.Error("raft's files are set aside, and filled again", "folder", filepath.Join(n.cfg.Dir, asideName), "cause", cause)
+	if n.back, err = openBackend(n.cfg.Dir); err != nil {
+		return err
+	}
+	return n.beginAgain(had)
+}
+
+// openFolders opens the memory and finds the server's ID.
+func (n *Node) openFolders() (had promises, known bool, err error) {
+	if err := os.MkdirAll(n.cfg.Dir, 0o700); err != nil {
+		return had, false, fmt.Errorf("open raft: %w", err)
+	}
+	if n.mem, known, err = openMemory(n.cfg.Remembered); err != nil {
+		return had, false, fmt.Errorf("open raft: %w", err)
+	}
+	had = n.mem.get()
+	id, err := readServerID(n.cfg.Dir)
+	if err != nil && !known {
+		return had, false, err
+	}
+	want := n.cfg.ServerID
+	if id == "" && !known && n.cfg.Ran {
+		return had, false, fmt.Errorf("open raft: the folders %q and %q are empty, and they were not: bring one of them back, or install this node anew under another name", n.cfg.Dir, n.cfg.Remembered)
+	}
+	switch {
+	case id == "" && known && (want == "" || want == had.ServerID):
+		id = had.ServerID
+	case id == "" && (known || want != ""): // it joined anew
+		id, had, known = want, promises{}, false
+	case id == "":
+		id = newServerID(n.cfg.Name)
+	case want != "" && want != id, known && had.ServerID != id:
+		return had, false, fmt.Errorf("open raft in %q: it belongs to server %q, not %q", n.cfg.Dir, id, orElse(want, had.ServerID))
+	default:
+		n.id = raft.ServerID(id)
+		if !known && !exists(filepath.Join(n.cfg.Dir, logName)) {
+			return had, false, fmt.Errorf("open raft in %q: the log of server %q is gone", n.cfg.Dir, id)
 		}
-		if cfg.ServerID != "" && cfg.ServerID != id {
-			return "", nil, fmt.Errorf("open raft in %q: it belongs to server %q, not %q", cfg.Dir, id, cfg.ServerID)
+		return had, known, nil
+	}
+	n.id = raft.ServerID(id)
+	if !known {
+		err = n.mem.change(func(p *promises) { *p = promises{ServerID: id} })
+		known = true
+	} else {
+		err = nil
+	}
+	return had, known, errors.Join(err, writeServerID(n.cfg.Dir, id))
+}
+
+// proved opens the log and reads all of it; cause says why it can't be used.
+func (n *Node) proved(had promises) (back backend, now promises, cause error) {
+	err := proveBolt(filepath.Join(n.cfg.Dir, logName))
+	empty := errors.Is(err, os.ErrNotExist) || errors.Is(err, errBoltEmpty)
+	switch {
+	case empty && (had.Term > 0 || had.Last > 0):
+		return nil, now, fmt.Errorf("%s is gone or empty", logName)
+	case !empty && err != nil:
+		return nil, now, fmt.Errorf("prove %s: %w", logName, err)
+	}
+	if back, err = openBackend(n.cfg.Dir); err != nil {
+		return nil, now, err
+	}
+	now, termAt, err := n.readPromises(back)
+	if err == nil {
+		if lack := had.lacks(now, termAt); lack != "" {
+			err = fmt.Errorf("raft's files are older than what this server has promised: %s", lack)
 		}
 	}
-	back, err := openBackend(cfg.Dir)
 	if err != nil {
-		return "", nil, err
+		return nil, now, errors.Join(err, closeBackend(back, err))
 	}
-	if id == "" {
-		if id = cfg.ServerID; id == "" {
-			id = newServerID(cfg.Name)
+	return back, now, nil
+}
+
+// readPromises reads the whole log, term, vote and the newest snapshot, each with
+// its checksum.
+func (n *Node) readPromises(back backend) (p promises, termAt func(uint64) uint64, err error) {
+	l := newLatch(func(*ErrHalted) {})
+	s := &store{back: back, latch: l}
+	terms := map[uint64]uint64{}
+	err = l.run(func() error {
+		p.Term, p.VoteTerm = s.number(keyTerm), s.number(keyVoteTerm)
+		if cand, err := s.Get([]byte(keyVoteFor)); err == nil {
+			p.VoteFor = cand
 		}
-		if err := writeServerID(cfg.Dir, id); err != nil {
-			return "", nil, errors.Join(err, back.Close())
+		snap, err := n.newestSnapshot()
+		if err != nil {
+			return err
+		}
+		first, _ := s.FirstIndex()
+		last, _ := s.LastIndex()
+		if snap == nil && first > 1 || snap != nil && first > snap.Index+1 {
+			return fmt.Errorf("the snapshot before entry %d of raft's log is gone", first)
+		}
+		if snap != nil {
+			p.Last, p.LastTerm, p.Sole = snap.Index, snap.Term, soleVoter(n.id, snap.Configuration)
+		}
+		for i := first; i != 0 && i <= last; i++ {
+			var entry raft.Log
+			if err := s.GetLog(i, &entry); err != nil {
+				return fmt.Errorf("read raft log entry %d: %w", i, err)
+			}
+			terms[i] = entry.Term
+			if entry.Type == raft.LogConfiguration && (snap == nil || i > snap.ConfigurationIndex) {
+				p.Sole = soleVoter(n.id, raft.DecodeConfiguration(entry.Data))
+			}
+			if i > p.Last {
+				p.Last, p.LastTerm = i, entry.Term
+			}
+		}
+		return nil
+	})
+	var halted *ErrHalted
+	if errors.As(err, &halted) {
+		err = halted.Cause
+	}
+	return p, func(index uint64) uint64 { return terms[index] }, err
+}
+
+// newestSnapshot proves the newest snapshot and returns its head, nil when there is
+// none.
+func (n *Node) newestSnapshot() (*raft.SnapshotMeta, error) {
+	snaps, err := n.snapshots()
+	if err != nil {
+		return nil, err
+	}
+	list, err := snaps.List()
+	if err != nil || len(list) == 0 {
+		return nil, err
+	}
+	_, body, err := snaps.Open(list[0].ID) // checks its checksum
+	if err != nil {
+		return nil, fmt.Errorf("open raft snapshot %q: %w", list[0].ID, err)
+	}
+	defer body.Close()
+	if _, err := decodeState(body); err != nil && !errors.Is(err, cluster.ErrNewer) {
+		return nil, fmt.Errorf("read raft snapshot %q: %w", list[0].ID, err)
+	}
+	return list[0], nil
+}
+
+// beginAgain makes a new log of what is remembered.
+func (n *Node) beginAgain(had promises) error {
+	l := newLatch(func(*ErrHalted) {})
+	s := &store{back: n.back, latch: l}
+	err := l.run(func() error {
+		if had.Term > 0 {
+			_ = s.SetUint64([]byte(keyTerm), had.Term) // errors trip the latch
+		}
+		if had.VoteTerm > 0 {
+			_ = s.SetUint64([]byte(keyVoteTerm), had.VoteTerm)
+			_ = s.Set([]byte(keyVoteFor), had.VoteFor)
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	if known := n.fsm.current.Load().state; had.Sole && known.ClusterID != "" {
+		return n.beginAlone(had, known)
+	}
+	return n.mem.change(func(p *promises) { p.Owes = max(p.Owes, had.Last, 1) })
+}
+
+// beginAlone makes the known state the beginning of a sole voter's log.
+func (n *Node) beginAlone(had promises, known *cluster.State) error {
+	snaps, err := n.snapshots()
+	if err != nil {
+		return err
+	}
+	index, term := max(had.Last, known.Index)+1, max(had.Term, 1)
+	alone := raft.Configuration{Servers: []raft.Server{{Suffrage: raft.Voter, ID: n.id, Address: raft.ServerAddress(n.cfg.Addr)}}}
+	sink, err := snaps.Create(raft.SnapshotVersionMax, index, term, alone, index, n.encoder())
+	if err != nil {
+		return fmt.Errorf("begin raft's log with the known state: %w", err)
+	}
+	if _, err := sink.Write(cluster.EncodeSnapshot(known)); err != nil {
+		return errors.Join(fmt.Errorf("begin raft's log with the known state: %w", err), sink.Cancel())
+	}
+	if err := sink.Close(); err != nil {
+		return fmt.Errorf("begin raft's log with the known state: %w", err)
+	}
+	return n.mem.change(func(p *promises) { p.Last, p.LastTerm, p.Sole, p.Owes = index, term, true, 0 })
+}
+
+// encoder encodes addresses in snapshots; nothing is sent.
+func (n *Node) encoder() raft.Transport {
+	_, encoder := raft.NewInmemTransport(raft.ServerAddress(n.cfg.Addr))
+	return encoder
+}
+
+func (n *Node) snapshots() (*raft.FileSnapshotStore, error) {
+	return raft.NewFileSnapshotStoreWithLogger(n.cfg.Dir, 2, newHclog(n.log).Named("snapshot"))
+}
+
+// setAside moves log and snapshots away, for a person to look at. What was set
+// aside before is replaced: it is the disk that matters, not how often.
+func setAside(dir string, cause error) error {
+	aside := filepath.Join(dir, asideName)
+	if err := os.RemoveAll(aside); err != nil {
+		return err
+	}
+	if err := os.Mkdir(aside, 0o700); err != nil {
+		return err
+	}
+	for _, name := range []string{logName, "snapshots"} {
+		if err := os.Rename(filepath.Join(dir, name), filepath.Join(aside, name)); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return err
 		}
 	}
-	if cfg.wrap != nil {
-		back = cfg.wrap(back)
+	if err := replaceFile(filepath.Join(aside, "why"), []byte(cause.Error()+"\n")); err != nil {
+		return err
 	}
-	return raft.ServerID(id), back, nil
+	return syncDir(dir)
+}
+
+// wasSetAside returns why files were set aside; false when a person has removed
+// them.
+func wasSetAside(dir string) (why string, is bool) {
+	b, err := os.ReadFile(filepath.Join(dir, asideName, "why"))
+	return strings.TrimSpace(string(b)), err == nil
+}
+
+func exists(path string) bool {
+	_, err := os.Lstat(path)
+	return !errors.Is(err, os.ErrNotExist)
 }
 
 // newServerID makes a name that no earlier installation of the node had.
@@ -102,11 +324,7 @@ func replaceFile(path string, content []byte) error {
 	if err := os.Rename(path+".new", path); err != nil {
 		return err
 	}
-	d, err := os.Open(filepath.Dir(path))
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
+	return syncDir(filepath.Dir(path))
 }
 
 // Recover makes this server the only voter of what its Dir holds, for
@@ -117,30 +335,34 @@ func replaceFile(path string, content []byte) error {
 // back as a second cluster with the same numbers.
 func Recover(cfg Config) (*cluster.State, error) {
 	cfg = cfg.withDefaults()
-	if _, err := os.Stat(filepath.Join(cfg.Dir, logName)); err != nil {
-		return nil, fmt.Errorf("recover raft: %w", err)
+	if !exists(filepath.Join(cfg.Dir, logName)) {
+		return nil, fmt.Errorf("recover raft in %q: it has no log", cfg.Dir)
 	}
-	id, back, err := openDir(cfg)
+	n := newNode(cfg, func(*ErrHalted) {})
+	had, _, err := n.openFolders()
+	if err == nil {
+		n.back, _, err = n.proved(had)
+	}
 	if err != nil {
-		return nil, err
+		return nil, errors.Join(fmt.Errorf("recover raft in %q: %w", cfg.Dir, err), n.closeFiles())
 	}
-	l := newLatch(func(*ErrHalted) {})
-	f := newFSM(l, nil, func(error) {})
-	s := &store{back: back, latch: l}
-	logger := newHclog(cfg.Logger)
-	conf := cfg.raftConfig(id)
-	conf.Logger = logger
-	err = l.run(func() error {
-		snaps, err := raft.NewFileSnapshotStoreWithLogger(cfg.Dir, 2, logger)
+	n.fsm = newFSM(n.latch, nil, func(error) {}) // the log is all that counts
+	conf := cfg.raftConfig(n.id)
+	conf.Logger = newHclog(n.log)
+	s := &store{back: n.back, latch: n.latch, mem: n.mem, self: n.id}
+	err = n.latch.run(func() error {
+		snaps, err := n.snapshots()
 		if err != nil {
 			return err
 		}
-		_, encoder := raft.NewInmemTransport(raft.ServerAddress(cfg.Addr)) // encodes addresses, nothing is sent
-		alone := raft.Configuration{Servers: []raft.Server{{Suffrage: raft.Voter, ID: id, Address: raft.ServerAddress(cfg.Addr)}}}
-		return raft.RecoverCluster(conf, f, s, s, snaps, encoder, alone)
+		alone := raft.Configuration{Servers: []raft.Server{{Suffrage: raft.Voter, ID: n.id, Address: raft.ServerAddress(cfg.Addr)}}}
+		return raft.RecoverCluster(conf, n.fsm, s, s, snaps, n.encoder(), alone)
 	})
-	if err = errors.Join(err, back.Close()); err != nil {
-		return nil, fmt.Errorf("recover raft %q: %w", id, err)
+	if err == nil {
+		err = n.mem.change(func(p *promises) { p.Sole, p.Owes = true, 0 })
 	}
-	return f.current.Load().state, nil
+	if err = errors.Join(err, n.closeFiles()); err != nil {
+		return nil, fmt.Errorf("recover raft %q: %w", n.id, err)
+	}
+	return n.fsm.current.Load().state, nil
 }

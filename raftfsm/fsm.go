@@ -17,8 +17,9 @@ import (
 // fsm applies committed commands to the state and publishes it.
 type fsm struct {
 	latch      *latch
-	onSnapshot func(error)       // the outcome of writing a snapshot
-	features   slot.FeatureLevel // what this release knows
+	onSnapshot func(error)          // the outcome of writing a snapshot
+	beforeSeen func(*cluster.State) // makes a sole voter's state durable
+	features   slot.FeatureLevel    // what this release knows
 
 	work    *cluster.State // what Raft has applied; never changed in place. Used by Raft's FSM goroutine only
 	current atomic.Pointer[published]
@@ -44,7 +45,7 @@ var _ raft.BatchingFSM = (*fsm)(nil)
 // Readers see it until Raft has replayed its log up to there: what was committed
 // once stays true, so that no reader is ever set back.
 func newFSM(l *latch, known *cluster.State, onSnapshot func(error)) *fsm {
-	f := &fsm{latch: l, onSnapshot: onSnapshot, features: cluster.KnownFeatures, work: cluster.New()}
+	f := &fsm{latch: l, onSnapshot: onSnapshot, beforeSeen: func(*cluster.State) {}, features: cluster.KnownFeatures, work: cluster.New()}
 	if known == nil {
 		known = f.work
 	}
@@ -101,6 +102,7 @@ func (f *fsm) ApplyBatch(logs []*raft.Log) []any {
 	}
 	if changed {
 		f.work = state
+		f.beforeSeen(state)
 		f.publish(state)
 		f.mustKnow(state)
 	}
@@ -132,11 +134,7 @@ func (f *fsm) Snapshot() (raft.FSMSnapshot, error) {
 // Restore replaces the state. A snapshot that cannot be read is refused and
 // leaves the state as it is; Raft then asks again, or does not start.
 func (f *fsm) Restore(r io.ReadCloser) error {
-	b, err := io.ReadAll(r)
-	if err != nil {
-		return fmt.Errorf("read snapshot: %w", err)
-	}
-	s, err := cluster.DecodeSnapshot(b)
+	s, err := decodeState(r)
 	if errors.Is(err, cluster.ErrNewer) { // Raft would ask for it again for ever
 		f.latch.fail(ConditionLogNewer, err)
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net"
+	"path/filepath"
 	"slices"
 	"sync"
 	"testing"
@@ -62,7 +63,7 @@ type server struct {
 }
 
 func config(t *testing.T, name string, s StreamLayer) Config {
-	return Config{Dir: t.TempDir(), Name: slot.NodeName(name), Transport: s,
+	return Config{Dir: filepath.Join(t.TempDir(), "raft"), Name: slot.NodeName(name), Transport: s,
 		HeartbeatTimeout: 150 * time.Millisecond, LeaseTimeout: 100 * time.Millisecond}
 }
 
@@ -85,6 +86,9 @@ func start(t *testing.T, cfg Config) *server {
 		}
 	}
 	n, err := Open(cfg)
+	if err == nil {
+		err = n.Err()
+	}
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -3,17 +3,20 @@ package raftfsm
 import (
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"mailnode/raftfsm/cluster"
 )
 
-// knownName is the file in Config.Dir with the state applied last. Raft does not
+// knownName is the file in Config.Remembered with the state applied last. Raft does not
 // store what was committed: a node that starts without a leader would know no
 // more than its last snapshot, in a young cluster nothing at all, just when a
-// person must decide what it may serve.
+// person must decide what it may serve. A sole voter writes it before anybody sees
+// the state: nobody else has it when its Raft files are lost.
 const knownName = "known-state"
 
 // keepPause is the least time between two writes of the known state.
@@ -23,35 +26,65 @@ const keepPause = 250 * time.Millisecond
 // when there is none. One that cannot be read is as good as none: Raft's own log
 // and snapshot hold the truth.
 func readKnown(dir string) (*cluster.State, error) {
-	b, err := os.ReadFile(filepath.Join(dir, knownName))
+	f, err := os.Open(filepath.Join(dir, knownName))
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, nil
 	}
 	if err != nil {
 		return nil, err
 	}
+	defer f.Close()
+	return decodeState(f)
+}
+
+func decodeState(r io.Reader) (*cluster.State, error) {
+	b, err := io.ReadAll(r)
+	if err != nil {
+		return nil, err
+	}
 	return cluster.DecodeSnapshot(b)
 }
 
-func writeKnown(dir string, s *cluster.State) error {
+// knownFile writes the known state.
+type knownFile struct {
+	mu      sync.Mutex // one writer at a time; guards written
+	written uint64     // the index of the state that is in the file
+}
+
+// write makes a state durable, unless a newer one is.
+func (k *knownFile) write(dir string, s *cluster.State) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if s.Index <= k.written {
+		return nil
+	}
 	if err := replaceFile(filepath.Join(dir, knownName), cluster.EncodeSnapshot(s)); err != nil {
 		return fmt.Errorf("write known cluster state: %w", err)
 	}
+	k.written = s.Index
 	return nil
+}
+
+// keepIfSole makes the state of a sole voter durable before anybody sees it.
+func (n *Node) keepIfSole(s *cluster.State) {
+	if n.mem == nil || !n.mem.get().Sole {
+		return
+	}
+	if err := n.known.write(n.cfg.Remembered, s); err != nil {
+		n.latch.fail(ConditionStoreFailed, err)
+	}
 }
 
 // keepKnown writes the state after it changed, until stop; then once more. It is
 // a copy for the next start: when it cannot be written nothing else suffers.
 func (n *Node) keepKnown() {
 	defer close(n.kept)
-	written := n.State().Index
 	for stopping := false; ; {
 		changed := n.Changed()
-		if s := n.State(); s.Index > written && n.latch.err() == nil {
-			if err := writeKnown(n.cfg.Dir, s); err != nil {
+		if n.latch.err() == nil {
+			if err := n.known.write(n.cfg.Remembered, n.State()); err != nil {
 				n.log.Warn("cluster state not kept for the next start", "cause", err)
 			}
-			written = s.Index
 		}
 		if stopping {
 			return

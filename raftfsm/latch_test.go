@@ -108,7 +108,8 @@ func TestUnreadableCommandHalts(t *testing.T) {
 }
 
 // TestLaw06LogDamageIsFound changes what is on disk under Raft: an entry, its
-// absence, the term.
+// absence, the term. It is named, and nothing that was damaged is used. A sole voter
+// goes on with the state that it knew, a server that remembers nothing does not.
 func TestLaw06LogDamageIsFound(t *testing.T) {
 	for name, damage := range map[string]func(b backend) error{
 		"entry": func(b backend) error {
@@ -140,8 +141,23 @@ func TestLaw06LogDamageIsFound(t *testing.T) {
 				t.Fatal(err)
 			}
 			cfg.Transport = listen(t, "127.0.0.1:0")
-			_, err = Open(cfg)
-			asHalted(t, err, ConditionLogCorrupt)
+			forgetful := cfg
+			forgetful.Remembered = t.TempDir()
+			n, err := Open(forgetful)
+			if err != nil {
+				t.Fatal(err)
+			}
+			asHalted(t, n.Err(), ConditionLogCorrupt)
+			if err := n.Shutdown(t.Context()); err != nil {
+				t.Error(err)
+			}
+			cfg.Transport = listen(t, "127.0.0.1:0")
+			again := start(t, cfg)
+			again.want(t, ConditionStoreFailed)
+			until(t, "a leader", again.IsLeader)
+			if sl, _ := again.State().Slot(0); sl.Master != "n1" {
+				t.Errorf("it goes on with %+v", sl)
+			}
 		})
 	}
 }

@@ -190,6 +190,9 @@ func (n *Node) LastContact() (time.Duration, bool) {
 	if n.IsLeader() {
 		return 0, true
 	}
+	if n.raft == nil {
+		return 0, false
+	}
 	last := n.raft.LastContact()
 	if last.IsZero() {
 		return 0, false

@@ -14,6 +14,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"sync"
 	"time"
 
@@ -25,13 +26,15 @@ import (
 
 // Config describes a Node. Dir, Name and Transport are required.
 type Config struct {
-	Dir       string            // holds raft.db, snapshots and the server ID; belongs to one Node
-	Name      slot.NodeName     // this node's name in the cluster
-	ServerID  string            // its name in Raft; "" takes the one in Dir, or makes one
-	Addr      string            // peer address told to others, host:port; "" is that of Transport
-	Transport StreamLayer       // closed by the Node
-	Logger    *slog.Logger      // nil discards
-	Features  slot.FeatureLevel // what this release knows; 0: cluster.KnownFeatures
+	Dir        string            // holds raft.db, snapshots and the server ID; belongs to one Node
+	Remembered string            // holds what this server has promised and known, beside Dir; "" is Dir with ".remembered"
+	Name       slot.NodeName     // this node's name in the cluster
+	ServerID   string            // its name in Raft; "" takes the one in Dir, or makes one
+	Ran        bool              // it ran before: a Dir that is empty was emptied
+	Addr       string            // peer address told to others, host:port; "" is that of Transport
+	Transport  StreamLayer       // closed by the Node
+	Logger     *slog.Logger      // nil discards
+	Features   slot.FeatureLevel // what this release knows; 0: cluster.KnownFeatures
 
 	HeartbeatTimeout  time.Duration // 1 s; a follower without contact for so long stands for election
 	ElectionTimeout   time.Duration // 1 s
@@ -48,6 +51,13 @@ type Config struct {
 	wrap func(backend) backend // lets tests break the disk
 }
 
+// files are what a Node has open; nil when they could not be opened.
+type files struct {
+	back     backend
+	mem      *memory
+	abstains *abstention // nil: this server votes
+}
+
 // Node is one server of the Raft cluster.
 type Node struct {
 	cfg   Config
@@ -57,7 +67,8 @@ type Node struct {
 	fsm   *fsm
 	gate  *gate
 	trans *transport
-	back  backend
+	known knownFile
+	files
 
 	stop    chan struct{} // ends our own goroutines
 	kept    chan struct{} // closed when the state was kept for the next start
@@ -66,35 +77,73 @@ type Node struct {
 	stopped raft.Future   // of the first raft.Shutdown; later ones do not wait
 }
 
-// Open starts Raft from what Dir holds; it never bootstraps. An error means that
-// this node cannot take part in Raft: mail on healthy disks need not care.
+// Open starts Raft from what Dir holds; it never bootstraps. Whatever is wrong with
+// Raft's files gives a Node that is halted, see Err: it answers State with what this
+// server knew when it ran last, and mail on healthy disks goes on (law 9). An error
+// means that cfg is not complete.
 func Open(cfg Config) (*Node, error) {
 	cfg = cfg.withDefaults()
 	if cfg.Dir == "" || cfg.Name == "" || cfg.Transport == nil {
 		return nil, errors.New("open raft: Dir, Name and Transport are required")
 	}
-	id, back, err := openDir(cfg)
-	if err != nil {
-		return nil, err
+	n := newNode(cfg, nil)
+	n.gate = newGate(cfg.Transport, cfg.Addr, max(3*cfg.HeartbeatTimeout, time.Second))
+	n.trans = newTransport(n.gate, newHclog(n.log).Named("transport"), 10*cfg.HeartbeatTimeout, n.addrOf)
+	if err := n.open(); err != nil {
+		n.latch.trip(conditionOf(err), err)
 	}
-	n := &Node{cfg: cfg, id: id, log: cfg.Logger.With("server", string(id)), back: back, stop: make(chan struct{}), kept: make(chan struct{})}
-	n.latch = newLatch(n.halt)
-	known, err := readKnown(cfg.Dir)
+	if n.latch.err() != nil {
+		n.stopRaft()
+	}
+	go n.observe()
+	go n.keepKnown()
+	return n, nil
+}
+
+// newNode makes a Node of which nothing is open yet; onHalt is its own when nil.
+func newNode(cfg Config, onHalt func(*ErrHalted)) *Node {
+	n := &Node{cfg: cfg, log: cfg.Logger, stop: make(chan struct{}), kept: make(chan struct{})}
+	if onHalt == nil {
+		onHalt = n.halt
+	}
+	n.latch = newLatch(onHalt)
+	known, err := readKnown(cfg.Remembered)
 	if err != nil {
 		n.log.Warn("cluster state of the last run not readable", "cause", err)
 	}
 	n.fsm = newFSM(n.latch, known, n.snapshotDone)
-	n.fsm.features = cfg.Features
-	n.gate = newGate(cfg.Transport, cfg.Addr, max(3*cfg.HeartbeatTimeout, time.Second))
-	n.trans = newTransport(n.gate, newHclog(n.log).Named("transport"), 10*cfg.HeartbeatTimeout, n.addrOf)
-	go n.latch.watch(cfg.StallLimit, n.stop)
+	n.known.written = n.State().Index
+	n.fsm.features, n.fsm.beforeSeen = cfg.Features, n.keepIfSole
+	return n
+}
+
+// conditionOf names what an error of Open means.
+func conditionOf(err error) string {
+	if errors.Is(err, errBadSum) {
+		return ConditionLogCorrupt
+	}
+	return ConditionStoreFailed
+}
+
+// open opens the files and starts Raft.
+func (n *Node) open() error {
+	if err := n.openFiles(); err != nil {
+		return err
+	}
+	if n.cfg.wrap != nil {
+		n.back = n.cfg.wrap(n.back)
+	}
+	n.log = n.cfg.Logger.With("server", string(n.id))
+	if n.mem.get().Owes > 0 {
+		n.abstains = newAbstention(n.mem, n.filled)
+		n.trans.abstains = n.abstains
+		go n.abstains.run(n.trans.NetworkTransport.Consumer(), n.stop)
+	}
+	n.tellSetAside()
+	go n.latch.watch(n.cfg.StallLimit, n.stop)
 	r, err := n.start()
 	if err != nil {
-		close(n.stop)
-		n.gate.close()
-		_ = n.trans.Close()
-		go back.Close() // in a goroutine: it waits for a write that hangs
-		return nil, fmt.Errorf("open raft in %q: %w", cfg.Dir, err)
+		return fmt.Errorf("open raft in %q: %w", n.cfg.Dir, err)
 	}
 	n.mu.Lock()
 	n.raft = r
@@ -102,31 +151,58 @@ func Open(cfg Config) (*Node, error) {
 	if err := n.fsm.tooNew(n.State()); err != nil { // by what was known in the last run
 		n.latch.trip(ConditionLogNewer, err)
 	}
-	if n.latch.err() != nil {
-		n.stopRaft()
-	}
-	go n.observe(r)
-	go n.keepKnown()
-	return n, nil
+	return nil
 }
 
 // start runs raft.NewRaft in a goroutine of its own: the latch ends the
 // goroutine that meets a fault, and a write may hang.
 func (n *Node) start() (*raft.Raft, error) {
-	logger := newHclog(n.log)
-	snaps, err := raft.NewFileSnapshotStoreWithLogger(n.cfg.Dir, 2, logger.Named("snapshot"))
+	snaps, err := n.snapshots()
 	if err != nil {
 		return nil, err
 	}
-	s := &store{back: n.back, latch: n.latch}
+	s := &store{back: n.back, latch: n.latch, mem: n.mem, self: n.id, abstains: n.abstains}
 	conf := n.cfg.raftConfig(n.id)
-	conf.Logger = logger
+	conf.Logger = newHclog(n.log)
 	var r *raft.Raft
 	err = n.latch.run(func() (err error) {
 		r, err = raft.NewRaft(conf, n.fsm, s, s, snaps, n.trans)
 		return err
 	})
 	return r, err
+}
+
+// filled is told that a leader has filled this server's log again.
+func (n *Node) filled(err error) {
+	if err != nil {
+		n.latch.trip(ConditionStoreFailed, fmt.Errorf("remember that raft's log is filled: %w", err))
+		return
+	}
+	n.log.Info("raft's log is filled again: this server votes", "votes_refused", n.abstains.asked.Load())
+	n.tellSetAside()
+}
+
+// tellSetAside keeps ConditionStoreFailed up for as long as what was set aside lies
+// there: a person should look at the disk.
+func (n *Node) tellSetAside() {
+	why, is := wasSetAside(n.cfg.Dir)
+	if !is {
+		n.cfg.OnCondition(ConditionStoreFailed, nil)
+		return
+	}
+	state := "it is filled again and votes; when the disk was looked at, remove that folder"
+	if n.abstains.holds() {
+		state = "it takes no part in votes until a leader has filled it again"
+	}
+	n.cfg.OnCondition(ConditionStoreFailed, fmt.Errorf("%s; it was set aside in %q, and %s", why, filepath.Join(n.cfg.Dir, asideName), state))
+}
+
+// DecidesAlone reports whether Raft's files failed on a server that is the only one
+// with a vote: nobody can have changed the state that it knows.
+func (n *Node) DecidesAlone() bool {
+	var halted *ErrHalted
+	return errors.As(n.Err(), &halted) && (halted.Condition == ConditionStoreFailed || halted.Condition == ConditionLogCorrupt) &&
+		n.mem != nil && n.mem.get().Sole && n.State().ClusterID != ""
 }
 
 // run executes f, which the latch may end, in a goroutine.
@@ -161,6 +237,7 @@ func (c Config) withDefaults() Config {
 	if c.Addr == "" && c.Transport != nil {
 		c.Addr = c.Transport.Addr().String()
 	}
+	c.Remembered = orElse(c.Remembered, c.Dir+".remembered")
 	c.Features = orElse(c.Features, cluster.KnownFeatures)
 	c.HeartbeatTimeout = orElse(c.HeartbeatTimeout, time.Second)
 	c.ElectionTimeout = orElse(c.ElectionTimeout, c.HeartbeatTimeout)
@@ -227,26 +304,36 @@ func (n *Node) snapshotDone(err error) {
 	n.cfg.OnCondition(ConditionSnapshotFailed, err)
 }
 
-// observe drains LeaderCh, and notices that the cluster removed this server.
-func (n *Node) observe(r *raft.Raft) {
+// observe drains LeaderCh, notices that the cluster removed this server, and that a
+// person has removed what was set aside.
+func (n *Node) observe() {
+	if n.raft == nil {
+		return
+	}
 	tick := time.NewTicker(n.cfg.HeartbeatTimeout)
 	defer tick.Stop()
+	_, aside := wasSetAside(n.cfg.Dir)
 	for {
 		select {
 		case <-n.stop:
 			return
 		case <-n.latch.halted:
 			return
-		case leading := <-r.LeaderCh():
+		case leading := <-n.raft.LeaderCh():
 			if leading {
 				n.trans.forget()
 			}
 			n.log.Info("raft leadership changed", "leading", leading)
 			n.fsm.publish(nil)
 		case <-tick.C:
-			if r.State() == raft.Shutdown && n.unasked() {
+			if n.raft.State() == raft.Shutdown && n.unasked() {
 				n.latch.trip(ConditionRemoved, errors.New("the cluster removed this server"))
 				return
+			}
+			if aside {
+				if _, aside = wasSetAside(n.cfg.Dir); !aside {
+					n.tellSetAside()
+				}
 			}
 		}
 	}
@@ -275,9 +362,12 @@ func (n *Node) Shutdown(ctx context.Context) error {
 	n.gate.close()
 	done := make(chan error, 1)
 	go func() {
-		err := ended.Error()
+		var err error
+		if ended != nil {
+			err = ended.Error()
+		}
 		<-n.kept
-		done <- errors.Join(err, n.trans.Close(), n.back.Close())
+		done <- errors.Join(err, n.trans.Close(), n.closeFiles())
 	}()
 	select {
 	case err := <-done:
@@ -288,6 +378,18 @@ func (n *Node) Shutdown(ctx context.Context) error {
 	case <-ctx.Done():
 		return fmt.Errorf("shut down raft %q: %w", n.id, ctx.Err())
 	}
+}
+
+// closeFiles closes what is open of the files.
+func (n *Node) closeFiles() error {
+	var errs []error
+	if n.back != nil {
+		errs = append(errs, closeBackend(n.back, n.latch.err()))
+	}
+	if n.mem != nil {
+		errs = append(errs, n.mem.close())
+	}
+	return errors.Join(errs...)
 }
 
 // addrOf gives a server's address as the cluster's state has it.

@@ -166,18 +166,30 @@ func TestOpenRefuses(t *testing.T) {
 		t.Error("bootstrapped twice")
 	}
 	n1.end(t)
-	cfg.Transport = listen(t, "127.0.0.1:0")
-	cfg.ServerID = "other"
-	if _, err := Open(cfg); err == nil || !strings.Contains(err.Error(), n1.ServerID()) {
-		t.Errorf("another server's directory: %v", err)
+	refused := func(cfg Config, want string) {
+		t.Helper()
+		cfg.Transport = listen(t, "127.0.0.1:0")
+		n, err := Open(cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		asHalted(t, n.Err(), ConditionStoreFailed)
+		if !strings.Contains(n.Err().Error(), want) {
+			t.Errorf("refused with %q, want %q in it", n.Err(), want)
+		}
+		if err := n.Shutdown(t.Context()); err != nil {
+			t.Error(err)
+		}
 	}
-	cfg.ServerID = ""
+	other := cfg
+	other.ServerID = "other"
+	refused(other, n1.ServerID())
 	if err := os.Remove(filepath.Join(cfg.Dir, logName)); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Open(cfg); err == nil || !strings.Contains(err.Error(), "gone") {
-		t.Errorf("a lost log: %v", err)
-	}
+	forgetful := cfg
+	forgetful.Remembered = t.TempDir()
+	refused(forgetful, "gone")
 	if _, err := Recover(cfg); err == nil {
 		t.Error("recovered from nothing")
 	}

@@ -37,6 +37,9 @@ func (n *Node) Bootstrap(ctx context.Context) error {
 
 // Servers gives Raft's configuration in its order.
 func (n *Node) Servers() ([]Server, error) {
+	if n.raft == nil {
+		return nil, fmt.Errorf("read raft configuration: %w", n.latch.err())
+	}
 	f := n.raft.GetConfiguration()
 	if err := f.Error(); err != nil {
 		return nil, fmt.Errorf("read raft configuration: %w", err)

@@ -1,6 +1,7 @@
 package raftfsm
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -27,10 +28,10 @@ const logName = "raft.db"
 
 func openBackend(dir string) (backend, error) {
 	path := filepath.Join(dir, logName)
-	b, err := raftboltdb.New(raftboltdb.Options{
-		Path: path,
-		// The freelist is rebuilt at open instead of being synced at each commit.
-		BoltOptions: &bbolt.Options{NoFreelistSync: true, FreelistType: bbolt.FreelistMapType, Timeout: time.Second},
+	var b *raftboltdb.BoltStore
+	err := caught(func() (err error) {
+		b, err = raftboltdb.New(boltOptions(path))
+		return err
 	})
 	if err != nil {
 		return nil, fmt.Errorf("open raft log %q: %w", path, err)
@@ -38,12 +39,61 @@ func openBackend(dir string) (backend, error) {
 	return b, nil
 }
 
+func boltOptions(path string) raftboltdb.Options {
+	return raftboltdb.Options{
+		Path: path,
+		// The list of free pages is kept in the file: without one bbolt reads all pages
+		// in a goroutine of its own, when it opens the file and when a write failed, and
+		// what it runs into there ends the process.
+		BoltOptions: &bbolt.Options{FreelistType: bbolt.FreelistMapType, Timeout: time.Second},
+	}
+}
+
+// errFault says that bbolt ran into what it did not expect.
+var errFault = errors.New("the file is not what it was")
+
+// closeBackend closes a log that ended with cause, if any. After a fault bbolt's
+// locks are held for ever, and to close it would wait for them: the process's end
+// closes it.
+func closeBackend(b backend, cause error) error {
+	if errors.Is(cause, errFault) {
+		return nil
+	}
+	return caught(b.Close)
+}
+
+// caught runs what reads bbolt's file through its mapping: a page that cannot be
+// read is a fault signal, and a damaged one a panic; both become errors here. They
+// do in this goroutine only.
+func caught(f func() error) (err error) {
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	defer func() {
+		if r := recover(); r != nil {
+			err = fmt.Errorf("%w: %v", errFault, r)
+		}
+	}()
+	return f()
+}
+
+// The names of Raft's stable values.
+const (
+	keyTerm     = "CurrentTerm"
+	keyVoteTerm = "LastVoteTerm"
+	keyVoteFor  = "LastVoteCand"
+)
+
 // store puts checksums and the poison latch between Raft and its backend. bbolt
 // has no checksums over what it stores (law 6): every log entry gets one in its
-// Extensions, every stable value at its end.
+// Extensions, every stable value at its end. What it promises by a write is
+// remembered outside before the write is answered.
 type store struct {
 	back  backend
 	latch *latch
+
+	mem      *memory // nil: nothing is promised
+	self     raft.ServerID
+	abstains *abstention // nil: it votes
+	voteTerm uint64      // written, and the vote is not yet. Raft's main goroutine only
 }
 
 var (
@@ -54,22 +104,11 @@ var (
 
 const sumLen = 4
 
-// guard runs one operation. bbolt maps its file: a page that cannot be read is
-// a fault signal, and a damaged one a panic; both become errors here.
+// guard runs one operation.
 func (s *store) guard(op string, f func() error) error {
 	id := s.latch.begin(op)
 	defer s.latch.end(id)
-	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
-	var err error
-	func() {
-		defer func() {
-			if r := recover(); r != nil {
-				err = fmt.Errorf("%v", r)
-			}
-		}()
-		err = f()
-	}()
-	return err
+	return caught(f)
 }
 
 // must is guard for operations of which every error is terminal.
@@ -144,24 +183,74 @@ func (s *store) StoreLogs(logs []*raft.Log) error {
 		c.Extensions = binary.BigEndian.AppendUint32(nil, logSum(l))
 		summed[i] = &c
 	}
-	s.must("write raft log", func() error { return s.back.StoreLogs(summed) })
+	s.must("write raft log", func() error {
+		if err := s.back.StoreLogs(summed); err != nil || s.mem == nil || len(logs) == 0 {
+			return err
+		}
+		return s.mem.appended(s.self, logs)
+	})
 	return nil
 }
 
 // DeleteRange removes the entries from first to last, inclusive.
 func (s *store) DeleteRange(first, last uint64) error {
-	s.must("trim raft log", func() error { return s.back.DeleteRange(first, last) })
+	s.must("trim raft log", func() error {
+		if err := s.cut(first, last); err != nil {
+			return err
+		}
+		return s.back.DeleteRange(first, last)
+	})
 	return nil
+}
+
+// cut remembers that the log ends before first when its end is removed: a leader
+// has other entries there. When all of it goes, a snapshot has replaced it.
+func (s *store) cut(first, last uint64) error {
+	if s.mem == nil || s.mem.get().Last > last {
+		return nil
+	}
+	begin, err := s.back.FirstIndex()
+	if err != nil || first <= begin {
+		return err
+	}
+	var end raft.Log
+	if err := s.back.GetLog(first-1, &end); err != nil {
+		return err
+	}
+	return s.mem.change(func(p *promises) { p.Last, p.LastTerm, p.Sole = end.Index, end.Term, false })
 }
 
 // IsMonotonic makes Raft clear the log after it was given a snapshot, so that a
 // hole in it is always damage.
 func (s *store) IsMonotonic() bool { return true }
 
-// Set stores a value with its sum.
+// Set stores a value with its sum. Its one error is that a server which abstains
+// votes for itself: Raft then waits for the next election.
 func (s *store) Set(key, val []byte) error {
+	if s.abstains.holds() && (string(key) == keyVoteTerm || string(key) == keyVoteFor) {
+		return errAbstains
+	}
 	b := append(append([]byte(nil), val...), stableSum(key, val)...)
-	s.must(fmt.Sprintf("write raft %s", key), func() error { return s.back.Set(key, b) })
+	s.must(fmt.Sprintf("write raft %s", key), func() error {
+		if err := s.back.Set(key, b); err != nil || s.mem == nil {
+			return err
+		}
+		return s.promise(string(key), val)
+	})
+	return nil
+}
+
+// promise remembers a term or a vote that Raft's file has now. A vote is written in
+// two parts, its term first, and remembered in one.
+func (s *store) promise(key string, val []byte) error {
+	switch key {
+	case keyTerm:
+		return s.mem.change(func(p *promises) { p.Term = binary.BigEndian.Uint64(val) })
+	case keyVoteTerm:
+		s.voteTerm = binary.BigEndian.Uint64(val)
+	case keyVoteFor:
+		return s.mem.change(func(p *promises) { p.VoteTerm, p.VoteFor = s.voteTerm, bytes.Clone(val) })
+	}
 	return nil
 }
 
@@ -202,6 +291,15 @@ func (s *store) GetUint64(key []byte) (uint64, error) {
 		s.latch.fail(ConditionLogCorrupt, fmt.Errorf("read raft %s: %d bytes, want 8", key, len(b)))
 	}
 	return binary.BigEndian.Uint64(b), nil
+}
+
+// number reads a number, 0 when it is not there.
+func (s *store) number(key string) uint64 {
+	v, err := s.GetUint64([]byte(key))
+	if err != nil {
+		return 0
+	}
+	return v
 }
 
 func logSum(l *raft.Log) uint32 {

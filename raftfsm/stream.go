@@ -127,7 +127,8 @@ func (g *gate) close() {
 // followers acknowledge is remembered, which Raft itself keeps to itself.
 type transport struct {
 	*raft.NetworkTransport
-	addrOf func(raft.ServerID) (string, bool)
+	addrOf   func(raft.ServerID) (string, bool)
+	abstains *abstention // nil: this server votes
 
 	mu    sync.Mutex // guards what follows
 	peers map[raft.ServerID]peerContact
@@ -184,13 +185,27 @@ func (t *transport) AppendEntries(id raft.ServerID, to raft.ServerAddress, req *
 	return nil
 }
 
+// Consumer returns the requests of peers.
+func (t *transport) Consumer() <-chan raft.RPC {
+	if t.abstains != nil {
+		return t.abstains.rpcs
+	}
+	return t.NetworkTransport.Consumer()
+}
+
 // RequestVote asks a peer for its vote.
 func (t *transport) RequestVote(id raft.ServerID, to raft.ServerAddress, req *raft.RequestVoteRequest, resp *raft.RequestVoteResponse) error {
+	if t.abstains.holds() {
+		return errAbstains
+	}
 	return t.NetworkTransport.RequestVote(id, t.target(id, to), req, resp)
 }
 
 // RequestPreVote asks a peer whether it would vote.
 func (t *transport) RequestPreVote(id raft.ServerID, to raft.ServerAddress, req *raft.RequestPreVoteRequest, resp *raft.RequestPreVoteResponse) error {
+	if t.abstains.holds() {
+		return errAbstains
+	}
 	return t.NetworkTransport.RequestPreVote(id, t.target(id, to), req, resp)
 }
 

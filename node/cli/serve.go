@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"mailnode/node/config"
+	"mailnode/node/monitor"
 )
 
 func (a *app) serveVerb() *cobra.Command {
@@ -65,10 +66,13 @@ func petWatchdog(ctx context.Context, tell func(string)) (stop func()) {
 	return cancel
 }
 
+// logger makes the one logger of the process: whatever logs has it from here, and
+// none can fill the disk.
 func logger(w io.Writer, l config.Log) *slog.Logger {
 	o := &slog.HandlerOptions{Level: l.Level}
+	var h slog.Handler = slog.NewTextHandler(w, o)
 	if l.JSON {
-		return slog.New(slog.NewJSONHandler(w, o))
+		h = slog.NewJSONHandler(w, o)
 	}
-	return slog.New(slog.NewTextHandler(w, o))
+	return slog.New(monitor.LimitLines(h))
 }

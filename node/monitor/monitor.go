@@ -1,5 +1,6 @@
 // Package monitor is what a node says about its own health: the closed list of
-// conditions, those that hold at this moment, and the metrics for Prometheus.
+// conditions, those that hold at this moment, the metrics for Prometheus, and how
+// many lines its log takes.
 //
 // A condition is level-triggered: whoever watches something calls Set for as
 // long as it is so and Clear when it no longer is; the same call twice changes

@@ -240,6 +240,30 @@ func TestConfirm(t *testing.T) {
 	}
 }
 
+// TestLaw04EpochAboveAllSeen: Raft has forgotten changes of masters. The next one
+// begins an epoch that nobody has had, counts as many unclean ones as may have been,
+// and needs a person who accepts the loss.
+func TestLaw04EpochAboveAllSeen(t *testing.T) {
+	s := sample(t)
+	c := ConfirmSlot{Proposal: "p1", Slot: 0, Epoch: 1, Seen: 4, To: "n2", Unclean: true}
+	var invalid ErrInvalid
+	if _, err := s.Apply(20, c); !errors.As(err, &invalid) {
+		t.Errorf("without accepting the loss: %v", err)
+	}
+	c.AcceptLoss = true
+	if res := apply(t, s, 21, c); res.Epoch != 5 || c.Begins() != 5 {
+		t.Errorf("epoch %d begins, %d was announced, want 5", res.Epoch, c.Begins())
+	}
+	if got, _ := s.Slot(0); got.Epoch != 5 || got.Unclean != 4 || got.Master != "n2" {
+		t.Errorf("recorded %+v", got)
+	}
+	s = sample(t)
+	c.Seen = slot.MaxEpoch
+	if _, err := s.Apply(20, c); !errors.As(err, &invalid) {
+		t.Errorf("an epoch above the last one: %v", err)
+	}
+}
+
 func TestConfirmSlotBySlot(t *testing.T) {
 	s := sample(t)
 	apply(t, s, 20, WithdrawProposal{Proposal: "p1", Why: "n1 answers again"})

@@ -137,11 +137,16 @@ type RejectProposal struct {
 // made from: when it has changed since, the plan is no longer true. Position is
 // what the target held by the plan. AcceptLoss marks the slot with an open loss;
 // only with it may To be the master itself, which then begins an epoch without
-// what it has lost, or waits for.
+// what it has lost, or waits for; and only with it may Seen be above Epoch.
+//
+// Seen is the highest epoch of the slot that any node has seen. When it is above
+// Epoch, Raft has forgotten changes of masters: the new epoch is above all that
+// were ever begun, so that each has had one master (law 4).
 type ConfirmSlot struct {
 	Proposal   string        `json:"proposal"`
 	Slot       slot.ID       `json:"slot"`
 	Epoch      slot.Epoch    `json:"epoch"`
+	Seen       slot.Epoch    `json:"seen,omitempty"`
 	Version    uint64        `json:"version"`
 	To         slot.NodeName `json:"to"`
 	Position   slot.Position `json:"position,omitempty"`
@@ -151,6 +156,9 @@ type ConfirmSlot struct {
 	Why        string        `json:"why,omitempty"`
 	WallTime   string        `json:"wall,omitempty"`
 }
+
+// Begins is the epoch that the change begins.
+func (c ConfirmSlot) Begins() slot.Epoch { return max(c.Epoch, c.Seen) + 1 }
 
 // ResolveLoss closes a slot's open loss: rescued, or dismissed by a person. With
 // Node it closes that old master's part only.

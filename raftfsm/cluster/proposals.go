@@ -97,10 +97,10 @@ func (c ConfirmSlot) apply(s *State, index uint64) (Result, error) {
 		return Result{}, err
 	}
 	from := sl.Master
-	sl.Epoch++
-	if c.Unclean {
-		sl.Unclean++
+	if c.Unclean { // as many as may have been begun and forgotten
+		sl.Unclean += slot.UncleanCount(c.Begins() - sl.Epoch)
 	}
+	sl.Epoch = c.Begins()
 	if c.AcceptLoss {
 		for _, n := range sl.mayHoldMore(c.To) {
 			sl.OpenLoss = sl.OpenLoss.with(n, sl.Epoch)
@@ -145,7 +145,9 @@ func (s *State) confirmable(c ConfirmSlot, ps ProposedSlot) (Slot, error) {
 		return sl, ErrStale{fmt.Sprintf("epoch of slot %s, which %s already gave to %s", c.Slot, c.Proposal, ps.To), uint64(c.Epoch), uint64(sl.Epoch)}
 	case sl.Epoch != c.Epoch || sl.Epoch != ps.Epoch:
 		return sl, ErrStale{"epoch of slot " + c.Slot.String(), uint64(c.Epoch), uint64(sl.Epoch)}
-	case sl.Epoch >= slot.MaxEpoch:
+	case c.Seen > c.Epoch && !c.AcceptLoss:
+		return sl, ErrInvalid{what, fmt.Sprintf("epoch %d was seen, %d is recorded: what was decided in between is not known, and the loss must be accepted", c.Seen, c.Epoch)}
+	case c.Begins() > slot.MaxEpoch:
 		return sl, ErrInvalid{what, "its epochs are used up"}
 	case sl.Version != c.Version:
 		return sl, ErrChanged{Slot: c.Slot, Want: c.Version, Have: sl.Version}

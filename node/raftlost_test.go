@@ -1,0 +1,141 @@
+package node
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"mailnode/node/admin"
+	"mailnode/node/monitor"
+	"mailnode/storage/slot"
+)
+
+// raftFolders are the folders of a node's data that Raft has, with what is
+// remembered of it.
+func raftFolders() []string { return []string{"raft", "remembered"} }
+
+// keepRaft copies Raft's folders of every node, which must be stopped, and returns
+// what puts them back.
+func (s *site) keepRaft() (putBack func()) {
+	s.t.Helper()
+	kept := s.t.TempDir()
+	for _, r := range s.nodes {
+		for _, sub := range raftFolders() {
+			if err := os.CopyFS(filepath.Join(kept, r.name, sub), os.DirFS(filepath.Join(r.cfg.Node.Data, sub))); err != nil {
+				s.t.Fatal(err)
+			}
+		}
+	}
+	return func() {
+		for _, r := range s.nodes {
+			for _, sub := range raftFolders() {
+				s.remove(filepath.Join(r.cfg.Node.Data, sub))
+				if err := os.CopyFS(filepath.Join(r.cfg.Node.Data, sub), os.DirFS(filepath.Join(kept, r.name, sub))); err != nil {
+					s.t.Fatal(err)
+				}
+			}
+		}
+	}
+}
+
+func (s *site) stopAll() {
+	for _, r := range s.nodes {
+		r.stop()
+	}
+	for _, r := range s.nodes {
+		r.ended.Wait()
+	}
+}
+
+// Raft's files of a whole site are put back to before a failover, with what is
+// remembered of them. The old epoch does not come true again: its master does not
+// serve, nothing changes by itself, and a person begins an epoch above the one that
+// was forgotten, with the copy that has its mail (laws 1 and 4).
+func TestLaw04ForgottenEpochDoesNotComeTrue(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, 3, 1, 1)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	defer cancel()
+	user := s.users(ctx, 1)[0]
+	sl := s.status(ctx, s.nodes[0]).Slots[0]
+	old := s.nodes[slices.IndexFunc(s.nodes, func(r *running) bool { return r.name == string(sl.Master) })]
+	living := slices.DeleteFunc(slices.Clone(s.nodes), func(r *running) bool { return r == old })
+	s.stopAll()
+	putBack := s.keepRaft()
+	for _, r := range living {
+		s.start(r)
+	}
+	s.nodes = append(slices.Clone(living), old)
+	s.eventually("the slot is proposed", func(st admin.Status) bool { return len(st.Proposals) == 1 && len(st.Proposals[0].Slots) == 1 })
+	out, err := living[0].admin.Confirm(ctx, admin.ConfirmRequest{Slots: []slot.ID{0}, AcceptLoss: true})
+	if err != nil || out.Exit != admin.ExitDone {
+		t.Fatalf("confirm: %+v, %v", out, err)
+	}
+	for range 3 {
+		if err := s.deliver(living[0], user, "Subject: x\r\n\r\nnew epoch\r\n"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s.stopAll()
+	putBack()
+	for _, r := range s.nodes {
+		s.start(r)
+	}
+	forgotten := "has seen epoch 2, Raft"
+	s.eventually("the slot waits for a person", func(st admin.Status) bool {
+		return len(st.Proposals) == 1 && len(st.Proposals[0].Slots) == 1 && strings.Contains(st.Proposals[0].Slots[0].Why, forgotten)
+	})
+	if err := s.deliver(old, user, "x\r\n"); err == nil || !strings.HasPrefix(err.Error(), "4") {
+		t.Errorf("deliver under the forgotten epoch: %v, want a 4xx", err)
+	}
+	if out, err := old.admin.Confirm(ctx, admin.ConfirmRequest{}); err == nil && out.Exit != admin.ExitRefused {
+		t.Errorf("confirm without a word about the loss: %+v, %v", out, err)
+	}
+	if out, err = old.admin.Confirm(ctx, admin.ConfirmRequest{Slots: []slot.ID{0}, AcceptLoss: true}); err != nil || out.Exit != admin.ExitDone {
+		t.Fatalf("confirm: %+v, %v", out, err)
+	}
+	if n, err := s.count(old, user, "pw"); err != nil || n != 3 {
+		t.Errorf("%d messages, %v: want the 3 of the forgotten epoch", n, err)
+	}
+	if got := s.status(ctx, old).Slots[0]; got.Epoch != 3 || got.Master == slot.NodeName(old.name) {
+		t.Errorf("epoch %d at %s, want 3 at whoever had 2", got.Epoch, got.Master)
+	}
+}
+
+// Raft's file of one of three nodes is cut short while it is down. Its slots are
+// served again as soon as a leader has said that they are still its own, it says
+// what happened, and its vote counts again when it has been filled.
+func TestLaw09DamagedRaftFileOfOneOfThree(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, 3, 1, 6)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	defer cancel()
+	users := s.users(ctx, 6)
+	hurt := s.nodes[2]
+	mine := servedBy(t, s.status(ctx, hurt), "n3")
+	hurt.stopped()
+	if err := os.Truncate(filepath.Join(hurt.cfg.Node.Data, "raft", "raft.db"), 32768); err != nil {
+		t.Fatal(err)
+	}
+	s.start(hurt)
+	s.eventually("all slots are served as before", func(st admin.Status) bool {
+		return !slices.ContainsFunc(st.Slots, func(sl admin.SlotStatus) bool { return !sl.Serving }) && st.Slots[mine].Master == "n3"
+	})
+	if !slices.ContainsFunc(s.status(ctx, hurt).Conditions, func(c monitor.Condition) bool {
+		return c.Name == monitor.RaftStoreFailed && strings.Contains(c.Text, "set aside")
+	}) {
+		t.Errorf("n3 does not say that its Raft files were set aside: %+v", s.status(ctx, hurt).Conditions)
+	}
+	for _, u := range users {
+		if err := s.deliver(hurt, u, "x\r\n"); err != nil {
+			t.Errorf("deliver: %v", err)
+		}
+	}
+	s.nodes[0].stopped()
+	s.nodes = s.nodes[1:]
+	s.eventually("n2 and n3 have a leader: n3 votes", func(st admin.Status) bool { return st.Leader != "" && st.Leader != "n1" })
+}

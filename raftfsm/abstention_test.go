@@ -1,0 +1,182 @@
+package raftfsm
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/hashicorp/raft"
+
+	"mailnode/raftfsm/cluster"
+	"mailnode/storage/slot"
+)
+
+// restart starts a stopped server again at its address.
+func restart(t *testing.T, s *server) *server {
+	t.Helper()
+	cfg := s.cfg
+	cfg.Transport = listen(t, s.Node.cfg.Addr)
+	return start(t, cfg)
+}
+
+// forgetting are the ways in which a server's Raft files lose what they had.
+var forgetting = map[string]func(t *testing.T, dir string, older []byte){
+	"emptied":      func(t *testing.T, dir string, _ []byte) { write(t, filepath.Join(dir, logName), nil) },
+	"an older one": func(t *testing.T, dir string, older []byte) { write(t, filepath.Join(dir, logName), older) },
+	"log gone":     func(t *testing.T, dir string, _ []byte) { remove(t, filepath.Join(dir, logName)) },
+	"folder gone":  func(t *testing.T, dir string, _ []byte) { remove(t, dir) },
+	"cut short": func(t *testing.T, dir string, _ []byte) {
+		if err := os.Truncate(filepath.Join(dir, logName), 8192); err != nil {
+			t.Fatal(err)
+		}
+	},
+}
+
+func remove(t *testing.T, path string) {
+	t.Helper()
+	if err := os.RemoveAll(path); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestLaw04ForgottenVoteIsNotGivenAgain: one server is away while the other two
+// record a new epoch; then one of these two forgets. It must not make a leader
+// together with the one that was away, or the old epoch comes true again. When the
+// one that knows returns, the forgetful one is filled, votes again, and the cluster
+// lives without the one that filled it.
+func TestLaw04ForgottenVoteIsNotGivenAgain(t *testing.T) {
+	for name, forget := range forgetting {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			all := trio(t)
+			leader, others := leaderOf(t, all)
+			forgetful, away := others[0], others[1]
+			leader.must(t, cluster.AssignSlot{Slot: 0, Master: "n1", Replicas: []slot.NodeName{"n2", "n3"}})
+			until(t, "all know the slot", func() bool { sl, _ := away.State().Slot(0); return sl.Epoch == 1 })
+			older := copyOfLog(t, forgetful)
+			away.end(t)
+			leader.must(t, cluster.SetUnprotected{Slot: 0, Epoch: 1, Since: 5})
+			until(t, "both know", func() bool { sl, _ := forgetful.State().Slot(0); return sl.UnprotectedSince == 5 })
+			leader.end(t)
+			forgetful.end(t)
+
+			forget(t, forgetful.cfg.Dir, older)
+			forgetful, away = restart(t, forgetful), restart(t, away)
+			forgetful.want(t, ConditionStoreFailed)
+			if !forgetful.abstains.holds() {
+				t.Fatal("it votes")
+			}
+			if sl, _ := forgetful.State().Slot(0); sl.UnprotectedSince != 5 {
+				t.Errorf("it has forgotten the state too: %+v", sl)
+			}
+			until(t, "it was asked for votes", func() bool { return forgetful.abstains.asked.Load() >= 5 })
+			if forgetful.Quorum() || away.Quorum() {
+				t.Fatal("a leader was elected that lacks what was committed")
+			}
+
+			knows := restart(t, leader)
+			until(t, "the log is filled", func() bool { return !forgetful.abstains.holds() })
+			next, _ := leaderOf(t, []*server{knows, forgetful, away})
+			if sl, _ := next.State().Slot(0); sl.UnprotectedSince != 5 {
+				t.Errorf("the new leader knows %+v", sl)
+			}
+			knows.end(t)
+			next, _ = leaderOf(t, []*server{forgetful, away})
+			next.must(t, cluster.SetUnprotected{Slot: 0, Epoch: 1, Since: 4})
+			forgetful.end(t)
+			if again := restart(t, forgetful); again.abstains != nil {
+				t.Error("it abstains again after it was filled")
+			}
+		})
+	}
+}
+
+// copyOfLog returns a server's log as it is on disk now.
+func copyOfLog(t *testing.T, s *server) []byte {
+	t.Helper()
+	b, err := os.ReadFile(filepath.Join(s.cfg.Dir, logName))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+// TestLaw04AbstentionSurvivesARestart: what a leader has filled in part is no more
+// than a part, however often the server starts.
+func TestLaw04AbstentionSurvivesARestart(t *testing.T) {
+	all := trio(t)
+	leader, others := leaderOf(t, all)
+	leader.must(t, cluster.AssignSlot{Slot: 0, Master: "n1"})
+	forgetful := others[0]
+	until(t, "it knows", func() bool { sl, _ := forgetful.State().Slot(0); return sl.Epoch == 1 })
+	for _, s := range all {
+		s.end(t)
+	}
+	owed := forgetful.mem.get().Last
+	write(t, filepath.Join(forgetful.cfg.Dir, logName), nil)
+	forgetful = restart(t, forgetful)
+	part := &raft.Log{Index: 1, Term: 1, Type: raft.LogNoop}
+	s := &store{back: forgetful.back, latch: forgetful.latch, mem: forgetful.mem, self: forgetful.id}
+	if err := s.StoreLog(part); err != nil {
+		t.Fatal(err)
+	}
+	forgetful.end(t)
+	forgetful = restart(t, forgetful)
+	if p := forgetful.mem.get(); p.Owes != owed || !forgetful.abstains.holds() {
+		t.Errorf("after a part was filled it remembers %+v, it owes %d", p, owed)
+	}
+	v := &store{back: forgetful.back, latch: forgetful.latch, mem: forgetful.mem, self: forgetful.id, abstains: forgetful.abstains}
+	if err := v.SetUint64([]byte(keyVoteTerm), 9); !errors.Is(err, errAbstains) {
+		t.Errorf("it votes for itself: %v", err)
+	}
+}
+
+// TestMemoryOfOneRecordIsEnough: either of the two records may be torn.
+func TestMemoryOfOneRecordIsEnough(t *testing.T) {
+	dir := t.TempDir()
+	m, known, err := openMemory(dir)
+	if err != nil || known {
+		t.Fatalf("a new memory: known %t, %v", known, err)
+	}
+	for i := range uint64(5) {
+		if err := m.change(func(p *promises) { p.Term = i + 1 }); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, _, err := openMemory(dir); err == nil {
+		t.Error("two processes have it open")
+	}
+	if err := m.close(); err != nil {
+		t.Fatal(err)
+	}
+	whole, err := os.ReadFile(filepath.Join(dir, memoryName))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, tt := range map[string]struct {
+		at, n int
+		want  uint64
+	}{
+		"the older one": {0, 100, 5}, "the newer one": {memoryRecordLen, 100, 4}, "cut short": {memoryRecordLen + 50, -1, 4}, "both": {0, 2 * memoryRecordLen, 0},
+	} {
+		torn := append([]byte(nil), whole...)
+		if tt.n < 0 {
+			torn = torn[:tt.at]
+		}
+		for i := range tt.n {
+			torn[tt.at+i] ^= 0xFF
+		}
+		write(t, filepath.Join(dir, memoryName), torn)
+		m, known, err := openMemory(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := m.get().Term; got != tt.want || known != (tt.want > 0) {
+			t.Errorf("torn: %s: term %d, known %t, want %d", name, got, known, tt.want)
+		}
+		if err := m.close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
