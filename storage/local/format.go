@@ -166,7 +166,8 @@ func (s *Slot) openIndex() (string, error) {
 		L0CompactionThreshold:       4,
 		L0StopWritesThreshold:       24,
 		Logger:                      pebbleLogger{s},
-		EventListener:               &pebble.EventListener{BackgroundError: s.backgroundError, DataCorruption: s.tableDamaged},
+		EventListener: &pebble.EventListener{BackgroundError: s.backgroundError, DataCorruption: s.tableDamaged,
+			WriteStallBegin: s.space.writesStall, WriteStallEnd: s.space.writesGoOn},
 	}
 	opts.Experimental.CompactionScheduler = s.compactions
 	_, witnessed, err := s.witness()

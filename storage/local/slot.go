@@ -83,7 +83,7 @@ type Slot struct {
 	db    *pebble.DB
 	packs *blob.Store
 	com   committer
-	space spaceGuard
+	space space
 
 	identity    identity         // of the SLOT file beside the index
 	compactions *slotCompactions // its share of the node's
@@ -163,7 +163,7 @@ func newSlot(o Options) *Slot {
 	s.watch.init()
 	s.heads.init()
 	s.arrivals.init()
-	s.space.init(o.FS, s.folders(), o.Clock)
+	s.space.init(s)
 	return s
 }
 
@@ -195,7 +195,9 @@ func (s *Slot) open() error {
 	if err := s.lint("identity", s.openFolder); err != nil {
 		return err
 	}
-	s.lintSpace()
+	if err := s.lintSpace(); err != nil {
+		return err
+	}
 	if err := s.lint("list of files", s.indexThere); err != nil {
 		return err
 	}
