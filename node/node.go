@@ -155,6 +155,7 @@ func (n *Node) open() error {
 	for _, dir := range n.volumes.folders() { // before a copy asks for one below it
 		n.resources.Disks.At(n.fs, dir, n.clock.Mono)
 	}
+	n.spool.Space = n.resources.Disks.At(n.fs, n.spool.Dir, n.clock.Mono)
 	n.copies, n.currency = newCopies(n), newCurrency(n.clock.Mono, n.Fresh)
 	n.asides = newAsides(n)
 	o := peer.Options{Log: n.log, Admit: n.admit}

@@ -137,14 +137,31 @@ func (s *Space) Hold(l Level, bytes int64) (*Hold, error) {
 
 // Release ends a hold: what it announced is written, or will never be. Until the
 // next look it counts as written. A nil Hold has nothing to release.
-func (h *Hold) Release() {
-	if h == nil || h.bytes == 0 {
+func (h *Hold) Release() { h.Wrote(1 << 62) }
+
+// Wrote says that so many of the bytes are written, at most those that are left, and
+// returns how many it took.
+func (h *Hold) Wrote(bytes int64) int64 {
+	if h == nil {
+		return 0
+	}
+	h.s.mu.Lock()
+	defer h.s.mu.Unlock()
+	bytes = min(bytes, h.bytes)
+	h.s.held -= bytes
+	h.s.taken += bytes
+	h.bytes -= bytes
+	return bytes
+}
+
+// Cancel ends a hold of which no more will be written, or which another takes over.
+func (h *Hold) Cancel() {
+	if h == nil {
 		return
 	}
 	h.s.mu.Lock()
 	defer h.s.mu.Unlock()
 	h.s.held -= h.bytes
-	h.s.taken += h.bytes
 	h.bytes = 0
 }
 

@@ -49,6 +49,8 @@ type Master struct {
 	since     time.Duration // Clock.Mono when it began
 	clockBase uint64        // the slot clock then, ms
 
+	announced announcements
+
 	stopOnce sync.Once
 	done     chan struct{}
 }

@@ -47,6 +47,11 @@ func (h held) release() {
 	h[1].Release()
 }
 
+func (h held) cancel() {
+	h[0].Cancel()
+	h[1].Cancel()
+}
+
 // hold keeps room for bytes that are about to be written. ErrDiskFull: nothing
 // was written.
 func (sp *space) hold(l disk.Level, bytes int64) (h held, err error) {
@@ -76,6 +81,48 @@ func (sp *space) allow(l disk.Level) error {
 		return storage.Errorf(storage.ErrDiskFull, "%w", err)
 	}
 	return nil
+}
+
+// announcements are what clients have said that they will append, and have not yet:
+// it counts against their quota.
+type announcements struct {
+	mu    sync.Mutex
+	bytes map[storage.AccountID]int64 // only those that have something
+}
+
+// add counts bytes, and returns what an account has announced then.
+func (n *announcements) add(id storage.AccountID, bytes int64) int64 {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.bytes == nil {
+		n.bytes = map[storage.AccountID]int64{}
+	}
+	now := n.bytes[id] + bytes
+	if n.bytes[id] = now; now == 0 {
+		delete(n.bytes, id)
+	}
+	return now
+}
+
+// Announce implements storage.Messages.
+func (m *Master) Announce(ctx context.Context, id storage.AccountID, bytes int64) (end func(), err error) {
+	room, err := m.s.space.hold(disk.Grow, bytes)
+	if err != nil {
+		return nil, err
+	}
+	all := m.announced.add(id, bytes)
+	end = sync.OnceFunc(func() { room.cancel(); m.announced.add(id, -bytes) })
+	if err := m.view(ctx, func(v *view) error {
+		a, err := loadAccount(v, id)
+		if err != nil {
+			return err
+		}
+		return checkQuota(v, a, all)
+	}); err != nil {
+		end()
+		return nil, err
+	}
+	return end, nil
 }
 
 // growing is acknowledged for a change that takes about so many bytes on the disk.
