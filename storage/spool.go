@@ -36,9 +36,9 @@ type SpoolDir struct {
 	// Space is the disk that has the folder; nil: it has no limit.
 	Space  *disk.Space
 	budget spoolBudget
-	next          atomic.Uint64
-	large         atomic.Int64 // bytes of pages beyond spoolSmallBytes
-	pages         sync.Pool    // of *spoolPage: fresh memory costs as much as copying a message into it
+	next   atomic.Uint64
+	large  atomic.Int64 // bytes of pages beyond spoolSmallBytes
+	pages  sync.Pool    // of *spoolPage: fresh memory costs as much as copying a message into it
 }
 
 // New starts an empty Spool that counts for nobody: for what another node hands

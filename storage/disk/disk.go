@@ -20,12 +20,12 @@ import (
 type Level int
 
 // The levels. What frees room, or takes none to speak of, may use what growth
-// must leave; what a replica takes over stands between, so that it can follow a
-// master whose disk is as full as its own.
+// must leave. The bodies that a replica takes over stand between, so that it can
+// follow a master whose disk is as full as its own.
 const (
 	Grow   Level = iota // new mail, mailboxes, keywords, users: ReserveBytes stay free
-	Follow              // a master's changes, on a replica: half of them
-	Change              // flags, expunging, deleting: FloorBytes, and the ballast counts as free
+	Follow              // a master's bodies, on a replica: half of them
+	Change              // flags, expunging, deleting, what a replica is told: FloorBytes, and the ballast counts as free
 )
 
 const (

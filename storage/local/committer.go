@@ -35,7 +35,7 @@ const (
 type committer struct {
 	s     *Slot
 	queue chan *op
-	quit  chan struct{}
+	quit  chan struct{} // made with the Slot: Pebble may wait for room before the committer runs
 	ended chan struct{} // closed when both goroutines have ended
 	idle  sync.WaitGroup
 	line  pipeline
@@ -67,7 +67,7 @@ func (o *op) refuse(err error) {
 }
 
 func (c *committer) start(s *Slot) error {
-	c.s, c.queue, c.quit, c.ended = s, make(chan *op, 1024), make(chan struct{}), make(chan struct{})
+	c.s, c.queue, c.ended = s, make(chan *op, 1024), make(chan struct{})
 	if err := c.reload(); err != nil {
 		return err
 	}

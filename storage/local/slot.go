@@ -160,6 +160,7 @@ func newSlot(o Options) *Slot {
 	}
 	s := &Slot{o: o, log: o.Logger.With("slot", o.Slot), failed: make(chan struct{}), recounting: make(chan struct{}, 1), readingAside: make(chan struct{}, 1),
 		compactions: &slotCompactions{all: o.Resources.compactions}, staged: map[slot.BodyRef]staged{}}
+	s.com.quit = make(chan struct{})
 	s.watch.init()
 	s.heads.init()
 	s.arrivals.init()

@@ -23,6 +23,7 @@ type space struct {
 	index, packs *disk.Space
 	stall        stall
 	noFlush      atomic.Bool // Pebble makes writers wait, and there is no room
+	told         atomic.Bool // the log has that compactions find no room
 }
 
 func (sp *space) init(s *Slot) {
@@ -195,13 +196,19 @@ type stall struct {
 	mu    sync.Mutex
 	n     int           // writes that wait
 	why   error         // what the first of them met
+	told  bool          // the log has this one
+	last  time.Duration // Clock.Mono when the log was told last
 	began chan struct{} // closed while n > 0; replaced when the last one has gone on
 }
 
 func (s *stall) init() { s.began = make(chan struct{}) }
 
-// begin notes a write that waits, and whether it is the first.
-func (s *stall) begin(cause error) (first bool) {
+// stallToldEvery is how often the log has that writes wait: whoever fills a disk
+// may leave some room now and then.
+const stallToldEvery = time.Minute
+
+// begin notes a write that waits, and reports whether the log is to have it.
+func (s *stall) begin(cause error, now time.Duration) (tell bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.n++; s.n > 1 {
@@ -209,18 +216,22 @@ func (s *stall) begin(cause error) (first bool) {
 	}
 	s.why = cause
 	close(s.began)
-	return true
+	if s.told = s.last == 0 || now-s.last >= stallToldEvery; s.told {
+		s.last = now
+	}
+	return s.told
 }
 
-// end notes that it has gone on, and whether none waits any more.
-func (s *stall) end() (last bool) {
+// end notes that it has gone on, and reports whether the log is to have that none
+// waits any more.
+func (s *stall) end() (tell bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.n--; s.n > 0 {
 		return false
 	}
 	s.init()
-	return true
+	return s.told
 }
 
 // begins returns a channel that is closed when a write waits.
@@ -240,14 +251,17 @@ func (s *stall) err() error {
 	return storage.Errorf(storage.ErrDiskFull, "the index waits for room: %w", s.why)
 }
 
-// NoRoom returns why the copy takes no changes: a write of its index waits until
-// there is room on the disk. Nil: none does. The copy is read meanwhile, and goes on
-// by itself.
+// NoRoom returns why the copy takes no changes at all until there is room on its
+// disk; nil: it takes some. It is read meanwhile, and goes on by itself. NoRoom
+// itself never waits for the disk.
 func (s *Slot) NoRoom() error {
 	if s.Failure() != nil {
 		return nil
 	}
-	return s.space.stall.err()
+	if err := s.space.stall.err(); err != nil {
+		return err
+	}
+	return s.space.allow(disk.Change)
 }
 
 // roomAgainEvery is how often a write that found no room is tried again.
@@ -274,7 +288,7 @@ func (p *poisonFS) roomy(write func() error) error {
 	if !p.opened.Load() {
 		return err // Open's, and whoever opens tries again
 	}
-	if s.space.stall.begin(err) {
+	if s.space.stall.begin(err, s.o.Clock.Mono()) {
 		s.log.Error("the disk is full: changes wait for room, reading goes on", "err", err)
 	}
 	for diskFull(err) {
@@ -339,14 +353,14 @@ func (p *poisonFS) pauseCompaction() {
 
 // writesStall is told that Pebble makes writers wait for a flush or a compaction.
 // Without room neither comes to an end.
-func (sp *space) writesStall(pebble.WriteStallBeginInfo) {
-	if err := sp.allow(disk.Follow); err != nil && sp.noFlush.CompareAndSwap(false, true) {
-		sp.stall.begin(err)
+func (s *Slot) writesStall(info pebble.WriteStallBeginInfo) {
+	if err := s.space.allow(disk.Follow); err != nil && s.space.noFlush.CompareAndSwap(false, true) {
+		s.space.stall.begin(fmt.Errorf("%s: %w", info.Reason, err), s.o.Clock.Mono())
 	}
 }
 
-func (sp *space) writesGoOn() {
-	if sp.noFlush.CompareAndSwap(true, false) {
-		sp.stall.end()
+func (s *Slot) writesGoOn() {
+	if s.space.noFlush.CompareAndSwap(true, false) {
+		s.space.stall.end()
 	}
 }
