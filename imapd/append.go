@@ -63,17 +63,22 @@ func (c *session) append(cmd *command) (reply, error) {
 	if err != nil {
 		return c.appendRefused(*cmd.message, err)
 	}
+	spool, announced, err := c.announce(cmd.message.Size)
+	if err != nil {
+		return c.appendRefused(*cmd.message, err)
+	}
+	defer spool.Close()
+	defer announced()
 	if cmd.message.Sync {
 		c.w.Str("+ send the message").CRLF()
 		if err := c.w.Flush(); err != nil {
 			return reply{}, err
 		}
 	}
-	spool := c.srv.cfg.Spool.New()
-	defer spool.Close()
 	if err := c.readMessage(spool, cmd.message.Size); err != nil {
 		return reply{}, err
 	}
+	announced() // the message itself counts from here on
 	appended, err := c.store.Append(c.ctx, c.account, storage.Append{Mailbox: a.mailbox, Body: spool, Flags: flags, InternalDate: a.date})
 	if err != nil {
 		return reply{}, c.target(err)
@@ -95,6 +100,20 @@ func (c *session) appendAllowed(a *appendArguments, lit wire.Literal) (storage.F
 	}
 	_, err = c.store.Mailbox(c.ctx, c.account, a.mailbox)
 	return flags, c.target(err)
+}
+
+// announce keeps room for a message before it is asked for, in the user's mail and
+// on its way there.
+func (c *session) announce(size int64) (spool *storage.Spool, end func(), err error) {
+	if end, err = c.store.Announce(c.ctx, c.account, size); err != nil {
+		return nil, nil, err
+	}
+	owner := storage.SpoolOwner{Name: fmt.Sprintf("account %016x", uint64(c.account)), BytesMax: storage.SpoolOwnerBytesMax, SpoolsMax: storage.SpoolsOwnerMax}
+	if spool, err = c.srv.cfg.Spool.Announce(owner, size); err != nil {
+		end()
+		return nil, nil, err
+	}
+	return spool, end, nil
 }
 
 func (c *session) appendRefused(lit wire.Literal, why error) (reply, error) {
@@ -137,9 +156,13 @@ func (c *session) readMessage(spool *storage.Spool, size int64) error {
 	buf = buf[:cap(buf)]
 	defer c.srv.splicePool.Put(buf)
 	var failed error
+	pace := storage.Pace{Window: c.srv.cfg.Timeouts.Pace}
 	for left := size; left > 0; {
 		n, err := c.r.Read(buf[:min(left, int64(len(buf)))])
 		left -= int64(n)
+		if left > 0 && pace.TooSlow(time.Now(), n) {
+			return &byeError{"UNAVAILABLE", "the message comes too slowly"}
+		}
 		if n > 0 && failed == nil {
 			if _, err := spool.Write(buf[:n]); err != nil {
 				failed = storage.Errorf(storage.ErrUnavailable, "spool message: %w", err)

@@ -80,6 +80,7 @@ type Timeouts struct {
 	PreLogin  time.Duration // from connecting to having logged in; 60 s
 	Idle      time.Duration // between commands and in IDLE; 30 min (RFC 3501, section 5.4)
 	Read      time.Duration // between two reads inside one command; 60 s
+	Pace      time.Duration // within which a message must come at storage.SpoolFloorBytesPerSec; 60 s
 	Command   time.Duration // for one command's text without a message; 5 min
 	Write     time.Duration // one write; 60 s
 	Peer      time.Duration // to pass a connection on; 10 s
@@ -140,6 +141,7 @@ func (c *Config) setDefaults() {
 	orElse(&c.Timeouts.PreLogin, time.Minute)
 	orElse(&c.Timeouts.Idle, 30*time.Minute)
 	orElse(&c.Timeouts.Read, time.Minute)
+	orElse(&c.Timeouts.Pace, time.Minute)
 	orElse(&c.Timeouts.Command, 5*time.Minute)
 	orElse(&c.Timeouts.Write, time.Minute)
 	orElse(&c.Timeouts.Peer, 10*time.Second)

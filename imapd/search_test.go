@@ -206,7 +206,7 @@ func TestSearchEndsWithItsContext(t *testing.T) {
 	c.ok("s SELECT INBOX")
 	w.reading = func(storage.UID) {
 		if w.reads.Load() == 3 {
-			b.srv.cancel()
+			b.srv.cancel(ErrShutdown)
 		}
 	}
 	c.send("x SEARCH BODY absent\r\n")

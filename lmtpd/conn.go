@@ -34,6 +34,8 @@ type conn struct {
 	line     []byte   // its memory
 	err      error    // final, for every read after it
 	envelope envelope // of the last MAIL or RCPT that Read gave away
+	// inMessage says that a message's bytes are read: they must not stop for long.
+	inMessage bool
 
 	mu       sync.Mutex // guards what follows
 	replies  replies
@@ -202,7 +204,11 @@ func (w wire) Read(p []byte) (int, error) {
 	c.waiting = true
 	// Each read gets the whole time: a large message on a slow line is fine as
 	// long as it moves (RFC 5321, section 4.5.3.2.5).
-	c.Conn.SetReadDeadline(now.Add(c.server.cfg.Timeouts.Read))
+	wait := c.server.cfg.Timeouts.Read
+	if c.inMessage {
+		wait = min(wait, c.server.cfg.Timeouts.Pace)
+	}
+	c.Conn.SetReadDeadline(now.Add(wait))
 	if c.tls { // the first read does the handshake, which writes
 		c.Conn.SetWriteDeadline(now.Add(c.server.cfg.Timeouts.Write))
 	}

@@ -79,9 +79,10 @@ type Config struct {
 	Now        func() time.Time // nil: time.Now; shown and stored only (law 11)
 }
 
-// Timeouts of a connection; 0 is DefaultTimeout.
+// Timeouts of a connection; 0 is DefaultTimeout, but for Pace.
 type Timeouts struct {
 	Read  time.Duration // until the next bytes of a command or a message
+	Pace  time.Duration // within which a message must come at storage.SpoolFloorBytesPerSec; 60 s
 	Write time.Duration // until replies are taken
 	Mail  time.Duration // for one Resolve or Deliver; 451 afterwards
 }
@@ -130,6 +131,9 @@ func New(cfg Config) *Server {
 	}
 	if cfg.ConnectionsMax <= 0 {
 		cfg.ConnectionsMax = DefaultConnectionsMax
+	}
+	if cfg.Timeouts.Pace == 0 {
+		cfg.Timeouts.Pace = time.Minute
 	}
 	for _, d := range []*time.Duration{&cfg.Timeouts.Read, &cfg.Timeouts.Write, &cfg.Timeouts.Mail} {
 		if *d <= 0 {

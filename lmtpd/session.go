@@ -5,11 +5,14 @@ import (
 	"crypto/rand"
 	"fmt"
 	"io"
+	"net"
+	"os"
 	"sync"
 	"time"
 
 	"github.com/emersion/go-smtp"
 
+	"mailnode/front"
 	"mailnode/storage"
 	"mailnode/storage/slot"
 )
@@ -26,6 +29,7 @@ type session struct {
 	from   string // "" is the null reverse-path
 	utf8   bool
 	rcpts  []accepted
+	spool  *storage.Spool // of the message that MAIL has announced, else nil
 }
 
 // accepted is one RCPT that was answered 250.
@@ -57,9 +61,40 @@ func (s *session) Mail(string, *smtp.MailOptions) error {
 	if err := e.tooBig(s.server.cfg.MessageBytesMax); err != nil {
 		return err
 	}
+	spool, err := s.server.cfg.Spool.Announce(s.owner(), e.size)
+	if err != nil {
+		s.server.cfg.Logger.Warn("LMTP message put off", "client", clientName(s.conn.RemoteAddr()), "error", err)
+		return reply(storage.Errorf(storage.ErrDiskFull, "%w", err))
+	}
+	s.spool = spool
 	s.open, s.from, s.utf8 = true, e.path, e.utf8
 	s.conn.transaction(true)
 	return nil
+}
+
+// frontBytesMax is what one client's messages may take on their way in: an MTA has
+// many, and must not keep users from appending theirs.
+const frontBytesMax = storage.SpoolBytesMax / 2
+
+// owner is for whom a message counts until it is delivered: its client's address,
+// whatever the number of its connections.
+func (s *session) owner() storage.SpoolOwner {
+	name := "LMTP client"
+	if t, ok := s.conn.RemoteAddr().(*net.TCPAddr); ok {
+		name += " " + front.Host(t.AddrPort().Addr()).String()
+	}
+	return storage.SpoolOwner{Name: name, BytesMax: frontBytesMax}
+}
+
+// dropSpool ends what MAIL announced.
+func (s *session) dropSpool() {
+	if s.spool == nil {
+		return
+	}
+	if err := s.spool.Close(); err != nil {
+		s.server.cfg.Logger.Warn("LMTP spool left behind", "error", err)
+	}
+	s.spool = nil
 }
 
 // Rcpt looks up the recipient of conn.envelope. said is how go-smtp knows it.
@@ -139,13 +174,8 @@ func (s *session) receive() []*smtp.SMTPError {
 	if oneAddress(s.rcpts) {
 		t.deliveredTo = to[0].Address
 	}
-	spool := s.server.cfg.Spool.New()
-	defer func() {
-		if err := spool.Close(); err != nil {
-			s.server.cfg.Logger.Warn("LMTP spool left behind", "error", err)
-		}
-	}()
-	size, err := s.spool(spool, t.header())
+	defer s.dropSpool()
+	size, err := s.take(s.spool, t.header())
 	if err != nil {
 		s.log(t.id, size, err)
 		answers := make([]*smtp.SMTPError, len(s.rcpts))
@@ -157,7 +187,7 @@ func (s *session) receive() []*smtp.SMTPError {
 	}
 	s.server.cfg.Metrics.Received(size)
 	received := time.Now()
-	results := s.deliver(spool, date, to)
+	results := s.deliver(s.spool, date, to)
 	errs := spread(s.rcpts, to, results)
 	answers := make([]*smtp.SMTPError, len(errs))
 	for i, err := range errs {
@@ -177,7 +207,7 @@ func (s *session) log(id string, size int64, err error) {
 		"from", s.from, "bytes", size, "error", err)
 }
 
-// chunks is memory for spool; a transaction borrows one.
+// chunks is memory for take; a transaction borrows one.
 type chunks struct{ sync.Pool }
 
 func (c *chunks) get() *[chunkBytes]byte {
@@ -187,18 +217,24 @@ func (c *chunks) get() *[chunkBytes]byte {
 	return new([chunkBytes]byte)
 }
 
-// spool writes header and message, and gives the message's size as sent. It
+// take writes header and message, and gives the message's size as sent. It
 // reads to the final dot whatever happens to the spool, or what is left of the
 // message would run as commands.
-func (s *session) spool(to io.Writer, header string) (int64, error) {
+func (s *session) take(to io.Writer, header string) (int64, error) {
 	_, failed := io.WriteString(to, header)
 	f := headerFilter{to: to}
 	chunk := s.server.chunks.get()
 	defer s.server.chunks.Put(chunk)
 	in := newBody(s.conn.in)
+	pace := storage.Pace{Window: s.server.cfg.Timeouts.Pace}
+	s.conn.inMessage = true
+	defer func() { s.conn.inMessage = false }()
 	var size int64
 	for {
 		n, err := in.Read(chunk[:])
+		if err == nil && pace.TooSlow(time.Now(), n) {
+			err = fmt.Errorf("less than %d bytes per second: %w", storage.SpoolFloorBytesPerSec, os.ErrDeadlineExceeded)
+		}
 		size += int64(n) // RFC 1870, section 3: without the stuffing and the final dot
 		if failed == nil && size > s.server.cfg.MessageBytesMax {
 			failed = storage.Errorf(storage.ErrTooBig, "receive message: over %d bytes", s.server.cfg.MessageBytesMax)
@@ -292,11 +328,13 @@ func oneAddress(rcpts []accepted) bool {
 // Reset ends the transaction.
 func (s *session) Reset() {
 	s.open, s.from, s.utf8, s.rcpts = false, "", false, nil
+	s.dropSpool()
 	s.conn.transaction(false)
 }
 
 // Logout ends the session.
 func (s *session) Logout() error {
+	s.dropSpool()
 	s.conn.transaction(false)
 	return nil
 }

@@ -12,6 +12,7 @@ import (
 	"mailnode/node/monitor"
 	"mailnode/node/rpc"
 	"mailnode/raftfsm/cluster"
+	"mailnode/storage"
 	"mailnode/storage/local"
 	"mailnode/storage/repl"
 	"mailnode/storage/slot"
@@ -239,6 +240,10 @@ func (k *keeper) turn(ctx context.Context) {
 	k.mu.Lock()
 	s, refused := k.copy, k.refused
 	k.mu.Unlock()
+	if s == nil && errors.Is(refused, storage.ErrDiskFull) {
+		k.openWhenRoom(ctx)
+		return
+	}
 	changed := k.n.raft.Changed()
 	var retry <-chan time.Time
 	var failed <-chan struct{}
@@ -276,6 +281,18 @@ func (k *keeper) turn(ctx context.Context) {
 	}
 }
 
+// roomAgainAfter is when a copy that found no room is opened again.
+const roomAgainAfter = 3 * time.Second
+
+// openWhenRoom tries again to open a copy that was refused for want of room.
+func (k *keeper) openWhenRoom(ctx context.Context) {
+	select {
+	case <-time.After(roomAgainAfter):
+		k.openCopy(ctx)
+	case <-ctx.Done():
+	}
+}
+
 func (k *keeper) openCopy(ctx context.Context) bool {
 	k.openingStep("looks for its files", -1)
 	s, err := k.openFiles(ctx)
@@ -287,13 +304,16 @@ func (k *keeper) openCopy(ctx context.Context) bool {
 		k.n.asides.look(k.id, s) // what was set aside before this start
 	}
 	k.mu.Lock()
+	again := errors.Is(k.refused, storage.ErrDiskFull) && errors.Is(err, storage.ErrDiskFull)
 	k.copy, k.refused, k.opening = s, err, openProgress{}
 	if err != nil {
 		k.copy = nil
 	}
 	k.mu.Unlock()
 	if err != nil {
-		k.log.Error("slot refused", "err", err)
+		if !again {
+			k.log.Error("slot refused", "err", err)
+		}
 		return false
 	}
 	k.n.wg.Go(func() { // reads all accounts: the copy serves meanwhile

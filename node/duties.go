@@ -12,7 +12,7 @@ import (
 	"mailnode/node/monitor"
 	"mailnode/node/rpc"
 	"mailnode/raftfsm/cluster"
-	"mailnode/storage/local"
+	"mailnode/storage/disk"
 	"mailnode/storage/slot"
 )
 
@@ -327,13 +327,18 @@ func (n *Node) look() {
 	n.conditions.Put(n.clockDoubt() != "", monitor.ClockBehind, "", n.clockDoubt())
 }
 
-// watchSpace keeps the condition about one folder's file system. Each has a loop of
-// its own, because one whose disk hangs does not answer.
+// watchSpace keeps the condition about one folder's file system, and its ballast.
+// Each has a loop of its own, because one whose disk hangs does not answer.
 func (n *Node) watchSpace(ctx context.Context, dir string) {
+	space := n.resources.Disks.At(n.fs, dir, n.clock.Mono)
 	every(ctx, time.Second, func() {
-		if u, err := n.fs.GetDiskUsage(dir); err == nil {
-			n.conditions.Put(u.AvailBytes < local.SpaceReserveBytes, monitor.DiskFull, dir, "")
+		free, err := space.Tend()
+		if errors.Is(err, disk.ErrNoBallast) {
+			n.log.Warn("a full disk will stop all changes at once, not growth alone", "folder", dir, "err", err)
+		} else if err != nil {
+			return
 		}
+		n.conditions.Put(free < disk.ReserveBytes, monitor.DiskFull, dir, "")
 	})
 }
 
@@ -373,6 +378,8 @@ func (n *Node) watchSlot(sl cluster.Slot, v failover.View) {
 	n.conditions.Put(unserved != "", monitor.SlotNoMaster, about, unserved)
 	n.conditions.Put(r.Opening != "" && time.Duration(r.OpeningMs)*time.Millisecond >= suspectAfter, monitor.SlotOpening, about, openingText(r))
 	n.conditions.Put(r.Hangs != "", monitor.SlotHangs, about, r.Hangs)
+	opened := k.opened()
+	n.conditions.Put(opened != nil && opened.NoRoom() != nil, monitor.SlotNoRoom, about, "")
 	n.conditions.Put(r.Building, monitor.CopyBuilding, about, "")
 	n.conditions.Put(r.Quarantined, monitor.EventQuarantined, about, "")
 	waits := n.cfg.Replication.Ack == config.AckReplica && len(sl.Replicas) > 0

@@ -151,6 +151,10 @@ func (n *Node) open() error {
 	n.ledAt.Store(int64(n.clock.Mono()))
 	n.jobs = job.New(job.Options{Clock: n.clock, Logger: n.log.With("part", "jobs"), RunningMax: map[string]int{job.Reindex: cfg.ReindexWorkers}})
 	n.volumes = newVolumes(n.fs, cfg)
+	for _, dir := range n.volumes.folders() { // before a copy asks for one below it
+		n.resources.Disks.At(n.fs, dir, n.clock.Mono)
+	}
+	n.spool.Space = n.resources.Disks.At(n.fs, n.spool.Dir, n.clock.Mono)
 	n.copies, n.currency = newCopies(n), newCurrency(n.clock.Mono, n.Fresh)
 	n.asides = newAsides(n)
 	o := peer.Options{Log: n.log, Admit: n.admit}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 
+	"mailnode/storage/disk"
 	"mailnode/storage/slot"
 )
 
@@ -32,12 +33,16 @@ type SpoolDir struct {
 	// LargeBytesMax is how much of large messages is kept in memory, all
 	// together; 0: 64 MiB, negative: nothing, they go to files.
 	LargeBytesMax int64
-	next          atomic.Uint64
-	large         atomic.Int64 // bytes of pages beyond spoolSmallBytes
-	pages         sync.Pool    // of *spoolPage: fresh memory costs as much as copying a message into it
+	// Space is the disk that has the folder; nil: it has no limit.
+	Space  *disk.Space
+	budget spoolBudget
+	next   atomic.Uint64
+	large  atomic.Int64 // bytes of pages beyond spoolSmallBytes
+	pages  sync.Pool    // of *spoolPage: fresh memory costs as much as copying a message into it
 }
 
-// New starts an empty Spool. Nothing is written to disk until it is large.
+// New starts an empty Spool that counts for nobody: for what another node hands
+// over. Nothing is written to disk until it is large.
 func (d *SpoolDir) New() *Spool { return &Spool{dir: d, sum: sha256.New()} }
 
 func (d *SpoolDir) page() *spoolPage {
@@ -60,6 +65,8 @@ type Spool struct {
 	err   error // the first failed write: final, since what reached the disk is not known
 	// scratch is what is handed to vfs, whose Write may change its argument.
 	scratch *spoolPage
+	// announced is what the message's sender has announced; nil: it counts for nobody.
+	announced *announced
 }
 
 var _ Body = (*Spool)(nil)
@@ -77,6 +84,11 @@ func (s *Spool) Write(p []byte) (int, error) {
 }
 
 func (s *Spool) write(p []byte) error {
+	if a := s.announced; a != nil && s.size+int64(len(p)) > a.bytes {
+		if err := a.grow(s.size + max(int64(len(p)), spoolStepBytes)); err != nil {
+			return err
+		}
+	}
 	for rest := p; len(rest) > 0; {
 		n, err := s.writeSome(rest)
 		if err != nil {
@@ -105,7 +117,14 @@ func (s *Spool) writeSome(p []byte) (int, error) {
 	if _, err := s.file.Write(s.scratch[:n]); err != nil {
 		return 0, fmt.Errorf("write spool %q: %w", s.path, err)
 	}
+	s.wrote(int64(n))
 	return n, nil
+}
+
+func (s *Spool) wrote(bytes int64) {
+	if s.announced != nil {
+		s.announced.wrote(bytes)
+	}
 }
 
 // mayGrow takes one more page beyond spoolSmallBytes from the SpoolDir's budget.
@@ -133,6 +152,7 @@ func (s *Spool) toFile() error {
 		if _, err := f.Write(page[:]); err != nil {
 			return fmt.Errorf("write spool %q: %w", path, err)
 		}
+		s.wrote(spoolPageBytes)
 	}
 	s.freePages()
 	return nil
@@ -176,6 +196,10 @@ func (s *Spool) ReadAt(p []byte, off int64) (int, error) {
 
 // Close frees the memory and removes the file.
 func (s *Spool) Close() error {
+	if s.announced != nil {
+		defer s.announced.end() // its file is gone then
+		s.announced = nil
+	}
 	s.freePages()
 	if s.scratch != nil {
 		s.dir.pages.Put(s.scratch)

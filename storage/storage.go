@@ -179,6 +179,10 @@ type Messages interface {
 	// Deliver stores one body for many recipients in one event; the result has
 	// one error, or nil, per recipient. One body serves them all.
 	Deliver(ctx context.Context, d Delivery) []error
+	// Announce says whether a message of so many bytes would be appended now, before
+	// it is sent: ErrOverQuota, counting what else was announced for the account, and
+	// ErrDiskFull. It counts until end is called, which Append's caller does before.
+	Announce(ctx context.Context, a AccountID, bytes int64) (end func(), err error)
 	// Append stores one message; the mailbox must exist (ErrNotFound).
 	Append(ctx context.Context, a AccountID, r Append) (Appended, error)
 	// Scan calls fn for each message with lo <= UID <= hi in the order of UIDs;

@@ -19,6 +19,7 @@ const (
 	SlotRefused        Name = "slot-refused"
 	SlotFailed         Name = "slot-failed"
 	SlotHangs          Name = "slot-hangs"
+	SlotNoRoom         Name = "slot-no-room"
 	SlotOpening        Name = "slot-opening"
 	RaftStoreFailed    Name = "raft-store-failed"
 	RaftNoQuorum       Name = "raft-no-quorum"
@@ -104,8 +105,9 @@ func diskKinds() []Kind {
 		{SlotRefused, Page, "slot", "Its files are damaged, of a newer release, or of another cluster or slot, and were not opened.", "mailnode slot show {}"},
 		{SlotFailed, Page, "slot", "A write or fsync failed, or its files are gone: the store is stopped until it is reopened and verified.", "mailnode slot show {}"},
 		{SlotHangs, Page, "slot", "The disk of this node's copy does not answer: in half a minute the store is stopped.", "mailnode slot show {}"},
+		{SlotNoRoom, Page, "slot", "The disk of this node's copy is full: it takes no changes until there is room, and is read meanwhile.", "mailnode slot show {}"},
 		{SlotOpening, Warn, "slot", "This node's copy is still being opened and checked.", "mailnode slot show {}"},
-		{DiskFull, Page, "path", "The file system has almost no room, deliveries are put off.", "df -h {}"},
+		{DiskFull, Page, "path", "The file system has almost no room: deliveries, and whatever else grows, are put off.", "df -h {}"},
 		{RaftStoreFailed, Page, "", "Raft's files cannot be written: this node serves its mail and takes no part in decisions.", "mailnode status"},
 		{RaftSnapshotFailed, Warn, "", "A snapshot of Raft's state could not be written, its log grows.", "df -h"},
 		{RaftLogNewer, Page, "", "A newer release wrote what this one cannot read, or the cluster's feature level was raised above it: this node takes no part in decisions until it is upgraded.", "mailnode version"},

@@ -107,7 +107,7 @@ func (m *Master) CreateAccount(ctx context.Context, addr slot.Address, password 
 	}
 	now := m.s.o.Clock.Wall()
 	var created storage.Account
-	err = m.acknowledged(ctx, func(t *txn) error {
+	err = m.growingSome(ctx, func(t *txn) error {
 		old := &event.AddressRecord{}
 		found, err := event.Load(t, event.AddressKey(addr), old)
 		if err != nil {

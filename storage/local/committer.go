@@ -2,13 +2,12 @@ package local
 
 import (
 	"context"
-	"errors"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	"mailnode/storage"
+	"mailnode/storage/disk"
 	"mailnode/storage/slot"
 )
 
@@ -36,7 +35,7 @@ const (
 type committer struct {
 	s     *Slot
 	queue chan *op
-	quit  chan struct{}
+	quit  chan struct{} // made with the Slot: Pebble may wait for room before the committer runs
 	ended chan struct{} // closed when both goroutines have ended
 	idle  sync.WaitGroup
 	line  pipeline
@@ -68,7 +67,7 @@ func (o *op) refuse(err error) {
 }
 
 func (c *committer) start(s *Slot) error {
-	c.s, c.queue, c.quit, c.ended = s, make(chan *op, 1024), make(chan struct{}), make(chan struct{})
+	c.s, c.queue, c.ended = s, make(chan *op, 1024), make(chan struct{})
 	if err := c.reload(); err != nil {
 		return err
 	}
@@ -99,11 +98,20 @@ func (c *committer) stop() {
 
 // do queues a change and waits until it is durable. When it returns an error of
 // ctx, or of the whole copy, the change may have happened or not, but nothing
-// of it runs any more: what run wrote may be read.
+// of it runs any more: what run wrote may be read. So it is with ErrDiskFull when
+// the index waits for room: what is on its way to the disk may become durable later.
 func (s *Slot) do(ctx context.Context, run func(t *txn) error) error {
 	o := &op{run: run, ran: make(chan struct{}), done: make(chan error, 1)}
+	noRoom := s.space.stall.begins()
+	select {
+	case <-noRoom:
+		return s.noRoom()
+	default:
+	}
 	select {
 	case s.com.queue <- o:
+	case <-noRoom:
+		return s.noRoom()
 	case <-ctx.Done():
 		return storage.Errorf(storage.ErrUnavailable, "slot %s: %w", s.o.Slot, ctx.Err())
 	case <-s.failed:
@@ -124,6 +132,13 @@ func (s *Slot) do(ctx context.Context, run func(t *txn) error) error {
 		return giveUp(storage.Errorf(storage.ErrUnavailable, "slot %s: %w", s.o.Slot, ctx.Err()))
 	case <-s.failed:
 		return giveUp(s.failure)
+	case <-noRoom:
+		err := giveUp(s.noRoom())
+		select {
+		case err = <-o.done: // it was answered at the same moment
+		default:
+		}
+		return err
 	case <-s.com.ended:
 		select {
 		case err := <-o.done:
@@ -132,6 +147,11 @@ func (s *Slot) do(ctx context.Context, run func(t *txn) error) error {
 			return giveUp(s.com.closed())
 		}
 	}
+}
+
+// noRoom is the answer to a change that would wait until there is room.
+func (s *Slot) noRoom() error {
+	return storage.Errorf(storage.ErrDiskFull, "slot %s: its index waits for room: free space or add a disk", s.o.Slot)
 }
 
 func (c *committer) closed() error {
@@ -263,6 +283,7 @@ func (c *committer) launch(t *txn, f *flight) error {
 		return err
 	}
 	c.s.known = known
+	c.s.space.index.Took(int64(t.b.Len()))
 	if err := f.apply(c.s); err != nil {
 		return err
 	}
@@ -272,10 +293,8 @@ func (c *committer) launch(t *txn, f *flight) error {
 	return nil
 }
 
-// diskFull says whether a write failed for want of room.
-func diskFull(err error) bool {
-	return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT)
-}
+// diskFull reports whether a write failed for want of room.
+func diskFull(err error) bool { return disk.NoRoom(err) }
 
 // writeError gives a failed write its kind.
 func writeError(err error) error {

@@ -10,6 +10,7 @@ import (
 
 	"mailnode/storage"
 	"mailnode/storage/blob"
+	"mailnode/storage/disk"
 	"mailnode/storage/event"
 	"mailnode/storage/slot"
 )
@@ -387,9 +388,11 @@ func (c *compaction) move(ctx context.Context, rw *blob.Rewriter, list []moving)
 	copied := make([]moving, 0, len(list))
 	var written int64
 	for _, m := range list {
-		if err := s.space.check(m.from.RecordBytes()); err != nil {
+		room, err := s.space.hold(disk.Grow, m.from.RecordBytes())
+		if err != nil {
 			return err
 		}
+		room.release() // the whole of it is written at once
 		if err := c.spend(ctx, m.from.RecordBytes()); err != nil {
 			return err
 		}

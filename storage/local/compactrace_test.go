@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"mailnode/storage"
+	"mailnode/storage/disk"
 	"mailnode/storage/event"
 	"mailnode/storage/slot"
 )
@@ -38,7 +39,7 @@ func TestLaw01BodyInABatchSurvivesCompaction(t *testing.T) {
 	queued(1)
 	// Its pack is full, and closed.
 	large := slot.BodyRef{GUID: slot.SumGUID([]byte(strings.Repeat("z", 9<<10))), ID: 1}
-	if err := s.stage(large, nil, strings.NewReader(strings.Repeat("z", 9<<10)), 9<<10); err != nil {
+	if err := s.stage(large, disk.Grow, nil, strings.NewReader(strings.Repeat("z", 9<<10)), 9<<10); err != nil {
 		t.Fatal(err)
 	}
 	if err := s.packs.Sync(); err != nil {
@@ -130,7 +131,7 @@ func TestPackOfAPutUnderWayIsUnsettled(t *testing.T) {
 	ref := slot.BodyRef{GUID: slot.SumGUID([]byte(mail(1))), ID: 1}
 	during := false
 	var pack uint32
-	if err := s.stage(ref, nil, readerFunc(func(b []byte, off int64) (int, error) {
+	if err := s.stage(ref, disk.Grow, nil, readerFunc(func(b []byte, off int64) (int, error) {
 		pack = s.packs.PutsFrom()
 		during = s.unsettled()(pack) && s.unsettled()(pack+1)
 		return text.ReadAt(b, off)

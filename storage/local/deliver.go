@@ -9,6 +9,7 @@ import (
 
 	"mailnode/storage"
 	"mailnode/storage/blob"
+	"mailnode/storage/disk"
 	"mailnode/storage/event"
 	"mailnode/storage/mime"
 	"mailnode/storage/slot"
@@ -66,7 +67,7 @@ func (m *Master) Deliver(ctx context.Context, d storage.Delivery) []error {
 func (m *Master) deliverSome(ctx context.Context, base *event.MessageRecord, rcpts []storage.Recipient, errs []error, got map[storage.AccountID]bool) {
 	done := map[storage.AccountID]bool{}
 	var refused error
-	err := m.acknowledged(ctx, func(t *txn) error {
+	err := m.growingSome(ctx, func(t *txn) error {
 		var changes []*event.Change
 		for i, r := range rcpts {
 			if errs[i] != nil || got[r.Account] || done[r.Account] {
@@ -159,7 +160,7 @@ func (m *Master) births(ctx context.Context, d storage.Delivery, errs []error) (
 // putBody puts a body into the packs and shows it to the replicas, which may
 // take it before its event exists.
 func (m *Master) putBody(ref slot.BodyRef, births []*blob.Birth, body storage.Body) error {
-	if err := m.s.stage(ref, &blob.BirthNote{Births: births}, body, body.Size()); err != nil {
+	if err := m.s.stage(ref, disk.Grow, &blob.BirthNote{Births: births}, body, body.Size()); err != nil {
 		return err
 	}
 	m.s.arrivals.announce(ref)
@@ -218,7 +219,7 @@ func (m *Master) Append(ctx context.Context, id storage.AccountID, r storage.App
 	defer m.s.abandon(ref)
 	base := &event.MessageRecord{SystemFlags: uint32(r.Flags.System), Keywords: r.Flags.Keywords, InternalDateUnix: r.InternalDate.Unix(),
 		Size: r.Body.Size(), Guid: ref.GUID[:], BodyId: uint64(ref.ID), SavedUnix: m.s.o.Clock.Wall().Unix(), Summary: summary}
-	err = m.acknowledged(ctx, func(t *txn) error {
+	err = m.growingSome(ctx, func(t *txn) error {
 		a, err := loadAccount(t, id)
 		if err != nil {
 			return err

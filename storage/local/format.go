@@ -166,7 +166,8 @@ func (s *Slot) openIndex() (string, error) {
 		L0CompactionThreshold:       4,
 		L0StopWritesThreshold:       24,
 		Logger:                      pebbleLogger{s},
-		EventListener:               &pebble.EventListener{BackgroundError: s.backgroundError, DataCorruption: s.tableDamaged},
+		EventListener: &pebble.EventListener{BackgroundError: s.backgroundError, DataCorruption: s.tableDamaged,
+			WriteStallBegin: s.writesStall, WriteStallEnd: s.writesGoOn},
 	}
 	opts.Experimental.CompactionScheduler = s.compactions
 	_, witnessed, err := s.witness()
@@ -205,7 +206,13 @@ func (s *Slot) backgroundError(err error) {
 		}
 		return
 	}
-	if diskFull(err) || pebble.IsCorruptionError(err) {
+	if diskFull(err) { // a compaction's: a flush waits for room
+		if s.space.told.CompareAndSwap(false, true) {
+			s.log.Warn("index: a compaction finds no room, and is tried again", "err", firstLine{err})
+		}
+		return
+	}
+	if pebble.IsCorruptionError(err) {
 		if !s.indexTold.Load() { // Pebble tries again hundreds of times a second
 			s.log.Warn("index", "err", err)
 		}

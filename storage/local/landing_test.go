@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"mailnode/storage"
+	"mailnode/storage/disk"
 	"mailnode/storage/slot"
 )
 
@@ -93,7 +94,7 @@ func TestLaw01GivenUpBodyStaysUntilItHasLanded(t *testing.T) {
 		t.Errorf("after its group has landed: has it: %v, %v", have, err)
 	}
 	gone := slot.BodyRef{GUID: slot.SumGUID([]byte("x")), ID: 1}
-	if err := s.stage(gone, nil, strings.NewReader("x"), 1); err != nil {
+	if err := s.stage(gone, disk.Grow, nil, strings.NewReader("x"), 1); err != nil {
 		t.Fatal(err)
 	}
 	// Of a batch that is undone nothing stays on the stage that nobody waits for.

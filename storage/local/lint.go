@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"mailnode/storage"
+	"mailnode/storage/disk"
 	"mailnode/storage/event"
 	"mailnode/storage/slot"
 )
@@ -55,7 +56,7 @@ func (s *Slot) Checks() []Check { return s.checks }
 const (
 	nextDisk    = "mount the right disk, then `systemctl restart mailnode`"
 	nextRelease = "install the newer release on this node: `mailnode version`"
-	nextSpace   = "free space (`df -h`), then `systemctl restart mailnode`"
+	nextSpace   = "free space (`df -h`): it opens by itself when there is room"
 	nextDamage  = "keep the files, look at the disk (`dmesg`, `smartctl -a`), serve the slot elsewhere: `mailnode failover list`"
 )
 
@@ -98,23 +99,27 @@ func (s *Slot) note(name, text, doubt string) {
 }
 
 // lintSpace warns: a copy on a full disk is read from, and takes mail again as
-// soon as there is room.
-func (s *Slot) lintSpace() {
+// soon as there is room. Only one whose index cannot even be opened waits for it.
+func (s *Slot) lintSpace() error {
+	if _, err := s.space.hold(disk.Change, 0); err != nil {
+		return s.lint("disk space", func() (string, error) { return "", err })
+	}
 	text, doubt := "", ""
-	for _, dir := range s.folders() {
-		u, err := s.o.FS.GetDiskUsage(dir)
+	for _, sp := range s.space.each() {
+		free, err := sp.Free()
 		if err != nil { // a file system that cannot say (tests) has no limit
 			continue
 		}
-		if u.AvailBytes < SpaceReserveBytes {
-			doubt = fmt.Sprintf("%d MiB free in %q, new mail is put off below %d MiB: free space", u.AvailBytes>>20, dir, SpaceReserveBytes>>20)
+		if free < disk.ReserveBytes {
+			doubt = fmt.Sprintf("%d MiB free in %q, new mail is put off below %d MiB: free space", free>>20, sp, disk.ReserveBytes>>20)
 		}
 		if text != "" {
 			text += ", "
 		}
-		text += fmt.Sprintf("%d MiB free in %q", u.AvailBytes>>20, dir)
+		text += fmt.Sprintf("%d MiB free in %q", free>>20, sp)
 	}
 	s.note("disk space", text, doubt)
+	return nil
 }
 
 // folders are where the copy's files are, one per volume.

@@ -13,6 +13,7 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"mailnode/storage"
+	"mailnode/storage/disk"
 	"mailnode/storage/event"
 	"mailnode/storage/slot"
 )
@@ -266,7 +267,7 @@ func TestFullVolumeIsReadFrom(t *testing.T) {
 		o := options(t, mem)
 		o.Dir, o.PacksDir = "/meta/slots/s007", "/bulk/slots/s007/packs"
 		filled(t, o, 3)
-		free := map[string]uint64{full: SpaceReserveBytes - 1}
+		free := map[string]uint64{full: disk.ReserveBytes - 1}
 		o.FS = fullFS{mem, free}
 		s := openSlot(t, o)
 		if c := find(t, s, "disk space"); c.State != CheckWarned || !strings.Contains(c.Text, full) {

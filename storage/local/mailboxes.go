@@ -127,7 +127,7 @@ func (m *Master) CreateMailbox(ctx context.Context, id storage.AccountID, name s
 		return storage.Mailbox{}, err
 	}
 	var ref storage.Ref
-	err = m.acknowledged(ctx, func(t *txn) error {
+	err = m.growingSome(ctx, func(t *txn) error {
 		a, err := loadAccount(t, id)
 		if err != nil {
 			return err
@@ -202,7 +202,7 @@ func (m *Master) RenameMailbox(ctx context.Context, id storage.AccountID, from, 
 	if to == from || strings.HasPrefix(to, from+"/") {
 		return storage.Errorf(storage.ErrInvalid, "rename mailbox %q: %q lies inside it", from, to)
 	}
-	return m.acknowledged(ctx, func(t *txn) error {
+	return m.growingSome(ctx, func(t *txn) error {
 		a, err := loadAccount(t, id)
 		if err != nil {
 			return err
@@ -290,7 +290,11 @@ func (m *Master) Subscribe(ctx context.Context, id storage.AccountID, name strin
 	if err != nil {
 		return err
 	}
-	return m.acknowledged(ctx, func(t *txn) error {
+	change := m.acknowledged
+	if on {
+		change = m.growingSome
+	}
+	return change(ctx, func(t *txn) error {
 		if _, err := loadAccount(t, id); err != nil {
 			return err
 		}

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"mailnode/storage"
+	"mailnode/storage/disk"
 	"mailnode/storage/event"
 	"mailnode/storage/slot"
 )
@@ -47,6 +48,8 @@ type Master struct {
 
 	since     time.Duration // Clock.Mono when it began
 	clockBase uint64        // the slot clock then, ms
+
+	announced announcements
 
 	stopOnce sync.Once
 	done     chan struct{}
@@ -144,6 +147,9 @@ func (m *Master) view(ctx context.Context, fn func(v *view) error) error {
 // change runs a change to its local durability and gives its position.
 func (m *Master) change(ctx context.Context, fn func(t *txn) error) (slot.Position, error) {
 	var at slot.Position
+	if _, err := m.s.space.hold(disk.Change, 0); err != nil {
+		return 0, err
+	}
 	err := m.s.do(ctx, func(t *txn) error {
 		if err := m.live(); err != nil {
 			return err

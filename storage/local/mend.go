@@ -12,6 +12,7 @@ import (
 
 	"mailnode/storage"
 	"mailnode/storage/blob"
+	"mailnode/storage/disk"
 	"mailnode/storage/event"
 	"mailnode/storage/mime"
 	"mailnode/storage/slot"
@@ -25,7 +26,7 @@ func (s *Slot) ReplaceBody(ctx context.Context, ref slot.BodyRef, note []byte, b
 	if err := n.Unmarshal(note); err != nil {
 		return storage.Errorf(storage.ErrCorrupt, "replace body %s: %w", ref, err)
 	}
-	if err := s.stage(ref, n, body, size); err != nil {
+	if err := s.stage(ref, disk.Follow, n, body, size); err != nil {
 		return err
 	}
 	defer s.abandon(ref)

@@ -93,6 +93,9 @@ func (m *Master) SetFlags(ctx context.Context, r storage.Ref, uids []storage.UID
 	if err != nil {
 		return nil, err
 	}
+	if err := m.roomForKeywords(ctx, r, c); err != nil {
+		return nil, err
+	}
 	var out []storage.Reflagged
 	err = inChunks(uids, func(uids []storage.UID) error {
 		var part []storage.Reflagged
@@ -234,7 +237,7 @@ func (m *Master) Copy(ctx context.Context, r storage.Ref, uids []storage.UID, to
 	if err != nil || len(recs) == 0 {
 		return out, err
 	}
-	err = m.acknowledged(ctx, func(t *txn) error {
+	err = m.growing(ctx, recordBytes(recs), func(t *txn) error {
 		changes, copied, err := m.copyInto(t, r.Account, recs, size, to)
 		if err != nil {
 			return err
@@ -275,7 +278,7 @@ func (m *Master) copyInto(t *txn, id storage.AccountID, recs []*event.MessageRec
 func (m *Master) Move(ctx context.Context, r storage.Ref, uids []storage.UID, to string) (storage.Copied, error) {
 	var out storage.Copied
 	err := inChunks(uids, func(uids []storage.UID) error {
-		return m.acknowledged(ctx, func(t *txn) error {
+		return m.growingSome(ctx, func(t *txn) error {
 			a, _, err := in(t, r)
 			if err != nil {
 				return err

@@ -18,6 +18,7 @@ import (
 
 	"mailnode/storage"
 	"mailnode/storage/blob"
+	"mailnode/storage/disk"
 	"mailnode/storage/event"
 	"mailnode/storage/slot"
 )
@@ -308,7 +309,7 @@ func TestLaw01BodyStagedLateIsSynced(t *testing.T) {
 	}
 	base := &event.MessageRecord{InternalDateUnix: 1, Size: late.Size(), Guid: ref.GUID[:], BodyId: uint64(ref.ID), Summary: summary}
 	early := spooled("early")
-	if err := s.stage(slot.BodyRef{GUID: early.GUID(), ID: 1}, &blob.BirthNote{}, early, early.Size()); err != nil {
+	if err := s.stage(slot.BodyRef{GUID: early.GUID(), ID: 1}, disk.Grow, &blob.BirthNote{}, early, early.Size()); err != nil {
 		t.Fatal(err)
 	}
 	v.close(t, ".pack")
@@ -318,7 +319,7 @@ func TestLaw01BodyStagedLateIsSynced(t *testing.T) {
 		if err := s.packs.Sync(); err != nil { // waits for it
 			return err
 		}
-		if err := s.stage(ref, &blob.BirthNote{}, late, late.Size()); err != nil {
+		if err := s.stage(ref, disk.Grow, &blob.BirthNote{}, late, late.Size()); err != nil {
 			return err
 		}
 		changes, err := m.deliverOne(x, base, a.ID)

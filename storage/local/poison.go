@@ -18,14 +18,19 @@ import (
 // ("unlock of unlocked mutex", when the log is changed). So such an error never
 // reaches it: it becomes the copy's failure, and the goroutine is parked (law 9;
 // LAWS §4.7 does the same for Raft's stores). All calls of Pebble that may wait
-// for the log go through Slot.guarded.
+// for the log go through Slot.guarded. Only a write that finds no room is not the
+// end: it waits (space.go).
 type poisonFS struct {
 	vfs.FS
 	s      *Slot
 	opened atomic.Bool // before, errors are Open's, which knows how to take them
 }
 
-const walCategory vfs.DiskWriteCategory = "pebble-wal"
+// What Pebble calls the files that it writes.
+const (
+	walCategory        vfs.DiskWriteCategory = "pebble-wal"
+	compactionCategory vfs.DiskWriteCategory = "pebble-compaction"
+)
 
 // poisoned parks the caller when err is one that Pebble must not see.
 func (p *poisonFS) poisoned(err error) error {
@@ -49,24 +54,60 @@ func (p *poisonFS) Create(name string, c vfs.DiskWriteCategory) (vfs.File, error
 			return nil, err
 		}
 	}
-	f, err := p.FS.Create(name, c)
+	var f vfs.File
+	err := p.opening(c, func() (err error) { f, err = p.FS.Create(name, c); return err })
 	return p.file(f, c, err)
 }
 
 // ReuseForWrite implements vfs.FS.
 func (p *poisonFS) ReuseForWrite(oldname, newname string, c vfs.DiskWriteCategory) (vfs.File, error) {
-	f, err := p.FS.ReuseForWrite(oldname, newname, c)
+	var f vfs.File
+	err := p.opening(c, func() (err error) { f, err = p.FS.ReuseForWrite(oldname, newname, c); return err })
 	return p.file(f, c, err)
 }
 
+// opening makes a file's name when there is room for it.
+func (p *poisonFS) opening(c vfs.DiskWriteCategory, open func() error) error {
+	if c == compactionCategory {
+		return open() // its first write finds out
+	}
+	return p.roomy(open)
+}
+
 func (p *poisonFS) file(f vfs.File, c vfs.DiskWriteCategory, err error) (vfs.File, error) {
-	if c != walCategory {
-		return f, err
-	}
-	if err := p.poisoned(err); err != nil {
+	switch {
+	case c == walCategory:
+		if err := p.poisoned(err); err != nil {
+			return nil, err
+		}
+		return &poisonFile{f, p}, nil
+	case err != nil:
 		return nil, err
+	case c == compactionCategory:
+		return &compactionFile{f, p}, nil
 	}
-	return &poisonFile{f, p}, nil
+	return &roomyFile{f, p}, nil
+}
+
+// roomyFile is a file of the index that waits for room: a list of files, or a table
+// that a flush writes.
+type roomyFile struct {
+	vfs.File
+	p *poisonFS
+}
+
+// Write implements vfs.File.
+func (f *roomyFile) Write(b []byte) (int, error) { return f.p.write(f.File, b) }
+
+// write writes b from where the file ends, and what is left of it when there is
+// room again.
+func (p *poisonFS) write(f vfs.File, b []byte) (done int, err error) {
+	err = p.roomy(func() error {
+		n, err := f.Write(b[done:])
+		done += n
+		return err
+	})
+	return done, err
 }
 
 // errRead says that a file could not be read: nothing was lost by that.
@@ -120,12 +161,12 @@ type poisonFile struct {
 }
 
 func (f *poisonFile) Write(b []byte) (int, error) {
-	n, err := f.File.Write(b)
+	n, err := f.p.write(f.File, b)
 	return n, f.p.poisoned(err)
 }
 
-func (f *poisonFile) WriteAt(b []byte, off int64) (int, error) {
-	n, err := f.File.WriteAt(b, off)
+func (f *poisonFile) WriteAt(b []byte, off int64) (n int, err error) {
+	err = f.p.roomy(func() (err error) { n, err = f.File.WriteAt(b, off); return err })
 	return n, f.p.poisoned(err)
 }
 

@@ -8,6 +8,7 @@ import (
 
 	"mailnode/storage"
 	"mailnode/storage/blob"
+	"mailnode/storage/disk"
 	"mailnode/storage/event"
 	"mailnode/storage/slot"
 )
@@ -17,6 +18,9 @@ import (
 // not, and that event has left no trace: storage.ErrNotFound when one of its
 // bodies is not here, storage.ErrDiverged when it does not follow the head.
 func (s *Slot) ApplyEvents(ctx context.Context, evs []*event.Event) (applied int, err error) {
+	if _, err := s.space.hold(disk.Change, 0); err != nil {
+		return 0, err // the master hears nothing more of this copy until there is room
+	}
 	var refused error
 	err = s.do(ctx, func(t *txn) error {
 		for _, ev := range evs {

@@ -8,6 +8,7 @@ import (
 	"github.com/cockroachdb/pebble/v2"
 
 	"mailnode/storage/blob"
+	"mailnode/storage/disk"
 )
 
 // Resources are the node-wide budgets that copies share: blocks and memtables,
@@ -25,6 +26,9 @@ type Resources struct {
 	copies      atomic.Int64
 	packs       *blob.Handles
 	listings    *listingCache // of opened mailboxes: a quarter of cacheBytes more
+	// Disks are where the copies lie; who knows of volumes names their folders
+	// before the first Open.
+	Disks disk.Disks
 	// OnSync, when set before the first Open, is told how long each group's
 	// syncs took (packs and index).
 	OnSync func(time.Duration)

@@ -83,7 +83,7 @@ type Slot struct {
 	db    *pebble.DB
 	packs *blob.Store
 	com   committer
-	space spaceGuard
+	space space
 
 	identity    identity         // of the SLOT file beside the index
 	compactions *slotCompactions // its share of the node's
@@ -160,10 +160,11 @@ func newSlot(o Options) *Slot {
 	}
 	s := &Slot{o: o, log: o.Logger.With("slot", o.Slot), failed: make(chan struct{}), recounting: make(chan struct{}, 1), readingAside: make(chan struct{}, 1),
 		compactions: &slotCompactions{all: o.Resources.compactions}, staged: map[slot.BodyRef]staged{}}
+	s.com.quit = make(chan struct{})
 	s.watch.init()
 	s.heads.init()
 	s.arrivals.init()
-	s.space.init(o.FS, s.folders(), o.Clock)
+	s.space.init(s)
 	return s
 }
 
@@ -195,7 +196,9 @@ func (s *Slot) open() error {
 	if err := s.lint("identity", s.openFolder); err != nil {
 		return err
 	}
-	s.lintSpace()
+	if err := s.lintSpace(); err != nil {
+		return err
+	}
 	if err := s.lint("list of files", s.indexThere); err != nil {
 		return err
 	}

@@ -8,12 +8,10 @@ import (
 	"io"
 	"sync"
 	"syscall"
-	"time"
-
-	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"mailnode/storage"
 	"mailnode/storage/blob"
+	"mailnode/storage/disk"
 	"mailnode/storage/event"
 	"mailnode/storage/slot"
 )
@@ -49,12 +47,14 @@ func decodeLocation(b []byte) (blob.Location, error) {
 }
 
 // stage puts a body into the packs, for an event that will name it.
-func (s *Slot) stage(ref slot.BodyRef, note *blob.BirthNote, body io.ReaderAt, size int64) error {
-	if err := s.space.check(size); err != nil {
+func (s *Slot) stage(ref slot.BodyRef, l disk.Level, note *blob.BirthNote, body io.ReaderAt, size int64) error {
+	room, err := s.space.hold(l, size)
+	if err != nil {
 		return err
 	}
+	defer room.release()
 	lent := &lentBody{body: body}
-	err := s.guarded(func() error { // a disk that hangs holds nobody up
+	err = s.guarded(func() error { // a disk that hangs holds nobody up
 		defer s.pins.putting(s.packs)()
 		loc, err := s.packs.Put(ref, note, lent, size)
 		if err != nil {
@@ -203,7 +203,7 @@ func (s *Slot) StageBody(ref slot.BodyRef, note []byte, body io.ReaderAt, size i
 	if err := n.Unmarshal(note); err != nil {
 		return storage.Errorf(storage.ErrCorrupt, "stage body %s: %w", ref, err)
 	}
-	if err := s.stage(ref, n, body, size); err != nil {
+	if err := s.stage(ref, disk.Follow, n, body, size); err != nil {
 		return err
 	}
 	s.stagedMu.Lock()
@@ -349,54 +349,4 @@ func randomID() uint64 {
 			return id
 		}
 	}
-}
-
-// spaceGuard refuses new mail before the disk is so full that Pebble could not
-// commit: reading, expunging and replication acknowledgements go on from the
-// reserve.
-type spaceGuard struct {
-	fs    vfs.FS
-	dirs  []string // one per volume
-	clock storage.Clock
-	state chan spaceState // capacity 1: holds the state, and is its lock
-}
-
-type spaceState struct {
-	at    time.Duration
-	known bool
-	free  uint64 // in the folder that has the least
-	dir   string
-}
-
-const (
-	// SpaceReserveBytes is what new mail must leave free on the disk.
-	SpaceReserveBytes = 64 << 20
-	spaceCheckEvery   = time.Second
-)
-
-func (g *spaceGuard) init(fs vfs.FS, dirs []string, c storage.Clock) {
-	g.fs, g.dirs, g.clock, g.state = fs, dirs, c, make(chan spaceState, 1)
-	g.state <- spaceState{}
-}
-
-func (g *spaceGuard) check(size int64) error {
-	st := <-g.state
-	if now := g.clock.Mono(); !st.known || now-st.at >= spaceCheckEvery {
-		st = spaceState{at: now, known: true, free: 1 << 62}
-		for _, dir := range g.dirs {
-			// A file system that cannot say (tests) has no limit.
-			if u, err := g.fs.GetDiskUsage(dir); err == nil && u.AvailBytes < st.free {
-				st.free, st.dir = u.AvailBytes, dir
-			}
-		}
-	}
-	full := st.free < SpaceReserveBytes+uint64(size)
-	if !full {
-		st.free -= uint64(size)
-	}
-	g.state <- st
-	if full {
-		return storage.Errorf(storage.ErrDiskFull, "slot folder %q: less than %d MiB would be left: free space or add a disk", st.dir, SpaceReserveBytes>>20)
-	}
-	return nil
 }

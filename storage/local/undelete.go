@@ -216,7 +216,7 @@ func (m *Master) Restore(ctx context.Context, id storage.AccountID, r storage.Re
 // restoreMailbox brings a deleted mailbox back with its messages, under a new
 // UIDVALIDITY: to clients they are new (law 2).
 func (m *Master) restoreMailbox(ctx context.Context, ref storage.Ref) (name string, err error) {
-	err = m.acknowledged(ctx, func(t *txn) error {
+	err = m.growingSome(ctx, func(t *txn) error {
 		a, err := loadAccount(t, ref.Account)
 		if err != nil {
 			return err
@@ -278,7 +278,7 @@ func (m *Master) restoreMessages(ctx context.Context, ref storage.Ref, since uin
 	}
 	return inChunks(uids, func(uids []storage.UID) error {
 		restored, gone := 0, 0
-		if err := m.acknowledged(ctx, func(t *txn) (err error) {
+		if err := m.growingSome(ctx, func(t *txn) (err error) {
 			restored, gone, err = m.restoreSome(t, ref, uids, since)
 			return err
 		}); err != nil {

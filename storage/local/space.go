@@ -1,0 +1,366 @@
+package local
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2"
+	"github.com/cockroachdb/pebble/v2/vfs"
+
+	"mailnode/storage"
+	"mailnode/storage/disk"
+	"mailnode/storage/event"
+)
+
+// space is a copy's room: that of the disk with its index, and that of the disk
+// with its packs, which is usually the same. Whatever grows asks here twice:
+// before it is queued (hold), and in the committer (allow), where it must not
+// wait for the disk.
+type space struct {
+	index, packs *disk.Space
+	stall        stall
+	noFlush      atomic.Bool // Pebble makes writers wait, and there is no room
+	told         atomic.Bool // the log has that compactions find no room
+}
+
+func (sp *space) init(s *Slot) {
+	sp.index = s.o.Resources.Disks.At(s.o.FS, s.o.Dir, s.o.Clock.Mono)
+	sp.packs = s.o.Resources.Disks.At(s.o.FS, s.o.PacksDir, s.o.Clock.Mono)
+	sp.stall.init()
+}
+
+// each returns the disks, each once.
+func (sp *space) each() []*disk.Space {
+	if sp.index == sp.packs {
+		return []*disk.Space{sp.index}
+	}
+	return []*disk.Space{sp.index, sp.packs}
+}
+
+// held is room on both disks.
+type held [2]*disk.Hold
+
+func (h held) release() {
+	h[0].Release()
+	h[1].Release()
+}
+
+func (h held) cancel() {
+	h[0].Cancel()
+	h[1].Cancel()
+}
+
+// hold keeps room for bytes that are about to be written. ErrDiskFull: nothing
+// was written.
+func (sp *space) hold(l disk.Level, bytes int64) (h held, err error) {
+	if err := sp.stall.err(); err != nil {
+		return h, err
+	}
+	if h[0], err = sp.packs.Hold(l, bytes); err != nil {
+		return h, storage.Errorf(storage.ErrDiskFull, "%w", err)
+	}
+	if sp.index == sp.packs {
+		return h, nil
+	}
+	if h[1], err = sp.index.Hold(l, bytes); err != nil {
+		h.release()
+		return held{}, storage.Errorf(storage.ErrDiskFull, "%w", err)
+	}
+	return h, nil
+}
+
+// allow is hold for nothing in particular, and waits for no disk.
+func (sp *space) allow(l disk.Level) error {
+	err := sp.packs.Allow(l)
+	if err == nil && sp.index != sp.packs {
+		err = sp.index.Allow(l)
+	}
+	if err != nil {
+		return storage.Errorf(storage.ErrDiskFull, "%w", err)
+	}
+	return nil
+}
+
+// announcements are what clients have said that they will append, and have not yet:
+// it counts against their quota.
+type announcements struct {
+	mu    sync.Mutex
+	bytes map[storage.AccountID]int64 // only those that have something
+}
+
+// add counts bytes, and returns what an account has announced then.
+func (n *announcements) add(id storage.AccountID, bytes int64) int64 {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.bytes == nil {
+		n.bytes = map[storage.AccountID]int64{}
+	}
+	now := n.bytes[id] + bytes
+	if n.bytes[id] = now; now == 0 {
+		delete(n.bytes, id)
+	}
+	return now
+}
+
+// Announce implements storage.Messages.
+func (m *Master) Announce(ctx context.Context, id storage.AccountID, bytes int64) (end func(), err error) {
+	room, err := m.s.space.hold(disk.Grow, bytes)
+	if err != nil {
+		return nil, err
+	}
+	all := m.announced.add(id, bytes)
+	end = sync.OnceFunc(func() { room.cancel(); m.announced.add(id, -bytes) })
+	if err := m.view(ctx, func(v *view) error {
+		a, err := loadAccount(v, id)
+		if err != nil {
+			return err
+		}
+		return checkQuota(v, a, all)
+	}); err != nil {
+		end()
+		return nil, err
+	}
+	return end, nil
+}
+
+// growing is acknowledged for a change that takes about so many bytes on the disk.
+// It is refused before anything is written when they would not leave the reserve.
+func (m *Master) growing(ctx context.Context, bytes int64, fn func(t *txn) error) error {
+	room, err := m.s.space.hold(disk.Grow, bytes)
+	if err != nil {
+		return err
+	}
+	defer room.release()
+	return m.acknowledged(ctx, func(t *txn) error {
+		if err := m.s.space.allow(disk.Grow); err != nil {
+			return err // it has waited in the queue
+		}
+		return fn(t)
+	})
+}
+
+// growingSome is growing for a few records.
+func (m *Master) growingSome(ctx context.Context, fn func(t *txn) error) error {
+	return m.growing(ctx, 0, fn)
+}
+
+// recordBytes is what an event with copies of recs takes: in the journal, and as
+// records.
+func recordBytes(recs []*event.MessageRecord) (sum int64) {
+	const recordOverheadBytes = 512 // keys, flags, digests, the index of changes
+	for _, r := range recs {
+		sum += 2 * int64(len(r.Summary)+recordOverheadBytes)
+	}
+	return sum
+}
+
+// roomForKeywords refuses keywords that a mailbox does not have yet when there is
+// no room for what grows: flags that it has can be set from the reserve. What the
+// mailbox has is looked up only then.
+func (m *Master) roomForKeywords(ctx context.Context, r storage.Ref, c storage.FlagChange) error {
+	if c.Op == storage.FlagsRemove || len(c.Flags.Keywords) == 0 {
+		return nil
+	}
+	_, full := m.s.space.hold(disk.Grow, 0)
+	if full == nil {
+		return nil
+	}
+	unknown := map[string]struct{}{}
+	for _, k := range c.Flags.Keywords {
+		unknown[k] = struct{}{}
+	}
+	if err := stopEarly(m.Scan(ctx, r, 1, ^storage.UID(0), func(msg storage.Message) error {
+		for _, k := range msg.Flags.Keywords {
+			delete(unknown, k)
+		}
+		if len(unknown) == 0 {
+			return errEnough
+		}
+		return nil
+	})); err != nil {
+		return err
+	}
+	if len(unknown) > 0 {
+		return full
+	}
+	return nil
+}
+
+// stall says that a write of the index waits for room (poisonFS.roomy). Nothing
+// that was acknowledged is concerned, and reading goes on; but nothing more can
+// become durable until there is room.
+type stall struct {
+	mu    sync.Mutex
+	n     int           // writes that wait
+	why   error         // what the first of them met
+	told  bool          // the log has this one
+	last  time.Duration // Clock.Mono when the log was told last
+	began chan struct{} // closed while n > 0; replaced when the last one has gone on
+}
+
+func (s *stall) init() { s.began = make(chan struct{}) }
+
+// stallToldEvery is how often the log has that writes wait: whoever fills a disk
+// may leave some room now and then.
+const stallToldEvery = time.Minute
+
+// begin notes a write that waits, and reports whether the log is to have it.
+func (s *stall) begin(cause error, now time.Duration) (tell bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.n++; s.n > 1 {
+		return false
+	}
+	s.why = cause
+	close(s.began)
+	if s.told = s.last == 0 || now-s.last >= stallToldEvery; s.told {
+		s.last = now
+	}
+	return s.told
+}
+
+// end notes that it has gone on, and reports whether the log is to have that none
+// waits any more.
+func (s *stall) end() (tell bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.n--; s.n > 0 {
+		return false
+	}
+	s.init()
+	return s.told
+}
+
+// begins returns a channel that is closed when a write waits.
+func (s *stall) begins() <-chan struct{} {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.began
+}
+
+// err returns why no change can become durable, nil when none waits.
+func (s *stall) err() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.n == 0 {
+		return nil
+	}
+	return storage.Errorf(storage.ErrDiskFull, "the index waits for room: %w", s.why)
+}
+
+// NoRoom returns why the copy takes no changes at all until there is room on its
+// disk; nil: it takes some. It is read meanwhile, and goes on by itself. NoRoom
+// itself never waits for the disk.
+func (s *Slot) NoRoom() error {
+	if s.Failure() != nil {
+		return nil
+	}
+	if err := s.space.stall.err(); err != nil {
+		return err
+	}
+	return s.space.allow(disk.Change)
+}
+
+// roomAgainEvery is how often a write that found no room is tried again.
+const roomAgainEvery = 100 * time.Millisecond
+
+// roomy runs a write of the index until there is room for it. Pebble takes any
+// error of its log and of its list of files for the end of the world, but a write
+// that was refused for want of room has done no harm: the bytes before it are where
+// they were, nothing was synced, and what is left of it can be written later. So
+// Pebble never sees that error. The ballast goes first; without one the write waits,
+// and everybody who would have to wait for it is refused (Slot.do).
+func (p *poisonFS) roomy(write func() error) error {
+	err := write()
+	if !diskFull(err) {
+		return err
+	}
+	s := p.s
+	if s.space.index.GiveUpBallast() {
+		s.log.Warn("the disk is full: its ballast was given up", "err", err)
+		if err = write(); !diskFull(err) {
+			return err
+		}
+	}
+	if !p.opened.Load() {
+		return err // Open's, and whoever opens tries again
+	}
+	if s.space.stall.begin(err, s.o.Clock.Mono()) {
+		s.log.Error("the disk is full: changes wait for room, reading goes on", "err", err)
+	}
+	for diskFull(err) {
+		p.awaitRoom(err)
+		err = write()
+	}
+	if s.space.stall.end() {
+		s.log.Info("there is room again: changes go on")
+	}
+	return err
+}
+
+// awaitRoom waits until a write is worth another try. When the copy has failed, or
+// is closed, it never returns: a closed copy finds what it could not write missing,
+// as after an unclean stop.
+func (p *poisonFS) awaitRoom(cause error) {
+	again := time.NewTimer(roomAgainEvery)
+	defer again.Stop()
+	select {
+	case <-again.C:
+	case <-p.s.com.quit:
+		p.s.fail(fmt.Errorf("write index: closed while it waited for room: %w", cause))
+		select {}
+	case <-p.s.failed:
+		select {}
+	}
+}
+
+// compactionFile is a table that a compaction writes. A compaction may fail, and
+// then its tables are removed again, which frees room: so it does not wait, and it
+// leaves the reserve to changes.
+type compactionFile struct {
+	vfs.File
+	p *poisonFS
+}
+
+// Write implements vfs.File.
+func (f *compactionFile) Write(b []byte) (n int, err error) {
+	s := f.p.s
+	if _, err = s.space.hold(disk.Follow, 0); err == nil {
+		n, err = f.File.Write(b)
+	}
+	if diskFull(err) {
+		f.p.pauseCompaction()
+	}
+	return n, err
+}
+
+// compactionPause is how long a compaction that found no room takes to fail: Pebble
+// begins the next one at once.
+const compactionPause = time.Second
+
+func (p *poisonFS) pauseCompaction() {
+	pause := time.NewTimer(compactionPause)
+	defer pause.Stop()
+	select {
+	case <-pause.C:
+	case <-p.s.com.quit:
+	case <-p.s.failed:
+	}
+}
+
+// writesStall is told that Pebble makes writers wait for a flush or a compaction.
+// Without room neither comes to an end.
+func (s *Slot) writesStall(info pebble.WriteStallBeginInfo) {
+	if err := s.space.allow(disk.Follow); err != nil && s.space.noFlush.CompareAndSwap(false, true) {
+		s.space.stall.begin(fmt.Errorf("%s: %w", info.Reason, err), s.o.Clock.Mono())
+	}
+}
+
+func (s *Slot) writesGoOn() {
+	if s.space.noFlush.CompareAndSwap(true, false) {
+		s.space.stall.end()
+	}
+}
