@@ -113,11 +113,11 @@ func TestCrowdOfOneProtocol(t *testing.T) {
 		if _, err := n2.greetAsDialer(raft, nil); err != nil {
 			t.Errorf("Raft's connection, older than a crowd of clients': %v", err)
 		}
-		for _, c := range append(crowd, raft) {
-			c.NetConn().Close()
-		}
 		if got := s.handedOn(t, 1); len(got) != 1 || got[0].Proto() != ProtoRaft {
 			t.Errorf("handed on: %v", got)
+		}
+		for _, c := range append(crowd, raft) {
+			c.NetConn().Close()
 		}
 	})
 }
