@@ -52,9 +52,10 @@ type watchedLogin struct {
 	store *watchedStore
 }
 
-func (l watchedLogin) Login(ctx context.Context, user, password string) (storage.Store, storage.AccountID, error) {
-	_, id, err := l.bench.Login(ctx, user, password)
-	return l.store, id, err
+func (l watchedLogin) Login(ctx context.Context, user string, try storage.Attempt) (Grant, error) {
+	g, err := l.bench.Login(ctx, user, try)
+	g.Store = l.store
+	return g, err
 }
 
 func newWatchedBench(t *testing.T) (*bench, *watchedStore) {

@@ -204,9 +204,10 @@ type meddledLogin struct {
 	store *meddler
 }
 
-func (l meddledLogin) Login(ctx context.Context, user, password string) (storage.Store, storage.AccountID, error) {
-	_, id, err := l.bench.Login(ctx, user, password)
-	return l.store, id, err
+func (l meddledLogin) Login(ctx context.Context, user string, try storage.Attempt) (Grant, error) {
+	g, err := l.bench.Login(ctx, user, try)
+	g.Store = l.store
+	return g, err
 }
 
 // meeting is another session's +FLAGS ($k) and a command.

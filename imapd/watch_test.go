@@ -22,14 +22,14 @@ type waitingLogin struct {
 	ended chan error // what ended a context
 }
 
-func (l waitingLogin) Login(ctx context.Context, user, password string) (storage.Store, storage.AccountID, error) {
+func (l waitingLogin) Login(ctx context.Context, user string, try storage.Attempt) (Grant, error) {
 	l.began <- struct{}{}
 	select {
 	case <-l.letGo:
-		return l.Authenticator.Login(ctx, user, password)
+		return l.Authenticator.Login(ctx, user, try)
 	case <-ctx.Done():
 		l.ended <- context.Cause(ctx)
-		return nil, 0, ctx.Err()
+		return Grant{}, ctx.Err()
 	}
 }
 

@@ -12,8 +12,8 @@ import (
 
 	"github.com/emersion/go-smtp"
 
-	"mailnode/front"
 	"mailnode/storage"
+	"mailnode/storage/fair"
 	"mailnode/storage/slot"
 )
 
@@ -81,7 +81,7 @@ const frontBytesMax = storage.SpoolBytesMax / 2
 func (s *session) owner() storage.SpoolOwner {
 	name := "LMTP client"
 	if t, ok := s.conn.RemoteAddr().(*net.TCPAddr); ok {
-		name += " " + front.Host(t.AddrPort().Addr()).String()
+		name += " " + fair.Network(t.AddrPort().Addr())
 	}
 	return storage.SpoolOwner{Name: name, BytesMax: frontBytesMax}
 }
