@@ -274,6 +274,5 @@ func (m members) Members(context.Context) (admin.Members, error) {
 
 // Token implements admin.Cluster.
 func (m members) Token(ctx context.Context, r admin.TokenRequest) (admin.Token, error) {
-	t, err := m.n.token(ctx, r.Node)
-	return admin.Token{Node: r.Node, Token: t}, err
+	return m.n.token(ctx, r)
 }

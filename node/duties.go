@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"mailnode/failover"
@@ -187,6 +188,7 @@ func (n *Node) lastWords() { n.report(context.Background(), 1<<62, failover.Clea
 // and proposals of failovers, which change nothing.
 func (n *Node) lead(ctx context.Context) {
 	ready := false
+	var aged time.Duration // Clock.Mono up to which join tokens have aged
 	every(ctx, decideEvery, func() {
 		n.evidence.Observe(n.clock.Mono(), n.State())
 		if n.raft == nil || !n.raft.IsLeader() {
@@ -199,11 +201,12 @@ func (n *Node) lead(ctx context.Context) {
 			if err := n.raft.Barrier(dctx); err != nil {
 				return
 			}
-			ready = true
+			ready, aged = true, n.clock.Mono()
 			n.log.Info("this node leads")
 		}
 		n.assign(dctx)
 		n.propose(dctx)
+		aged = n.ageTokens(dctx, aged)
 	})
 }
 
@@ -225,57 +228,83 @@ func (n *Node) propose(ctx context.Context) {
 func (n *Node) votes(ctx context.Context) {
 	every(ctx, decideEvery, func() {
 		if n.raft != nil && n.raft.IsLeader() {
-			vctx, cancel := context.WithTimeout(ctx, dutyTimeout)
-			defer cancel()
-			n.admitVoters(vctx)
+			n.admitVoters(ctx)
 		}
 	})
 }
 
+// admitVoters brings Raft's servers in line with the members. One that was never
+// heard gets no vote: it may never come up, and would count in the quorum.
 func (n *Node) admitVoters(ctx context.Context) {
 	servers, err := n.raft.Servers()
 	if err != nil {
 		return
 	}
 	voters := map[string]bool{}
+	st, v := n.State(), n.evidence.Snapshot(n.clock.Mono())
 	for _, s := range servers {
 		voters[s.ServerID] = s.Voter
-	}
-	for _, m := range n.State().Members {
-		var err error
-		switch voter, known := voters[m.ServerID]; {
-		case m.ServerID == "" || known && (voter || m.Role == cluster.Nonvoter):
-		case m.Role == cluster.Nonvoter:
-			err = n.raft.AddNonvoter(ctx, m.ServerID, m.Addr)
-		default:
-			err = n.raft.AddVoter(ctx, m.ServerID, m.Addr)
+		if _, known := st.MemberByServerID(s.ServerID); !known && !s.Voter && len(st.Members) > 0 {
+			// A member that never came up was replaced. Raft takes an address once.
+			n.logErr("remove a server that is no member", n.raft.RemoveServer(ctx, s.ServerID))
 		}
-		if err != nil {
+	}
+	for _, m := range st.Members {
+		voter, known := voters[m.ServerID]
+		votes := m.Role != cluster.Nonvoter && v.Nodes[m.Name].Known
+		if m.ServerID == "" || voter || known && !votes {
+			continue
+		}
+		if err := n.admitServer(ctx, m, votes); err != nil {
 			n.log.Info("member has no vote yet", "member", m.Name, "err", err)
 		}
 	}
 }
 
-// assign gives slots their first masters, once as many nodes are there as
-// `cluster init --nodes` said, or as the copies need.
-func (n *Node) assign(ctx context.Context) {
-	st := n.State()
+// admitServer waits for one member, not for long: the others wait behind it.
+func (n *Node) admitServer(ctx context.Context, m cluster.Member, votes bool) error {
+	ctx, cancel := context.WithTimeout(ctx, dutyTimeout)
+	defer cancel()
+	if votes {
+		return n.raft.AddVoter(ctx, m.ServerID, m.Addr)
+	}
+	return n.raft.AddNonvoter(ctx, m.ServerID, m.Addr)
+}
+
+// unplaced returns the members that may take the slots without a master, nil when
+// there is no such slot, and what those slots wait for, "" when for nothing.
+// Members count when they were heard: a slot is given to no node that never came up.
+func unplaced(st *cluster.State, v failover.View) (members []cluster.Member, waits string) {
 	mail := 0
 	for _, m := range st.Members {
-		if m.Role != cluster.Witness {
-			mail++
+		if v.Nodes[m.Name].Known {
+			members = append(members, m)
+			if m.Role != cluster.Witness {
+				mail++
+			}
 		}
 	}
-	need := max(st.DefaultReplicas+1, n.first.Nodes)
-	unassigned := false
-	for _, sl := range st.Slots {
-		unassigned = unassigned || sl.Master == ""
+	if !slices.ContainsFunc(st.Slots, func(sl cluster.Slot) bool { return sl.Master == "" }) {
+		return nil, ""
 	}
-	n.conditions.Put(unassigned && mail < need, monitor.SlotsUnassigned, "", fmt.Sprintf("%d of %d nodes have joined", mail, need))
-	if !unassigned || mail < need {
+	switch need := st.DefaultReplicas + 1; {
+	case mail < need:
+		return members, fmt.Sprintf("%d of %d nodes with mail have started, as many as a slot has copies", mail, need)
+	case len(members) < st.PlaceAt:
+		return members, fmt.Sprintf("%d of %d nodes have started, as many as `cluster init --nodes` said, witnesses included", len(members), st.PlaceAt)
+	}
+	return members, ""
+}
+
+// assign gives slots their first masters, once as many nodes are there as
+// `cluster init --nodes` said, and as the copies need.
+func (n *Node) assign(ctx context.Context) {
+	st := n.State()
+	members, waits := unplaced(st, n.evidence.Snapshot(n.clock.Mono()))
+	if len(members) == 0 || waits != "" {
 		return
 	}
-	for _, a := range cluster.Place(st.Members, st.Slots, st.DefaultReplicas) {
+	for _, a := range cluster.Place(members, st.Slots, st.DefaultReplicas) {
 		_, err := n.Propose(ctx, cluster.AssignSlot{Slot: a.Slot, Epoch: a.Epoch, Master: a.Master, Replicas: a.Replicas,
 			By: "first placement", WallTime: n.wallTime()})
 		var stale cluster.ErrStale
@@ -314,6 +343,8 @@ func (n *Node) look() {
 		n.ledAt.Store(int64(n.clock.Mono()))
 	}
 	n.conditions.Put(n.raft != nil && !led, monitor.RaftNoQuorum, "", n.noQuorum(st, v))
+	_, waits := unplaced(st, v)
+	n.conditions.Put(waits != "", monitor.SlotsUnassigned, "", waits)
 	n.conditions.Put(n.clockDoubt() != "", monitor.ClockBehind, "", n.clockDoubt())
 }
 

@@ -247,14 +247,16 @@ type Members struct {
 
 // TokenRequest asks for a join token for a node. By is filled in by the server.
 type TokenRequest struct {
-	Node slot.NodeName `json:"node"`
-	By   string        `json:"-"`
+	Node     slot.NodeName `json:"node"`
+	ExpiresS int64         `json:"expires_s,omitempty"` // 0: the default
+	By       string        `json:"-"`
 }
 
 // Token is a join token: whoever has it can join as that node, once.
 type Token struct {
-	Node  slot.NodeName `json:"node"`
-	Token string        `json:"token"`
+	Node     slot.NodeName `json:"node"`
+	Token    string        `json:"token"`
+	ExpiresS int64         `json:"expires_s"` // for how long it can be used, in seconds in which the cluster has a leader
 }
 
 // Version is the answer of GET /v1/version.

@@ -425,11 +425,11 @@ func TestInit(t *testing.T) {
 	c := nodeConfig(t, "n1")
 	for _, wrong := range []InitOptions{{Slots: 0}, {Slots: slot.MaxSlots + 1}, {Slots: 1, Replicas: -1}, {Slots: 1, Replicas: 99}} {
 		var refusal *Error
-		if _, err := InitCluster(c, wrong); !errors.As(err, &refusal) || refusal.Exit != ExitUsage {
+		if _, err := InitCluster(t.Context(), c, wrong); !errors.As(err, &refusal) || refusal.Exit != ExitUsage {
 			t.Errorf("%+v: %v", wrong, err)
 		}
 	}
-	id, err := InitCluster(c, InitOptions{Slots: 12, Replicas: 1})
+	id, err := InitCluster(t.Context(), c, InitOptions{Slots: 12, Replicas: 1})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -444,15 +444,50 @@ func TestInit(t *testing.T) {
 		t.Errorf("cluster %q: %v", id, err)
 	}
 	var refusal *Error
-	if _, err := InitCluster(c, InitOptions{Slots: 12}); !errors.As(err, &refusal) || refusal.Exit != ExitRefused {
+	if _, err := InitCluster(t.Context(), c, InitOptions{Slots: 12}); !errors.As(err, &refusal) || refusal.Exit != ExitRefused {
 		t.Errorf("a second init: %v", err)
+	}
+}
+
+// TestInitBesideALivingCluster: a machine whose configuration names a peer that
+// answers, or on whose disks slots lie, founds no second cluster unless it is meant.
+func TestInitBesideALivingCluster(t *testing.T) {
+	c1, lost, kept := nodeConfig(t, "n1"), nodeConfig(t, "n2"), nodeConfig(t, "n2")
+	if _, err := InitCluster(t.Context(), c1, InitOptions{Slots: 2}); err != nil {
+		t.Fatal(err)
+	}
+	id, err := peer.Load(c1.Node.Data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	port, err := peer.Listen(c1.Node.Peer, id, peer.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer port.Close()
+	port.Listener(peer.ProtoJoin)
+	lost.Node.Peers = []string{port.Addr().String()}
+	if err := os.MkdirAll(filepath.Join(kept.Node.Data, "slots", "s007"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for want, c := range map[string]config.Config{id.ClusterID(): lost, "slots of an earlier cluster": kept} {
+		var other *OtherCluster
+		if _, err := InitCluster(t.Context(), c, InitOptions{Slots: 2}); !errors.As(err, &other) || !strings.Contains(other.Text, want) {
+			t.Errorf("%s: %v", want, err)
+		}
+		if _, err := peer.Load(c.Node.Data); !errors.Is(err, peer.ErrNoCluster) {
+			t.Errorf("%s: an identity was made: %v", want, err)
+		}
+		if _, err := InitCluster(t.Context(), c, InitOptions{Slots: 2, BesideOthers: true}); err != nil {
+			t.Errorf("%s: although it was meant: %v", want, err)
+		}
 	}
 }
 
 // TestJoin joins over a real peer port.
 func TestJoin(t *testing.T) {
 	c1, c2 := nodeConfig(t, "n1"), nodeConfig(t, "n2")
-	if _, err := InitCluster(c1, InitOptions{Slots: 2}); err != nil {
+	if _, err := InitCluster(t.Context(), c1, InitOptions{Slots: 2}); err != nil {
 		t.Fatal(err)
 	}
 	id, err := peer.Load(c1.Node.Data)
@@ -496,8 +531,15 @@ func TestJoin(t *testing.T) {
 		t.Errorf("asked %+v", asked)
 	}
 	var refusal *Error
-	if _, err := JoinCluster(t.Context(), c2, token); !errors.As(err, &refusal) || refusal.Exit != ExitRefused {
+	if _, err := JoinCluster(t.Context(), c2, token); !errors.As(err, &refusal) || refusal.Exit != ExitNothing {
 		t.Errorf("a second join: %v", err)
+	}
+	elsewhere, _, _, err := peer.NewToken(strings.Repeat("0", 32), id.CAFingerprint(), []string{"192.0.2.1:7400"}, "n2")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := JoinCluster(t.Context(), c2, elsewhere); !errors.As(err, &refusal) || refusal.Exit != ExitRefused {
+		t.Errorf("joining a second cluster: %v", err)
 	}
 	if _, err := JoinCluster(t.Context(), c2, "half a token"); !errors.As(err, &refusal) || refusal.Exit != ExitUsage {
 		t.Errorf("a wrong token: %v", err)
