@@ -218,7 +218,7 @@ func (a *audit) compare(node slot.NodeName) error {
 	}
 	if err != nil { // it is away, or being filled; its own node audits it
 		a.k.log.Info("copies not compared", "with", node, "err", err)
-		a.line(false, "not compared with %s: %v", node, err)
+		a.p.Finding("not compared with %s: %v", node, err)
 		return nil
 	}
 	a.k.differs(node, c)

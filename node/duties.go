@@ -76,7 +76,7 @@ func (n *Node) tick() {
 
 // report tells every other member what this node has.
 func (n *Node) report(ctx context.Context, seq uint64, lastWords string) {
-	r := failover.Report{Node: n.cfg.Node.Name, Boot: n.boot, Seq: seq, Heard: n.evidence.Heard(n.clock.Mono()), LastWords: lastWords, Asides: n.asides.open(), Trouble: n.trouble()}
+	r := failover.Report{Node: n.cfg.Node.Name, Boot: n.boot, Seq: seq, Heard: n.evidence.Heard(n.clock.Mono()), LastWords: lastWords, Asides: n.asides.open(), Trouble: n.trouble(), WallUnix: n.clock.Wall().Unix()}
 	for _, k := range n.copies.all() {
 		r.Slots = append(r.Slots, k.report())
 	}
@@ -345,7 +345,7 @@ func (n *Node) look() {
 	n.conditions.Put(n.raft != nil && !led, monitor.RaftNoQuorum, "", n.noQuorum(st, v))
 	_, waits := unplaced(st, v)
 	n.conditions.Put(waits != "", monitor.SlotsUnassigned, "", waits)
-	n.conditions.Put(n.clockDoubt() != "", monitor.ClockBehind, "", n.clockDoubt())
+	n.lookAtClocks(st, v)
 }
 
 // watchSpace keeps the condition about one folder's file system. Each has a loop of
@@ -359,15 +359,20 @@ func (n *Node) watchSpace(ctx context.Context, dir string) {
 }
 
 // forget clears conditions about what Raft no longer knows: closed proposals are
-// kept for a while only, and members leave.
+// kept for a while only, members leave, and so do copies.
 func (n *Node) forget(st *cluster.State) {
 	for _, c := range n.conditions.List() {
 		known := true
 		switch c.Name {
 		case monitor.ProposalOpen:
 			_, known = st.Proposal(c.About)
-		case monitor.NodeSilent:
+		case monitor.SlotNoMaster, monitor.OpenLoss, monitor.CopyDiverged: // said by every node
+		case monitor.NodeSilent, monitor.VersionsDiffer, monitor.ClockDiffers:
 			_, known = st.Member(slot.NodeName(c.About))
+		default:
+			if id, err := slot.ParseID(c.About); err == nil {
+				known = n.copies.keeper(id) != nil
+			}
 		}
 		if !known {
 			n.conditions.Clear(c.Name, c.About)
@@ -380,7 +385,7 @@ func (n *Node) forget(st *cluster.State) {
 func (n *Node) watchSlot(sl cluster.Slot, v failover.View) {
 	about, suspectAfter := sl.ID.String(), n.cfg.Replication.SuspectAfter
 	n.conditions.Put(sl.OpenLoss != nil, monitor.OpenLoss, about, "")
-	unserved := v.Unserved(sl, suspectAfter)
+	unserved, noMasterAfter := v.Unserved(sl, suspectAfter), time.Duration(0)
 	k := n.copies.keeper(sl.ID)
 	if k == nil {
 		n.conditions.Put(unserved != "", monitor.SlotNoMaster, about, unserved)
@@ -389,9 +394,12 @@ func (n *Node) watchSlot(sl cluster.Slot, v failover.View) {
 	r := k.report()
 	mine := sl.Master == n.cfg.Node.Name
 	if mine && r.Waiting != "" {
+		if unserved == "" { // it begins, as after each start
+			noMasterAfter = suspectAfter
+		}
 		unserved = r.Waiting
 	}
-	n.conditions.Put(unserved != "", monitor.SlotNoMaster, about, unserved)
+	n.conditions.Tell(unserved != "", monitor.SlotNoMaster, about, monitor.Told{Detail: unserved, After: noMasterAfter})
 	n.conditions.Put(r.Opening != "" && time.Duration(r.OpeningMs)*time.Millisecond >= suspectAfter, monitor.SlotOpening, about, openingText(r))
 	n.conditions.Put(r.Hangs != "", monitor.SlotHangs, about, r.Hangs)
 	n.conditions.Put(r.Building, monitor.CopyBuilding, about, "")
@@ -404,9 +412,24 @@ func (n *Node) watchSlot(sl cluster.Slot, v failover.View) {
 			why = "Raft has it as protected: that it is not could not be recorded"
 		}
 	}
-	n.conditions.Put(mine && waits && !protected, monitor.SlotUnprotected, about, why)
+	n.conditions.Tell(mine && waits && !protected, monitor.SlotUnprotected, about, monitor.Told{Detail: why, After: n.catchUpTime(sl, v)})
 	n.conditions.Put(mine && len(sl.Replicas) == 0, monitor.SlotNoReplicas, about, "")
 	n.conditions.Put(len(sl.Replicas) > 0 && k.replicasLate(), monitor.ReplicaLagPage, about, "")
+}
+
+// unprotectedAfter is how long a slot may be unprotected before somebody is woken
+// while a replica that can be reached comes to the head: law 1 has it there for
+// 10 s before it counts again.
+const unprotectedAfter = 15 * time.Second
+
+// catchUpTime is how long a slot may be unprotected before that is said.
+func (n *Node) catchUpTime(sl cluster.Slot, v failover.View) time.Duration {
+	for _, r := range sl.Replicas {
+		if v.Silence(r) < n.cfg.Replication.SuspectAfter {
+			return unprotectedAfter
+		}
+	}
+	return 0
 }
 
 // openingText says how far a copy is that opens.

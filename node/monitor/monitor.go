@@ -42,6 +42,14 @@ type Condition struct {
 	About    string   `json:"about"`   // node, slot or file; "" concerns the node itself
 	SinceS   int64    `json:"since_s"` // seconds for which it has been so, monotonic
 	Text     string   `json:"text"`    // ends with the next command to type
+	Next     string   `json:"next"`    // that command alone
+}
+
+// Told is what the table cannot know of a condition that holds.
+type Told struct {
+	Detail string        // in brackets behind the table's text; "" for nothing
+	Next   string        // the command to type instead of the table's; "" for that
+	After  time.Duration // for how long it is to hold before it is shown
 }
 
 // Conditions holds what is so on this node. Safe for concurrent use.
@@ -59,7 +67,9 @@ type key struct {
 
 type standing struct {
 	since time.Duration
+	after time.Duration // shown when it is that old
 	text  string
+	next  string
 }
 
 // NewConditions gives an empty registry on the process's monotonic clock.
@@ -73,11 +83,18 @@ func NewConditions() *Conditions {
 // keeps the age. A name that is not in the table panics: the list is closed.
 // It says whether the condition is new, which is when it should be logged.
 func (c *Conditions) Set(name Name, about, detail string) bool {
+	return c.tell(name, about, Told{Detail: detail})
+}
+
+func (c *Conditions) tell(name Name, about string, t Told) bool {
 	kind, ok := Lookup(name)
 	if !ok {
 		panic(fmt.Sprintf("set condition %q about %q: it is not in the table", name, about))
 	}
-	text := kind.Text(about, detail)
+	if t.Next == "" {
+		t.Next = kind.next(about)
+	}
+	text := kind.text(t.Detail, t.Next)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	k := key{name, about}
@@ -85,7 +102,7 @@ func (c *Conditions) Set(name Name, about, detail string) bool {
 	if !known {
 		before.since = c.age()
 	}
-	c.now[k] = standing{since: before.since, text: text}
+	c.now[k] = standing{since: before.since, after: t.After, text: text, next: t.Next}
 	return !known
 }
 
@@ -107,15 +124,26 @@ func (c *Conditions) Put(holds bool, name Name, about, detail string) bool {
 	return c.Clear(name, about)
 }
 
-// List gives what holds, the gravest first, then by name and subject.
+// Tell is Put with all that can be told.
+func (c *Conditions) Tell(holds bool, name Name, about string, t Told) bool {
+	if holds {
+		return c.tell(name, about, t)
+	}
+	return c.Clear(name, about)
+}
+
+// List gives what holds and is to be shown, the gravest first, then by name and subject.
 func (c *Conditions) List() []Condition {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	now := c.age()
 	list := make([]Condition, 0, len(c.now))
 	for k, s := range c.now {
+		if now-s.since < s.after {
+			continue
+		}
 		kind, _ := Lookup(k.name)
-		list = append(list, Condition{Name: k.name, Severity: kind.Severity, About: k.about, SinceS: int64((now - s.since) / time.Second), Text: s.text})
+		list = append(list, Condition{Name: k.name, Severity: kind.Severity, About: k.about, SinceS: int64((now - s.since) / time.Second), Text: s.text, Next: s.next})
 	}
 	Sort(list)
 	return list
