@@ -123,6 +123,17 @@ func (e *Evidence) Heard(now time.Duration) []Heard {
 	return out
 }
 
+// HeardAt returns when a node last reported to this process; false: never.
+func (e *Evidence) HeardAt(name slot.NodeName) (time.Duration, bool) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	n, ok := e.nodes[name]
+	if !ok {
+		return 0, false
+	}
+	return n.at, true
+}
+
 // unserved lists what a node does not serve of what Raft gives it.
 func (e *Evidence) unserved(name slot.NodeName) []Unserved {
 	var out []Unserved

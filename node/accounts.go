@@ -21,8 +21,11 @@ import (
 const restoreWithin = 80 * time.Second
 
 func waitFor(verb string) time.Duration {
-	if verb == "restore" {
+	switch verb {
+	case "restore":
 		return restoreWithin
+	case "resolve":
+		return cutOffAfter
 	}
 	return accountWithin
 }

@@ -95,7 +95,11 @@ type CopyStatus struct {
 	State    string         `json:"state,omitempty"` // master, following, building, diverged, failed, silent, unknown
 	HeardS   *float64       `json:"heard_s"`         // how long ago its node said all this
 
-	SelfCheck []string `json:"self_check,omitempty"` // lines, in `slot show` only
+	// In `slot show` only: the lines of the check when the copy was opened, and the
+	// digest of all its live records, in hex, at a position; "" is not known.
+	SelfCheck []string      `json:"self_check,omitempty"`
+	Digest    string        `json:"digest,omitempty"`
+	DigestAt  slot.Position `json:"digest_at,omitempty"`
 }
 
 // Proposal is a recorded wish to change masters.
@@ -213,6 +217,9 @@ type SlotDetail struct {
 	Users            int             `json:"users"`
 	UsersKnown       bool            `json:"users_known"`
 	History          []SlotChange    `json:"history"` // oldest first
+
+	Proposal   string              `json:"proposal,omitempty"` // the open one that this slot is in
+	Conditions []monitor.Condition `json:"conditions"`         // about this slot, as the node that was asked has them
 }
 
 // DismissLoss closes a slot's open loss without a rescue: a person says that what
