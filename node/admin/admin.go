@@ -26,7 +26,8 @@ const (
 
 // Status is a node's view of the whole cluster.
 type Status struct {
-	Verdict    string              `json:"verdict"` // the server fills it in when it is ""
+	Verdict    string              `json:"verdict"`         // the server fills it in when it is ""
+	First      string              `json:"first,omitempty"` // the first command to type; the server fills it in with Verdict
 	Nodes      []NodeStatus        `json:"nodes"`
 	Slots      []SlotStatus        `json:"slots"`
 	Proposals  []Proposal          `json:"proposals"` // the open ones

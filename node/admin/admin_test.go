@@ -391,6 +391,9 @@ func TestVerdict(t *testing.T) {
 	page := func(about string) monitor.Condition {
 		return monitor.Condition{Name: "node-silent", Severity: monitor.Page, About: about}
 	}
+	slots := func(about string) monitor.Condition {
+		return monitor.Condition{Name: monitor.SlotUnprotected, Severity: monitor.Page, About: about}
+	}
 	for _, c := range []struct {
 		s    Status
 		want string
@@ -403,8 +406,33 @@ func TestVerdict(t *testing.T) {
 		{Status{Node: "n2", State: "starting", Slots: []SlotStatus{{}, {}}}, "2 problems: 2 slots not served, n2 is starting"},
 		{Status{Conditions: []monitor.Condition{page("a"), page("b"), page("c"), page("d"), page("e")}},
 			"5 problems: node-silent a, node-silent b, node-silent c, node-silent d and 1 more"},
+		{Status{Conditions: []monitor.Condition{page("n1"), slots("s000"), slots("s001"), slots("s007")}}, "2 problems: node-silent n1, slot-unprotected of 3 slots"},
 	} {
-		if got := Verdict(c.s); got != c.want {
+		if got := Verdict(c.s, namedMax); got != c.want {
+			t.Errorf("got %q, want %q", got, c.want)
+		}
+	}
+}
+
+// TestFirstCommand: a proposal comes before everything, then the gravest condition
+// that stands highest in the table; what leads back to the status leads nowhere.
+func TestFirstCommand(t *testing.T) {
+	cond := func(name monitor.Name, severity monitor.Severity, next string) monitor.Condition {
+		return monitor.Condition{Name: name, Severity: severity, Next: next}
+	}
+	failed := cond(monitor.SlotFailed, monitor.Page, "slot failed")
+	for _, c := range []struct {
+		s    Status
+		want string
+	}{
+		{Status{Slots: []SlotStatus{{Serving: true}}}, ""},
+		{Status{Conditions: []monitor.Condition{cond(monitor.SlotNoReplicas, monitor.Info, "info")}}, ""},
+		{Status{Conditions: []monitor.Condition{cond(monitor.RaftStoreFailed, monitor.Page, "mailnode status")}}, ""},
+		{Status{Slots: []SlotStatus{{Slot: 3}}}, "mailnode slot show s003"},
+		{Status{Conditions: []monitor.Condition{failed, cond(monitor.SlotNoMaster, monitor.Page, "no master"), cond(monitor.NodeSilent, monitor.Warn, "warn")}}, "no master"},
+		{Status{Conditions: []monitor.Condition{failed}, Proposals: []Proposal{{ID: "p3"}}}, "mailnode failover show p3"},
+	} {
+		if got := FirstCommand(c.s); got != c.want {
 			t.Errorf("got %q, want %q", got, c.want)
 		}
 	}

@@ -149,6 +149,19 @@ func (c *Conditions) List() []Condition {
 	return list
 }
 
+// Before reports whether c is to be dealt with before d: the graver one, then the
+// one that stands higher in the table.
+func (c Condition) Before(d Condition) bool {
+	if c.Severity != d.Severity {
+		return c.Severity.rank() < d.Severity.rank()
+	}
+	return place(c.Name) < place(d.Name)
+}
+
+func place(name Name) int {
+	return slices.IndexFunc(Table(), func(k Kind) bool { return k.Name == name })
+}
+
 // Sort brings conditions, for instance of several nodes, into the order of List.
 func Sort(list []Condition) {
 	slices.SortFunc(list, func(a, b Condition) int {

@@ -117,7 +117,7 @@ func diskKinds() []Kind {
 func copyKinds() []Kind {
 	return []Kind{
 		{ReplicaLagPage, Page, "slot", "The slot has no replica less than five minutes behind.", "mailnode slot show {}"},
-		{SlotUnprotected, Page, "slot", "No replica acknowledges: what is accepted now is on one disk only. While a replica can be reached it has 15 s to come to the head before this is said.", "mailnode slot show {}"},
+		{SlotUnprotected, Page, "slot", "No replica acknowledges: what is accepted now is on one disk only.", "mailnode slot show {}"},
 		{SlotNoReplicas, Info, "slot", "The slot is configured without replicas, its mail is on one disk only.", "mailnode slot show {}"},
 		{CopyDiverged, Page, "slot", "Mail that was accepted may be in no mailbox: a copy that a change of masters left behind is set aside whole, and no program of this release brings it back.", "mailnode rescue show {}"},
 		{CopyBuilding, Info, "slot", "A copy is being filled or refilled and counts for nothing until it is done.", "mailnode slot show {}"},
@@ -125,7 +125,7 @@ func copyKinds() []Kind {
 		{EventQuarantined, Warn, "slot", "A replica cannot go on from where it is: an event could not be applied and was set aside, or its records are wrong; it fetches the whole state from its master.", "mailnode slot show {}"},
 		{MessageMissing, Warn, "slot", "No copy has the bodies of some messages, which were removed from their mailboxes; they come back when a copy that has them does.", "mailnode slot missing {}"},
 		{BodyDamaged, Warn, "slot", "Bodies of messages are damaged in this node's copy and are being fetched from the others.", "mailnode slot audit {}"},
-		{IndexDamaged, Page, "slot", "The index of this node's copy is damaged or contradicts itself; what can be read is served. A replica, and a master without replicas, rebuild it by themselves.", "mailnode job list"},
+		{IndexDamaged, Page, "slot", "The index of this node's copy is damaged or contradicts itself; what can be read is served.", "mailnode job list"},
 		{SlotReindexed, Warn, "slot", "Its index was made anew from what was left and from the packs; mail may have come back under new UIDs, flags may be lost.", "mailnode slot show {}"},
 	}
 }
@@ -137,7 +137,7 @@ func settingKinds() []Kind {
 		{SettingsDiffer, Warn, "node", "It runs with other settings than this node where all should agree.", "mailnode status --json"},
 		{VersionsDiffer, Info, "node", "It runs another release; neighbouring releases work together, for the time of an upgrade.", "mailnode cluster members"},
 		{ClockDiffers, Warn, "node", "Its wall clock differs from this node's by more than a minute; only dates that people see are wrong.", "chronyc tracking"},
-		{ClockBehind, Warn, "", "This machine's wall clock is before what is recorded, or in no sensible year; only dates that people see are wrong. It ends when the clock is right, when another node's clock agrees, or after 64 changes.", "chronyc tracking"},
+		{ClockBehind, Warn, "", "This machine's wall clock is before what is recorded, or in no sensible year; only dates that people see are wrong.", "chronyc tracking"},
 		{PagerNotConfigured, Info, "", "Pages are shown here and in the metrics only: this release sends none.", "mailnode status"},
 	}
 }
