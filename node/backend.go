@@ -109,6 +109,8 @@ func (n *Node) nodes(st *cluster.State, v failover.View) []admin.NodeStatus {
 		silence := v.Silence(m.Name)
 		switch nv := v.Nodes[m.Name]; {
 		case m.Name == n.cfg.Node.Name:
+		case !nv.Known && st.Absent(m.Name):
+			ns.State, ns.Voter = "joined", false
 		case nv.LastWords == failover.CleanStop:
 			ns.State = "stopped"
 		case silence >= lateAfter && (nv.Known || silence >= n.cfg.Replication.SuspectAfter):

@@ -327,7 +327,7 @@ func (n *Node) look() {
 	v := n.evidence.Snapshot(n.clock.Mono())
 	for _, m := range st.Members {
 		silent := v.Silence(m.Name)
-		n.conditions.Put(m.Name != n.cfg.Node.Name && silent >= n.cfg.Replication.SuspectAfter, monitor.NodeSilent, string(m.Name),
+		n.conditions.Put(m.Name != n.cfg.Node.Name && !st.Absent(m.Name) && silent >= n.cfg.Replication.SuspectAfter, monitor.NodeSilent, string(m.Name),
 			fmt.Sprintf("silent for %s", ageText(silent)))
 	}
 	for _, p := range st.Proposals {

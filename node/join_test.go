@@ -103,6 +103,10 @@ func TestJoinLeavesNoGhost(t *testing.T) {
 		voters, servers := s.votes()
 		return len(voters) == 1 && len(servers) == 2
 	})
+	st := s.status(ctx, n1)
+	if n := st.Nodes[1]; n.State != "joined" || n.Voter {
+		t.Errorf("a node that never started: %+v", n)
+	}
 	_, before := s.votes()
 	if err := os.RemoveAll(n2.cfg.Node.Data); err != nil {
 		t.Fatal(err)

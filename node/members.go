@@ -84,7 +84,7 @@ func (n *Node) authorize(ctx context.Context, r peer.JoinRequest) (peer.JoinAcce
 	switch cluster.OutcomeOf(err) {
 	case cluster.Done, cluster.Unseen:
 	case cluster.Refused:
-		return peer.JoinAccepted{}, refusedJoin(r.Name, err)
+		return peer.JoinAccepted{}, n.refusedJoin(r.Name, err)
 	default: // asking again, anybody, changes nothing that was done
 		return peer.JoinAccepted{}, fmt.Errorf("add node %q: %w (%w)", r.Name, err, peer.ErrAskAnother)
 	}
@@ -102,10 +102,12 @@ func (n *Node) authorize(ctx context.Context, r peer.JoinRequest) (peer.JoinAcce
 }
 
 // refusedJoin says why a joiner stays outside, and what lets it in.
-func refusedJoin(name slot.NodeName, err error) error {
+func (n *Node) refusedJoin(name slot.NodeName, err error) error {
 	var notFound cluster.ErrNotFound
 	var exists cluster.ErrExists
 	switch {
+	case errors.As(err, &exists) && n.State().Absent(name):
+		return fmt.Errorf("%w; %s never came up: `mailnode cluster token %s` on a member makes another", err, name, name)
 	case errors.As(err, &notFound):
 		return fmt.Errorf("this token is not (or no longer) one for node %q: it was used, replaced or has expired: make one with `mailnode cluster token %s` on a member", name, name)
 	case errors.As(err, &exists):

@@ -52,7 +52,7 @@ type Recorded struct {
 // NodeStatus is one member.
 type NodeStatus struct {
 	Name    slot.NodeName `json:"name"`
-	State   string        `json:"state"` // up, silent, stopped (a clean stop), unknown (not heard yet)
+	State   string        `json:"state"` // up, silent, stopped (a clean stop), joined (it never started), unknown (not heard yet)
 	Voter   bool          `json:"voter"`
 	Witness bool          `json:"witness,omitempty"`
 	Standby bool          `json:"standby,omitempty"`
