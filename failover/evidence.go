@@ -39,6 +39,7 @@ type heardNode struct {
 	at            time.Duration
 	lastWords     string
 	trouble       string
+	wallUnix      int64
 	copies        map[slot.ID]CopyView
 	since         time.Duration             // since when its reports come without a gap, from this process of it
 	served        map[slot.ID]Served        // when it last said that it serves a slot
@@ -81,7 +82,7 @@ func (e *Evidence) Hear(now time.Duration, r Report) {
 	if now-n.at >= gapAfter {
 		n.since = now
 	}
-	n.seq, n.at, n.lastWords, n.trouble = r.Seq, max(now, n.at), r.LastWords, r.Trouble
+	n.seq, n.at, n.lastWords, n.trouble, n.wallUnix = r.Seq, max(now, n.at), r.LastWords, r.Trouble, r.WallUnix
 	copies := make(map[slot.ID]CopyView, len(r.Slots))
 	served := maps.Clone(n.served)
 	if served == nil {
@@ -120,6 +121,17 @@ func (e *Evidence) Heard(now time.Duration) []Heard {
 		}
 	}
 	return out
+}
+
+// HeardAt returns when a node last reported to this process; false: never.
+func (e *Evidence) HeardAt(name slot.NodeName) (time.Duration, bool) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	n, ok := e.nodes[name]
+	if !ok {
+		return 0, false
+	}
+	return n.at, true
 }
 
 // unserved lists what a node does not serve of what Raft gives it.
@@ -222,6 +234,7 @@ func (e *Evidence) Snapshot(now time.Duration) View {
 	for name, n := range e.nodes {
 		nv := v.Nodes[name]
 		nv.Known, nv.HeardAt, nv.Since, nv.LastWords, nv.Trouble, nv.Copies, nv.Served = true, n.at, n.since, n.lastWords, n.trouble, n.copies, n.served
+		nv.WallUnix = n.wallUnix
 		v.Nodes[name] = nv
 		for other, said := range n.heard {
 			at := said.at

@@ -39,6 +39,8 @@ type Asker interface {
 type Question struct {
 	Slot  slot.ID    `json:"slot"`
 	Epoch slot.Epoch `json:"epoch"` // as the asker's state has it
+	// Digest asks for the copy's digest as well, for which its index is read.
+	Digest bool `json:"digest,omitempty"`
 }
 
 // Answer is what a node says: its own copies, those that it has, and what it last
@@ -55,6 +57,10 @@ type CopyAnswer struct {
 	Users      int      `json:"users"`
 	UserNames  []string `json:"user_names,omitempty"` // the first few
 	SelfCheck  []string `json:"self_check,omitempty"` // lines of the check when the copy was opened
+	// Digest is that of all live records at DigestAt, in hex (law 8); "" when it was
+	// not asked for, or not read in time.
+	Digest   string        `json:"digest,omitempty"`
+	DigestAt slot.Position `json:"digest_at,omitempty"`
 }
 
 // Sighting is what one node last heard of a copy.

@@ -20,6 +20,7 @@ type Report struct {
 	Trouble   string        `json:"trouble,omitempty"`    // why it serves nothing, Raft does not run on it for example
 	LastWords string        `json:"last_words,omitempty"` // CleanStop, or what its disks say; "" while all is well
 	Asides    []AsideReport `json:"asides,omitempty"`     // that nobody has looked at
+	WallUnix  int64         `json:"wall,omitempty"`       // the sender's wall clock, shown only (law 11)
 }
 
 // AsideReport is a state that a copy of the sender has set aside, and that may

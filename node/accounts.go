@@ -21,8 +21,11 @@ import (
 const restoreWithin = 80 * time.Second
 
 func waitFor(verb string) time.Duration {
-	if verb == "restore" {
+	switch verb {
+	case "restore":
 		return restoreWithin
+	case "resolve":
+		return cutOffAfter
 	}
 	return accountWithin
 }
@@ -159,7 +162,11 @@ func (u userBook) Undelete(ctx context.Context, r admin.UndeleteUser) (admin.Und
 
 // SetQuota implements admin.UserBook.
 func (u userBook) SetQuota(ctx context.Context, r admin.SetQuota) error {
-	_, err := u.call(ctx, r.Address, &rpc.AccountCall{Verb: "quota", QuotaBytes: r.QuotaBytes}, nil)
+	now, err := u.Show(ctx, r.Address)
+	if err == nil && !now.Deleted && now.QuotaBytes == r.QuotaBytes {
+		return &admin.Error{Text: fmt.Sprintf("set quota of %s: it is that already", r.Address), Exit: admin.ExitNothing}
+	}
+	_, err = u.call(ctx, r.Address, &rpc.AccountCall{Verb: "quota", QuotaBytes: r.QuotaBytes}, nil)
 	return err
 }
 

@@ -3,10 +3,12 @@ package node
 import (
 	"cmp"
 	"context"
+	"encoding/hex"
 	"sync"
 	"time"
 
 	"mailnode/failover"
+	"mailnode/storage/event"
 	"mailnode/storage/slot"
 )
 
@@ -70,7 +72,7 @@ func (n *Node) answer(ctx context.Context, questions []failover.Question) failov
 	for i, q := range questions {
 		out.Seen = append(out.Seen, v.Sightings(q.Slot)...)
 		if k := n.copies.keeper(q.Slot); k != nil {
-			wg.Go(func() { all[i] = k.answer(ctx, q.Epoch) })
+			wg.Go(func() { all[i] = k.answer(ctx, q) })
 		}
 	}
 	wg.Wait()
@@ -82,17 +84,52 @@ func (n *Node) answer(ctx context.Context, questions []failover.Question) failov
 	return out
 }
 
-func (k *keeper) answer(ctx context.Context, asked slot.Epoch) *failover.CopyAnswer {
-	err := k.promise(ctx, asked)
+func (k *keeper) answer(ctx context.Context, q failover.Question) *failover.CopyAnswer {
+	err := k.promise(ctx, q.Epoch)
 	a := &failover.CopyAnswer{CopyReport: k.report(), SelfCheck: k.selfCheck()}
 	if err != nil {
-		k.log.Warn("answer a question", "epoch", asked, "err", err)
+		k.log.Warn("answer a question", "epoch", q.Epoch, "err", err)
 		a.Viable = false
 		a.Failed = cmp.Or(a.Failed, err.Error())
 	}
 	if k.opened() != nil && !a.Building {
 		u := k.usersToShow()
 		a.UsersKnown, a.Users, a.UserNames = u.known, u.count, u.names
+		if q.Digest {
+			a.Digest, a.DigestAt = k.digestToShow()
+		}
 	}
 	return a
+}
+
+// digestWithin is how long an answer waits for a digest, for which the records of
+// all mailboxes are read.
+const digestWithin = 2 * time.Second
+
+// digestToShow returns the digest of the copy in hex, and its position; "" when
+// the disk does not answer in time.
+func (k *keeper) digestToShow() (digest string, at slot.Position) {
+	s := k.opened()
+	if s == nil {
+		return "", 0
+	}
+	type read struct {
+		at     slot.Position
+		digest event.Digest
+		err    error
+	}
+	got := make(chan read, 1)
+	go func() {
+		at, d, err := s.Digest()
+		got <- read{at, d, err}
+	}()
+	select {
+	case r := <-got:
+		if r.err == nil {
+			return hex.EncodeToString(r.digest.Bytes()), r.at
+		}
+		k.log.Warn("read digest", "err", r.err)
+	case <-time.After(digestWithin):
+	}
+	return "", 0
 }

@@ -218,7 +218,7 @@ func (a *audit) compare(node slot.NodeName) error {
 	}
 	if err != nil { // it is away, or being filled; its own node audits it
 		a.k.log.Info("copies not compared", "with", node, "err", err)
-		a.line(false, "not compared with %s: %v", node, err)
+		a.p.Finding("not compared with %s: %v", node, err)
 		return nil
 	}
 	a.k.differs(node, c)
@@ -228,7 +228,7 @@ func (a *audit) compare(node slot.NodeName) error {
 	fixed, did := false, "not repaired: --repair has the replica fetch the whole state again"
 	switch {
 	case feed != nil && !a.indexOK: // the replica may have what is right (law 7)
-		did = "not repaired: the index here is damaged; mailnode failover propose --slot " + a.k.id.String() + " --to " + string(node)
+		did = "not repaired: the index here is damaged: " + serveElsewhere
 	case a.repair && feed != nil:
 		feed.Refetch(node)
 		fixed, did = true, fmt.Sprintf("%s fetches the whole state from this node again", node)

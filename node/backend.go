@@ -10,6 +10,7 @@ import (
 
 	"mailnode/failover"
 	"mailnode/node/admin"
+	"mailnode/node/monitor"
 	"mailnode/node/rpc"
 	"mailnode/raftfsm/cluster"
 	"mailnode/storage"
@@ -46,7 +47,6 @@ type health struct{ n *Node }
 // Status implements admin.Health.
 func (h health) Status(ctx context.Context) (admin.Status, error) {
 	n := h.n
-	n.look() // what was just confirmed must not be shown as open
 	st, v := n.State(), n.view()
 	leader := n.leader()
 	s := admin.Status{Node: n.cfg.Node.Name, State: "serving", Version: n.version, Cluster: n.id.ClusterID(), Generation: n.id.Generation(),
@@ -58,6 +58,7 @@ func (h health) Status(ctx context.Context) (admin.Status, error) {
 		s.Slots = append(s.Slots, n.slotStatus(sl, v))
 	}
 	s.Proposals = n.openProposals(ctx, st, v)
+	n.look() // what was just confirmed must not be shown as open
 	s.Conditions = n.conditions.List()
 	return s, nil
 }
@@ -73,12 +74,17 @@ func (n *Node) openProposals(ctx context.Context, st *cluster.State, v failover.
 		for _, p := range plans.Proposals {
 			out = append(out, planned(st, p))
 		}
-		return out
+	} else {
+		for _, p := range st.OpenProposals() {
+			out = append(out, recorded(p, v))
+		}
 	}
-	for _, p := range st.OpenProposals() {
-		out = append(out, recorded(p, v))
-	}
-	return out
+	// Meanwhile somebody may have confirmed one.
+	now := n.State()
+	return slices.DeleteFunc(out, func(p admin.Proposal) bool {
+		is, ok := now.Proposal(p.ID)
+		return !ok || is.State != cluster.Open
+	})
 }
 
 const (
@@ -100,6 +106,8 @@ func (n *Node) nodes(st *cluster.State, v failover.View) []admin.NodeStatus {
 		silence := v.Silence(m.Name)
 		switch nv := v.Nodes[m.Name]; {
 		case m.Name == n.cfg.Node.Name:
+		case !nv.Known && st.Absent(m.Name):
+			ns.State, ns.Voter = "joined", false
 		case nv.LastWords == failover.CleanStop:
 			ns.State = "stopped"
 		case silence >= lateAfter && (nv.Known || silence >= n.cfg.Replication.SuspectAfter):
@@ -212,14 +220,23 @@ func (b slotBook) Show(ctx context.Context, id slot.ID) (admin.SlotDetail, error
 		return admin.SlotDetail{}, cluster.ErrNotFound{Kind: "slot", Name: id.String()}
 	}
 	d := admin.SlotDetail{SlotStatus: b.n.slotStatus(sl, b.n.view()), Replicas: append([]slot.NodeName{}, sl.Replicas...),
-		InSync: append([]slot.NodeName{}, sl.InSync...), Unclean: int(sl.Unclean), UnprotectedSince: sl.UnprotectedSince, History: []admin.SlotChange{}}
+		InSync: append([]slot.NodeName{}, sl.InSync...), Unclean: int(sl.Unclean), UnprotectedSince: sl.UnprotectedSince, History: []admin.SlotChange{}, Conditions: []monitor.Condition{}}
 	if l := sl.OpenLoss; l != nil {
 		d.OpenLoss = fmt.Sprintf("epoch %d began without the tail of %s", l.Since, l.Node)
 	}
-	for i, a := range b.n.askCopies(ctx, d.Copies, failover.Question{Slot: id, Epoch: sl.Epoch}) {
+	for i, a := range b.n.askCopies(ctx, d.Copies, failover.Question{Slot: id, Epoch: sl.Epoch, Digest: true}) {
 		d.Copies[i].SelfCheck = a.SelfCheck
+		d.Copies[i].Digest, d.Copies[i].DigestAt = a.Digest, a.DigestAt
 		if a.UsersKnown && !d.UsersKnown {
 			d.Users, d.UsersKnown = a.Users, true
+		}
+	}
+	if p, open := st.OpenProposalOf(id); open {
+		d.Proposal = p.ID
+	}
+	for _, c := range b.n.conditions.List() {
+		if c.About == id.String() {
+			d.Conditions = append(d.Conditions, c)
 		}
 	}
 	for _, c := range st.History {
@@ -271,6 +288,5 @@ func (m members) Members(context.Context) (admin.Members, error) {
 
 // Token implements admin.Cluster.
 func (m members) Token(ctx context.Context, r admin.TokenRequest) (admin.Token, error) {
-	t, err := m.n.token(ctx, r.Node)
-	return admin.Token{Node: r.Node, Token: t}, err
+	return m.n.token(ctx, r)
 }

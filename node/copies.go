@@ -322,7 +322,7 @@ func (k *keeper) openCopy(ctx context.Context) bool {
 		}
 	})
 	k.reindex.cause = nil
-	k.n.setCondition(monitor.IndexDamaged, k.id.String(), nil)
+	k.tellIndexDamage(nil)
 	k.madeAnew()
 	return true
 }

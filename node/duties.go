@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"mailnode/failover"
@@ -75,7 +76,7 @@ func (n *Node) tick() {
 
 // report tells every other member what this node has.
 func (n *Node) report(ctx context.Context, seq uint64, lastWords string) {
-	r := failover.Report{Node: n.cfg.Node.Name, Boot: n.boot, Seq: seq, Heard: n.evidence.Heard(n.clock.Mono()), LastWords: lastWords, Asides: n.asides.open(), Trouble: n.trouble()}
+	r := failover.Report{Node: n.cfg.Node.Name, Boot: n.boot, Seq: seq, Heard: n.evidence.Heard(n.clock.Mono()), LastWords: lastWords, Asides: n.asides.open(), Trouble: n.trouble(), WallUnix: n.clock.Wall().Unix()}
 	for _, k := range n.copies.all() {
 		r.Slots = append(r.Slots, k.report())
 	}
@@ -197,6 +198,7 @@ func (n *Node) lastWords() { n.report(context.Background(), 1<<62, failover.Clea
 // and proposals of failovers, which change nothing.
 func (n *Node) lead(ctx context.Context) {
 	ready := false
+	var aged time.Duration // Clock.Mono up to which join tokens have aged
 	every(ctx, decideEvery, func() {
 		n.evidence.Observe(n.clock.Mono(), n.State())
 		if !n.raft.IsLeader() {
@@ -209,11 +211,12 @@ func (n *Node) lead(ctx context.Context) {
 			if err := n.raft.Barrier(dctx); err != nil {
 				return
 			}
-			ready = true
+			ready, aged = true, n.clock.Mono()
 			n.log.Info("this node leads")
 		}
 		n.assign(dctx)
 		n.propose(dctx)
+		aged = n.ageTokens(dctx, aged)
 	})
 }
 
@@ -235,57 +238,83 @@ func (n *Node) propose(ctx context.Context) {
 func (n *Node) votes(ctx context.Context) {
 	every(ctx, decideEvery, func() {
 		if n.raft.IsLeader() {
-			vctx, cancel := context.WithTimeout(ctx, dutyTimeout)
-			defer cancel()
-			n.admitVoters(vctx)
+			n.admitVoters(ctx)
 		}
 	})
 }
 
+// admitVoters brings Raft's servers in line with the members. One that was never
+// heard gets no vote: it may never come up, and would count in the quorum.
 func (n *Node) admitVoters(ctx context.Context) {
 	servers, err := n.raft.Servers()
 	if err != nil {
 		return
 	}
 	voters := map[string]bool{}
+	st, v := n.State(), n.evidence.Snapshot(n.clock.Mono())
 	for _, s := range servers {
 		voters[s.ServerID] = s.Voter
-	}
-	for _, m := range n.State().Members {
-		var err error
-		switch voter, known := voters[m.ServerID]; {
-		case m.ServerID == "" || known && (voter || m.Role == cluster.Nonvoter):
-		case m.Role == cluster.Nonvoter:
-			err = n.raft.AddNonvoter(ctx, m.ServerID, m.Addr)
-		default:
-			err = n.raft.AddVoter(ctx, m.ServerID, m.Addr)
+		if _, known := st.MemberByServerID(s.ServerID); !known && !s.Voter && len(st.Members) > 0 {
+			// A member that never came up was replaced. Raft takes an address once.
+			n.logErr("remove a server that is no member", n.raft.RemoveServer(ctx, s.ServerID))
 		}
-		if err != nil {
+	}
+	for _, m := range st.Members {
+		voter, known := voters[m.ServerID]
+		votes := m.Role != cluster.Nonvoter && v.Nodes[m.Name].Known
+		if m.ServerID == "" || voter || known && !votes {
+			continue
+		}
+		if err := n.admitServer(ctx, m, votes); err != nil {
 			n.log.Info("member has no vote yet", "member", m.Name, "err", err)
 		}
 	}
 }
 
-// assign gives slots their first masters, once as many nodes are there as
-// `cluster init --nodes` said, or as the copies need.
-func (n *Node) assign(ctx context.Context) {
-	st := n.State()
+// admitServer waits for one member, not for long: the others wait behind it.
+func (n *Node) admitServer(ctx context.Context, m cluster.Member, votes bool) error {
+	ctx, cancel := context.WithTimeout(ctx, dutyTimeout)
+	defer cancel()
+	if votes {
+		return n.raft.AddVoter(ctx, m.ServerID, m.Addr)
+	}
+	return n.raft.AddNonvoter(ctx, m.ServerID, m.Addr)
+}
+
+// unplaced returns the members that may take the slots without a master, nil when
+// there is no such slot, and what those slots wait for, "" when for nothing.
+// Members count when they were heard: a slot is given to no node that never came up.
+func unplaced(st *cluster.State, v failover.View) (members []cluster.Member, waits string) {
 	mail := 0
 	for _, m := range st.Members {
-		if m.Role != cluster.Witness {
-			mail++
+		if v.Nodes[m.Name].Known {
+			members = append(members, m)
+			if m.Role != cluster.Witness {
+				mail++
+			}
 		}
 	}
-	need := max(st.DefaultReplicas+1, n.first.Nodes)
-	unassigned := false
-	for _, sl := range st.Slots {
-		unassigned = unassigned || sl.Master == ""
+	if !slices.ContainsFunc(st.Slots, func(sl cluster.Slot) bool { return sl.Master == "" }) {
+		return nil, ""
 	}
-	n.conditions.Put(unassigned && mail < need, monitor.SlotsUnassigned, "", fmt.Sprintf("%d of %d nodes have joined", mail, need))
-	if !unassigned || mail < need {
+	switch need := st.DefaultReplicas + 1; {
+	case mail < need:
+		return members, fmt.Sprintf("%d of %d nodes with mail have started, as many as a slot has copies", mail, need)
+	case len(members) < st.PlaceAt:
+		return members, fmt.Sprintf("%d of %d nodes have started, as many as `cluster init --nodes` said, witnesses included", len(members), st.PlaceAt)
+	}
+	return members, ""
+}
+
+// assign gives slots their first masters, once as many nodes are there as
+// `cluster init --nodes` said, and as the copies need.
+func (n *Node) assign(ctx context.Context) {
+	st := n.State()
+	members, waits := unplaced(st, n.evidence.Snapshot(n.clock.Mono()))
+	if len(members) == 0 || waits != "" {
 		return
 	}
-	for _, a := range cluster.Place(st.Members, st.Slots, st.DefaultReplicas) {
+	for _, a := range cluster.Place(members, st.Slots, st.DefaultReplicas) {
 		_, err := n.Propose(ctx, cluster.AssignSlot{Slot: a.Slot, Epoch: a.Epoch, Master: a.Master, Replicas: a.Replicas,
 			By: "first placement", WallTime: n.wallTime()})
 		var stale cluster.ErrStale
@@ -308,7 +337,7 @@ func (n *Node) look() {
 	v := n.evidence.Snapshot(n.clock.Mono())
 	for _, m := range st.Members {
 		silent := v.Silence(m.Name)
-		n.conditions.Put(m.Name != n.cfg.Node.Name && silent >= n.cfg.Replication.SuspectAfter, monitor.NodeSilent, string(m.Name),
+		n.conditions.Put(m.Name != n.cfg.Node.Name && !st.Absent(m.Name) && silent >= n.cfg.Replication.SuspectAfter, monitor.NodeSilent, string(m.Name),
 			fmt.Sprintf("silent for %s", ageText(silent)))
 	}
 	for _, p := range st.Proposals {
@@ -324,7 +353,9 @@ func (n *Node) look() {
 		n.ledAt.Store(int64(n.clock.Mono()))
 	}
 	n.conditions.Put(!led, monitor.RaftNoQuorum, "", n.noQuorum(st, v))
-	n.conditions.Put(n.clockDoubt() != "", monitor.ClockBehind, "", n.clockDoubt())
+	_, waits := unplaced(st, v)
+	n.conditions.Put(waits != "", monitor.SlotsUnassigned, "", waits)
+	n.lookAtClocks(st, v)
 }
 
 // watchSpace keeps the condition about one folder's file system, and its ballast.
@@ -343,15 +374,20 @@ func (n *Node) watchSpace(ctx context.Context, dir string) {
 }
 
 // forget clears conditions about what Raft no longer knows: closed proposals are
-// kept for a while only, and members leave.
+// kept for a while only, members leave, and so do copies.
 func (n *Node) forget(st *cluster.State) {
 	for _, c := range n.conditions.List() {
 		known := true
 		switch c.Name {
 		case monitor.ProposalOpen:
 			_, known = st.Proposal(c.About)
-		case monitor.NodeSilent:
+		case monitor.SlotNoMaster, monitor.OpenLoss, monitor.CopyDiverged: // said by every node
+		case monitor.NodeSilent, monitor.VersionsDiffer, monitor.ClockDiffers:
 			_, known = st.Member(slot.NodeName(c.About))
+		default:
+			if id, err := slot.ParseID(c.About); err == nil {
+				known = n.copies.keeper(id) != nil
+			}
 		}
 		if !known {
 			n.conditions.Clear(c.Name, c.About)
@@ -364,7 +400,7 @@ func (n *Node) forget(st *cluster.State) {
 func (n *Node) watchSlot(sl cluster.Slot, v failover.View) {
 	about, suspectAfter := sl.ID.String(), n.cfg.Replication.SuspectAfter
 	n.conditions.Put(sl.OpenLoss != nil, monitor.OpenLoss, about, "")
-	unserved := v.Unserved(sl, suspectAfter)
+	unserved, noMasterAfter := v.Unserved(sl, suspectAfter), time.Duration(0)
 	k := n.copies.keeper(sl.ID)
 	if k == nil {
 		n.conditions.Put(unserved != "", monitor.SlotNoMaster, about, unserved)
@@ -373,9 +409,12 @@ func (n *Node) watchSlot(sl cluster.Slot, v failover.View) {
 	r := k.report()
 	mine := sl.Master == n.cfg.Node.Name
 	if mine && r.Waiting != "" {
+		if unserved == "" { // it begins, as after each start
+			noMasterAfter = suspectAfter
+		}
 		unserved = r.Waiting
 	}
-	n.conditions.Put(unserved != "", monitor.SlotNoMaster, about, unserved)
+	n.conditions.Tell(unserved != "", monitor.SlotNoMaster, about, monitor.Told{Detail: unserved, After: noMasterAfter})
 	n.conditions.Put(r.Opening != "" && time.Duration(r.OpeningMs)*time.Millisecond >= suspectAfter, monitor.SlotOpening, about, openingText(r))
 	n.conditions.Put(r.Hangs != "", monitor.SlotHangs, about, r.Hangs)
 	opened := k.opened()
@@ -390,9 +429,24 @@ func (n *Node) watchSlot(sl cluster.Slot, v failover.View) {
 			why = "Raft has it as protected: that it is not could not be recorded"
 		}
 	}
-	n.conditions.Put(mine && waits && !protected, monitor.SlotUnprotected, about, why)
+	n.conditions.Tell(mine && waits && !protected, monitor.SlotUnprotected, about, monitor.Told{Detail: why, After: n.catchUpTime(sl, v)})
 	n.conditions.Put(mine && len(sl.Replicas) == 0, monitor.SlotNoReplicas, about, "")
 	n.conditions.Put(len(sl.Replicas) > 0 && k.replicasLate(), monitor.ReplicaLagPage, about, "")
+}
+
+// unprotectedAfter is how long a slot may be unprotected before somebody is woken
+// while a replica that can be reached comes to the head: law 1 has it there for
+// 10 s before it counts again.
+const unprotectedAfter = 15 * time.Second
+
+// catchUpTime is how long a slot may be unprotected before that is said.
+func (n *Node) catchUpTime(sl cluster.Slot, v failover.View) time.Duration {
+	for _, r := range sl.Replicas {
+		if v.Silence(r) < n.cfg.Replication.SuspectAfter {
+			return unprotectedAfter
+		}
+	}
+	return 0
 }
 
 // openingText says how far a copy is that opens.

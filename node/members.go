@@ -53,7 +53,7 @@ func (n *Node) found(ctx context.Context) error {
 	if err := n.raft.Barrier(ctx); err != nil || n.State().ClusterID != "" {
 		return err
 	}
-	_, err := n.Propose(ctx, cluster.Init{ClusterID: n.id.ClusterID(), SlotCount: f.Slots, DefaultReplicas: f.Replicas,
+	_, err := n.Propose(ctx, cluster.Init{ClusterID: n.id.ClusterID(), SlotCount: f.Slots, DefaultReplicas: f.Replicas, PlaceAt: f.Nodes,
 		First: cluster.Member{Name: n.cfg.Node.Name, ServerID: n.raft.ServerID(), Addr: n.cfg.Node.PeerAdvertise,
 			Zone: n.cfg.Node.Zone, Standby: n.cfg.Node.Standby, Role: n.role(), Features: n.features, Release: n.version}})
 	var exists cluster.ErrExists
@@ -64,43 +64,38 @@ func (n *Node) found(ctx context.Context) error {
 	return nil
 }
 
-// authorize implements peer.Authorizer: only the leader decides, and consumes
-// the token in Raft.
+// authorize implements peer.Authorizer. Any member that can reach the leader
+// decides: the token is used up and the member added in one command. What no
+// token admits is refused before it costs an entry of Raft's log.
 func (n *Node) authorize(ctx context.Context, r peer.JoinRequest) (peer.JoinAccepted, error) {
-	if !n.raft.IsLeader() {
-		return peer.JoinAccepted{}, fmt.Errorf("this node does not lead: %w", peer.ErrAskAnother)
+	if n.leader() == "" {
+		return peer.JoinAccepted{}, fmt.Errorf("this node knows no leader: %w", peer.ErrAskAnother)
 	}
-	st := n.State()
-	var bound bool
-	for _, t := range st.Tokens {
-		bound = bound || t.ID == r.TokenID && t.Node == r.Name
+	c := cluster.AddMember{Token: r.TokenID, Hash: hex.EncodeToString(r.SecretHash[:]),
+		Member: cluster.Member{Name: r.Name, ServerID: admin.JoinedServerID(r.Name, r.TokenID), Addr: r.Address,
+			Zone: r.Zone, Standby: r.Standby, Role: cluster.Role(r.Role), Key: r.Key, Features: r.Features}}
+	_, err := n.State().Clone().Apply(n.State().Index, c)
+	if err != nil { // perhaps this node has not heard of the token yet
+		if err := n.Fresh(ctx); err != nil {
+			return peer.JoinAccepted{}, fmt.Errorf("ask the leader: %w (%w)", err, peer.ErrAskAnother)
+		}
+		_, err = n.State().Clone().Apply(n.State().Index, c)
 	}
-	if !bound {
-		return peer.JoinAccepted{}, fmt.Errorf("this token is not (or no longer) one for node %q: make one with `mailnode cluster token %s` on a member", r.Name, r.Name)
+	if err == nil {
+		_, err = n.Propose(ctx, c)
 	}
-	if _, exists := st.Member(r.Name); exists {
-		return peer.JoinAccepted{}, fmt.Errorf("node %q is a member already: in this release a node that was installed anew needs a new name", r.Name)
-	}
-	_, err := n.raft.Propose(ctx, cluster.UseToken{ID: r.TokenID, Hash: hex.EncodeToString(r.SecretHash[:])})
 	switch cluster.OutcomeOf(err) {
-	case cluster.Done:
-	case cluster.NotDone, cluster.Halted:
-		return peer.JoinAccepted{}, fmt.Errorf("use token of node %q: %w (%w)", r.Name, err, peer.ErrAskAnother)
-	case cluster.UnknownOutcome:
-		return peer.JoinAccepted{}, fmt.Errorf("use token of node %q: %w; if it is refused from now on, make another: mailnode cluster token %s", r.Name, err, r.Name)
-	default:
-		return peer.JoinAccepted{}, err
+	case cluster.Done, cluster.Unseen:
+	case cluster.Refused:
+		return peer.JoinAccepted{}, n.refusedJoin(r.Name, err)
+	default: // asking again, anybody, changes nothing that was done
+		return peer.JoinAccepted{}, fmt.Errorf("add node %q: %w (%w)", r.Name, err, peer.ErrAskAnother)
 	}
-	_, err = n.raft.Propose(ctx, cluster.AddMember{Member: cluster.Member{Name: r.Name, ServerID: admin.JoinedServerID(r.Name, r.TokenID), Addr: r.Address,
-		Zone: r.Zone, Standby: r.Standby, Role: cluster.Role(r.Role), Features: r.Features}})
-	switch cluster.OutcomeOf(err) {
-	case cluster.Done:
-	case cluster.UnknownOutcome:
-		return peer.JoinAccepted{}, fmt.Errorf("add node %q: %w; its token is used up: if `mailnode cluster members` does not show it, make another: mailnode cluster token %s", r.Name, err, r.Name)
-	default:
-		return peer.JoinAccepted{}, fmt.Errorf("add node %q: %w; its token is used up, make another: mailnode cluster token %s", r.Name, err, r.Name)
+	me, seen := n.State().Member(r.Name)
+	if !seen {
+		return peer.JoinAccepted{}, fmt.Errorf("node %q was added and is not seen here yet: %w", r.Name, peer.ErrAskAnother)
 	}
-	var out peer.JoinAccepted
+	out := peer.JoinAccepted{Admits: me.Role == cluster.Voter}
 	for _, m := range n.State().Members {
 		if m.Name != r.Name {
 			out.Members = append(out.Members, peer.Member{Name: m.Name, Address: m.Addr})
@@ -109,26 +104,82 @@ func (n *Node) authorize(ctx context.Context, r peer.JoinRequest) (peer.JoinAcce
 	return out, nil
 }
 
-// Token makes a join token for a node.
-func (n *Node) token(ctx context.Context, name slot.NodeName) (string, error) {
-	if err := peer.CheckName(name); err != nil {
-		return "", err
+// refusedJoin says why a joiner stays outside, and what lets it in.
+func (n *Node) refusedJoin(name slot.NodeName, err error) error {
+	var notFound cluster.ErrNotFound
+	var exists cluster.ErrExists
+	switch {
+	case errors.As(err, &exists) && n.State().Absent(name):
+		return fmt.Errorf("%w; %s never came up: `mailnode cluster token %s` on a member makes another", err, name, name)
+	case errors.As(err, &notFound):
+		return fmt.Errorf("this token is not (or no longer) one for node %q: it was used, replaced or has expired: make one with `mailnode cluster token %s` on a member", name, name)
+	case errors.As(err, &exists):
+		return fmt.Errorf("%w; %s", err, memberAlready(name))
+	}
+	return err
+}
+
+// memberAlready is what holds for a name that is taken, in this release.
+func memberAlready(name slot.NodeName) string {
+	return fmt.Sprintf("if %s has lost its disk, this release cannot bring it back under this name: leave it off, and confirm what `mailnode failover list` shows. A new name makes it a further voter, and the lost one counts on in the quorum", name)
+}
+
+const (
+	tokenFor    = 24 * time.Hour // how long a token is good if nobody says otherwise
+	tokenForMin = time.Minute
+	// tokenAgeEvery is how often a leader takes what has passed from the tokens'
+	// lives. A token lives that much longer than was asked, never shorter.
+	tokenAgeEvery = time.Minute
+)
+
+// token makes a join token for a node.
+func (n *Node) token(ctx context.Context, r admin.TokenRequest) (admin.Token, error) {
+	left := time.Duration(r.ExpiresS) * time.Second
+	if left == 0 {
+		left = tokenFor
+	}
+	if err := peer.CheckName(r.Node); err != nil {
+		return admin.Token{}, &admin.Error{Text: err.Error(), Exit: admin.ExitUsage}
+	}
+	if most := cluster.MaxTokenSeconds*time.Second - tokenAgeEvery; left < tokenForMin || left > most {
+		return admin.Token{}, &admin.Error{Text: fmt.Sprintf("make token for %s: it cannot be for %s, but for %s to %s", r.Node, left, tokenForMin, most), Exit: admin.ExitUsage}
 	}
 	if err := n.needQuorum(ctx, "make token"); err != nil {
-		return "", err
+		return admin.Token{}, err
 	}
 	st := n.State()
-	if _, exists := st.Member(name); exists {
-		return "", cluster.ErrExists{Kind: "node", Name: string(name), Why: "it is a member already"}
+	if _, exists := st.Member(r.Node); exists && !st.Absent(r.Node) {
+		return admin.Token{}, &admin.Error{Text: fmt.Sprintf("make token for %s: it is a member already; %s", r.Node, memberAlready(r.Node)), Exit: admin.ExitRefused, Next: "mailnode cluster members"}
 	}
 	var seeds []string
 	for _, m := range st.Members {
-		seeds = append(seeds, m.Addr)
+		if m.Name != r.Node && m.Role == cluster.Voter && len(seeds) < peer.SeedsMax { // the others cannot let it in
+			seeds = append(seeds, m.Addr)
+		}
 	}
-	printed, id, hash, err := peer.NewToken(n.id.ClusterID(), n.id.CAFingerprint(), seeds, name)
+	printed, id, hash, err := peer.NewToken(n.id.ClusterID(), n.id.CAFingerprint(), seeds, r.Node)
 	if err != nil {
-		return "", err
+		return admin.Token{}, err
 	}
-	err = n.order(ctx, cluster.AddToken{Token: cluster.Token{ID: id, Hash: hex.EncodeToString(hash[:]), Node: name}})
-	return printed, err
+	err = n.order(ctx, cluster.AddToken{Token: cluster.Token{ID: id, Hash: hex.EncodeToString(hash[:]), Node: r.Node, LeftS: int64((left + tokenAgeEvery) / time.Second)}})
+	return admin.Token{Node: r.Node, Token: printed, ExpiresS: int64(left / time.Second)}, err
+}
+
+// ageTokens lets the lives of tokens run, on this leader's monotonic clock (law
+// 11). It returns up to when they have run. What passes without a leader, when
+// nobody can join either, does not count; a change of leaders loses less than
+// tokenAgeEvery.
+func (n *Node) ageTokens(ctx context.Context, until time.Duration) time.Duration {
+	now := n.clock.Mono()
+	if now-until < tokenAgeEvery {
+		return until
+	}
+	if len(n.State().Tokens) == 0 {
+		return now
+	}
+	if _, err := n.Propose(ctx, cluster.AgeTokens{Seconds: int64((now - until) / time.Second)}); err != nil {
+		n.log.Warn("age join tokens", "err", err)
+		return until
+	}
+	return now
 }

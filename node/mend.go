@@ -460,11 +460,7 @@ func (m *mender) tell() {
 		text += "; so many that none is given up before a person has looked at the disk"
 	}
 	m.k.n.conditions.Put(len(m.damaged) > 0, monitor.BodyDamaged, about, text)
-	detail := ""
-	if m.index != nil {
-		detail = m.index.Error()
-	}
-	m.k.n.conditions.Put(m.index != nil, monitor.IndexDamaged, about, detail)
+	m.k.tellIndexDamage(m.index)
 }
 
 // now is the repair of one body while an audit waits for it: what became of it,

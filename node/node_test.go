@@ -70,18 +70,10 @@ func newSiteWith(t *testing.T, s *site, nodes, replicas, slots int, settings str
 	ctx, cancel := context.WithTimeout(context.Background(), 50*time.Second)
 	defer cancel()
 	for i := range nodes {
-		name := fmt.Sprintf("n%d", i+1)
-		dir := filepath.Join(base, name)
-		text := fmt.Sprintf("name = %q\ndata = %q\nhostname = \"%s.example.test\"\npeer = %q\nsocket = %q\nmetrics = %q\nimap = %q\nimaps = %q\nlmtp = %q\nlmtp_socket = \"\"\nsuspect_after = \"2s\"\nlog_level = \"info\"\n",
-			name, dir, name, freePort(t), filepath.Join(base, name+".sock"), freePort(t), freePort(t), freePort(t), freePort(t))
-		cfg, problems := config.Parse("test", text+settings)
-		if len(problems) > 0 {
-			t.Fatal(problems)
-		}
-		r := &running{name: name, cfg: cfg, admin: admin.NewClient(cfg.Node.Socket)}
-		s.nodes = append(s.nodes, r)
+		r := s.install(base, fmt.Sprintf("n%d", i+1), settings)
+		cfg := r.cfg
 		if i == 0 {
-			if _, err := admin.InitCluster(cfg, admin.InitOptions{Slots: slots, Replicas: replicas, Nodes: nodes}); err != nil {
+			if _, err := admin.InitCluster(ctx, cfg, admin.InitOptions{Slots: slots, Replicas: replicas, Nodes: nodes}); err != nil {
 				t.Fatal(err)
 			}
 		} else {
@@ -95,14 +87,7 @@ func newSiteWith(t *testing.T, s *site, nodes, replicas, slots int, settings str
 		}
 		s.start(r)
 	}
-	t.Cleanup(func() {
-		for _, r := range s.nodes {
-			r.stop()
-		}
-		for _, r := range s.nodes {
-			r.ended.Wait()
-		}
-	})
+	t.Cleanup(s.stopAll)
 	s.eventually("every slot serves and is protected", func(st admin.Status) bool {
 		ok := len(st.Slots) == slots
 		for _, sl := range st.Slots {
@@ -111,6 +96,29 @@ func newSiteWith(t *testing.T, s *site, nodes, replicas, slots int, settings str
 		return ok
 	})
 	return s
+}
+
+// install gives a machine its configuration; its node runs when start is called.
+func (s *site) install(base, name, settings string) *running {
+	s.t.Helper()
+	text := fmt.Sprintf("name = %q\ndata = %q\nhostname = \"%s.example.test\"\npeer = %q\nsocket = %q\nmetrics = %q\nimap = %q\nimaps = %q\nlmtp = %q\nlmtp_socket = \"\"\nsuspect_after = \"2s\"\nlog_level = \"info\"\n",
+		name, filepath.Join(base, name), name, freePort(s.t), filepath.Join(base, name+".sock"), freePort(s.t), freePort(s.t), freePort(s.t), freePort(s.t))
+	cfg, problems := config.Parse("test", text+settings)
+	if len(problems) > 0 {
+		s.t.Fatal(problems)
+	}
+	r := &running{name: name, cfg: cfg, admin: admin.NewClient(cfg.Node.Socket), stop: func() {}}
+	s.nodes = append(s.nodes, r)
+	return r
+}
+
+func (s *site) stopAll() {
+	for _, r := range s.nodes {
+		r.stop()
+	}
+	for _, r := range s.nodes {
+		r.ended.Wait()
+	}
 }
 
 // MaybeError implements errorfs.Injector.

@@ -42,15 +42,6 @@ func (s *site) keepRaft() (putBack func()) {
 	}
 }
 
-func (s *site) stopAll() {
-	for _, r := range s.nodes {
-		r.stop()
-	}
-	for _, r := range s.nodes {
-		r.ended.Wait()
-	}
-}
-
 // Raft's files of a whole site are put back to before a failover, with what is
 // remembered of them. The old epoch does not come true again: its master does not
 // serve, nothing changes by itself, and a person begins an epoch above the one that

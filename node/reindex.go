@@ -83,8 +83,7 @@ func (k *keeper) rebuildMode(sl cluster.Slot, pending local.RebuildMode) local.R
 
 // mendIndex begins to rebuild, when that may be done; cause says why.
 func (k *keeper) mendIndex(cause error) {
-	about := k.id.String()
-	k.n.setCondition(monitor.IndexDamaged, about, cause)
+	k.tellIndexDamage(cause)
 	if cause == nil {
 		return
 	}
@@ -104,6 +103,19 @@ func (k *keeper) mendIndex(cause error) {
 		}
 	}
 	k.reindex.running, k.reindex.tried = k.rebuild(mode, ""), k.n.clock.Mono()
+}
+
+// tellIndexDamage keeps the condition about this copy's index. What a master whose
+// replicas know its mail better needs is another master.
+func (k *keeper) tellIndexDamage(cause error) {
+	t := monitor.Told{}
+	if cause != nil {
+		t.Detail = cause.Error()
+	}
+	if sl, ok := k.n.State().Slot(k.id); ok && sl.Master == k.n.cfg.Node.Name && len(sl.Replicas) > 0 {
+		t.Next = serveElsewhere
+	}
+	k.n.conditions.Tell(cause != nil, monitor.IndexDamaged, k.id.String(), t)
 }
 
 func rebuildWhat(mode local.RebuildMode) string {

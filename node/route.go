@@ -180,7 +180,31 @@ func (n *Node) deliver(ctx context.Context, id slot.ID, d storage.Delivery) []er
 
 const deliverPartBytes = 256 << 10
 
+// cutOffAfter is how long an MTA's question or message waits for a master that is
+// not heard: what begins on the wrong side of a cut is put off within 5 s.
+const cutOffAfter = 4 * time.Second
+
+// whileHeard ends a context when a node has not been heard for cutOffAfter. A slow
+// node reports all the while.
+func (n *Node) whileHeard(ctx context.Context, node slot.NodeName) (context.Context, context.CancelFunc) {
+	ctx, cut := context.WithCancelCause(ctx)
+	began := n.clock.Mono()
+	go func() {
+		for wait := cutOffAfter; pause(ctx, wait); {
+			at, _ := n.evidence.HeardAt(node)
+			silent := n.clock.Mono() - max(at, began)
+			if silent >= cutOffAfter {
+				cut(fmt.Errorf("%s is not heard for %s", node, silent))
+			}
+			wait = cutOffAfter - silent
+		}
+	}()
+	return ctx, func() { cut(context.Canceled) }
+}
+
 func (n *Node) deliverAt(ctx context.Context, master slot.NodeName, id slot.ID, d storage.Delivery) ([]error, error) {
+	ctx, done := n.whileHeard(ctx, master)
+	defer done()
 	client, err := n.peers.node(master)
 	if err != nil {
 		return nil, err
@@ -208,6 +232,9 @@ func (n *Node) deliverAt(ctx context.Context, master slot.NodeName, id slot.ID, 
 		part = &rpc.DeliverPart{}
 	}
 	reply, err := stream.CloseAndRecv()
+	if cause := context.Cause(ctx); err != nil && cause != nil {
+		return nil, cause
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -2,20 +2,67 @@ package node
 
 import (
 	"errors"
+	"fmt"
 	"slices"
+	"time"
 
+	"mailnode/failover"
+	"mailnode/node/monitor"
+	"mailnode/raftfsm/cluster"
 	"mailnode/storage/local"
+	"mailnode/storage/slot"
 )
 
+// clockAhead is how far a node's wall clock is ahead of this one's, by its last
+// report, and whether that is known now. It is only shown (law 11).
+func (n *Node) clockAhead(name slot.NodeName, v failover.View) (time.Duration, bool) {
+	nv := v.Nodes[name]
+	if !nv.Known || nv.WallUnix == 0 || !n.heardNow(name, v) || name == n.cfg.Node.Name {
+		return 0, false
+	}
+	then := n.clock.Wall().Add(nv.HeardAt - v.Now)
+	return time.Unix(nv.WallUnix, 0).Sub(then), true
+}
+
+// clocksDifferAfter is what is shown as a difference of two wall clocks.
+const clocksDifferAfter = time.Minute
+
+// lookAtClocks keeps the conditions about wall clocks.
+func (n *Node) lookAtClocks(st *cluster.State, v failover.View) {
+	agreed := false
+	for _, m := range st.Members {
+		ahead, known := n.clockAhead(m.Name, v)
+		differs, side := ahead.Abs() > clocksDifferAfter, "ahead of"
+		if ahead < 0 {
+			side = "behind"
+		}
+		agreed = agreed || known && !differs
+		n.conditions.Put(known && differs, monitor.ClockDiffers, string(m.Name), fmt.Sprintf("its clock is %s %s this node's", spanText(ahead.Abs()), side))
+	}
+	doubt := n.clockDoubt(agreed)
+	n.conditions.Put(doubt != "", monitor.ClockBehind, "", doubt)
+}
+
+// spanText shows a span of time in a unit that says something.
+func spanText(d time.Duration) string {
+	switch {
+	case d < 2*time.Hour:
+		return fmt.Sprintf("%d min", int64(d/time.Minute))
+	case d < 48*time.Hour:
+		return fmt.Sprintf("%d h", int64(d/time.Hour))
+	}
+	return fmt.Sprintf("%d days", int64(d/(24*time.Hour)))
+}
+
 // clockDoubt says why this machine's wall clock cannot be right, "" when it can:
-// as the first copy says that doubts it.
-func (n *Node) clockDoubt() string {
+// as the first copy says that doubts it. agreed: another node's says the same.
+func (n *Node) clockDoubt(agreed bool) string {
 	for _, k := range n.copies.all() {
 		k.mu.Lock()
 		s := k.copy
 		k.mu.Unlock()
 		if s != nil {
-			if doubt := s.ClockDoubt(); doubt != "" {
+			if doubt := s.ClockDoubt(agreed); doubt != "" {
 				return doubt
 			}
 		}

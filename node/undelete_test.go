@@ -175,6 +175,10 @@ func (s *site) eraseAndLoseTheMaster(ctx context.Context, a slot.Address, master
 	if err := op.SetQuota(ctx, admin.SetQuota{Address: a, QuotaBytes: 10}); err != nil {
 		t.Fatal(err)
 	}
+	var refusal *admin.Error
+	if err := op.SetQuota(ctx, admin.SetQuota{Address: a, QuotaBytes: 10}); !errors.As(err, &refusal) || refusal.Exit != admin.ExitNothing {
+		t.Errorf("the quota that it has: %v", err)
+	}
 	if err := s.deliver(master, string(a), "x\r\n"); err == nil || !strings.HasPrefix(err.Error(), "452 ") || !strings.Contains(err.Error(), "4.2.2") {
 		t.Errorf("deliver over quota: %v", err)
 	}

@@ -26,7 +26,8 @@ const (
 
 // Status is a node's view of the whole cluster.
 type Status struct {
-	Verdict    string              `json:"verdict"` // the server fills it in when it is ""
+	Verdict    string              `json:"verdict"`         // the server fills it in when it is ""
+	First      string              `json:"first,omitempty"` // the first command to type; the server fills it in with Verdict
 	Nodes      []NodeStatus        `json:"nodes"`
 	Slots      []SlotStatus        `json:"slots"`
 	Proposals  []Proposal          `json:"proposals"` // the open ones
@@ -51,7 +52,7 @@ type Recorded struct {
 // NodeStatus is one member.
 type NodeStatus struct {
 	Name    slot.NodeName `json:"name"`
-	State   string        `json:"state"` // up, silent, stopped (a clean stop), unknown (not heard yet)
+	State   string        `json:"state"` // up, silent, stopped (a clean stop), joined (it never started), unknown (not heard yet)
 	Voter   bool          `json:"voter"`
 	Witness bool          `json:"witness,omitempty"`
 	Standby bool          `json:"standby,omitempty"`
@@ -95,7 +96,11 @@ type CopyStatus struct {
 	State    string         `json:"state,omitempty"` // master, following, building, diverged, failed, silent, unknown
 	HeardS   *float64       `json:"heard_s"`         // how long ago its node said all this
 
-	SelfCheck []string `json:"self_check,omitempty"` // lines, in `slot show` only
+	// In `slot show` only: the lines of the check when the copy was opened, and the
+	// digest of all its live records, in hex, at a position; "" is not known.
+	SelfCheck []string      `json:"self_check,omitempty"`
+	Digest    string        `json:"digest,omitempty"`
+	DigestAt  slot.Position `json:"digest_at,omitempty"`
 }
 
 // Proposal is a recorded wish to change masters.
@@ -213,6 +218,9 @@ type SlotDetail struct {
 	Users            int             `json:"users"`
 	UsersKnown       bool            `json:"users_known"`
 	History          []SlotChange    `json:"history"` // oldest first
+
+	Proposal   string              `json:"proposal,omitempty"` // the open one that this slot is in
+	Conditions []monitor.Condition `json:"conditions"`         // about this slot, as the node that was asked has them
 }
 
 // DismissLoss closes a slot's open loss without a rescue: a person says that what
@@ -247,14 +255,16 @@ type Members struct {
 
 // TokenRequest asks for a join token for a node. By is filled in by the server.
 type TokenRequest struct {
-	Node slot.NodeName `json:"node"`
-	By   string        `json:"-"`
+	Node     slot.NodeName `json:"node"`
+	ExpiresS int64         `json:"expires_s,omitempty"` // 0: the default
+	By       string        `json:"-"`
 }
 
 // Token is a join token: whoever has it can join as that node, once.
 type Token struct {
-	Node  slot.NodeName `json:"node"`
-	Token string        `json:"token"`
+	Node     slot.NodeName `json:"node"`
+	Token    string        `json:"token"`
+	ExpiresS int64         `json:"expires_s"` // for how long it can be used, in seconds in which the cluster has a leader
 }
 
 // Version is the answer of GET /v1/version.

@@ -393,6 +393,9 @@ func TestVerdict(t *testing.T) {
 	page := func(about string) monitor.Condition {
 		return monitor.Condition{Name: "node-silent", Severity: monitor.Page, About: about}
 	}
+	slots := func(about string) monitor.Condition {
+		return monitor.Condition{Name: monitor.SlotUnprotected, Severity: monitor.Page, About: about}
+	}
 	for _, c := range []struct {
 		s    Status
 		want string
@@ -405,8 +408,33 @@ func TestVerdict(t *testing.T) {
 		{Status{Node: "n2", State: "starting", Slots: []SlotStatus{{}, {}}}, "2 problems: 2 slots not served, n2 is starting"},
 		{Status{Conditions: []monitor.Condition{page("a"), page("b"), page("c"), page("d"), page("e")}},
 			"5 problems: node-silent a, node-silent b, node-silent c, node-silent d and 1 more"},
+		{Status{Conditions: []monitor.Condition{page("n1"), slots("s000"), slots("s001"), slots("s007")}}, "2 problems: node-silent n1, slot-unprotected of 3 slots"},
 	} {
-		if got := Verdict(c.s); got != c.want {
+		if got := Verdict(c.s, namedMax); got != c.want {
+			t.Errorf("got %q, want %q", got, c.want)
+		}
+	}
+}
+
+// TestFirstCommand: a proposal comes before everything, then the gravest condition
+// that stands highest in the table; what leads back to the status leads nowhere.
+func TestFirstCommand(t *testing.T) {
+	cond := func(name monitor.Name, severity monitor.Severity, next string) monitor.Condition {
+		return monitor.Condition{Name: name, Severity: severity, Next: next}
+	}
+	failed := cond(monitor.SlotFailed, monitor.Page, "slot failed")
+	for _, c := range []struct {
+		s    Status
+		want string
+	}{
+		{Status{Slots: []SlotStatus{{Serving: true}}}, ""},
+		{Status{Conditions: []monitor.Condition{cond(monitor.SlotNoReplicas, monitor.Info, "info")}}, ""},
+		{Status{Conditions: []monitor.Condition{cond(monitor.RaftStoreFailed, monitor.Page, "mailnode status")}}, ""},
+		{Status{Slots: []SlotStatus{{Slot: 3}}}, "mailnode slot show s003"},
+		{Status{Conditions: []monitor.Condition{failed, cond(monitor.SlotNoMaster, monitor.Page, "no master"), cond(monitor.NodeSilent, monitor.Warn, "warn")}}, "no master"},
+		{Status{Conditions: []monitor.Condition{failed}, Proposals: []Proposal{{ID: "p3"}}}, "mailnode failover show p3"},
+	} {
+		if got := FirstCommand(c.s); got != c.want {
 			t.Errorf("got %q, want %q", got, c.want)
 		}
 	}
@@ -427,11 +455,11 @@ func TestInit(t *testing.T) {
 	c := nodeConfig(t, "n1")
 	for _, wrong := range []InitOptions{{Slots: 0}, {Slots: slot.MaxSlots + 1}, {Slots: 1, Replicas: -1}, {Slots: 1, Replicas: 99}} {
 		var refusal *Error
-		if _, err := InitCluster(c, wrong); !errors.As(err, &refusal) || refusal.Exit != ExitUsage {
+		if _, err := InitCluster(t.Context(), c, wrong); !errors.As(err, &refusal) || refusal.Exit != ExitUsage {
 			t.Errorf("%+v: %v", wrong, err)
 		}
 	}
-	id, err := InitCluster(c, InitOptions{Slots: 12, Replicas: 1})
+	id, err := InitCluster(t.Context(), c, InitOptions{Slots: 12, Replicas: 1})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -446,15 +474,50 @@ func TestInit(t *testing.T) {
 		t.Errorf("cluster %q: %v", id, err)
 	}
 	var refusal *Error
-	if _, err := InitCluster(c, InitOptions{Slots: 12}); !errors.As(err, &refusal) || refusal.Exit != ExitRefused {
+	if _, err := InitCluster(t.Context(), c, InitOptions{Slots: 12}); !errors.As(err, &refusal) || refusal.Exit != ExitRefused {
 		t.Errorf("a second init: %v", err)
+	}
+}
+
+// TestInitBesideALivingCluster: a machine whose configuration names a peer that
+// answers, or on whose disks slots lie, founds no second cluster unless it is meant.
+func TestInitBesideALivingCluster(t *testing.T) {
+	c1, lost, kept := nodeConfig(t, "n1"), nodeConfig(t, "n2"), nodeConfig(t, "n2")
+	if _, err := InitCluster(t.Context(), c1, InitOptions{Slots: 2}); err != nil {
+		t.Fatal(err)
+	}
+	id, err := peer.Load(c1.Node.Data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	port, err := peer.Listen(c1.Node.Peer, id, peer.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer port.Close()
+	port.Listener(peer.ProtoJoin)
+	lost.Node.Peers = []string{port.Addr().String()}
+	if err := os.MkdirAll(filepath.Join(kept.Node.Data, "slots", "s007"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for want, c := range map[string]config.Config{id.ClusterID(): lost, "slots of an earlier cluster": kept} {
+		var other *OtherCluster
+		if _, err := InitCluster(t.Context(), c, InitOptions{Slots: 2}); !errors.As(err, &other) || !strings.Contains(other.Text, want) {
+			t.Errorf("%s: %v", want, err)
+		}
+		if _, err := peer.Load(c.Node.Data); !errors.Is(err, peer.ErrNoCluster) {
+			t.Errorf("%s: an identity was made: %v", want, err)
+		}
+		if _, err := InitCluster(t.Context(), c, InitOptions{Slots: 2, BesideOthers: true}); err != nil {
+			t.Errorf("%s: although it was meant: %v", want, err)
+		}
 	}
 }
 
 // TestJoin joins over a real peer port.
 func TestJoin(t *testing.T) {
 	c1, c2 := nodeConfig(t, "n1"), nodeConfig(t, "n2")
-	if _, err := InitCluster(c1, InitOptions{Slots: 2}); err != nil {
+	if _, err := InitCluster(t.Context(), c1, InitOptions{Slots: 2}); err != nil {
 		t.Fatal(err)
 	}
 	id, err := peer.Load(c1.Node.Data)
@@ -498,8 +561,15 @@ func TestJoin(t *testing.T) {
 		t.Errorf("asked %+v", asked)
 	}
 	var refusal *Error
-	if _, err := JoinCluster(t.Context(), c2, token); !errors.As(err, &refusal) || refusal.Exit != ExitRefused {
+	if _, err := JoinCluster(t.Context(), c2, token); !errors.As(err, &refusal) || refusal.Exit != ExitNothing {
 		t.Errorf("a second join: %v", err)
+	}
+	elsewhere, _, _, err := peer.NewToken(strings.Repeat("0", 32), id.CAFingerprint(), []string{"192.0.2.1:7400"}, "n2")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := JoinCluster(t.Context(), c2, elsewhere); !errors.As(err, &refusal) || refusal.Exit != ExitRefused {
+		t.Errorf("joining a second cluster: %v", err)
 	}
 	if _, err := JoinCluster(t.Context(), c2, "half a token"); !errors.As(err, &refusal) || refusal.Exit != ExitUsage {
 		t.Errorf("a wrong token: %v", err)

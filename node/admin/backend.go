@@ -85,10 +85,29 @@ type Cluster interface {
 	Upgrade(ctx context.Context, r UpgradeRequest) error
 }
 
-// Verdict says in one line how a cluster is: what is known by name counts, and
-// so does a slot that nobody serves, whatever the conditions say. Such slots are
-// one problem: else one dead node would look like hundreds.
-func Verdict(s Status) string {
+// namedMax is how many problems Status.Verdict names.
+const namedMax = 4
+
+// Verdict says in one line how a cluster is, naming so many problems at most.
+func Verdict(s Status, named int) string {
+	all := problems(s)
+	if len(all) == 0 {
+		return "all is well"
+	}
+	text := counted(len(all), "problem")
+	switch {
+	case named <= 0:
+		return text
+	case len(all) > named:
+		return fmt.Sprintf("%s: %s and %d more", text, strings.Join(all[:named], ", "), len(all)-named)
+	}
+	return text + ": " + strings.Join(all, ", ")
+}
+
+// problems are the conditions that somebody should look at, by name, and the slots
+// that nobody serves, whatever the conditions say. What is so of many slots is one
+// problem: else one dead node would look like hundreds.
+func problems(s Status) []string {
 	down, idle := 0, map[string]bool{}
 	for _, sl := range s.Slots {
 		if !sl.Serving {
@@ -96,27 +115,56 @@ func Verdict(s Status) string {
 			idle[sl.Slot.String()] = true
 		}
 	}
-	var problems []string
+	slots := map[monitor.Name]int{} // how many, -1 when that has been said
+	counts := func(c monitor.Condition) bool {
+		return c.Severity != monitor.Info && !(c.Name == monitor.SlotNoMaster && idle[c.About])
+	}
 	for _, c := range s.Conditions {
-		if c.Severity != monitor.Info && !(c.Name == monitor.SlotNoMaster && idle[c.About]) {
-			problems = append(problems, strings.TrimSpace(string(c.Name)+" "+c.About))
+		if _, err := slot.ParseID(c.About); err == nil && counts(c) {
+			slots[c.Name]++
+		}
+	}
+	var out []string
+	for _, c := range s.Conditions {
+		switch _, err := slot.ParseID(c.About); {
+		case !counts(c):
+		case err != nil || slots[c.Name] == 1:
+			out = append(out, strings.TrimSpace(string(c.Name)+" "+c.About))
+		case slots[c.Name] > 1:
+			out = append(out, fmt.Sprintf("%s of %s", c.Name, counted(slots[c.Name], "slot")))
+			slots[c.Name] = -1
 		}
 	}
 	if down > 0 {
-		problems = append(problems, fmt.Sprintf("%s not served", counted(down, "slot")))
+		out = append(out, fmt.Sprintf("%s not served", counted(down, "slot")))
 	}
 	if s.State != "" && s.State != "serving" {
-		problems = append(problems, fmt.Sprintf("%s is %s", s.Node, s.State))
+		out = append(out, fmt.Sprintf("%s is %s", s.Node, s.State))
 	}
-	if len(problems) == 0 {
-		return "all is well"
+	return out
+}
+
+// FirstCommand is what to type first, "" when there is nothing to do: what decides
+// a failover, else what the gravest condition asks for, in the order of the table.
+func FirstCommand(s Status) string {
+	if len(s.Proposals) > 0 {
+		return "mailnode failover show " + s.Proposals[0].ID
 	}
-	text := counted(len(problems), "problem") + ": "
-	const namedMax = 4
-	if len(problems) > namedMax {
-		return text + strings.Join(problems[:namedMax], ", ") + fmt.Sprintf(" and %d more", len(problems)-namedMax)
+	var first monitor.Condition
+	for _, c := range s.Conditions {
+		if c.Severity != monitor.Info && c.Next != "" && c.Next != "mailnode status" && (first.Name == "" || c.Before(first)) {
+			first = c
+		}
 	}
-	return text + strings.Join(problems, ", ")
+	if first.Next != "" {
+		return first.Next
+	}
+	for _, sl := range s.Slots {
+		if !sl.Serving {
+			return "mailnode slot show " + sl.Slot.String()
+		}
+	}
+	return ""
 }
 
 func counted(n int, what string) string {

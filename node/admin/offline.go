@@ -9,6 +9,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"sync"
+	"time"
 
 	"mailnode/node/config"
 	"mailnode/node/peer"
@@ -33,8 +35,8 @@ type FirstStart struct {
 
 	Slots    int `json:"slots,omitempty"`    // ByInit
 	Replicas int `json:"replicas,omitempty"` // ByInit: copies beside the master
-	// Nodes says how many members with mail there must be before the leader gives
-	// the slots their first masters: after that only failovers change them.
+	// Nodes says how many members, witnesses included, must have started before the
+	// leader gives the slots their first masters: after that only failovers change them.
 	Nodes int `json:"nodes,omitempty"` // ByInit
 
 	Members []peer.Member `json:"members,omitempty"` // ByJoin: who was there
@@ -45,11 +47,51 @@ type InitOptions struct {
 	Slots    int
 	Replicas int
 	Nodes    int // 0: Replicas + 1
+	// BesideOthers makes a second cluster in spite of an OtherCluster.
+	BesideOthers bool
+}
+
+// OtherCluster is why no new cluster is made: this machine may belong to one.
+type OtherCluster struct{ Text string }
+
+func (o *OtherCluster) Error() string { return "init cluster: " + o.Text }
+
+// probeWithin bounds the questions to all peers together.
+const probeWithin = 3 * time.Second
+
+// otherCluster looks for a cluster to which this machine may belong: at the peers
+// that its configuration names, and in slots on its volumes.
+func otherCluster(ctx context.Context, c config.Config) error {
+	ctx, cancel := context.WithTimeout(ctx, probeWithin)
+	defer cancel()
+	found := make([]*OtherCluster, len(c.Node.Peers))
+	var asked sync.WaitGroup
+	for i, address := range c.Node.Peers {
+		asked.Go(func() {
+			if id, name, err := peer.Probe(ctx, address, peer.Options{}); err == nil {
+				found[i] = &OtherCluster{Text: fmt.Sprintf("%s at %s is a node of cluster %s", name, address, id)}
+			}
+		})
+	}
+	asked.Wait()
+	for _, o := range found {
+		if o != nil {
+			return o
+		}
+	}
+	for _, v := range c.Volumes {
+		for _, dir := range []string{v.Meta, v.Data} {
+			if files, err := filepath.Glob(filepath.Join(dir, "slots", "s*")); err == nil && len(files) > 0 {
+				return &OtherCluster{Text: fmt.Sprintf("%s has slots of an earlier cluster (%s)", dir, counted(len(files), "slot"))}
+			}
+		}
+	}
+	return nil
 }
 
 // InitCluster makes the data folder of a node that is not running the first of
-// a new cluster. It gives the cluster's ID.
-func InitCluster(c config.Config, o InitOptions) (string, error) {
+// a new cluster. It returns the cluster's ID, or an *OtherCluster.
+func InitCluster(ctx context.Context, c config.Config, o InitOptions) (string, error) {
 	if o.Slots < 1 || o.Slots > slot.MaxSlots {
 		return "", &Error{Text: fmt.Sprintf("init cluster: %d slots, want 1 to %d", o.Slots, slot.MaxSlots), Exit: ExitUsage}
 	}
@@ -67,6 +109,14 @@ func InitCluster(c config.Config, o InitOptions) (string, error) {
 	}
 	if err := virgin(c); err != nil {
 		return "", err
+	}
+	if !o.BesideOthers {
+		if err := otherCluster(ctx, c); err != nil {
+			return "", err
+		}
+	}
+	if err := os.MkdirAll(c.Node.Data, 0o700); err != nil {
+		return "", fmt.Errorf("make data folder: %w", err)
 	}
 	if err := writeFirstStart(c.Node.Data, FirstStart{By: ByInit, ServerID: newServerID(c.Node.Name), Slots: o.Slots, Replicas: o.Replicas, Nodes: o.Nodes}); err != nil {
 		return "", err
@@ -86,8 +136,14 @@ func JoinCluster(ctx context.Context, c config.Config, token string) (string, er
 	if err != nil {
 		return "", &Error{Text: err.Error(), Exit: ExitUsage}
 	}
+	if id, err := peer.Load(c.Node.Data); err == nil && id.ClusterID() == t.Cluster && id.Name() == c.Node.Name {
+		return "", &Error{Text: fmt.Sprintf("join cluster %s: %s has joined already", t.Cluster, c.Node.Name), Exit: ExitNothing}
+	}
 	if err := virgin(c); err != nil {
 		return "", err
+	}
+	if err := os.MkdirAll(c.Node.Data, 0o700); err != nil {
+		return "", fmt.Errorf("make data folder: %w", err)
 	}
 	first := FirstStart{By: ByJoin, ServerID: JoinedServerID(c.Node.Name, t.ID)}
 	// Written before the token is used up: it must be there if the identity is.
@@ -126,15 +182,12 @@ func virgin(c config.Config) error {
 		}
 		return refusedIdentity(fmt.Errorf("look at data folder %q: %w", c.Node.Data, err))
 	}
-	if err := os.MkdirAll(c.Node.Data, 0o700); err != nil {
-		return fmt.Errorf("make data folder: %w", err)
-	}
 	return nil
 }
 
 func refusedIdentity(err error) error {
 	if errors.Is(err, peer.ErrHasCluster) {
-		return &Error{Text: err.Error(), Exit: ExitRefused, Next: "mailnode cluster members"}
+		return &Error{Text: err.Error(), Exit: ExitRefused, Next: "mailnode serve --config FILE"}
 	}
 	return err
 }

@@ -64,7 +64,7 @@ func (s *Server) status(ctx context.Context, _ *http.Request) (Status, error) {
 		return st, err
 	}
 	if st.Verdict == "" {
-		st.Verdict = Verdict(st)
+		st.Verdict, st.First = Verdict(st, namedMax), FirstCommand(st)
 	}
 	st.Nodes, st.Slots, st.Proposals = orEmpty(st.Nodes), orEmpty(st.Slots), orEmpty(st.Proposals)
 	st.Conditions, st.Jobs = orEmpty(st.Conditions), orEmpty(st.Jobs)

@@ -3,8 +3,10 @@ package cli
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"mailnode/node/admin"
@@ -81,6 +83,80 @@ func broken() *site {
 	s.status.Conditions = c.List()
 	s.status.Jobs = []admin.Job{{ID: "j12", State: "running", Kind: "resync", About: "s005", Done: 0.25, EtaS: 200}}
 	s.outcome = admin.Outcome{Exit: admin.ExitRefused, Text: "p3: 7 of 8 done\ns007 was not changed\n  mailnode failover confirm p3 --slot s007 --accept-loss", Refused: []slot.ID{7}}
+	return s
+}
+
+// forty is a site of forty slots on five nodes, one of which is silent; its
+// proposal is open.
+func forty() *site {
+	s := calm()
+	s.status.Nodes = nil
+	for i := range 5 {
+		s.status.Nodes = append(s.status.Nodes, admin.NodeStatus{Name: slot.NodeName(fmt.Sprintf("n%d", i+1)), State: "up", Voter: true})
+	}
+	s.status.Nodes[4].State, s.status.Nodes[4].SilentS = "silent", 600
+	like := s.status.Slots[0]
+	s.status.Slots = nil
+	p := admin.Proposal{ID: "p4", Node: "n5", State: "open", SinceS: 600, Reason: "n5 is silent"}
+	c := monitor.NewConditions()
+	for i := range slot.ID(40) {
+		master, replica := s.status.Nodes[i%5].Name, s.status.Nodes[(i+1+i/5%4)%5].Name
+		sl := like
+		sl.Slot, sl.Master = i, master
+		sl.Copies = []admin.CopyStatus{like.Copies[0], like.Copies[1]}
+		sl.Copies[0].Node, sl.Copies[1].Node = master, replica
+		switch "n5" {
+		case string(master):
+			sl.Serving, sl.Waiting, sl.Protected = false, "its master n5 is silent", nil
+			sl.Copies[0].State, sl.Copies[0].LagS = "silent", nil
+			p.Slots = append(p.Slots, admin.ProposedSlot{Slot: i, From: "n5", To: replica, Safe: true, Users: of(100)})
+			c.Set(monitor.SlotNoMaster, i.String(), "n5 is silent")
+		case string(replica):
+			sl.Protected, sl.RecordedProtected = of(false), false
+			sl.Copies[1].State, sl.Copies[1].Viable, sl.Copies[1].LagS = "silent", false, nil
+			c.Set(monitor.SlotUnprotected, i.String(), "")
+		}
+		s.status.Slots = append(s.status.Slots, sl)
+	}
+	s.status.Proposals = []admin.Proposal{p}
+	c.Set(monitor.NodeSilent, "n5", "silent for 600 s")
+	c.Set(monitor.ProposalOpen, "p4", "n5 is silent")
+	s.status.Conditions = c.List()
+	return s
+}
+
+// crowded is a site on which every condition of the table holds, with names as long
+// as they may be.
+func crowded() *site {
+	s := calm()
+	long := slot.NodeName(strings.Repeat("mail-node-", 3) + "x")
+	s.status.Nodes[0] = admin.NodeStatus{Name: long, State: "silent", SilentS: 100000, Voter: true, Standby: true}
+	s.status.Leader = long
+	for i := range s.status.Slots {
+		if s.status.Slots[i].Master == "n1" {
+			s.status.Slots[i].Master, s.status.Slots[i].Copies[0].Node = long, long
+			s.status.Slots[i].Copies[0].Viable, s.status.Slots[i].Copies[0].State = false, "silent"
+		}
+	}
+	c := monitor.NewConditions()
+	for _, k := range monitor.Table() {
+		about := map[string]string{"node": string(long), "slot": "s007", "path": "/srv/" + strings.Repeat("volume-of-a-long-name/", 4) + "data", "proposal": "p12345"}[k.Subject]
+		c.Set(k.Name, about, strings.Repeat("why ", 10)+strings.Repeat("/a/long/path", 6))
+	}
+	s.status.Conditions = c.List()
+	s.status.RecordStale, s.status.RecordSource = true, "raft, applied index 123456789, no leader for 3600 s"
+	return s
+}
+
+// nothingKnown is what a node says that has just started and has heard nobody.
+func nothingKnown() *site {
+	s := &site{status: admin.Status{Node: "n2", State: "starting", Cluster: "7a6aab1b392d8a9b741e47678b360147", Generation: 1, Version: "1.0",
+		Nodes: []admin.NodeStatus{{Name: "n1", State: "unknown", Voter: true}, {Name: "n2", State: "up", Voter: true}}}}
+	for i := range slot.ID(12) {
+		s.status.Slots = append(s.status.Slots, admin.SlotStatus{Slot: i, Epoch: 2, Master: "n1", Waiting: "its master n1 is unknown", ProtectedSource: "master n1 was not heard yet",
+			RecordSource: "raft, applied index 0, no leader for 3.0 s", Copies: []admin.CopyStatus{{Node: "n1", State: "unknown"}, {Node: "n2", State: "following"}}})
+	}
+	s.status.RecordStale, s.status.RecordSource = true, "raft, applied index 0, no leader for 3.0 s"
 	return s
 }
 
@@ -230,9 +306,22 @@ func (s slotBook) Dismiss(context.Context, admin.DismissLoss) error { return nil
 func (s slotBook) Show(_ context.Context, id slot.ID) (admin.SlotDetail, error) {
 	st := s.status.Slots[id]
 	st.Copies = append([]admin.CopyStatus{}, st.Copies...)
+	for i := range st.Copies {
+		st.Copies[i].Digest, st.Copies[i].DigestAt = fmt.Sprintf("%032x", 1<<60), slot.At(2, 100)
+	}
+	st.Copies[1].SelfCheck = []string{"ok: identity: format 1, cluster 7a6a, slot s007", "ok: index: opened"}
 	st.Copies[0].SelfCheck = []string{"ok: identity: format 1, cluster 7a6a, slot s007", "FAILED: packs folder: the index knows bodies, and there are no packs in \"/disk1/slots/s007/packs\": is the volume mounted?"}
-	return admin.SlotDetail{SlotStatus: st, Replicas: []slot.NodeName{"n2"}, InSync: []slot.NodeName{"n2"}, Unclean: 1, UnprotectedSince: slot.At(2, 90),
+	d := admin.SlotDetail{SlotStatus: st, Replicas: []slot.NodeName{"n2"}, InSync: []slot.NodeName{"n2"}, Unclean: 1, UnprotectedSince: slot.At(2, 90),
 		OpenLoss: "n3 was master before epoch 2 and has not come back", Users: 3, UsersKnown: true, History: []admin.SlotChange{
 			{Epoch: 1, To: "n3", When: "2026-11-20T10:00:00Z", Why: "first placement"},
-			{Epoch: 2, From: "n3", To: "n1", When: "2026-11-21T03:32:10Z", By: "root", Why: "n3 is silent", Unclean: true}}}, nil
+			{Epoch: 2, From: "n3", To: "n1", When: "2026-11-21T03:32:10Z", By: "root", Why: "n3 is silent", Unclean: true}}}
+	if len(s.status.Proposals) > 0 {
+		d.Proposal = s.status.Proposals[0].ID
+	}
+	for _, c := range s.status.Conditions {
+		if c.About == id.String() {
+			d.Conditions = append(d.Conditions, c)
+		}
+	}
+	return d, nil
 }

@@ -84,25 +84,82 @@ func TestHelp(t *testing.T) {
 }
 
 func TestScreens(t *testing.T) {
+	for name, s := range map[string]*site{"forty": forty(), "crowded": crowded(), "nothing": nothingKnown()} {
+		golden(t, name+".txt", transcript(t, s.serve(t), "status", "status --verbose", "slot show s007", "slot show s007 --verbose"))
+	}
 	for name, s := range map[string]*site{"calm": calm(), "broken": broken()} {
 		golden(t, name+".txt", transcript(t, s.serve(t),
-			"status", "failover", "failover list", "slot list", "slot show s007", "cluster members", "user list", "user show u1@example.org"))
+			"status", "status --verbose", "slot show s007 --verbose", "failover", "failover list", "slot list", "slot show s007", "cluster members", "user list", "user show u1@example.org"))
 	}
 	golden(t, "failover.txt", transcript(t, broken().serve(t), "failover show", "failover show p3", "failover confirm", "failover confirm p3 --slot s001 --accept-loss",
 		"failover confirm --yes", "fo confirm p3 --yes --json", "failover reject p3", "failover list --json"))
 }
 
-// TestStatusIsNarrow: a phone shows it at 3:30 am.
-func TestStatusIsNarrow(t *testing.T) {
-	for _, s := range []*site{calm(), broken()} {
-		s.status.Verdict = admin.Verdict(s.status)
-		for line := range strings.Lines(statusScreen(s.status, false)) {
-			if n := utf8.RuneCountInString(strings.TrimSuffix(line, "\n")); n > screenWidth {
-				t.Errorf("%d columns: %s", n, line)
+// TestScreensAreNarrow: a phone shows them at 3:30 am, whatever the names, and no
+// name is cut.
+func TestScreensAreNarrow(t *testing.T) {
+	var screens strings.Builder
+	for name, s := range map[string]*site{"calm": calm(), "broken": broken(), "forty": forty(), "crowded": crowded(), "nothing": nothingKnown()} {
+		s.status.Verdict, s.status.First = admin.Verdict(s.status, 4), admin.FirstCommand(s.status)
+		texts := map[string]string{}
+		for _, verbose := range []bool{false, true} {
+			texts[fmt.Sprint("status ", verbose)] = statusScreen(s.status, false, verbose)
+			d, err := slotBook{s}.Show(t.Context(), 7)
+			if err != nil {
+				t.Fatal(err)
+			}
+			texts[fmt.Sprint("slot show ", verbose)] = slotScreen(d, verbose)
+		}
+		for what, text := range texts {
+			for line := range strings.Lines(text) {
+				if n := utf8.RuneCountInString(strings.TrimSuffix(line, "\n")); n > screenWidth {
+					t.Errorf("%s, %s: %d columns: %s", name, what, n, line)
+				}
+			}
+			screens.WriteString(text)
+		}
+		for _, n := range s.status.Nodes {
+			if !strings.Contains(texts["status false"], string(n.Name)) {
+				t.Errorf("%s: %s was cut", name, n.Name)
 			}
 		}
-		if strings.Contains(statusScreen(s.status, false), "\x1b") || !strings.Contains(statusScreen(s.status, true), "\x1b[") {
+		if strings.Contains(texts["status false"], "\x1b") || !strings.Contains(statusScreen(s.status, true, false), "\x1b[") {
 			t.Error("colour is for terminals, and only for them")
+		}
+	}
+	if screens.Len() < 10_000 {
+		t.Errorf("only %d bytes of screens were looked at", screens.Len())
+	}
+}
+
+// TestFortySlotsAreFewLines: slots that stand alike are one line each.
+func TestFortySlotsAreFewLines(t *testing.T) {
+	s := forty()
+	s.status.Verdict = admin.Verdict(s.status, 4)
+	if lines := strings.Count(statusScreen(s.status, false, false), "\n"); lines > 45 {
+		t.Errorf("%d lines for forty slots", lines)
+	}
+	if text := slotLines(calm().status.Slots, false); strings.Count(text, "\n") != 3 {
+		t.Errorf("slots that are well are more than one line:\n%s", text)
+	}
+}
+
+// TestLaw08DigestsThatDifferAreSaid: copies at one position that differ are said,
+// and no others.
+func TestLaw08DigestsThatDifferAreSaid(t *testing.T) {
+	copies := func(digests ...string) admin.SlotDetail {
+		d := admin.SlotDetail{SlotStatus: admin.SlotStatus{Slot: 7}}
+		for i, x := range digests {
+			d.Copies = append(d.Copies, admin.CopyStatus{Node: slot.NodeName(fmt.Sprint("n", i)), Digest: x[1:], DigestAt: slot.At(2, uint64(x[0]-'0'))})
+		}
+		return d
+	}
+	for _, c := range []struct {
+		d    admin.SlotDetail
+		says bool
+	}{{copies("1aa", "1aa"), false}, {copies("1aa", "2bb"), false}, {copies("1", "1bb"), false}, {copies("1aa", "2bb", "2bb", "1cc"), true}} {
+		if says := strings.Contains(digestLine(c.d), "digests differ at 2/1"); says != c.says {
+			t.Errorf("%+v: said %v", c.d.Copies, says)
 		}
 	}
 }
@@ -113,6 +170,49 @@ func TestErrorLines(t *testing.T) {
 		"failover reject", "user", "user add", "user add nobody < pw", "user add u@example.org", "user add u@example.org --quota 5X < pw", "user show u9@example.org",
 		"slot show", "slot show 7", "slot show s099", "cluster token N1", "cluster token n1", "cluster token n4", "cluster init", "cluster join --config /nowhere.toml",
 		"serve", "serve --config /nowhere.toml", "config", "config check /nowhere.toml", "demo --nodes 0", "demo --ack both", "demo --restart n1", "help statsu", "--socket /nowhere/a.sock status"))
+}
+
+// TestExitCodes holds the verbs against LAWS §8: 0 done, 1 failed, 2 wrong usage or no
+// such thing, 3 nothing to do, 4 refused or nobody there to ask.
+func TestExitCodes(t *testing.T) {
+	dir := t.TempDir()
+	wrong, good := filepath.Join(dir, "wrong.toml"), filepath.Join(dir, "good.toml")
+	goodText := fmt.Sprintf("name = \"n1\"\nhostname = \"m.example.org\"\ndata = %q\nsocket = %q\n", filepath.Join(dir, "data"), filepath.Join(dir, "a.sock"))
+	for path, text := range map[string]string{wrong: "nothing = 1\n", good: goodText} {
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.MkdirAll(filepath.Join(dir, "data", "slots", "s000"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	missing := filepath.Join(dir, "missing.toml")
+	calmAt, brokenAt := calm().serve(t), broken().serve(t)
+	for _, row := range []struct {
+		socket, call string
+		exit         int
+	}{
+		{calmAt, "status", 0}, {calmAt, "status --verbose", 0}, {calmAt, "status now", 2}, {filepath.Join(dir, "none.sock"), "status", 1},
+		{calmAt, "failover confirm", 3}, {calmAt, "failover reject", 2}, {calmAt, "failover show", 3}, {calmAt, "failover list", 0},
+		{brokenAt, "failover confirm", 4}, {brokenAt, "failover confirm --yes", 4}, {brokenAt, "failover confirm --accept-loss", 2},
+		{calmAt, "cluster token n1", 4}, {calmAt, "cluster token n4", 0}, {calmAt, "cluster token N1", 2}, {calmAt, "cluster token n4 --expires 0s", 2}, {calmAt, "cluster members", 0},
+		{calmAt, "cluster init", 2}, {calmAt, "cluster init --config " + missing, 2}, {calmAt, "cluster init --config " + good, 4}, {calmAt, "cluster init --config " + good + " --yes", 4},
+		{calmAt, "cluster join --config " + good, 2}, {calmAt, "cluster join --config " + good + " --token - < half a token", 2},
+		{calmAt, "cluster join --config " + good + " --token-file " + missing, 2}, {calmAt, "cluster join --config " + good + " --token x --token-file y", 2},
+		{calmAt, "config check " + missing, 2}, {calmAt, "serve --config " + missing, 2}, {calmAt, "cluster join --config " + missing, 2},
+		{calmAt, "config check " + wrong, 1}, {calmAt, "config check " + good, 0}, {calmAt, "config example", 0},
+		{calmAt, "user show u1@example.org", 0}, {calmAt, "user show u9@example.org", 2}, {calmAt, "user show nobody", 2}, {calmAt, "user enable u1@example.org", 3},
+		{calmAt, "user disable gone@example.org", 4}, {calmAt, "user delete u1@example.org", 4}, {calmAt, "user erase gone@example.org", 4}, {calmAt, "user quota u1@example.org 5X", 2},
+		{calmAt, "user undelete u1@example.org --mailbox empty", 3},
+		{calmAt, "slot show s007", 0}, {calmAt, "slot show s099", 2}, {calmAt, "slot show 7", 2}, {calmAt, "slot", 2}, {calmAt, "version", 0},
+	} {
+		verb, stdin, _ := strings.Cut(row.call, " < ")
+		if exit, out, errs := call(t, row.socket, stdin, strings.Fields(verb)...); exit != row.exit {
+			t.Errorf("%s: exit %d, want %d\n%s%s", row.call, exit, row.exit, out, errs)
+		} else if exit == admin.ExitRefused && !strings.Contains(out+errs, "mailnode ") {
+			t.Errorf("%s: refused, and no command goes on: %s%s", row.call, out, errs)
+		}
+	}
 }
 
 // TestEveryWrongCallIsOneLine: no dump of the usage, and an exit code of 2.
@@ -214,7 +314,10 @@ func TestTexts(t *testing.T) {
 		{age(17), "17 s"}, {age(600), "10 min"}, {age(7200), "2 h"}, {age(3 * 86400), "3 days"},
 		{size(1023), "1023 B"}, {size(1536), "1.5 KiB"}, {size(5 << 30), "5.0 GiB"}, {size(1<<63 - 1), "8.0 EiB"},
 		{clean("a\x1b[31mb\u009b"), "a?[31mb?"},
-		{wrap("  ", strings.Repeat("x", 70)+" y"), "  " + strings.Repeat("x", 70) + "\n  y\n"},
+		{wrap("  ", strings.Repeat("x", 70)+" y"), "  " + strings.Repeat("x", 46) + "\n  " + strings.Repeat("x", 24) + " y\n"},
+		{someSlots([]slot.ID{7, 0, 1, 2, 9, 10}, 24), "s000-s002 s007 s009-s010"},
+		{someSlots([]slot.ID{7, 0, 1, 2, 9, 10, 20}, 26), "s000-s002 and 4 more"},
+		{someSlots([]slot.ID{7, 0, 1, 2, 9, 10}, 10), "6 slots"},
 	} {
 		if c.got != c.want {
 			t.Errorf("got %q, want %q", c.got, c.want)

@@ -2,8 +2,12 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io"
+	"os"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -20,13 +24,21 @@ func (a *app) cluster() *cobra.Command {
 func (a *app) clusterInit() *cobra.Command {
 	var file string
 	var o admin.InitOptions
-	c := a.changes(a.verb("init", nil, "Make this node, which is not running, the first of a new cluster", func(context.Context, []string) error {
+	c := a.changes(a.verb("init", nil, "Make this node, which is not running, the first of a new cluster", func(ctx context.Context, _ []string) error {
 		c, err := load(file)
 		if err != nil {
 			return err
 		}
 		a.say("making a new cluster: first node %s, %s, %s each, in %s", c.Node.Name, counted(o.Slots, "slot"), counted(o.Replicas, "replica"), c.Node.Data)
-		id, err := admin.InitCluster(c, o)
+		id, err := admin.InitCluster(ctx, c, o)
+		var other *admin.OtherCluster
+		if errors.As(err, &other) {
+			if err := a.beside(c, other, file); err != nil {
+				return err
+			}
+			o.BesideOthers = true
+			id, err = admin.InitCluster(ctx, c, o)
+		}
 		if err != nil {
 			return err
 		}
@@ -37,26 +49,49 @@ func (a *app) clusterInit() *cobra.Command {
 	c.Flags().StringVar(&file, "config", "", "the node's configuration file")
 	c.Flags().IntVar(&o.Slots, "slots", 24, "how many slots, for the life of the cluster")
 	c.Flags().IntVar(&o.Replicas, "replicas", 1, "copies of each slot beside the master")
-	c.Flags().IntVar(&o.Nodes, "nodes", 0, "slots get their first masters when so many nodes have joined; 0: replicas + 1")
+	c.Flags().IntVar(&o.Nodes, "nodes", 0, "slots get their first masters when so many nodes have started, this one and witnesses included, replicas + 1 of them with mail; 0: replicas + 1")
+	c.Flags().BoolVar(&o.BesideOthers, "new-cluster", false, "make it although a peer of this node answers for another one, or slots lie here")
 	return c
 }
 
+// beside asks a person whether a second cluster is meant where there is one: a
+// wrong yes splits the users of a site. --yes alone does not do.
+func (a *app) beside(c config.Config, other *admin.OtherCluster, file string) error {
+	text := fmt.Sprintf("%s. If %s was a node of it, do not make a second cluster: %s", other, c.Node.Name, lostFolder(c))
+	if a.yes || !isTerminal(a.in) {
+		return &admin.Error{Text: text + ". If a second cluster is meant, say so", Exit: admin.ExitRefused, Next: fmt.Sprintf("mailnode cluster init --config %s --new-cluster", file)}
+	}
+	fmt.Fprintf(a.err, "%s\n", text)
+	return a.agree("make a second cluster all the same?", "mailnode cluster init --config "+file)
+}
+
+// lostFolder says what this release can do for a node whose data folder is gone.
+func lostFolder(c config.Config) string {
+	return fmt.Sprintf("is the disk of %s mounted? If it is lost, this release has no way to bring %s back under its name: leave it off, and on another node confirm what `mailnode failover list` shows", c.Node.Data, c.Node.Name)
+}
+
 func (a *app) clusterJoin() *cobra.Command {
-	var file, token string
+	var file, given, tokenFile string
 	c := a.changes(a.verb("join", nil, "Make this node, which is not running, a member; the token is `mailnode cluster token`'s", func(ctx context.Context, _ []string) error {
 		c, err := load(file)
 		if err != nil {
 			return err
 		}
-		if token == "" {
-			return usage("cluster join: --token is missing: `mailnode cluster token %s` prints one on a member", c.Node.Name)
+		token, err := a.token(c, given, tokenFile)
+		if err != nil {
+			return err
 		}
 		t, err := peer.ParseToken(token)
 		if err != nil {
 			return usage("%s", err)
 		}
 		a.say("joining cluster %s as %s, reached at %s", t.Cluster, c.Node.Name, c.Node.PeerAdvertise)
-		if _, err := admin.JoinCluster(ctx, c, token); err != nil {
+		_, err = admin.JoinCluster(ctx, c, token)
+		var refusal *admin.Error
+		if errors.As(err, &refusal) && refusal.Exit == admin.ExitNothing {
+			refusal.Next = "mailnode serve --config " + file
+		}
+		if err != nil {
 			return err
 		}
 		a.say("joined")
@@ -64,23 +99,58 @@ func (a *app) clusterJoin() *cobra.Command {
 		return nil
 	}))
 	c.Flags().StringVar(&file, "config", "", "the node's configuration file")
-	c.Flags().StringVar(&token, "token", "", "what `mailnode cluster token` printed")
+	c.Flags().StringVar(&tokenFile, "token-file", "", "read the token from this `FILE`")
+	c.Flags().StringVar(&given, "token", "", "the `TOKEN` itself, which other users of this machine can then see; - reads it from standard input")
 	return c
 }
 
+// tokenTextMax bounds what is read as a token, in bytes.
+const tokenTextMax = 16 << 10
+
+// token returns what --token or --token-file stands for.
+func (a *app) token(c config.Config, given, file string) (string, error) {
+	from := a.in
+	switch {
+	case given != "" && file != "":
+		return "", usage("cluster join: --token and --token-file: write one of them")
+	case given == "" && file == "":
+		return "", usage("cluster join: the token is missing: `mailnode cluster token %s` on a member prints it; give it with --token-file FILE, or with --token - on standard input", c.Node.Name)
+	case file != "":
+		f, err := os.Open(file)
+		if err != nil {
+			return "", usage("cluster join: read token: %s", err)
+		}
+		defer f.Close()
+		from = f
+	case given != "-":
+		return given, nil
+	}
+	text, err := io.ReadAll(io.LimitReader(from, tokenTextMax))
+	if err != nil {
+		return "", fmt.Errorf("read token: %w", err)
+	}
+	return string(text), nil
+}
+
 func (a *app) clusterToken() *cobra.Command {
-	return a.changes(a.reads(a.verb("token", []string{"NODE"}, "A token with which a new node joins, once", func(ctx context.Context, args []string) error {
+	var expires time.Duration
+	c := a.changes(a.reads(a.verb("token", []string{"NODE"}, "A token with which a new node joins, once", func(ctx context.Context, args []string) error {
 		name := slot.NodeName(args[0])
 		if err := peer.CheckName(name); err != nil {
 			return usage("%s", err)
 		}
-		fmt.Fprintf(a.err, "making a join token for %s; an earlier one for it is void\n", name)
-		t, err := a.client().Token(ctx, admin.TokenRequest{Node: name})
+		if expires < time.Second {
+			return usage("cluster token: --expires %s: write a time such as 2h", expires)
+		}
+		fmt.Fprintf(a.err, "making a join token for %s, good for %s; an earlier one for it is void\n", name, age(int64(expires/time.Second)))
+		t, err := a.client().Token(ctx, admin.TokenRequest{Node: name, ExpiresS: int64(expires / time.Second)})
 		if err != nil {
 			return err
 		}
 		return a.show(t, func() string { return t.Token + "\n" })
 	})))
+	c.Flags().DurationVar(&expires, "expires", 24*time.Hour, "for how long it can be used; only time with a leader counts")
+	return c
 }
 
 func (a *app) clusterMembers() *cobra.Command {

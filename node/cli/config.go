@@ -19,6 +19,9 @@ func (a *app) config() *cobra.Command {
 			}
 		}
 		if len(problems) > 0 {
+			if problems[0].Unread {
+				return exitCode(admin.ExitUsage)
+			}
 			return exitCode(admin.ExitFailed)
 		}
 		a.say("%s: good", args[0])

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -12,8 +13,10 @@ import (
 	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/spf13/cobra"
 
+	"mailnode/node/admin"
 	"mailnode/node/config"
 	"mailnode/node/monitor"
+	"mailnode/node/peer"
 )
 
 func (a *app) serveVerb() *cobra.Command {
@@ -34,7 +37,11 @@ func (a *app) serveVerb() *cobra.Command {
 		stopping := context.AfterFunc(ctx, func() { tell(daemon.SdNotifyStopping) })
 		defer stopping()
 		defer petWatchdog(ctx, tell)()
-		if err := a.serve(ctx, c, log, version, func() { tell(daemon.SdNotifyReady) }); err != nil {
+		if err := a.serve(ctx, c, log, version, func() { tell(daemon.SdNotifyReady) }); errors.Is(err, peer.ErrNoCluster) {
+			return &admin.Error{Exit: admin.ExitFailed, Next: fmt.Sprintf("mailnode cluster join --config %s --token-file FILE", file), Text: fmt.Sprintf(
+				"serve node %q: %s has no identity: %s. A new node joins with what `mailnode cluster token %s` prints on a member; the first node of a new cluster is made by `mailnode cluster init --config %s`",
+				c.Node.Name, c.Node.Data, lostFolder(c), c.Node.Name, file)}
+		} else if err != nil {
 			return fmt.Errorf("serve node %q: %w", c.Node.Name, err)
 		}
 		return nil

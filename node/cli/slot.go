@@ -38,7 +38,8 @@ func (a *app) slotList() *cobra.Command {
 }
 
 func (a *app) slotShow() *cobra.Command {
-	return a.reads(a.verb("show", []string{"SLOT"}, "One slot: copies, users, past masters", func(ctx context.Context, args []string) error {
+	verbose := false
+	c := a.reads(a.verb("show", []string{"SLOT"}, "One slot: copies, users, past masters", func(ctx context.Context, args []string) error {
 		if _, err := slot.ParseID(args[0]); err != nil {
 			return &admin.Error{Text: err.Error(), Exit: admin.ExitUsage, Next: "mailnode slot list"}
 		}
@@ -46,22 +47,31 @@ func (a *app) slotShow() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		return a.show(s, func() string { return slotScreen(s) })
+		return a.show(s, func() string { return slotScreen(s, verbose) })
 	}))
+	c.Flags().BoolVarP(&verbose, "verbose", "v", false, "also what has passed its self-check")
+	return c
 }
 
-func slotScreen(s admin.SlotDetail) string {
+// slotScreen shows one slot in screenWidth columns: how it is in its first line,
+// what to type first in its second.
+func slotScreen(s admin.SlotDetail, verbose bool) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%s: epoch %d, master %s, %s\n", s.Slot, s.Epoch, orDash(string(s.Master)), slotState(s.SlotStatus))
+	state := slotState(s.SlotStatus)
+	if s.OpenLoss != "" {
+		state += ", open loss"
+	}
+	b.WriteString(wrap("", fmt.Sprintf("%s: %s", s.Slot, state)))
+	b.WriteString(firstLine(slotFirst(s)))
 	users := "not known"
 	if s.UsersKnown {
 		users = fmt.Sprint(s.Users)
 	}
-	rows := [][]string{{"  users", users}, {"  in sync", orDash(joinNames(s.InSync))}, {"  unclean epochs", fmt.Sprint(s.Unclean)}}
+	rows := [][]string{{"master", orDash(string(s.Master))}, {"epoch", fmt.Sprint(s.Epoch)}, {"users", users}, {"in sync", orDash(joinNames(s.InSync))}, {"unclean epochs", fmt.Sprint(s.Unclean)}}
 	if s.UnprotectedSince != 0 {
-		rows = append(rows, []string{"  unprotected since", s.UnprotectedSince.String()})
+		rows = append(rows, []string{"unprotected since", s.UnprotectedSince.String()})
 	}
-	b.WriteString(table(rows))
+	b.WriteString(narrow("  ", rows))
 	if s.ProtectedSource != "" {
 		b.WriteString(wrap("  ", fmt.Sprintf("%s now: %s", protectedWord(s.Protected), clean(s.ProtectedSource))))
 	}
@@ -71,36 +81,19 @@ func slotScreen(s admin.SlotDetail) string {
 	if s.OpenLoss != "" {
 		b.WriteString(wrap("  ", "open loss: "+clean(s.OpenLoss)))
 	}
-	rows = [][]string{{"  COPY", "STATE", "POSITION", "LAG", "HEARD"}}
-	for _, c := range s.Copies {
-		state := orDash(c.State)
-		if !c.Viable {
-			state += ", not viable"
-		}
-		position, lag, heard := "not known", "not known", "never"
-		if c.Position != nil {
-			position = c.Position.String()
-		}
-		if c.LagS != nil {
-			lag = fmt.Sprintf("%.1f s", *c.LagS)
-		}
-		if c.HeardS != nil {
-			heard = fmt.Sprintf("%.1f s ago", *c.HeardS)
-		}
-		rows = append(rows, []string{"  " + string(c.Node), state, position, lag, heard})
+	for _, c := range s.Conditions {
+		b.WriteString(wrap("  ", fmt.Sprintf("%s: %s, for %s", c.Severity, c.Name, age(c.SinceS))) + conditionText("    ", c))
 	}
-	b.WriteString(table(rows))
-	for _, c := range s.Copies {
-		for i, line := range c.SelfCheck {
-			if i == 0 {
-				fmt.Fprintf(&b, "  %s, when it was opened\n", c.Node)
-			}
-			b.WriteString(wrap("    ", clean(line)))
+	for i, c := range s.Copies {
+		if i == 0 {
+			b.WriteString("copies\n")
 		}
+		b.WriteString(copyLines(c, verbose))
 	}
+	b.WriteString(digestLine(s))
 	for i, h := range s.History {
 		if i == 0 {
-			b.WriteString("  masters so far\n")
+			b.WriteString("masters so far\n")
 		}
 		text := fmt.Sprintf("epoch %d: %s > %s", h.Epoch, orDash(string(h.From)), orDash(string(h.To)))
 		for _, more := range []string{h.When, h.By, h.Why} {
@@ -111,9 +104,76 @@ func slotScreen(s admin.SlotDetail) string {
 		if h.Unclean {
 			text += ", unclean"
 		}
-		b.WriteString(wrap("    ", text))
+		b.WriteString(wrap("  ", text))
 	}
 	return b.String()
+}
+
+// slotFirst is what to type first about a slot, "" when there is nothing to do.
+func slotFirst(s admin.SlotDetail) string {
+	if s.Proposal != "" {
+		return "mailnode failover show " + s.Proposal
+	}
+	for _, c := range s.Conditions {
+		if c.Next != "" && !strings.HasPrefix(c.Next, "mailnode slot show") {
+			return c.Next
+		}
+	}
+	if s.OpenLoss != "" {
+		return "mailnode rescue show " + s.Slot.String()
+	}
+	return ""
+}
+
+// copyLines shows one copy of a slot.
+func copyLines(c admin.CopyStatus, verbose bool) string {
+	state := orDash(c.State)
+	if !c.Viable {
+		state += ", not viable"
+	}
+	position, lag, heard := "position not known", "lag not known", "never heard"
+	if c.Position != nil {
+		position = "at " + c.Position.String()
+	}
+	if c.LagS != nil {
+		lag = fmt.Sprintf("lag %.1f s", *c.LagS)
+	}
+	if c.HeardS != nil {
+		heard = fmt.Sprintf("heard %.1f s ago", *c.HeardS)
+	}
+	text := wrap("  ", fmt.Sprintf("%s: %s", c.Node, state)) + wrap("    ", strings.Join([]string{position, lag, heard}, ", "))
+	if c.Digest != "" {
+		text += wrap("    ", fmt.Sprintf("digest at %s", c.DigestAt)) + wrap("      ", clean(c.Digest))
+	}
+	passed := 0
+	for _, line := range c.SelfCheck {
+		if strings.HasPrefix(line, "ok: ") {
+			passed++
+		}
+	}
+	if passed > 0 && !verbose {
+		text += wrap("    ", fmt.Sprintf("self-check: %d of %d passed", passed, len(c.SelfCheck)))
+	}
+	for _, line := range c.SelfCheck {
+		if verbose || !strings.HasPrefix(line, "ok: ") {
+			text += wrap("    ", clean(line))
+		}
+	}
+	return text
+}
+
+// digestLine says what the digests of copies at one position prove (law 8).
+func digestLine(s admin.SlotDetail) string {
+	at := map[slot.Position]string{}
+	for _, c := range s.Copies {
+		if was, known := at[c.DigestAt]; known && c.Digest != "" && was != c.Digest {
+			return wrap("  ", fmt.Sprintf("digests differ at %s: mailnode slot audit %s", c.DigestAt, s.Slot))
+		}
+		if c.Digest != "" {
+			at[c.DigestAt] = c.Digest
+		}
+	}
+	return ""
 }
 
 func protectedWord(p *bool) string {

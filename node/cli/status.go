@@ -6,6 +6,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/spf13/cobra"
 
@@ -15,13 +16,16 @@ import (
 )
 
 func (a *app) status() *cobra.Command {
-	return a.reads(a.verb("status", nil, "One screen: verdict, nodes, slots, lag, conditions, proposals", func(ctx context.Context, _ []string) error {
+	verbose := false
+	c := a.reads(a.verb("status", nil, "One screen: verdict, what to do first, nodes, slots, conditions, proposals", func(ctx context.Context, _ []string) error {
 		s, err := a.client().Status(ctx)
 		if err != nil {
 			return err
 		}
-		return a.show(s, func() string { return statusScreen(s, isTerminal(a.out) && os.Getenv("NO_COLOR") == "") })
+		return a.show(s, func() string { return statusScreen(s, isTerminal(a.out) && os.Getenv("NO_COLOR") == "", verbose) })
 	}))
+	c.Flags().BoolVarP(&verbose, "verbose", "v", false, "also what is well, and all of what is not")
+	return c
 }
 
 // paint colours text for a terminal.
@@ -44,20 +48,19 @@ func (p paint) severity(s monitor.Severity, text string) string {
 	return text
 }
 
-// statusScreen is the one screen, in screenWidth columns.
-func statusScreen(s admin.Status, colour bool) string {
+// statusScreen is the one screen, in screenWidth columns: the verdict in its first
+// line, what to type first in its second.
+func statusScreen(s admin.Status, colour, verbose bool) string {
 	p := paint(colour)
 	var b strings.Builder
-	verdict, code := wrap("", s.Verdict), "1;31"
+	code := "1;31"
 	if s.Verdict == "all is well" {
 		code = "32"
 	}
-	for line := range strings.Lines(verdict) {
-		b.WriteString(p.as(code, strings.TrimSuffix(line, "\n")) + "\n")
-	}
+	b.WriteString(p.as(code, topLine(s)) + "\n" + firstLine(s.First))
 	b.WriteString(nodeLines(s, p))
-	b.WriteString(slotLines(s.Slots))
-	b.WriteString(conditionLines(s.Conditions, p))
+	b.WriteString(slotLines(s.Slots, verbose))
+	b.WriteString(conditionLines(s.Conditions, p, verbose))
 	b.WriteString(proposalLines(s.Proposals))
 	if s.RecordStale {
 		b.WriteString("\n" + staleLine(s.Recorded))
@@ -69,6 +72,23 @@ func statusScreen(s admin.Status, colour bool) string {
 		b.WriteString(wrap("  ", fmt.Sprintf("%s %s %s: %s", j.ID, j.Kind, clean(j.About), progressText(j))))
 	}
 	return b.String()
+}
+
+// topLine is the verdict with as many problems as one line has room for.
+func topLine(s admin.Status) string {
+	text := s.Verdict
+	for named := 4; named >= 0 && utf8.RuneCountInString(text) > screenWidth; named-- {
+		text = admin.Verdict(s, named)
+	}
+	return text
+}
+
+// firstLine is the one thing to do first.
+func firstLine(command string) string {
+	if command == "" {
+		return ""
+	}
+	return wrap("", "first: "+clean(command))
 }
 
 func nodeLines(s admin.Status, p paint) string {
@@ -91,133 +111,46 @@ func nodeLines(s admin.Status, p paint) string {
 		if n.SilentS > 0 && n.State == "silent" {
 			state += " " + age(n.SilentS)
 		}
-		rows = append(rows, []string{"  " + string(n.Name), state, strings.Join(marks, ", ")})
+		rows = append(rows, []string{string(n.Name), state, strings.Join(marks, ", ")})
 	}
 	title := "\nnodes"
 	if s.Leader == "" {
 		title += " (no leader)"
 	}
-	text := table(rows)
+	text := narrow("  ", rows)
 	if p {
 		text = strings.ReplaceAll(text, " silent", " "+p.as("31", "silent"))
 	}
 	return title + "\n" + text
 }
 
-// slotGroup is a line of the screen: slots that stand alike.
-type slotGroup struct {
-	master slot.NodeName
-	others string // nodes with another copy
-	state  string
-	ids    []slot.ID
-	lagS   float64 // of the slot whose best replica is furthest behind
-	unsaid bool    // of one of the slots no replica's lag is known
-}
-
-// groupSlots puts slots that stand alike together, those in trouble first.
-func groupSlots(slots []admin.SlotStatus) []slotGroup {
-	var groups []slotGroup
-	for _, s := range slots {
-		g := slotGroup{master: s.Master, state: slotState(s), ids: []slot.ID{s.Slot}}
-		var others []string
-		best := -1.0
-		for _, c := range s.Copies {
-			if c.Node == s.Master {
-				continue
-			}
-			name := string(c.Node)
-			if !c.Viable {
-				name += "!"
-			} else if c.LagS != nil && (best < 0 || *c.LagS < best) {
-				best = *c.LagS
-			}
-			others = append(others, name)
-		}
-		slices.Sort(others)
-		g.others, g.lagS, g.unsaid = strings.Join(others, " "), max(best, 0), best < 0
-		at := slices.IndexFunc(groups, func(h slotGroup) bool { return h.master == g.master && h.others == g.others && h.state == g.state })
-		if at < 0 {
-			groups = append(groups, g)
-			continue
-		}
-		groups[at].ids = append(groups[at].ids, s.Slot)
-		groups[at].lagS, groups[at].unsaid = max(groups[at].lagS, g.lagS), groups[at].unsaid || g.unsaid
-	}
-	slices.SortStableFunc(groups, func(x, y slotGroup) int { return stateRank(x.state) - stateRank(y.state) })
-	return groups
-}
-
-func slotState(s admin.SlotStatus) string {
-	switch {
-	case s.Master == "":
-		return "NO MASTER"
-	case !s.Serving && s.Waiting != "":
-		return "NOT SERVED (" + clean(s.Waiting) + ")"
-	case !s.Serving:
-		return "NOT SERVED"
-	case len(s.Copies) < 2 && !s.IsProtected():
-		return "no replicas"
-	case s.Protected == nil:
-		return "protection not known"
-	case !*s.Protected && s.RecordedProtected:
-		return "UNPROTECTED (recorded as protected)"
-	case !*s.Protected:
-		return "UNPROTECTED"
-	}
-	return "protected"
-}
-
-func stateRank(state string) int {
-	switch {
-	case strings.HasPrefix(state, "NO"):
-		return 0
-	case strings.HasPrefix(state, "UNPROTECTED"), state == "protection not known":
-		return 1
-	}
-	return 2
-}
-
-func slotLines(slots []admin.SlotStatus) string {
-	var b strings.Builder
-	fmt.Fprintf(&b, "\n%s\n", counted(len(slots), "slot"))
-	for _, g := range groupSlots(slots) {
-		b.WriteString(wrap("  ", slotRanges(g.ids)))
-		where := string(g.master)
-		if where == "" {
-			where = "nobody"
-		}
-		if g.others != "" {
-			where += " > " + g.others
-		}
-		text := where + ", " + g.state
-		switch {
-		case g.state == "protected" && g.unsaid:
-			text += ", lag not known"
-		case g.state == "protected":
-			text += fmt.Sprintf(", lag %.1f s", g.lagS)
-		}
-		b.WriteString(wrap("    ", text))
-	}
-	return b.String()
-}
-
 // conditionLinesMax is how many conditions get their text on the screen.
 const conditionLinesMax = 6
 
-func conditionLines(list []monitor.Condition, p paint) string {
+func conditionLines(list []monitor.Condition, p paint, verbose bool) string {
 	var b strings.Builder
 	left := len(list)
+	list = slices.Clone(list)
+	slices.SortStableFunc(list, func(x, y monitor.Condition) int {
+		switch {
+		case x.Before(y):
+			return -1
+		case y.Before(x):
+			return 1
+		}
+		return 0
+	})
 	for i, g := range groupConditions(list) {
 		if i == 0 {
 			b.WriteString("\nconditions\n")
 		}
-		if i == conditionLinesMax {
-			fmt.Fprintf(&b, "  and %d more: mailnode status --json\n", left)
+		if i == conditionLinesMax && !verbose {
+			fmt.Fprintf(&b, "  and %d more: mailnode status --verbose\n", left)
 			break
 		}
 		left -= len(g)
 		head := fmt.Sprintf("%s: %s", g[0].Severity, g[0].Name)
-		if about := aboutText(g); about != "" {
+		if about := aboutText(g, verbose); about != "" {
 			head += " " + about
 		}
 		since := g[0].SinceS
@@ -229,9 +162,15 @@ func conditionLines(list []monitor.Condition, p paint) string {
 			b.WriteString(indent + p.severity(g[0].Severity, strings.TrimSpace(line)) + "\n")
 			indent = "    "
 		}
-		b.WriteString(wrap("    ", clean(g[0].Text)))
+		b.WriteString(conditionText("    ", g[0]))
 	}
 	return b.String()
+}
+
+// conditionText has the command in lines of its own, to be copied.
+func conditionText(indent string, c monitor.Condition) string {
+	text, _ := strings.CutSuffix(c.Text, ": "+c.Next)
+	return wrap(indent, clean(text)) + wrap(indent, clean(c.Next))
 }
 
 // groupConditions puts together of what the same is said: one dead node takes many
@@ -256,7 +195,7 @@ func groupConditions(list []monitor.Condition) [][]monitor.Condition {
 }
 
 // aboutText names what a group's conditions are about.
-func aboutText(g []monitor.Condition) string {
+func aboutText(g []monitor.Condition, verbose bool) string {
 	if len(g) == 1 {
 		return clean(g[0].About)
 	}
@@ -266,7 +205,10 @@ func aboutText(g []monitor.Condition) string {
 			ids = append(ids, id)
 		}
 	}
-	return slotRanges(ids)
+	if verbose {
+		return slotRanges(ids)
+	}
+	return someSlots(ids, screenWidth/2)
 }
 
 func proposalLines(list []admin.Proposal) string {
@@ -286,7 +228,7 @@ func proposalLines(list []admin.Proposal) string {
 			text += " of " + string(pr.Node)
 		}
 		b.WriteString(wrap("  ", fmt.Sprintf("%s, %s, for %s", text, usersText(pr.Slots), age(pr.SinceS))))
-		fmt.Fprintf(&b, "    mailnode failover show %s\n    mailnode failover confirm %s\n", pr.ID, pr.ID)
+		b.WriteString(wrap("    ", "mailnode failover show "+pr.ID) + wrap("    ", "mailnode failover confirm "+pr.ID))
 	}
 	return b.String()
 }

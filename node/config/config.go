@@ -36,12 +36,13 @@ type Node struct {
 	Zone          string
 	Standby       bool
 	Witness       bool
-	Peer          string // host:port to listen on
-	PeerAdvertise string // host:port that other nodes dial
-	Metrics       string // host:port, "" is off
-	Socket        string // absolute path of the admin socket
-	TLSCert       string // absolute path, "" means self-signed
-	TLSKey        string // absolute path, "" means self-signed
+	Peer          string   // host:port to listen on
+	PeerAdvertise string   // host:port that other nodes dial
+	Peers         []string // host:port of other nodes, for `cluster init`
+	Metrics       string   // host:port, "" is off
+	Socket        string   // absolute path of the admin socket
+	TLSCert       string   // absolute path, "" means self-signed
+	TLSKey        string   // absolute path, "" means self-signed
 }
 
 // IMAP holds the settings of the IMAP frontend.

@@ -18,6 +18,8 @@ type Problem struct {
 	File string
 	Line int // from 1; 0 concerns the file as a whole
 	Text string
+
+	Unread bool // there is no such file, or it cannot be read
 }
 
 // Error gives "file:line: text", which editors and people can follow.
@@ -53,7 +55,7 @@ func Parse(file, text string) (Config, []Problem) {
 func read(path string) (Config, []Problem) {
 	text, err := os.ReadFile(path)
 	if err != nil {
-		return Config{}, []Problem{{File: path, Text: fmt.Sprintf("read configuration: %v; `mailnode config example` prints one", errors.Unwrap(err))}}
+		return Config{}, []Problem{{File: path, Unread: true, Text: fmt.Sprintf("read configuration: %v; `mailnode config example` prints one", errors.Unwrap(err))}}
 	}
 	return Parse(path, string(text))
 }

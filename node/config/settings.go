@@ -42,6 +42,8 @@ func nodeSettings() []setting {
 			text(func(c *Config, s string) { c.Node.Peer = s }, checkListen)},
 		{"peer_advertise", `""`, `The address under which other nodes dial the peer port. "" is the value of peer, with the host name when that names no host.`,
 			text(func(c *Config, s string) { c.Node.PeerAdvertise = s }, optional(checkDial))},
+		{"peers", `[]`, `Peer ports of the other nodes of this site. "cluster init" asks them first, so that a node which has lost its disk does not found a second cluster beside the living one.`,
+			addresses(func(c *Config, list []string) { c.Node.Peers = list })},
 		{"socket", `"/run/mailnode/admin.sock"`, `Unix socket on which the mailnode command talks to this node.`,
 			text(func(c *Config, s string) { c.Node.Socket = s }, checkSocket)},
 		{"metrics", `"127.0.0.1:7401"`, `Where /metrics is served for Prometheus, without TLS. "" is off.`,

@@ -128,6 +128,26 @@ func choice[T any](put func(*Config, T), options []option[T]) setter {
 	}
 }
 
+// addresses accepts a list of addresses that can be dialled.
+func addresses(put func(*Config, []string)) setter {
+	return func(c *Config, v any) error {
+		list, ok := v.([]any)
+		if !ok {
+			return errors.New(`write a list, such as ["n2.example.org:7400"]`)
+		}
+		got := make([]string, 0, len(list))
+		for _, item := range list {
+			s, _ := item.(string)
+			if err := checkDial(s); err != nil {
+				return err
+			}
+			got = append(got, s)
+		}
+		put(c, got)
+		return nil
+	}
+}
+
 // prefixes accepts a list of addresses and networks.
 func prefixes(put func(*Config, []netip.Prefix)) setter {
 	const want = `write a list of addresses and networks, such as ["10.0.0.5", "192.0.2.0/24"]`

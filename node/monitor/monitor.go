@@ -43,6 +43,14 @@ type Condition struct {
 	About    string   `json:"about"`   // node, slot or file; "" concerns the node itself
 	SinceS   int64    `json:"since_s"` // seconds for which it has been so, monotonic
 	Text     string   `json:"text"`    // ends with the next command to type
+	Next     string   `json:"next"`    // that command alone
+}
+
+// Told is what the table cannot know of a condition that holds.
+type Told struct {
+	Detail string        // in brackets behind the table's text; "" for nothing
+	Next   string        // the command to type instead of the table's; "" for that
+	After  time.Duration // for how long it is to hold before it is shown
 }
 
 // Conditions holds what is so on this node. Safe for concurrent use.
@@ -60,7 +68,9 @@ type key struct {
 
 type standing struct {
 	since time.Duration
+	after time.Duration // shown when it is that old
 	text  string
+	next  string
 }
 
 // NewConditions gives an empty registry on the process's monotonic clock.
@@ -74,11 +84,18 @@ func NewConditions() *Conditions {
 // keeps the age. A name that is not in the table panics: the list is closed.
 // It says whether the condition is new, which is when it should be logged.
 func (c *Conditions) Set(name Name, about, detail string) bool {
+	return c.tell(name, about, Told{Detail: detail})
+}
+
+func (c *Conditions) tell(name Name, about string, t Told) bool {
 	kind, ok := Lookup(name)
 	if !ok {
 		panic(fmt.Sprintf("set condition %q about %q: it is not in the table", name, about))
 	}
-	text := kind.Text(about, detail)
+	if t.Next == "" {
+		t.Next = kind.next(about)
+	}
+	text := kind.text(t.Detail, t.Next)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	k := key{name, about}
@@ -86,7 +103,7 @@ func (c *Conditions) Set(name Name, about, detail string) bool {
 	if !known {
 		before.since = c.age()
 	}
-	c.now[k] = standing{since: before.since, text: text}
+	c.now[k] = standing{since: before.since, after: t.After, text: text, next: t.Next}
 	return !known
 }
 
@@ -108,18 +125,42 @@ func (c *Conditions) Put(holds bool, name Name, about, detail string) bool {
 	return c.Clear(name, about)
 }
 
-// List gives what holds, the gravest first, then by name and subject.
+// Tell is Put with all that can be told.
+func (c *Conditions) Tell(holds bool, name Name, about string, t Told) bool {
+	if holds {
+		return c.tell(name, about, t)
+	}
+	return c.Clear(name, about)
+}
+
+// List gives what holds and is to be shown, the gravest first, then by name and subject.
 func (c *Conditions) List() []Condition {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	now := c.age()
 	list := make([]Condition, 0, len(c.now))
 	for k, s := range c.now {
+		if now-s.since < s.after {
+			continue
+		}
 		kind, _ := Lookup(k.name)
-		list = append(list, Condition{Name: k.name, Severity: kind.Severity, About: k.about, SinceS: int64((now - s.since) / time.Second), Text: s.text})
+		list = append(list, Condition{Name: k.name, Severity: kind.Severity, About: k.about, SinceS: int64((now - s.since) / time.Second), Text: s.text, Next: s.next})
 	}
 	Sort(list)
 	return list
+}
+
+// Before reports whether c is to be dealt with before d: the graver one, then the
+// one that stands higher in the table.
+func (c Condition) Before(d Condition) bool {
+	if c.Severity != d.Severity {
+		return c.Severity.rank() < d.Severity.rank()
+	}
+	return place(c.Name) < place(d.Name)
+}
+
+func place(name Name) int {
+	return slices.IndexFunc(Table(), func(k Kind) bool { return k.Name == name })
 }
 
 // Sort brings conditions, for instance of several nodes, into the order of List.

@@ -72,16 +72,33 @@ func TestConditionsAreLevelTriggered(t *testing.T) {
 		c.Put(true, DiskFull, "/srv", "")
 		c.Put(false, DiskFull, "/srv", "")
 		got := c.List()
+		c.Tell(true, SlotUnprotected, "s001", Told{After: 15 * time.Second})
+		if list := c.List(); len(list) != 3 {
+			t.Errorf("what has to hold for a while is shown at once: %+v", list)
+		}
 		want := []Condition{
-			{NodeSilent, Page, "n1", 17, "No node has heard from it for suspect_after (last heard 03:31:07): mailnode failover list"},
-			{TLSSelfSigned, Warn, "", 0, "Clients are shown a certificate that this node made itself: mailnode config example | grep -A1 tls_"},
-			{CopyBuilding, Info, "s007", 0, "A copy is being filled or refilled and counts for nothing until it is done: mailnode slot show s007"},
+			{NodeSilent, Page, "n1", 17, "No node has heard from it for suspect_after (last heard 03:31:07): mailnode failover list", "mailnode failover list"},
+			{TLSSelfSigned, Warn, "", 0, "Clients are shown a certificate that this node made itself: mailnode config example | grep -A1 tls_", "mailnode config example | grep -A1 tls_"},
+			{CopyBuilding, Info, "s007", 0, "A copy is being filled or refilled and counts for nothing until it is done: mailnode slot show s007", "mailnode slot show s007"},
 		}
 		if diff := cmp.Diff(want, got); diff != "" {
 			t.Error(diff)
 		}
 		if !c.Clear(NodeSilent, "n1") || c.Clear(NodeSilent, "n1") {
 			t.Error("only the first Clear is news")
+		}
+		time.Sleep(15 * time.Second)
+		c.Tell(true, SlotUnprotected, "s001", Told{After: 15 * time.Second, Detail: "why", Next: "do this"})
+		if first := c.List()[0]; first.Name != SlotUnprotected || first.SinceS != 15 || first.Next != "do this" || !strings.HasSuffix(first.Text, "(why): do this") {
+			t.Errorf("after its time: %+v", first)
+		}
+		c.Tell(false, SlotUnprotected, "s001", Told{})
+		c.Tell(true, SlotUnprotected, "s001", Told{After: 15 * time.Second})
+		if list := c.List(); list[0].Name == SlotUnprotected {
+			t.Error("what ended and began again is shown at once")
+		}
+		if c.Tell(true, SlotUnprotected, "s001", Told{}); c.List()[0].Name != SlotUnprotected {
+			t.Error("what need not hold any longer is not shown")
 		}
 	})
 }

@@ -60,15 +60,16 @@ type Kind struct {
 	Next     string // the next command, with {} for the subject
 }
 
-// Text is what an operator reads when the condition holds for a subject; detail
-// may be "".
-func (k Kind) Text(about, detail string) string {
+// text is what an operator reads when the condition holds; detail may be "".
+func (k Kind) text(detail, next string) string {
 	text := strings.TrimSuffix(k.Means, ".")
 	if detail != "" {
 		text += " (" + detail + ")"
 	}
-	return text + ": " + strings.ReplaceAll(k.Next, "{}", about)
+	return text + ": " + next
 }
+
+func (k Kind) next(about string) string { return strings.ReplaceAll(k.Next, "{}", about) }
 
 // Lookup finds a row.
 func Lookup(name Name) (Kind, bool) {
@@ -126,7 +127,7 @@ func copyKinds() []Kind {
 		{EventQuarantined, Warn, "slot", "A replica cannot go on from where it is: an event could not be applied and was set aside, or its records are wrong; it fetches the whole state from its master.", "mailnode slot show {}"},
 		{MessageMissing, Warn, "slot", "No copy has the bodies of some messages, which were removed from their mailboxes; they come back when a copy that has them does.", "mailnode slot missing {}"},
 		{BodyDamaged, Warn, "slot", "Bodies of messages are damaged in this node's copy and are being fetched from the others.", "mailnode slot audit {}"},
-		{IndexDamaged, Page, "slot", "The index of this node's copy is damaged or contradicts itself; what can be read is served.", "mailnode slot reindex {} --from-packs"},
+		{IndexDamaged, Page, "slot", "The index of this node's copy is damaged or contradicts itself; what can be read is served.", "mailnode job list"},
 		{SlotReindexed, Warn, "slot", "Its index was made anew from what was left and from the packs; mail may have come back under new UIDs, flags may be lost.", "mailnode slot show {}"},
 	}
 }
@@ -137,7 +138,7 @@ func settingKinds() []Kind {
 		{TLSNotLoaded, Warn, "", "The certificate files cannot be read, the old ones stay in use.", "mailnode config check FILE"},
 		{SettingsDiffer, Warn, "node", "It runs with other settings than this node where all should agree.", "mailnode status --json"},
 		{VersionsDiffer, Info, "node", "It runs another release; neighbouring releases work together, for the time of an upgrade.", "mailnode cluster members"},
-		{ClockDiffers, Warn, "node", "Its wall clock differs by more than a minute; only dates that people see are wrong.", "chronyc tracking"},
+		{ClockDiffers, Warn, "node", "Its wall clock differs from this node's by more than a minute; only dates that people see are wrong.", "chronyc tracking"},
 		{ClockBehind, Warn, "", "This machine's wall clock is before what is recorded, or in no sensible year; only dates that people see are wrong.", "chronyc tracking"},
 		{PagerNotConfigured, Info, "", "Pages are shown here and in the metrics only: this release sends none.", "mailnode status"},
 	}

@@ -35,7 +35,7 @@ func memberURI(cluster string, name slot.NodeName) *url.URL {
 	return &url.URL{Scheme: "mailnode", Host: cluster, Path: "/" + string(name)}
 }
 
-// authority is a CA that can sign.
+// authority is a CA that can sign, or without its key only be checked against.
 type authority struct {
 	cert *x509.Certificate
 	key  ed25519.PrivateKey

@@ -19,11 +19,13 @@ import (
 // The identity of a node on disk, in <data>/cluster:
 //
 //	CLUSTER       format, cluster ID, node name, generation, and a checksum
-//	ca.pem        the CA's certificate      ca-key.pem    its key
+//	ca.pem        the CA's certificate      ca-key.pem    its key, on those that admit
 //	node.pem      this node's certificate   node-key.pem  its key
 //
-// Every member holds the CA's key: members trust each other equally, and any of
-// them can issue tokens and admit nodes when the others are gone.
+// The CA's key lies on the voters that hold mail: any of them admits nodes when the
+// others are gone, and whoever has taken one of them has mail already. A witness,
+// often a small rented machine, and a node without a vote never get it: with the
+// key they could name themselves any node.
 const (
 	clusterFolder = "cluster"
 	clusterFile   = "CLUSTER"
@@ -77,20 +79,24 @@ type file struct {
 
 // files gives the whole content of the folder.
 func (id *Identity) files() ([]file, error) {
-	caKey, err := encodeKey(id.ca.key)
-	if err != nil {
-		return nil, err
-	}
 	key, err := encodeKey(id.key)
 	if err != nil {
 		return nil, err
 	}
 	record := clusterRecord{Format: folderFormat, Cluster: id.cluster, Name: id.name, Generation: id.generation}
-	return []file{
-		{caFile, encodeCert(id.ca.cert)}, {caKeyFile, caKey},
+	list := []file{
+		{caFile, encodeCert(id.ca.cert)},
 		{nodeFile, encodeCert(id.cert)}, {nodeKeyFile, key},
 		{clusterFile, record.encode()},
-	}, nil
+	}
+	if id.Admits() {
+		caKey, err := encodeKey(id.ca.key)
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, file{caKeyFile, caKey})
+	}
+	return list, nil
 }
 
 // readFolder reads an identity and checks that its parts belong together.
@@ -98,6 +104,9 @@ func readFolder(folder string) (*Identity, error) {
 	content := make(map[string][]byte)
 	for _, name := range []string{clusterFile, caFile, caKeyFile, nodeFile, nodeKeyFile} {
 		text, err := os.ReadFile(filepath.Join(folder, name))
+		if name == caKeyFile && errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
 		if err != nil {
 			return nil, err
 		}
@@ -111,8 +120,10 @@ func readFolder(folder string) (*Identity, error) {
 	if id.ca.cert, err = decodeCert(content[caFile]); err != nil {
 		return nil, fmt.Errorf("read %s: %w", caFile, err)
 	}
-	if id.ca.key, err = decodeKey(content[caKeyFile]); err != nil {
-		return nil, fmt.Errorf("read %s: %w", caKeyFile, err)
+	if text, holds := content[caKeyFile]; holds {
+		if id.ca.key, err = decodeKey(text); err != nil {
+			return nil, fmt.Errorf("read %s: %w", caKeyFile, err)
+		}
 	}
 	if id.cert, err = decodeCert(content[nodeFile]); err != nil {
 		return nil, fmt.Errorf("read %s: %w", nodeFile, err)
@@ -128,7 +139,7 @@ func (id *Identity) verify() error {
 	if err := checkAuthority(id.ca.cert); err != nil {
 		return err
 	}
-	if !id.ca.key.Public().(ed25519.PublicKey).Equal(id.ca.cert.PublicKey) {
+	if id.Admits() && !id.ca.key.Public().(ed25519.PublicKey).Equal(id.ca.cert.PublicKey) {
 		return errors.New("the CA key does not belong to the CA certificate")
 	}
 	name, err := checkMember(id.cert, id.ca.cert, id.cluster)

@@ -20,7 +20,7 @@ import (
 // Reasons for which a connection or an identity is refused. Test with errors.Is.
 var (
 	// ErrNoCluster: the data folder holds no identity yet.
-	ErrNoCluster = errors.New("this node belongs to no cluster yet: `mailnode cluster init` makes one, `mailnode cluster join TOKEN` joins one")
+	ErrNoCluster = errors.New("this node belongs to no cluster yet")
 	// ErrHasCluster: the data folder holds an identity already.
 	ErrHasCluster = errors.New("this node belongs to a cluster already")
 	// ErrStranger: the other side has no certificate of this cluster's CA.
@@ -50,6 +50,9 @@ func (id *Identity) Name() slot.NodeName { return id.name }
 
 // ClusterID gives the cluster's random ID, 32 hex digits.
 func (id *Identity) ClusterID() string { return id.cluster }
+
+// Admits reports whether this node holds the CA's key, so that it can let others in.
+func (id *Identity) Admits() bool { return id.ca.key != nil }
 
 // CAFingerprint gives what a join token pins.
 func (id *Identity) CAFingerprint() Fingerprint { return fingerprint(id.ca.cert) }

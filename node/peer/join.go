@@ -8,6 +8,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"os"
 	"path/filepath"
@@ -30,11 +31,12 @@ const (
 	joinDecisionTimeout = 30 * time.Second
 )
 
-// JoinRequest says who wants to join. TokenID and SecretHash are filled in by
-// this package; the rest is the joiner's.
+// JoinRequest says who wants to join. TokenID, SecretHash and Key are filled in
+// by this package; the rest is the joiner's.
 type JoinRequest struct {
 	TokenID    string
 	SecretHash [32]byte // SHA-256 of the secret that the joiner showed
+	Key        string   // SHA-256 of the public key that the joiner has proved to hold, lower-case hex
 	Name       slot.NodeName
 	Address    string // host:port that other nodes will dial
 	Zone       string
@@ -65,6 +67,8 @@ type Member struct {
 // JoinAccepted is what the cluster tells a node that may join.
 type JoinAccepted struct {
 	Members []Member `json:"members,omitempty"` // at most 256
+	// Admits: the joiner is one that lets others in, so that it gets the CA's key.
+	Admits bool `json:"-"`
 }
 
 // joinWire is a JoinRequest as it travels.
@@ -80,8 +84,7 @@ type joinWire struct {
 	CSR      []byte            `json:"csr"` // DER
 }
 
-// joinAnswer is the reply. It carries the CA's key: members trust each other
-// equally, so that any of them can issue tokens when the others are gone.
+// joinAnswer is the reply. CAKey is only for those that let others in: see folder.go.
 type joinAnswer struct {
 	Refusal    string          `json:"refusal,omitempty"`
 	AskAnother bool            `json:"ask_another,omitempty"`
@@ -94,14 +97,15 @@ type joinAnswer struct {
 }
 
 // ErrAskAnother, wrapped by an authorizer, means that this member cannot decide
-// now and that the token is not used up: the joiner asks the next seed.
+// now, or does not know what became of it: the joiner asks the next seed the same.
 var ErrAskAnother = errors.New("ask another member")
 
 // Join makes this node a member: it makes a key, shows the token to a seed and
 // writes what it gets to dir/cluster. The key never leaves the machine. A seed
 // that cannot be reached, or says ErrAskAnother, is passed over. After a crash
-// or an error there is either a whole identity or none; a token whose request
-// was sent may be used up all the same.
+// or an error there is either a whole identity or none. The key is on disk before
+// anybody is asked: with the same token the same folder can ask again, whatever
+// became of the first try.
 func Join(ctx context.Context, token, dir string, r JoinRequest, o Options) (*Identity, JoinAccepted, error) {
 	none := JoinAccepted{}
 	t, err := ParseToken(token)
@@ -119,22 +123,56 @@ func Join(ctx context.Context, token, dir string, r JoinRequest, o Options) (*Id
 		return nil, none, fmt.Errorf("join cluster %q: %w", t.Cluster, ErrHasCluster)
 	}
 	id := &Identity{cluster: t.Cluster, name: r.Name}
-	public, key, err := ed25519.GenerateKey(rand.Reader)
-	if err != nil {
-		return nil, none, fmt.Errorf("make key of node %q: %w", r.Name, err)
+	if id.key, err = joinKey(dir); err != nil {
+		return nil, none, fmt.Errorf("join cluster %q: %w", t.Cluster, err)
 	}
-	id.key = key
-	answer, err := askSeeds(ctx, t, r, key, o.withDefaults())
+	answer, err := askSeeds(ctx, t, r, id.key, o.withDefaults())
 	if err != nil {
 		return nil, none, fmt.Errorf("join cluster %q: %w", t.Cluster, err)
 	}
-	if err := id.adopt(answer, t, public); err != nil {
+	if err := id.adopt(answer, t); err != nil {
 		return nil, none, fmt.Errorf("join cluster %q: %w", t.Cluster, err)
 	}
 	if err := id.create(dir); err != nil {
 		return nil, none, err
 	}
+	if err := os.Remove(filepath.Join(dir, joinKeyFile)); err != nil {
+		return nil, none, fmt.Errorf("join cluster %q: it is done, remove its key's draft: %w", t.Cluster, err)
+	}
 	return id, answer.Accepted, nil
+}
+
+// joinKeyFile holds a joiner's key until its identity is whole.
+const joinKeyFile = "join-key.pem"
+
+// joinKey returns the key of an earlier try, or makes one that a crash does not lose.
+func joinKey(dir string) (ed25519.PrivateKey, error) {
+	path := filepath.Join(dir, joinKeyFile)
+	text, err := os.ReadFile(path)
+	if err == nil {
+		key, err := decodeKey(text)
+		if err != nil {
+			return nil, fmt.Errorf("read key %q of an earlier try: %w: remove the file, then join with a new token", path, err)
+		}
+		return key, nil
+	}
+	if !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("read key of an earlier try: %w", err)
+	}
+	_, key, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		return nil, fmt.Errorf("make key: %w", err)
+	}
+	if text, err = encodeKey(key); err != nil {
+		return nil, err
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("write key: %w", err)
+	}
+	if err := replaceFile(path, text); err != nil {
+		return nil, fmt.Errorf("write key: %w", err)
+	}
+	return key, nil
 }
 
 // askSeeds tries one seed after another until one has decided.
@@ -159,8 +197,8 @@ func askSeeds(ctx context.Context, t Token, r JoinRequest, key ed25519.PrivateKe
 	return joinAnswer{}, errors.Join(passed...)
 }
 
-// askSeed asks one member. decided says that another one need not be asked:
-// the cluster refused, or the token may have been used up.
+// askSeed asks one member. decided says that another one need not be asked: the
+// cluster refused.
 func askSeed(ctx context.Context, seed string, t Token, wire joinWire, o Options) (answer joinAnswer, decided bool, err error) {
 	c, err := o.secure(ctx, seed, &tls.Config{
 		MinVersion:         tls.VersionTLS13,
@@ -183,7 +221,7 @@ func askSeed(ctx context.Context, seed string, t Token, wire joinWire, o Options
 		return joinAnswer{}, false, err // half a request uses nothing up
 	}
 	if err := readFrame(c, magicAnswer(), &answer, joinAnswerMax); err != nil {
-		return joinAnswer{}, true, fmt.Errorf("%w; the token may be used up: look at `mailnode cluster members` there, then make a new one with `mailnode cluster token`", err)
+		return joinAnswer{}, false, fmt.Errorf("%w; whether it has admitted this node is not known: join again with the same token", err)
 	}
 	if answer.Refusal != "" {
 		return joinAnswer{}, !answer.AskAnother, errors.New("the cluster refuses: " + shorten(answer.Refusal, refusalMaxLen))
@@ -193,18 +231,20 @@ func askSeed(ctx context.Context, seed string, t Token, wire joinWire, o Options
 
 // adopt fills the identity from an answer after checking that all of it fits
 // the token and the key made here.
-func (id *Identity) adopt(answer joinAnswer, t Token, public ed25519.PublicKey) error {
+func (id *Identity) adopt(answer joinAnswer, t Token) error {
 	var err error
 	if id.ca.cert, err = decodeCert(answer.CA); err != nil {
 		return fmt.Errorf("read CA certificate: %w", err)
 	}
-	if id.ca.key, err = decodeKey(answer.CAKey); err != nil {
-		return fmt.Errorf("read CA key: %w", err)
+	if len(answer.CAKey) > 0 {
+		if id.ca.key, err = decodeKey(answer.CAKey); err != nil {
+			return fmt.Errorf("read CA key: %w", err)
+		}
 	}
 	if id.cert, err = decodeCert(answer.Cert); err != nil {
 		return fmt.Errorf("read certificate: %w", err)
 	}
-	if answer.Cluster != t.Cluster || fingerprint(id.ca.cert) != t.CA || !public.Equal(id.cert.PublicKey) {
+	if answer.Cluster != t.Cluster || fingerprint(id.ca.cert) != t.CA || !id.key.Public().(ed25519.PublicKey).Equal(id.cert.PublicKey) {
 		return fmt.Errorf("%w: the answer does not fit the token", ErrStranger)
 	}
 	id.generation = answer.Generation

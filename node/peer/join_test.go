@@ -3,9 +3,9 @@ package peer
 import (
 	"bytes"
 	"context"
-	"crypto/ed25519"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"net"
 	"os"
@@ -21,6 +21,7 @@ import (
 type office struct {
 	mu     sync.Mutex
 	tokens map[string][32]byte
+	used   map[string]string // token ID → key
 	asked  []JoinRequest
 	busy   bool
 }
@@ -33,11 +34,12 @@ func (o *office) authorize(_ context.Context, r JoinRequest) (JoinAccepted, erro
 		return JoinAccepted{}, fmt.Errorf("no leader: %w", ErrAskAnother)
 	}
 	hash, ok := o.tokens[r.TokenID]
-	if !ok || hash != r.SecretHash {
-		return JoinAccepted{}, errors.New("token is unknown, or was used already: `mailnode cluster token` makes a new one")
+	key, used := o.used[r.TokenID]
+	if !ok || hash != r.SecretHash || used && key != r.Key {
+		return JoinAccepted{}, errors.New("token is unknown, or was used already: `mailnode cluster token NODE` makes a new one")
 	}
-	delete(o.tokens, r.TokenID)
-	return JoinAccepted{Members: []Member{{Name: "n1", Address: "192.0.2.1:7400"}}}, nil
+	o.used[r.TokenID] = r.Key
+	return JoinAccepted{Members: []Member{{Name: "n1", Address: "192.0.2.1:7400"}}, Admits: r.Role == "voter"}, nil
 }
 
 // startOffice serves joiners of id's cluster until the test ends.
@@ -47,7 +49,7 @@ func startOffice(t *testing.T, id *Identity) (*office, string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	o := &office{tokens: make(map[string][32]byte)}
+	o := &office{tokens: make(map[string][32]byte), used: make(map[string]string)}
 	ended := make(chan error)
 	ctx, cancel := context.WithCancel(context.Background())
 	go func() {
@@ -77,7 +79,7 @@ func (o *office) issue(t *testing.T, id *Identity, name slot.NodeName, seeds ...
 }
 
 func joiner(name slot.NodeName) JoinRequest {
-	return JoinRequest{Name: name, Address: "192.0.2.2:7400", Zone: "rack2", Standby: true, Role: "witness"}
+	return JoinRequest{Name: name, Address: "192.0.2.2:7400", Zone: "rack2", Standby: true, Role: "voter"}
 }
 
 func TestJoin(t *testing.T) {
@@ -96,7 +98,7 @@ func TestJoin(t *testing.T) {
 		t.Errorf("accepted with %+v", accepted)
 	}
 	asked := o.asked[0]
-	if asked.Name != "n2" || asked.Address != "192.0.2.2:7400" || asked.Zone != "rack2" || !asked.Standby || asked.Role != "witness" {
+	if asked.Name != "n2" || asked.Address != "192.0.2.2:7400" || asked.Zone != "rack2" || !asked.Standby || asked.Role != "voter" {
 		t.Errorf("asked with %+v", asked)
 	}
 	loaded, err := Load(dir)
@@ -113,7 +115,7 @@ func TestJoin(t *testing.T) {
 	}
 	c.Close()
 
-	// The new member holds the CA's key: it can admit the next node.
+	// The new member is a voter with mail and holds the CA's key: it can admit the next node.
 	o2, address2 := startOffice(t, loaded)
 	if _, _, err := Join(t.Context(), o2.issue(t, loaded, "", address2), t.TempDir(), joiner("n3"), Options{}); err != nil {
 		t.Errorf("join through the second member: %v", err)
@@ -124,8 +126,69 @@ func TestJoin(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), "was used already") {
 		t.Errorf("a used token: %v", err)
 	}
-	if entries, _ := os.ReadDir(dir); len(entries) != 0 {
-		t.Errorf("a refused joiner left %v", entries)
+	if _, err := Load(dir); !errors.Is(err, ErrNoCluster) {
+		t.Errorf("a refused joiner left an identity: %v", err)
+	}
+}
+
+// TestCAKeyStaysOnVotersWithMail: a witness joins, is believed by the others, and
+// has nothing with which it could let anybody in.
+func TestCAKeyStaysOnVotersWithMail(t *testing.T) {
+	n1 := newCluster(t)
+	o, address := startOffice(t, n1)
+	dir := t.TempDir()
+	r := joiner("w1")
+	r.Role = "witness"
+	if _, _, err := Join(t.Context(), o.issue(t, n1, "w1", address), dir, r, Options{}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(filepath.Join(dir, clusterFolder, caKeyFile)); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("the CA's key lies on a witness: %v", err)
+	}
+	w1, err := Load(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := startServer(t, n1, Options{})
+	c, err := NewDialer(w1, Options{}).Dial(t.Context(), ProtoRaft, "n1", s.Addr().String())
+	if err != nil {
+		t.Fatalf("the witness is refused: %v", err)
+	}
+	c.Close()
+	o2, address2 := startOffice(t, w1)
+	token := o2.issue(t, n1, "n3", address2)
+	if _, _, err := Join(t.Context(), token, t.TempDir(), joiner("n3"), Options{}); err == nil || !strings.Contains(err.Error(), ErrAskAnother.Error()) || len(o2.asked) != 0 {
+		t.Errorf("a witness was asked to let a node in: %v, %d decisions", err, len(o2.asked))
+	}
+}
+
+// TestJoinIsRepeated: whoever has not heard the answer asks again with the same
+// token, and gets it: the key was on disk before the first question.
+func TestJoinIsRepeated(t *testing.T) {
+	n1 := newCluster(t)
+	o, address := startOffice(t, n1)
+	token, dir := o.issue(t, n1, "n2", address), t.TempDir()
+	first, _, err := Join(t.Context(), token, dir, joiner("n2"), Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	// As after a crash between the answer and the identity.
+	key, err := encodeKey(first.key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(os.RemoveAll(filepath.Join(dir, clusterFolder)), os.WriteFile(filepath.Join(dir, joinKeyFile), key, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	again, _, err := Join(t.Context(), token, dir, joiner("n2"), Options{})
+	if err != nil || !again.key.Equal(first.key) {
+		t.Errorf("the same key was not let in again: %v", err)
+	}
+	if len(o.asked) != 2 || o.asked[0].Key != o.asked[1].Key {
+		t.Errorf("asked with %+v", o.asked)
+	}
+	if _, err := os.Stat(filepath.Join(dir, joinKeyFile)); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("the draft of the key is left over: %v", err)
 	}
 }
 
@@ -191,7 +254,7 @@ func TestJoinPassesOverSeeds(t *testing.T) {
 }
 
 // TestJoinWithoutAnswer: a member that dies before it answers leaves no
-// identity and a clear word about the token.
+// identity, the key for the next try, and a clear word about the token.
 func TestJoinWithoutAnswer(t *testing.T) {
 	n1 := newCluster(t)
 	p, err := Listen("127.0.0.1:0", n1, Options{})
@@ -218,11 +281,14 @@ func TestJoinWithoutAnswer(t *testing.T) {
 	}
 	dir := t.TempDir()
 	_, _, err = Join(t.Context(), token, dir, joiner("n2"), Options{})
-	if err == nil || !strings.Contains(err.Error(), "may be used up") {
+	if err == nil || !strings.Contains(err.Error(), "join again with the same token") {
 		t.Errorf("got %v", err)
 	}
 	if _, err := Load(dir); !errors.Is(err, ErrNoCluster) {
 		t.Errorf("Load: %v", err)
+	}
+	if _, err := os.Stat(filepath.Join(dir, joinKeyFile)); err != nil {
+		t.Errorf("the key of the first try is gone: %v", err)
 	}
 	<-ended
 }
@@ -283,7 +349,7 @@ func TestToken(t *testing.T) {
 	if _, err := ParseToken(printed + "A"); err == nil {
 		t.Error("a longer token was accepted")
 	}
-	for _, bad := range [][]string{nil, {"n1"}, make([]string, seedsMax+1)} {
+	for _, bad := range [][]string{nil, {"n1"}, make([]string, SeedsMax+1)} {
 		if _, _, _, err := NewToken(n1.ClusterID(), n1.CAFingerprint(), bad, ""); err == nil {
 			t.Errorf("seeds %q were accepted", bad)
 		}
@@ -386,6 +452,8 @@ func TestJoinerJudgesAnswers(t *testing.T) {
 		ok     bool
 	}{
 		{"right", answerOf(n1, n2), n2, true},
+		{"without the CA's key", func() joinAnswer { a := answerOf(n1, n2); a.CAKey = nil; return a }(), n2, true},
+		{"another CA's key", func() joinAnswer { a := answerOf(n1, n2); a.CAKey = answerOf(other, forged).CAKey; return a }(), n2, false},
 		{"another CA", answerOf(other, forged), forged, false},
 		{"a certificate for another key", answerOf(n1, n2), newMember(t, n1, "n2"), false},
 		{"a certificate for another name", answerOf(n1, newMember(t, n1, "n3")), n2, false},
@@ -395,7 +463,7 @@ func TestJoinerJudgesAnswers(t *testing.T) {
 	}
 	for _, row := range rows {
 		id := &Identity{cluster: token.Cluster, name: "n2", key: row.holder.key}
-		err := id.adopt(row.answer, token, row.holder.key.Public().(ed25519.PublicKey))
+		err := id.adopt(row.answer, token)
 		if (err == nil) != row.ok {
 			t.Errorf("%s: %v", row.name, err)
 		}

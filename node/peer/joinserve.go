@@ -5,6 +5,7 @@ import (
 	"crypto/ed25519"
 	"crypto/sha256"
 	"crypto/x509"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -17,8 +18,9 @@ import (
 const joinersMax = 64
 
 // Authorizer decides about a joiner: it uses the token up and adds the member,
-// in one Raft command, and says what the joiner needs to know. Its error is
-// told to the joiner in these words; see ErrAskAnother.
+// in one Raft command, and returns what the joiner needs to know. The same joiner
+// with the same token is told the same again. Its error is told to the joiner in
+// these words; see ErrAskAnother.
 type Authorizer func(ctx context.Context, r JoinRequest) (JoinAccepted, error)
 
 // ServeJoin answers joiners that arrive at ln, the Listener of ProtoJoin, until
@@ -104,6 +106,9 @@ func decideJoin(ctx context.Context, wire joinWire, id *Identity, authorize Auth
 	if !ok {
 		return joinAnswer{}, fmt.Errorf("check certificate request of node %q: key is a %T, want Ed25519", r.Name, csr.PublicKey)
 	}
+	if !id.Admits() {
+		return joinAnswer{}, fmt.Errorf("this node does not hold the CA's key: %w", ErrAskAnother)
+	}
 	cert, err := id.ca.issue(id.cluster, r.Name, public)
 	if err != nil {
 		return joinAnswer{}, err
@@ -112,9 +117,14 @@ func decideJoin(ctx context.Context, wire joinWire, id *Identity, authorize Auth
 	if err != nil {
 		return joinAnswer{}, err
 	}
+	sum := sha256.Sum256(public)
+	r.Key = hex.EncodeToString(sum[:])
 	accepted, err := authorize(ctx, r)
 	if err != nil {
 		return joinAnswer{}, err
+	}
+	if !accepted.Admits {
+		caKey = nil
 	}
 	accepted.Members = accepted.Members[:min(len(accepted.Members), membersMax)]
 	return joinAnswer{Cluster: id.cluster, Generation: id.Generation(), CA: encodeCert(id.ca.cert), CAKey: caKey, Cert: encodeCert(cert), Accepted: accepted}, nil

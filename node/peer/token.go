@@ -22,8 +22,9 @@ const (
 	tokenSumLen    = 4       // bytes of SHA-256 over the JSON
 	tokenHeaderLen = 2 + 4   // length of the JSON, and the sum
 	tokenMax       = 8 << 10 // bytes of a printed token
-	seedsMax       = 16
-	secretLen      = 32
+	// SeedsMax is how many addresses of members a token has at most.
+	SeedsMax  = 16
+	secretLen = 32
 )
 
 // Token lets one node join one cluster once. Whoever has it can join: it is a
@@ -118,8 +119,8 @@ func (t Token) check() error {
 		return fmt.Errorf("format %d, this program knows %d: install the cluster's release of mailnode", t.Format, tokenFormat)
 	case !isHex(t.Cluster, 16) || !isHex(string(t.CA), sha256.Size) || !isHex(t.ID, 8) || len(t.Secret) != secretLen:
 		return errors.New("cluster ID, CA fingerprint, ID or secret has the wrong form")
-	case len(t.Seeds) == 0 || len(t.Seeds) > seedsMax:
-		return fmt.Errorf("%d addresses of members, want 1 to %d", len(t.Seeds), seedsMax)
+	case len(t.Seeds) == 0 || len(t.Seeds) > SeedsMax:
+		return fmt.Errorf("%d addresses of members, want 1 to %d", len(t.Seeds), SeedsMax)
 	case t.Name != "":
 		if err := CheckName(t.Name); err != nil {
 			return err

@@ -17,15 +17,17 @@ import (
 
 // Limits keep the whole state under 1 MiB (law 10).
 const (
-	MaxMembers   = 256
-	MaxReplicas  = 8    // per slot, beside the master
-	MaxHistory   = 1000 // ownership changes kept
-	MaxClosed    = 50   // closed proposals kept
-	MaxTokens    = 100  // join tokens that nobody has used yet
-	maxClosedSum = 1000 // slots named by all closed proposals together
-	maxName      = 32   // bytes of a node name
-	maxText      = 120  // bytes of a text that is only shown
-	recoveryStep = 16   // what a raised generation adds to epochs and unclean counts
+	MaxMembers  = 256
+	MaxReplicas = 8    // per slot, beside the master
+	MaxHistory  = 1000 // ownership changes kept
+	MaxClosed   = 50   // closed proposals kept
+	MaxTokens   = 100  // join tokens that nobody has used yet
+
+	MaxTokenSeconds = 30 * 24 * 3600 // longest life of a join token
+	maxClosedSum    = 1000           // slots named by all closed proposals together
+	maxName         = 32             // bytes of a node name
+	maxText         = 120            // bytes of a text that is only shown
+	recoveryStep    = 16             // what a raised generation adds to epochs and unclean counts
 )
 
 // Role says what a member does in Raft.
@@ -46,6 +48,7 @@ type Member struct {
 	Zone     string        `json:"z,omitempty"`
 	Standby  bool          `json:"sb,omitempty"` // its copies are proposed only when no other viable copy exists
 	Role     Role          `json:"r"`
+	Key      string        `json:"k,omitempty"` // SHA-256 of the public key with which it joined, lower-case hex
 
 	// What the node says of itself when it starts: feature.go.
 	Features slot.FeatureLevel `json:"f,omitempty"`   // absent: the first
@@ -168,11 +171,13 @@ type Change struct {
 	AcceptedLoss bool          `json:"al,omitempty"`
 }
 
-// Token is an outstanding join token: its ID, what it proves, and for whom.
+// Token is an outstanding join token: its ID, what it proves, for whom, and for
+// how long. Its time runs by AgeTokens alone.
 type Token struct {
-	ID   string        `json:"id"`
-	Hash string        `json:"h"` // SHA-256 of the secret, lower-case hex
-	Node slot.NodeName `json:"n"`
+	ID    string        `json:"id"`
+	Hash  string        `json:"h"` // SHA-256 of the secret, lower-case hex
+	Node  slot.NodeName `json:"n"`
+	LeftS int64         `json:"l"` // seconds, above 0
 }
 
 // State is everything that Raft knows. The zero State is a cluster that was not
@@ -184,10 +189,11 @@ type State struct {
 	Generation      slot.Generation   `json:"generation"`
 	FeatureLevel    slot.FeatureLevel `json:"features,omitempty"` // absent: the first; read it with Features
 	SlotCount       int               `json:"slot_count"`
-	DefaultReplicas int               `json:"replicas"`  // copies beside the master
-	Members         []Member          `json:"members"`   // by name
-	Slots           []Slot            `json:"slots"`     // Slots[i].ID is i
-	Proposals       []Proposal        `json:"proposals"` // oldest first: the open ones and the last closed ones
+	DefaultReplicas int               `json:"replicas"`           // copies beside the master
+	PlaceAt         int               `json:"place_at,omitempty"` // slots get their first masters when so many members have started
+	Members         []Member          `json:"members"`            // by name
+	Slots           []Slot            `json:"slots"`              // Slots[i].ID is i
+	Proposals       []Proposal        `json:"proposals"`          // oldest first: the open ones and the last closed ones
 	NextProposal    uint64            `json:"next_proposal"`
 	History         []Change          `json:"history"` // oldest first
 	Tokens          []Token           `json:"tokens"`  // by ID

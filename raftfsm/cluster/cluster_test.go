@@ -29,14 +29,14 @@ func sample(t *testing.T) *State {
 	s := New()
 	for i, c := range []Command{
 		Init{ClusterID: "c-1", SlotCount: 4, DefaultReplicas: 1, First: member("n1", Voter)},
-		AddMember{member("n2", Voter)},
-		AddMember{member("n3", Nonvoter)},
-		AddMember{member("w1", Witness)},
+		AddMember{Member: member("n2", Voter)},
+		AddMember{Member: member("n3", Nonvoter)},
+		AddMember{Member: member("w1", Witness)},
 		AssignSlot{Slot: 0, Master: "n1", Replicas: names("n2", "n3")},
 		AssignSlot{Slot: 1, Master: "n2", Replicas: names("n1")},
 		AssignSlot{Slot: 3, Master: "n1"},
 		SetProtected{Slot: 0, Epoch: 1, InSync: names("n3", "n2")},
-		AddToken{Token{ID: "t1", Hash: tokenHash, Node: "n4"}},
+		AddToken{Token{ID: "t1", Hash: tokenHash, Node: "n4", LeftS: 60}},
 		OpenProposal{Node: "n1", Reason: "n1 is silent", By: "n2", Slots: []ProposedSlot{
 			{Slot: 0, Epoch: 1, From: "n1", To: "n2", Position: slot.At(1, 9), Note: "n3 is building"}}},
 	} {
@@ -87,19 +87,24 @@ type refusal struct {
 func memberRefusals() []refusal {
 	return []refusal{
 		{"init twice", Init{ClusterID: "c-2", SlotCount: 1, First: member("n9", Voter)}, ErrExists{}, "c-1"},
-		{"add known member", AddMember{member("n1", Voter)}, ErrExists{}, "n1"},
-		{"add known server", AddMember{Member{Name: "n9", ServerID: "n1-00000001", Addr: "a:1", Role: Voter}}, ErrExists{}, "n1"},
-		{"add bad name", AddMember{member("../n9", Voter)}, ErrInvalid{}, "node name"},
-		{"add bad addr", AddMember{Member{Name: "n9", ServerID: "x", Addr: "here", Role: Voter}}, ErrInvalid{}, "host:port"},
-		{"add bad role", AddMember{member("n9", "king")}, ErrInvalid{}, "king"},
+		{"add known member", AddMember{Member: member("n1", Voter)}, ErrExists{}, "n1"},
+		{"add known server", AddMember{Member: Member{Name: "n9", ServerID: "n1-00000001", Addr: "a:1", Role: Voter}}, ErrExists{}, "n1"},
+		{"add bad name", AddMember{Member: member("../n9", Voter)}, ErrInvalid{}, "node name"},
+		{"add bad addr", AddMember{Member: Member{Name: "n9", ServerID: "x", Addr: "here", Role: Voter}}, ErrInvalid{}, "host:port"},
+		{"add bad role", AddMember{Member: member("n9", "king")}, ErrInvalid{}, "king"},
 		{"update unknown", UpdateMember{Name: "n9"}, ErrNotFound{}, "n9"},
 		{"mail node to witness", UpdateMember{Name: "n1", Role: Witness}, ErrInvalid{}, "s000"},
 		{"update to taken server", UpdateMember{Name: "n1", ServerID: "n2-00000001"}, ErrExists{}, "n2"},
 		{"remove unknown", RemoveMember{"n9"}, ErrNotFound{}, "n9"},
-		{"token again", AddToken{Token{ID: "t1", Hash: tokenHash, Node: "n5"}}, ErrExists{}, "t1"},
+		{"token again", AddToken{Token{ID: "t1", Hash: tokenHash, Node: "n5", LeftS: 60}}, ErrExists{}, "t1"},
 		{"token hash", AddToken{Token{ID: "t2", Hash: "xyz", Node: "n5"}}, ErrInvalid{}, "SHA-256"},
-		{"use unknown token", UseToken{ID: "t9", Hash: tokenHash}, ErrNotFound{}, "t9"},
-		{"use token wrongly", UseToken{ID: "t1", Hash: strings.Repeat("0", 64)}, ErrInvalid{}, "secret"},
+		{"token for no time", AddToken{Token{ID: "t2", Hash: tokenHash, Node: "n5"}}, ErrInvalid{}, "0 s"},
+		{"token for ever", AddToken{Token{ID: "t2", Hash: tokenHash, Node: "n5", LeftS: MaxTokenSeconds + 1}}, ErrInvalid{}, "not between"},
+		{"age of nothing", AgeTokens{}, ErrInvalid{}, "no time"},
+		{"join with an unknown token", joined("n4", "t9", keyA), ErrNotFound{}, "t9"},
+		{"join as another", joined("n5", "t1", keyA), ErrNotFound{}, "t1"},
+		{"join without a key", joined("n4", "t1", ""), ErrInvalid{}, "key"},
+		{"join with the wrong secret", func() Command { c := joined("n4", "t1", keyA); c.Hash = strings.Repeat("0", 64); return c }(), ErrInvalid{}, "secret"},
 		{"drop unknown token", DropToken{"t9"}, ErrNotFound{}, "t9"},
 		{"generation stale", RaiseGeneration{Generation: 3}, ErrStale{}, "generation"},
 	}
@@ -185,7 +190,7 @@ func TestRefusals(t *testing.T) {
 
 func TestBeforeInit(t *testing.T) {
 	var invalid ErrInvalid
-	if _, err := New().Apply(1, AddMember{member("n1", Voter)}); !errors.As(err, &invalid) {
+	if _, err := New().Apply(1, AddMember{Member: member("n1", Voter)}); !errors.As(err, &invalid) {
 		t.Errorf("got %v", err)
 	}
 	for _, c := range []Init{
@@ -447,13 +452,85 @@ func TestMembersAndTokens(t *testing.T) {
 	if _, ok := s.Member("w1"); ok {
 		t.Error("w1 is still there")
 	}
-	apply(t, s, 22, AddToken{Token{ID: "t2", Hash: tokenHash, Node: "n4"}})
+	apply(t, s, 22, AddToken{Token{ID: "t2", Hash: tokenHash, Node: "n4", LeftS: 60}})
 	if len(s.Tokens) != 1 || s.Tokens[0].ID != "t2" {
 		t.Errorf("one token per node: %+v", s.Tokens)
 	}
-	apply(t, s, 23, UseToken{ID: "t2", Hash: tokenHash})
-	if _, err := s.Apply(24, UseToken{ID: "t2", Hash: tokenHash}); err == nil {
-		t.Error("a token was used twice")
+}
+
+const (
+	keyA = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"
+	keyB = "bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb"
+)
+
+// joined is a node that joins with a token and a key.
+func joined(name, token, key string) AddMember {
+	m := member(name, Voter)
+	m.ServerID, m.Key = name+"-"+token, key
+	return AddMember{Member: m, Token: token, Hash: tokenHash}
+}
+
+// TestJoinIsOneStep: a token is used up exactly when its member is added, and the
+// node that used it is answered the same however often it asks.
+func TestJoinIsOneStep(t *testing.T) {
+	s := sample(t)
+	broken := joined("n4", "t1", keyA)
+	broken.Member.Addr = "nowhere"
+	if _, err := s.Apply(20, broken); err == nil || len(s.Tokens) != 1 {
+		t.Fatalf("a refused join: %v, %d tokens left", err, len(s.Tokens))
+	}
+	apply(t, s, 21, joined("n4", "t1", keyA))
+	if len(s.Tokens) != 0 {
+		t.Errorf("the token of a member is still there: %+v", s.Tokens)
+	}
+	before := len(s.Members)
+	apply(t, s, 22, joined("n4", "t1", keyA))
+	if len(s.Members) != before {
+		t.Error("asking again added a member")
+	}
+	if _, err := s.Apply(23, joined("n4", "t1", keyB)); !errors.As(err, &ErrExists{}) || !strings.Contains(err.Error(), "another key") {
+		t.Errorf("the token with another key: %v", err)
+	}
+}
+
+// TestAbsentMemberIsReplaced: who never came up leaves the name to the next token;
+// who came up keeps it.
+func TestAbsentMemberIsReplaced(t *testing.T) {
+	s := sample(t)
+	apply(t, s, 20, joined("n4", "t1", keyA))
+	if !s.Absent("n4") || s.Absent("n2") || s.Absent("n9") {
+		t.Errorf("absent: n4 %v, n2 %v, n9 %v", s.Absent("n4"), s.Absent("n2"), s.Absent("n9"))
+	}
+	apply(t, s, 21, AddToken{Token{ID: "t3", Hash: tokenHash, Node: "n4", LeftS: 60}})
+	apply(t, s, 22, joined("n4", "t3", keyB))
+	if m, _ := s.Member("n4"); m.Key != keyB || m.ServerID != "n4-t3" {
+		t.Errorf("replaced by %+v", m)
+	}
+	apply(t, s, 23, UpdateMember{Name: "n4", Release: "1.0"})
+	apply(t, s, 24, AddToken{Token{ID: "t4", Hash: tokenHash, Node: "n4", LeftS: 60}})
+	if _, err := s.Apply(25, joined("n4", "t4", keyA)); !errors.As(err, &ErrExists{}) {
+		t.Errorf("a node that came up was replaced: %v", err)
+	}
+	if len(s.Tokens) != 1 {
+		t.Error("a refused join used its token up")
+	}
+}
+
+// TestLaw11TokensAge: only what leaders measured counts, and a token is gone when
+// its time is.
+func TestLaw11TokensAge(t *testing.T) {
+	s := sample(t)
+	apply(t, s, 20, AddToken{Token{ID: "t2", Hash: tokenHash, Node: "n5", LeftS: 100}})
+	apply(t, s, 21, AgeTokens{Seconds: 59})
+	if len(s.Tokens) != 2 || s.Tokens[0].LeftS != 1 || s.Tokens[1].LeftS != 41 {
+		t.Fatalf("after 59 s: %+v", s.Tokens)
+	}
+	apply(t, s, 22, AgeTokens{Seconds: 1})
+	if len(s.Tokens) != 1 || s.Tokens[0].ID != "t2" {
+		t.Fatalf("after 60 s: %+v", s.Tokens)
+	}
+	if _, err := s.Apply(23, joined("n4", "t1", keyA)); !errors.As(err, &ErrNotFound{}) {
+		t.Errorf("an expired token: %v", err)
 	}
 }
 

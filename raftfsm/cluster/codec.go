@@ -86,8 +86,8 @@ func decodeBody(kind string, body []byte) (Command, error) {
 		return bodyOf[ResolveLoss](body)
 	case AddToken{}.kind():
 		return bodyOf[AddToken](body)
-	case UseToken{}.kind():
-		return bodyOf[UseToken](body)
+	case AgeTokens{}.kind():
+		return bodyOf[AgeTokens](body)
 	case DropToken{}.kind():
 		return bodyOf[DropToken](body)
 	case RaiseGeneration{}.kind():
@@ -114,7 +114,7 @@ func (RejectProposal) kind() string   { return "reject" }
 func (ConfirmSlot) kind() string      { return "confirm" }
 func (ResolveLoss) kind() string      { return "resolve-loss" }
 func (AddToken) kind() string         { return "add-token" }
-func (UseToken) kind() string         { return "use-token" }
+func (AgeTokens) kind() string        { return "age-tokens" }
 func (DropToken) kind() string        { return "drop-token" }
 func (RaiseGeneration) kind() string  { return "raise-generation" }
 

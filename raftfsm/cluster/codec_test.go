@@ -53,12 +53,13 @@ func full(t *testing.T) *State {
 	long := strings.Repeat("why it had to be ", 20)
 	members := zoned(100, 4)
 	for i := range members {
+		members[i].Key = tokenHash
 		members[i].Addr = fmt.Sprintf("mail-node-%03d.example.com:2400", i)
 	}
 	do(Init{ClusterID: "0123456789abcdef0123456789abcdef", SlotCount: 1000, DefaultReplicas: 2, First: members[0]})
 	for _, m := range members[1:] {
-		do(AddMember{m})
-		do(AddToken{Token{ID: "token-" + string(m.Name), Hash: tokenHash, Node: m.Name}})
+		do(AddMember{Member: m})
+		do(AddToken{Token{ID: "token-" + string(m.Name), Hash: tokenHash, Node: m.Name, LeftS: MaxTokenSeconds}})
 	}
 	for _, a := range Place(s.Members, s.Slots, 2) {
 		do(AssignSlot{Slot: a.Slot, Epoch: a.Epoch, Master: a.Master, Replicas: a.Replicas})

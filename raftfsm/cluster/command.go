@@ -28,12 +28,18 @@ type Init struct {
 	ClusterID       string `json:"cluster"`
 	SlotCount       int    `json:"slots"`
 	DefaultReplicas int    `json:"replicas"`
+	PlaceAt         int    `json:"place_at,omitempty"`
 	First           Member `json:"first"`
 }
 
-// AddMember adds a node or witness.
+// AddMember adds a node or witness. With Token it uses that join token up in the
+// same step, if Hash is the token's; the same key with the same token is answered
+// the same again, so that a join of unknown outcome can be repeated. Only members
+// propose, and they propose a joiner with its token.
 type AddMember struct {
 	Member Member `json:"member"`
+	Token  string `json:"token,omitempty"`
+	Hash   string `json:"hash,omitempty"`
 }
 
 // UpdateMember changes what is given; an empty or nil field stays as it is.
@@ -176,10 +182,10 @@ type AddToken struct {
 	Token Token `json:"token"`
 }
 
-// UseToken consumes a join token, if the hash is the token's.
-type UseToken struct {
-	ID   string `json:"id"`
-	Hash string `json:"hash"`
+// AgeTokens takes what a leader measured on its monotonic clock from the life of
+// every token, and forgets those that have expired (law 11).
+type AgeTokens struct {
+	Seconds int64 `json:"seconds"`
 }
 
 // DropToken revokes a join token.

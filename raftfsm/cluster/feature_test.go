@@ -37,7 +37,7 @@ func threeMembers(t *testing.T) *State {
 	s := New()
 	for i, n := range []slot.NodeName{"n1", "n2", "n3"} {
 		m := Member{Name: n, ServerID: string(n) + "-1", Addr: "127.0.0.1:24", Role: Voter}
-		var c Command = AddMember{m}
+		var c Command = AddMember{Member: m}
 		if i == 0 {
 			c = Init{ClusterID: "c", SlotCount: 4, DefaultReplicas: 1, First: m}
 		}
@@ -96,8 +96,8 @@ func TestFutureCommandWaitsForItsLevel(t *testing.T) {
 	refused(RaiseFeatureLevel{From: 2, To: 2}, "never falls")
 	refused(RaiseFeatureLevel{From: 2, To: 1}, "never falls")
 	refused(UpdateMember{Name: "n1", Features: 1}, "the cluster has 2: upgrade it")
-	refused(AddMember{Member{Name: "n4", ServerID: "n4-1", Addr: "127.0.0.1:24", Role: Voter}}, "the cluster has 2: upgrade it")
-	must(AddMember{Member{Name: "n4", ServerID: "n4-1", Addr: "127.0.0.1:24", Role: Voter, Features: 2}})
+	refused(AddMember{Member: Member{Name: "n4", ServerID: "n4-1", Addr: "127.0.0.1:24", Role: Voter}}, "the cluster has 2: upgrade it")
+	must(AddMember{Member: Member{Name: "n4", ServerID: "n4-1", Addr: "127.0.0.1:24", Role: Voter, Features: 2}})
 	back, err := DecodeSnapshot(EncodeSnapshot(s))
 	if err != nil || back.Features() != 2 {
 		t.Errorf("after a snapshot: level %d, %v", back.Features(), err)

@@ -66,7 +66,7 @@ func (r random) command() Command {
 	id, e := r.slot()
 	switch rapid.IntRange(0, 22).Draw(r.t, "kind") {
 	case 0:
-		return AddMember{member(string(r.node()), Voter)}
+		return AddMember{Member: member(string(r.node()), Voter)}
 	case 1:
 		return UpdateMember{Name: r.node(), Role: rapid.SampledFrom([]Role{"", Voter, Witness}).Draw(r.t, "role")}
 	case 2:
@@ -131,9 +131,9 @@ func TestLaw04OnlyConfirmChangesMaster(t *testing.T) {
 		}
 		step(1, Init{ClusterID: "c", SlotCount: 4, DefaultReplicas: 1, First: member("n1", Voter)})
 		for i, n := range []string{"n2", "n3", "n4"} {
-			step(uint64(2+i), AddMember{member(n, Voter)})
+			step(uint64(2+i), AddMember{Member: member(n, Voter)})
 		}
-		step(5, AddMember{member("w1", Witness)})
+		step(5, AddMember{Member: member("w1", Witness)})
 		step(6, AssignSlot{Slot: 0, Master: "n1", Replicas: names("n2", "n3")})
 		step(7, AssignSlot{Slot: 1, Master: "n2", Replicas: names("n1")})
 		steps := rapid.IntRange(1, 80).Draw(t, "steps")

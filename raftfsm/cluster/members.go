@@ -18,13 +18,15 @@ func (c Init) apply(s *State, index uint64) (Result, error) {
 		return Result{}, ErrInvalid{"slot count", fmt.Sprintf("%d is not between 1 and %d", c.SlotCount, slot.MaxSlots)}
 	case c.DefaultReplicas < 0 || c.DefaultReplicas > MaxReplicas:
 		return Result{}, ErrInvalid{"replicas", fmt.Sprintf("%d is not between 0 and %d", c.DefaultReplicas, MaxReplicas)}
+	case c.PlaceAt < 0 || c.PlaceAt > MaxMembers:
+		return Result{}, ErrInvalid{"nodes", fmt.Sprintf("%d is not between 0 and %d", c.PlaceAt, MaxMembers)}
 	}
 	m := c.First
 	m.Zone, m.Release = shown(m.Zone), shown(m.Release)
 	if err := m.check(); err != nil {
 		return Result{}, err
 	}
-	s.ClusterID, s.SlotCount, s.DefaultReplicas = c.ClusterID, c.SlotCount, c.DefaultReplicas
+	s.ClusterID, s.SlotCount, s.DefaultReplicas, s.PlaceAt = c.ClusterID, c.SlotCount, c.DefaultReplicas, c.PlaceAt
 	s.Members = []Member{m}
 	s.Slots = make([]Slot, c.SlotCount)
 	for i := range s.Slots {
@@ -34,7 +36,34 @@ func (c Init) apply(s *State, index uint64) (Result, error) {
 }
 
 func (c AddMember) apply(s *State, _ uint64) (Result, error) {
-	m := c.Member
+	if c.Token == "" {
+		return s.add(c.Member)
+	}
+	if m, ok := s.MemberByServerID(c.Member.ServerID); ok && m.Name == c.Member.Name && m.Key != "" {
+		if m.Key == c.Member.Key {
+			return Result{}, nil // it asks again because it did not hear the answer
+		}
+		return Result{}, ErrExists{Kind: "member", Name: string(m.Name), Why: "its token was used by another key"}
+	}
+	i := slices.IndexFunc(s.Tokens, func(t Token) bool { return t.ID == c.Token && t.Node == c.Member.Name })
+	switch {
+	case i < 0:
+		return Result{}, ErrNotFound{"token", shown(c.Token)}
+	case s.Tokens[i].Hash != c.Hash:
+		return Result{}, ErrInvalid{"token " + c.Token, "the secret is not the right one"}
+	case !isSHA256(c.Member.Key):
+		return Result{}, ErrInvalid{"member " + string(c.Member.Name), "the hash of its key is not a SHA-256 in lower-case hex"}
+	}
+	res, err := s.add(c.Member)
+	if err == nil {
+		s.Tokens = slices.Delete(slices.Clone(s.Tokens), i, i+1)
+	}
+	return res, err
+}
+
+// add puts a member on the list. One of its name that never came up is replaced:
+// its node has lost what it joined with.
+func (s *State) add(m Member) (Result, error) {
 	m.Zone, m.Release = shown(m.Zone), shown(m.Release)
 	if err := m.check(); err != nil {
 		return Result{}, err
@@ -43,18 +72,31 @@ func (c AddMember) apply(s *State, _ uint64) (Result, error) {
 		return Result{}, err
 	}
 	at, exists := s.memberAt(m.Name)
-	if exists {
+	if exists && !s.Absent(m.Name) {
 		return Result{}, ErrExists{Kind: "member", Name: string(m.Name)}
 	}
 	if other, ok := s.MemberByServerID(m.ServerID); ok {
 		return Result{}, ErrExists{Kind: "member", Name: string(m.Name),
 			Why: fmt.Sprintf("its Raft ID %q is that of %s", m.ServerID, other.Name)}
 	}
+	if exists {
+		s.Members = slices.Clone(s.Members)
+		s.Members[at] = m
+		return Result{}, nil
+	}
 	if len(s.Members) >= MaxMembers {
 		return Result{}, ErrInvalid{"member " + string(m.Name), fmt.Sprintf("the cluster has %d members, the most it may have", MaxMembers)}
 	}
 	s.Members = slices.Insert(slices.Clone(s.Members), at, m)
 	return Result{}, nil
+}
+
+// Absent reports whether a member joined with a token and never came up: a node
+// says its release when it starts first. It holds no slot.
+func (s *State) Absent(n slot.NodeName) bool {
+	m, ok := s.Member(n)
+	_, holds := s.copyOn(n)
+	return ok && m.Key != "" && m.Release == "" && !holds
 }
 
 func (c UpdateMember) apply(s *State, _ uint64) (Result, error) {
@@ -126,8 +168,11 @@ func (c AddToken) apply(s *State, _ uint64) (Result, error) {
 	if !validName(t.ID, maxName) || !validName(string(t.Node), maxName) {
 		return Result{}, ErrInvalid{"token " + shown(t.ID), "its ID or its node is not a name"}
 	}
-	if len(t.Hash) != 64 || strings.Trim(t.Hash, "0123456789abcdef") != "" {
+	if !isSHA256(t.Hash) {
 		return Result{}, ErrInvalid{"token " + t.ID, "its hash is not a SHA-256 in lower-case hex"}
+	}
+	if t.LeftS < 1 || t.LeftS > MaxTokenSeconds {
+		return Result{}, ErrInvalid{"token " + t.ID, fmt.Sprintf("it is for %d s, not between 1 and %d", t.LeftS, MaxTokenSeconds)}
 	}
 	if slices.ContainsFunc(s.Tokens, func(o Token) bool { return o.ID == t.ID }) {
 		return Result{}, ErrExists{Kind: "token", Name: t.ID}
@@ -141,15 +186,18 @@ func (c AddToken) apply(s *State, _ uint64) (Result, error) {
 	return Result{}, nil
 }
 
-func (c UseToken) apply(s *State, _ uint64) (Result, error) {
-	i := slices.IndexFunc(s.Tokens, func(t Token) bool { return t.ID == c.ID })
-	if i < 0 {
-		return Result{}, ErrNotFound{"token", shown(c.ID)}
+func (c AgeTokens) apply(s *State, _ uint64) (Result, error) {
+	if c.Seconds < 1 {
+		return Result{}, ErrInvalid{"age of tokens", fmt.Sprintf("%d s is no time", c.Seconds)}
 	}
-	if s.Tokens[i].Hash != c.Hash {
-		return Result{}, ErrInvalid{"token " + c.ID, "the secret is not the right one"}
+	var left []Token
+	for _, t := range s.Tokens {
+		if t.LeftS > c.Seconds {
+			t.LeftS -= c.Seconds
+			left = append(left, t)
+		}
 	}
-	s.Tokens = slices.Delete(slices.Clone(s.Tokens), i, i+1)
+	s.Tokens = left
 	return Result{}, nil
 }
 
@@ -224,11 +272,15 @@ func (m Member) check() error {
 		return ErrInvalid{what, fmt.Sprintf("Raft ID %q is not a name", shown(m.ServerID))}
 	case !validAddr(m.Addr):
 		return ErrInvalid{what, fmt.Sprintf("peer address %q is not host:port", shown(m.Addr))}
+	case m.Key != "" && !isSHA256(m.Key):
+		return ErrInvalid{what, "the hash of its key is not a SHA-256 in lower-case hex"}
 	case m.Role != Voter && m.Role != Nonvoter && m.Role != Witness:
 		return ErrInvalid{what, fmt.Sprintf("role %q is none of voter, nonvoter, witness", shown(string(m.Role)))}
 	}
 	return nil
 }
+
+func isSHA256(s string) bool { return len(s) == 64 && strings.Trim(s, "0123456789abcdef") == "" }
 
 func unknownMember(n slot.NodeName) error { return ErrNotFound{"member", shown(string(n))} }
 

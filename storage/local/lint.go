@@ -243,15 +243,29 @@ func (s *Slot) lintBodies(t *tail) error {
 	return nil
 }
 
+// wallSeen is what the newest events say of the wall clock under which they were made.
+type wallSeen struct {
+	newestUnix int64
+	births     uint64 // messages that the copy had seen then
+}
+
 // ClockDoubt says why this machine's wall clock cannot be right, "" when it can.
-// Nothing depends on it (law 11): dates that people see are wrong.
-func (s *Slot) ClockDoubt() string {
+// Nothing depends on it (law 11): dates that people see are wrong. A record of the
+// future is as likely the clock's fault of then as its fault of now: agreed, that
+// another node's clock says the same as this one's, ends the doubt, and so do as
+// many new messages as a start looks at.
+func (s *Slot) ClockDoubt(agreed bool) string {
 	now := s.o.Clock.Wall()
+	outdated := false
+	if h, err := s.Head(); err == nil {
+		outdated = h.Births >= s.wall.births+tailEventsMax
+	}
 	switch {
 	case now.Year() < yearLeast || now.Year() > yearMost:
 		return fmt.Sprintf("the clock says %s", now.UTC().Format(time.RFC3339))
-	case now.Unix()+clockToleranceS < s.newestWall:
-		return fmt.Sprintf("the clock says %s, and slot %s has something of %s", now.UTC().Format(time.RFC3339), s.o.Slot, time.Unix(s.newestWall, 0).UTC().Format(time.RFC3339))
+	case agreed || outdated:
+	case now.Unix()+clockToleranceS < s.wall.newestUnix:
+		return fmt.Sprintf("the clock says %s, and slot %s has something of %s", now.UTC().Format(time.RFC3339), s.o.Slot, time.Unix(s.wall.newestUnix, 0).UTC().Format(time.RFC3339))
 	}
 	return ""
 }

@@ -236,12 +236,40 @@ func TestLaw11ClockOnlyWarns(t *testing.T) {
 		if want != "" {
 			state = CheckWarned
 		}
-		if c := find(t, s, "clock"); c.State != state || !strings.Contains(c.Text, want) || !strings.Contains(s.ClockDoubt(), want) {
+		if c := find(t, s, "clock"); c.State != state || !strings.Contains(c.Text, want) || !strings.Contains(s.ClockDoubt(false), want) {
 			t.Errorf("at %s: %v", wall, c)
+		}
+		if doubt := s.ClockDoubt(true); strings.Contains(doubt, "has something of") || strings.HasPrefix(want, "the clock says") != (doubt != "") {
+			t.Errorf("at %s, as another node's clock says too: %q", wall, doubt)
 		}
 		if err := s.Close(); err != nil {
 			t.Fatal(err)
 		}
+	}
+}
+
+// TestClockDoubtEnds: a date of the future is recorded once and believed for as
+// many messages as a start looks at; then the clock of now is.
+func TestClockDoubtEnds(t *testing.T) {
+	o := options(t, newFS(t))
+	filled(t, o, 3)
+	past := time.Now().Add(-30 * time.Hour)
+	o.Clock.Wall = func() time.Time { return past }
+	s, err := Open(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer closeOnce(t, s)
+	m := serve(t, s, 2, 0)
+	a := account(t, m, "u2@example.test")
+	for i := range tailEventsMax {
+		if doubt := s.ClockDoubt(false); doubt == "" {
+			t.Fatalf("after %d messages there is no doubt left", i)
+		}
+		deliver(t, m, mail(i), a)
+	}
+	if doubt := s.ClockDoubt(false); doubt != "" {
+		t.Errorf("after %d messages: %s", tailEventsMax, doubt)
 	}
 }
 

@@ -89,8 +89,8 @@ type Slot struct {
 	compactions *slotCompactions // its share of the node's
 	dog         *watchdog
 
-	checks     []Check // of Open
-	newestWall int64   // the newest wall-clock second that Open saw, Unix
+	checks []Check  // of Open
+	wall   wallSeen // by Open
 
 	dirty        bool // the last stop was unclean; set by Open, read by Serve
 	durable      atomic.Pointer[view]
@@ -282,8 +282,8 @@ func (s *Slot) start() error {
 	if err := s.lintBodies(&newest); err != nil {
 		return err
 	}
-	s.newestWall = newest.wall
-	s.note("clock", "not before what is recorded", s.ClockDoubt())
+	s.wall = wallSeen{newestUnix: newest.wall, births: s.known.Births}
+	s.note("clock", "not before what is recorded", s.ClockDoubt(false))
 	return s.lint("committer", s.begin)
 }
 

@@ -24,7 +24,7 @@ func (d *demo) bringUp(ctx context.Context, s State) error {
 		if err != nil {
 			return err
 		}
-		if _, err := admin.InitCluster(c, admin.InitOptions{Slots: s.Slots, Replicas: s.Replicas, Nodes: len(s.Nodes)}); err != nil {
+		if _, err := admin.InitCluster(ctx, c, admin.InitOptions{Slots: s.Slots, Replicas: s.Replicas, Nodes: len(s.Nodes)}); err != nil {
 			return err
 		}
 	}
