@@ -207,7 +207,7 @@ func TestSearchEndsWithItsContext(t *testing.T) {
 	c.ok("s SELECT INBOX")
 	w.reading = func(storage.UID) {
 		if w.reads.Load() == 3 {
-			b.srv.cancel(ErrShutdown)
+			b.srv.cancel(errKicked)
 		}
 	}
 	c.send("x SEARCH BODY absent\r\n")
