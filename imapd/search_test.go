@@ -309,3 +309,19 @@ func TestSearchNesting(t *testing.T) {
 	many := strings.Repeat("\ufdfa", 10_000)
 	c.want(fmt.Sprintf("x SEARCH OR BODY {%d+}\r\n%s BODY {%d+}\r\n%sx", len(many), many, len(many)+1, many), "NO [LIMIT]")
 }
+
+func TestFieldForms(t *testing.T) {
+	for _, tt := range []struct{ name, value, want string }{
+		{"subject", " plain\r\n", "plain"},
+		{"subject", " trailing  \r\n", "trailing  |trailing"},
+		{"subject", " a\r\n  b\r\n\tc\r\n", "a  b c|a b c"},
+		{"subject", "=?utf-8?q?a_?=\r\n =?utf-8?q?b?=", "a b"},
+		{"subject", " \r\n", " |"},
+		{"to", ` "Q \"N\"" <q@z>, (c) d . e@f, G: h@i;` + "\r\n", `"Q \"N\"" <q@z>, (c) d . e@f, G: h@i;|Q "N" <q@z>|c <d.e@f>|G|h@i`},
+		{"content-type", ` a/b; name*1=d; name*0*=''%63` + "\r\n", `a/b; name*1=d; name*0*=''%63|name=cd`},
+	} {
+		if got := strings.Join(fieldForms(tt.name, []byte(tt.value)), "|"); got != tt.want {
+			t.Errorf("forms of %s %q: %s, want %s", tt.name, tt.value, got, tt.want)
+		}
+	}
+}

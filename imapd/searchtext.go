@@ -66,7 +66,8 @@ func (s *searching) readFields(m *candidate, header []byte) {
 // spaces; its addresses without comments and quotes (RFC 3501, section 6.4.4: FROM is about the envelope); its
 // parameters, put together and decoded.
 func fieldForms(name string, value []byte) []string {
-	plain := mime.DecodeHeader(string(value))
+	value = bytes.TrimRight(value, "\r\n")
+	plain := mime.DecodeHeader(string(value)) + string(value[len(bytes.TrimRight(value, " \t")):])
 	forms := []string{plain}
 	if spaced := strings.Join(strings.Fields(plain), " "); spaced != plain {
 		forms = append(forms, spaced)

@@ -148,7 +148,7 @@ func (p *Param) decoded() (text string, ok bool) {
 		}
 		content = append(content, rest[i])
 	}
-	return toUTF8(charsetName, content)
+	return DecodeText(charsetName, content)
 }
 
 // DecodedParams returns the parameters of a Content-Type or Content-Disposition value as people see them: put together,
