@@ -325,3 +325,26 @@ func TestFieldForms(t *testing.T) {
 		}
 	}
 }
+
+// TestSearchCharset: keys come in any charset that mail comes in.
+func TestSearchCharset(t *testing.T) {
+	b := newBench(t, nil)
+	b.deliver("alice", "Subject: =?koi8-r?b?8NLJ18XU?=\r\nContent-Type: text/plain; charset=utf-8\r\n\r\nгород Привет\r\n")
+	b.deliver("alice", "Subject: =?utf-8?q?K=C3=B6ln?=\r\n\r\nK\xf6ln without a charset\r\n")
+	c := b.login("alice")
+	c.ok("s SELECT INBOX")
+	for _, tt := range []struct{ charset, key, text, want string }{
+		{"KOI8-R", "BODY", "\xf0\xd2\xc9\xd7\xc5\xd4", "1"},
+		{"koi8-r", "SUBJECT", "\xd0\xd2\xc9\xd7\xc5\xd4", "1"},
+		{"ISO-8859-1", "TEXT", "K\xd6LN", "2"},
+		{"iso-8859-15", "BODY", "k\xf6ln", "2"},
+		{"UTF-8", "BODY", "KÖLN", "2"},
+	} {
+		if got := c.searched(fmt.Sprintf("CHARSET %s %s {%d+}\r\n%s", tt.charset, tt.key, len(tt.text), tt.text)); got != tt.want {
+			t.Errorf("%s %s %q: found %q, want %q", tt.charset, tt.key, tt.text, got, tt.want)
+		}
+	}
+	c.want("x SEARCH CHARSET X-UNKNOWN BODY a", "NO [BADCHARSET (US-ASCII UTF-8)]")
+	c.want("x SEARCH CHARSET UTF-8 BODY {2+}\r\n\xf6a", "BAD")
+	c.want("x SEARCH BODY {2+}\r\n\xf6a", "BAD")
+}
