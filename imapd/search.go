@@ -71,7 +71,7 @@ func (p *searchParser) parseCharset() error {
 	if p.cmd.Err() != nil || strings.EqualFold(charset, "UTF-8") || strings.EqualFold(charset, "US-ASCII") {
 		return nil
 	}
-	if _, ok := mime.DecodeText(charset, ""); !ok {
+	if _, ok := mime.DecodeText(charset, nil); !ok {
 		return no("BADCHARSET (US-ASCII UTF-8)", "unknown charset")
 	}
 	p.charset = charset

@@ -211,7 +211,9 @@ func TestSearchEndsWithItsContext(t *testing.T) {
 		}
 	}
 	c.send("x SEARCH BODY absent\r\n")
-	c.wantBye("")
+	for err := error(nil); err == nil; {
+		_, err = c.tryLine() // to the end of the connection
+	}
 	if n := w.reads.Load(); n != 4 {
 		t.Errorf("%d reads, want 4", n)
 	}
@@ -309,4 +311,43 @@ func TestSearchNesting(t *testing.T) {
 	// Characters that become eleven letters each are over the one limit that is left.
 	many := strings.Repeat("\ufdfa", 10_000)
 	c.want(fmt.Sprintf("x SEARCH OR BODY {%d+}\r\n%s BODY {%d+}\r\n%sx", len(many), many, len(many)+1, many), "NO [LIMIT]")
+}
+
+func TestFieldForms(t *testing.T) {
+	for _, tt := range []struct{ name, value, want string }{
+		{"subject", " plain\r\n", "plain"},
+		{"subject", " trailing  \r\n", "trailing  |trailing"},
+		{"subject", " a\r\n  b\r\n\tc\r\n", "a  b c|a b c"},
+		{"subject", "=?utf-8?q?a_?=\r\n =?utf-8?q?b?=", "a b"},
+		{"subject", " \r\n", " |"},
+		{"to", ` "Q \"N\"" <q@z>, (c) d . e@f, G: h@i;` + "\r\n", `"Q \"N\"" <q@z>, (c) d . e@f, G: h@i;|Q "N" <q@z>|c <d.e@f>|G|h@i`},
+		{"content-type", ` a/b; name*1=d; name*0*=''%63` + "\r\n", `a/b; name*1=d; name*0*=''%63|name=cd`},
+	} {
+		if got := strings.Join(fieldForms(tt.name, []byte(tt.value)), "|"); got != tt.want {
+			t.Errorf("forms of %s %q: %s, want %s", tt.name, tt.value, got, tt.want)
+		}
+	}
+}
+
+// TestSearchCharset: keys come in any charset that mail comes in.
+func TestSearchCharset(t *testing.T) {
+	b := newBench(t, nil)
+	b.deliver("alice", "Subject: =?koi8-r?b?8NLJ18XU?=\r\nContent-Type: text/plain; charset=utf-8\r\n\r\nгород Привет\r\n")
+	b.deliver("alice", "Subject: =?utf-8?q?K=C3=B6ln?=\r\n\r\nK\xf6ln without a charset\r\n")
+	c := b.login("alice")
+	c.ok("s SELECT INBOX")
+	for _, tt := range []struct{ charset, key, text, want string }{
+		{"KOI8-R", "BODY", "\xf0\xd2\xc9\xd7\xc5\xd4", "1"},
+		{"koi8-r", "SUBJECT", "\xd0\xd2\xc9\xd7\xc5\xd4", "1"},
+		{"ISO-8859-1", "TEXT", "K\xd6LN", "2"},
+		{"iso-8859-15", "BODY", "k\xf6ln", "2"},
+		{"UTF-8", "BODY", "KÖLN", "2"},
+	} {
+		if got := c.searched(fmt.Sprintf("CHARSET %s %s {%d+}\r\n%s", tt.charset, tt.key, len(tt.text), tt.text)); got != tt.want {
+			t.Errorf("%s %s %q: found %q, want %q", tt.charset, tt.key, tt.text, got, tt.want)
+		}
+	}
+	c.want("x SEARCH CHARSET X-UNKNOWN BODY a", "NO [BADCHARSET (US-ASCII UTF-8)]")
+	c.want("x SEARCH CHARSET UTF-8 BODY {2+}\r\n\xf6a", "BAD")
+	c.want("x SEARCH BODY {2+}\r\n\xf6a", "BAD")
 }

@@ -293,7 +293,7 @@ func (p *searchParser) bodyKey(text string, headers bool) searchKey {
 func (p *searchParser) text() string {
 	s := p.cmd.AString()
 	if p.charset != "" {
-		s, _ = mime.DecodeText(p.charset, s)
+		s, _ = mime.DecodeText(p.charset, []byte(s))
 	} else if !utf8.ValidString(s) {
 		p.cmd.Fail("text in UTF-8")
 	}

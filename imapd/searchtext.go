@@ -1,6 +1,7 @@
 package imapd
 
 import (
+	"bytes"
 	"fmt"
 	"io"
 	"strings"
@@ -57,7 +58,7 @@ func (s *searching) readFields(m *candidate, header []byte) {
 		if src != nil {
 			src.write(forms)
 		}
-		s.sources.header.writeField(f.Name, forms)
+		s.sources.header.writeField(f, forms)
 	}
 }
 
@@ -65,7 +66,8 @@ func (s *searching) readFields(m *candidate, header []byte) {
 // spaces; its addresses without comments and quotes (RFC 3501, section 6.4.4: FROM is about the envelope); its
 // parameters, put together and decoded.
 func fieldForms(name string, value []byte) []string {
-	plain := mime.DecodeHeader(string(value))
+	value = bytes.TrimRight(value, "\r\n")
+	plain := mime.DecodeHeader(string(value)) + string(value[len(bytes.TrimRight(value, " \t")):])
 	forms := []string{plain}
 	if spaced := strings.Join(strings.Fields(plain), " "); spaced != plain {
 		forms = append(forms, spaced)
@@ -90,14 +92,20 @@ func (src *source) write(texts []string) {
 }
 
 // writeField searches a whole field, its name included. A line that is no field has none.
-func (src *source) writeField(name string, forms []string) {
+func (src *source) writeField(f mime.Field, forms []string) {
 	if src == nil {
 		return
 	}
-	if name != "" {
-		forms = append([]string{name + ": " + forms[0]}, forms[1:]...)
+	if f.Name == "" {
+		src.write(forms)
+		return
 	}
-	src.write(forms)
+	src.finder.WriteText(f.Name + ": " + forms[0])
+	blank := f.Value[:len(f.Value)-len(bytes.TrimLeft(f.Value, " \t"))]
+	if string(blank) != " " {
+		src.finder.WriteText(f.Name + ":" + string(blank) + forms[0]) // as it stands
+	}
+	src.write(forms[1:])
 }
 
 // bodySearch looks into an opened message. Its turn is held but while the disk is read.
@@ -174,9 +182,9 @@ func (b *bodySearch) readPartFields(header []byte, isMessage bool) {
 	for f := range mime.Fields(header) {
 		name := strings.ToLower(f.Name)
 		forms := fieldForms(name, f.Value)
-		b.sources.header.writeField(f.Name, forms)
+		b.sources.header.writeField(f, forms)
 		if isMessage {
-			body.writeField(f.Name, forms)
+			body.writeField(f, forms)
 			continue
 		}
 		if hasParams(name) {

@@ -1,6 +1,7 @@
 package mime
 
 import (
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -13,6 +14,9 @@ import (
 // else tells an RFC 3501 client its charset. But what is ASCII is shown plain, for all clients to read, unless there is
 // a plain "x" as well.
 func joinParams(params []Param) []Param {
+	if !slices.ContainsFunc(params, func(p Param) bool { return strings.Contains(p.Name, "*") }) {
+		return params
+	}
 	type piece struct {
 		base   string
 		number int
@@ -144,7 +148,7 @@ func (p *Param) decoded() (text string, ok bool) {
 		}
 		content = append(content, rest[i])
 	}
-	return toUTF8(charsetName, content)
+	return DecodeText(charsetName, content)
 }
 
 // DecodedParams returns the parameters of a Content-Type or Content-Disposition value as people see them: put together,

@@ -68,7 +68,7 @@ func (r *wordRun) flush(out *strings.Builder) (ok bool) {
 	if !r.open {
 		return true
 	}
-	text, ok := toUTF8(r.charset, r.content)
+	text, ok := DecodeText(r.charset, r.content)
 	if ok {
 		out.WriteString(text)
 	} else {
@@ -132,12 +132,7 @@ func decodeQ(s string) []byte {
 
 // DecodeText converts bytes of a charset to UTF-8; ok is false if the charset is not known. What is no character in it
 // becomes U+FFFD.
-func DecodeText(charsetName, content string) (text string, ok bool) {
-	return toUTF8(charsetName, []byte(content))
-}
-
-// toUTF8 converts bytes of a charset; ok is false if it is unknown.
-func toUTF8(name string, content []byte) (text string, ok bool) {
+func DecodeText(name string, content []byte) (text string, ok bool) {
 	if isPlainCharset(name) {
 		return strings.ToValidUTF8(string(content), "\uFFFD"), true
 	}
