@@ -78,7 +78,7 @@ func recipient(path string, postmaster slot.Address) (slot.Address, *smtp.SMTPEr
 		return "", badRecipient()
 	}
 	if postmaster == "" {
-		return "", &smtp.SMTPError{Code: 550, EnhancedCode: smtp.EnhancedCode{5, 1, 1}, Message: "nobody takes mail for <postmaster> here: set lmtp_postmaster"}
+		return "", &smtp.SMTPError{Code: 550, EnhancedCode: smtp.EnhancedCode{5, 1, 1}, Message: "nobody takes mail for <postmaster> without a domain"}
 	}
 	return postmaster, nil
 }
