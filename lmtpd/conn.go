@@ -87,6 +87,13 @@ func (c *conn) command() error {
 	c.mu.Lock()
 	c.replies.answer(verb)
 	c.mu.Unlock()
+	if strings.HasPrefix(verb, "BDAT") {
+		// CHUNKING is not offered. The chunk that follows is not a command and
+		// must not run as one, so nothing more is read from this client.
+		c.say("502 5.5.1 CHUNKING is not offered, closing connection")
+		return io.EOF
+	}
+	line = []byte(said + "\r\n") // white space at the end is let pass (RFC 5321, section 4.1.1); go-smtp says 501
 	switch verb {
 	case "MAIL":
 		c.envelope = readMail(args)
@@ -98,11 +105,6 @@ func (c *conn) command() error {
 		if args == "" && c.server.cfg.TLS != nil && !c.tls {
 			return c.startTLS()
 		}
-	case "BDAT":
-		// CHUNKING is not offered. The chunk that follows is not a command and
-		// must not run as one, so nothing more is read from this client.
-		c.say("502 5.5.1 CHUNKING is not offered, closing connection")
-		return io.EOF
 	case "LHLO", "HELO", "EHLO", "DATA", "RSET", "NOOP", "VRFY", "EXPN", "HELP", "QUIT":
 	default:
 		// RFC 5321, section 4.2.4. go-smtp says 501 to what has not four letters,

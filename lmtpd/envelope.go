@@ -85,6 +85,7 @@ func recipient(path string, postmaster slot.Address) (slot.Address, *smtp.SMTPEr
 
 // readPath reads the path behind the keyword and returns what follows it.
 func (e *envelope) readPath(args, keyword string) (rest string) {
+	args = strings.TrimLeft(args, " ")
 	wrong := &smtp.SMTPError{Code: 501, EnhancedCode: smtp.EnhancedCode{5, 5, 2}, Message: "want " + keyword + "<address>"}
 	if len(args) < len(keyword) || !strings.EqualFold(args[:len(keyword)], keyword) {
 		e.err = wrong

@@ -47,7 +47,7 @@ func (d *Decoder) Fail(format string, args ...any) {
 // Failed reports whether there was an error of syntax.
 func (d *Decoder) Failed() bool { return d.err != nil }
 
-// Err gives the first error of syntax, or else of a name.
+// Err returns the first error of syntax, or else of a name.
 func (d *Decoder) Err() error {
 	if d.err != nil {
 		return d.err
@@ -55,7 +55,7 @@ func (d *Decoder) Err() error {
 	return d.name
 }
 
-// Peek gives the next byte, 0 at the end or after an error.
+// Peek returns the next byte, 0 at the end or after an error.
 func (d *Decoder) Peek() byte {
 	if d.err != nil {
 		return 0
@@ -74,7 +74,7 @@ func (d *Decoder) settle() {
 	}
 }
 
-// spaces gives where the spaces that come next end.
+// spaces returns where the spaces that come next end.
 func (d *Decoder) spaces() int {
 	end := d.pos
 	for end < len(d.text) && d.text[end] == ' ' {
@@ -83,7 +83,7 @@ func (d *Decoder) spaces() int {
 	return end
 }
 
-// AtEnd says whether only the line's end is left.
+// AtEnd reports whether only the line's end is left.
 func (d *Decoder) AtEnd() bool {
 	c := d.Peek()
 	return c == 0 && d.pos >= len(d.text) || c == '\r'
