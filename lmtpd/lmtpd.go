@@ -24,8 +24,8 @@ import (
 
 	"github.com/emersion/go-smtp"
 
-	"mailnode/front"
 	"mailnode/storage"
+	"mailnode/storage/fair"
 	"mailnode/storage/slot"
 )
 
@@ -238,8 +238,8 @@ func (s *Server) admit(nc net.Conn) {
 // place is what a connection takes one of: unix sockets have places of their
 // own, so that no TCP client keeps this host's MTA out.
 type place struct {
-	unix bool
-	host netip.Prefix // front.Host of a TCP client, or the zero Prefix: all of the kind
+	unix   bool
+	client string // the fair.Network of a TCP client, or "": all of the kind
 }
 
 // seat gives a connection its place, or says why it has none.
@@ -247,7 +247,7 @@ func (s *Server) seat(c *conn) (reason string) {
 	var p place
 	switch a := c.RemoteAddr().(type) {
 	case *net.TCPAddr:
-		p.host = front.Host(a.AddrPort().Addr())
+		p.client = fair.Network(a.AddrPort().Addr())
 	case *net.UnixAddr:
 		p.unix = true
 	}
@@ -270,7 +270,7 @@ func (s *Server) count(p place, delta int) {
 		if s.taken[p] += delta; s.taken[p] == 0 {
 			delete(s.taken, p)
 		}
-		if p.host == (netip.Prefix{}) {
+		if p.client == "" {
 			return // the two are one
 		}
 	}
