@@ -67,6 +67,9 @@ func (c *session) applyFlags(cmd *command, uids []storage.UID, change storage.Fl
 		}
 		vanished = vanished || len(ms) < len(piece)
 		for i := range ms {
+			if err := c.ctx.Err(); err != nil {
+				return reply{}, err
+			}
 			m := &ms[i]
 			known := c.view.knows(m.UID, m.Before)
 			c.view.noteOwn(&m.Message)

@@ -27,13 +27,10 @@ const (
 // (RFC 2920, section 3.2, asks for that); message bytes are read by a body.
 type conn struct {
 	net.Conn // the socket, or TLS on it
-	server   *Server
-	tls      bool
-	in       *bufio.Reader
-	pending  []byte   // rest of a command line that Read has not given away yet
-	line     []byte   // its memory
-	err      error    // final, for every read after it
-	envelope envelope // of the last MAIL or RCPT that Read gave away
+	commands
+	server *Server
+	tls    bool
+	in     *bufio.Reader
 
 	mu       sync.Mutex // guards what follows
 	replies  replies
@@ -42,6 +39,14 @@ type conn struct {
 	waiting  bool // blocked in the socket's Read
 	detached bool // STARTTLS took the socket away
 	closed   bool
+}
+
+// commands is what go-smtp gets to read.
+type commands struct {
+	pending  []byte   // rest of a command line that Read has not given away yet
+	line     []byte   // its memory
+	err      error    // final, for every read after it
+	envelope envelope // of the last MAIL or RCPT that Read gave away
 }
 
 func newConn(s *Server, nc net.Conn) *conn {
