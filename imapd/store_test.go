@@ -4,10 +4,12 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"math/rand/v2"
 	"regexp"
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 
 	"pgregory.net/rapid"
@@ -410,5 +412,42 @@ func TestKeywordsBeyondTheLimit(t *testing.T) {
 	last := c.ok("j FETCH 1 FLAGS")
 	if len(last) != 1 || !strings.Contains(last[0], "-49 ") {
 		t.Errorf("beyond the limit of names: %q", last)
+	}
+}
+
+// TestFlagsOfManyWriters: sessions that store at the same time, silently too,
+// all end with the flags that the store has.
+func TestFlagsOfManyWriters(t *testing.T) {
+	b := newBench(t, nil)
+	b.deliverMany("alice", 3)
+	seed := rand.Uint64()
+	var clients []*flagsClient
+	for range 4 {
+		c := newFlagsClient(b.login("alice"), t.Errorf)
+		c.run("SELECT INBOX")
+		c.run("FETCH 1:* (UID FLAGS)")
+		clients = append(clients, c)
+	}
+	var running sync.WaitGroup
+	for i, c := range clients {
+		rng := rand.New(rand.NewPCG(seed, uint64(i)))
+		running.Go(func() {
+			for range 100 {
+				n, op, flag := 1+rng.IntN(3), []string{"+", "-", ""}[rng.IntN(3)], []string{`\Flagged`, `\Seen`, "$a", "b"}[rng.IntN(4)]
+				switch rng.IntN(4) {
+				case 0:
+					c.run("STORE %d %sFLAGS %s", n, op, flag)
+				case 1:
+					c.run("FETCH %d BODY[HEADER]", n)
+				default:
+					c.silently(n, op, flag)
+				}
+			}
+		})
+	}
+	running.Wait()
+	for i, c := range clients {
+		c.run("NOOP")
+		c.check(b, "INBOX", fmt.Sprintf("all (seed %d, client %d)", seed, i))
 	}
 }
