@@ -419,35 +419,38 @@ func TestKeywordsBeyondTheLimit(t *testing.T) {
 // all end with the flags that the store has.
 func TestFlagsOfManyWriters(t *testing.T) {
 	b := newBench(t, nil)
-	b.deliverMany("alice", 3)
+	b.deliver("alice", "Subject: x\r\n\r\nbody\r\n")
 	seed := rand.Uint64()
+	rng := rand.New(rand.NewPCG(seed, 0))
 	var clients []*flagsClient
 	for range 4 {
 		c := newFlagsClient(b.login("alice"), t.Errorf)
 		c.run("SELECT INBOX")
-		c.run("FETCH 1:* (UID FLAGS)")
+		c.run("FETCH 1 (UID FLAGS)")
 		clients = append(clients, c)
 	}
-	var running sync.WaitGroup
-	for i, c := range clients {
-		rng := rand.New(rand.NewPCG(seed, uint64(i)))
-		running.Go(func() {
-			for range 100 {
-				n, op, flag := 1+rng.IntN(3), []string{"+", "-", ""}[rng.IntN(3)], []string{`\Flagged`, `\Seen`, "$a", "b"}[rng.IntN(4)]
-				switch rng.IntN(4) {
+	for round := range 100 {
+		var running sync.WaitGroup
+		var doing []string
+		for _, c := range clients {
+			op, flag := []string{"+", "-", ""}[rng.IntN(3)], []string{`\Flagged`, `\Seen`, "$a", "b"}[rng.IntN(4)]
+			act := rng.IntN(6)
+			doing = append(doing, fmt.Sprint(act, op, flag))
+			running.Go(func() {
+				switch act {
 				case 0:
-					c.run("STORE %d %sFLAGS %s", n, op, flag)
+					c.run("STORE 1 %sFLAGS %s", op, flag)
 				case 1:
-					c.run("FETCH %d BODY[HEADER]", n)
+					c.run("FETCH 1 BODY[HEADER]")
 				default:
-					c.silently(n, op, flag)
+					c.silently(1, op, flag)
 				}
-			}
-		})
-	}
-	running.Wait()
-	for i, c := range clients {
-		c.run("NOOP")
-		c.check(b, "INBOX", fmt.Sprintf("all (seed %d, client %d)", seed, i))
+			})
+		}
+		running.Wait()
+		for i, c := range clients {
+			c.run("NOOP")
+			c.check(b, "INBOX", fmt.Sprintf("round %d, client %d, %v (seed %d)", round, i, doing, seed))
+		}
 	}
 }
