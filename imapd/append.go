@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 	"time"
 
 	"mailnode/imapd/wire"
@@ -43,8 +44,8 @@ func appendLiteral(cmd *command) (isMessage bool, refusal *reply) {
 		return false, nil
 	}
 	_, d = appendHead(cmd)
-	if d.Err() == nil && d.AtLiteralEnd() {
-		return true, nil
+	if !d.Failed() && d.AtLiteralEnd() {
+		return true, nil // what else is wrong is said once it is known what becomes of the message
 	}
 	d.Fail("a mailbox, flags, a date and a message")
 	return false, &reply{"BAD", "", d.Err().Error()}
@@ -58,7 +59,10 @@ func (c *session) append(cmd *command) (reply, error) {
 	if cmd.message == nil {
 		return reply{"BAD", "", "want a message as a literal"}, nil
 	}
-	a, _ := appendHead(cmd)
+	a, d := appendHead(cmd)
+	if err := d.Err(); err != nil {
+		return c.appendRefused(*cmd.message, err)
+	}
 	flags, err := c.appendAllowed(&a, *cmd.message)
 	if err != nil {
 		return c.appendRefused(*cmd.message, err)
@@ -142,7 +146,7 @@ func (c *session) appendEnd() error {
 	if _, more := wire.LineLiteral(line); more {
 		return &byeError{"CLIENTBUG", "one message at a time"} // a further literal
 	}
-	if string(line) != "\r\n" {
+	if strings.TrimLeft(string(line), " ") != "\r\n" {
 		return &wire.SyntaxError{Want: "the end of the command after the message"}
 	}
 	return nil

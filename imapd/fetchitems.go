@@ -65,7 +65,11 @@ func (p *fetchPlan) marks() bool {
 func parseFetchItems(cmd *command) *fetchPlan {
 	p := &fetchPlan{}
 	if cmd.Peek() == '(' {
-		cmd.List(func() { p.item(cmd) })
+		items := 0
+		cmd.List(func() { p.item(cmd); items++ })
+		if items == 0 {
+			cmd.Fail("at least one FETCH item") // RFC 3501, section 9: msg-att cannot be empty either
+		}
 		return p
 	}
 	switch {

@@ -56,7 +56,7 @@ func (c *session) idle(cmd *command) (reply, error) {
 			if in.err != nil {
 				return reply{}, connError{in.err}
 			}
-			if !strings.EqualFold(in.line, "DONE\r\n") {
+			if !strings.EqualFold(strings.TrimRight(in.line, " \r\n"), "DONE") {
 				return reply{"BAD", "", "want DONE"}, nil
 			}
 			return ok("IDLE completed")

@@ -10,7 +10,7 @@ import (
 // The bytes that one command may have, literals included, the message of an
 // APPEND not.
 const (
-	commandBytesBefore = 8 << 10 // login
+	commandBytesBefore = 36 << 10 // login; room for the largest ID (RFC 2971, section 3.3)
 	commandBytesAfter  = 64 << 10
 )
 

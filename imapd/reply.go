@@ -47,6 +47,7 @@ var errTarget = errors.New("target mailbox")
 // for the log, it may name other users' things.
 func replyTo(err error) (reply, *byeError) {
 	var syntax *wire.SyntaxError
+	var name *wire.NameError
 	var own *replyError
 	var bye *byeError
 	no := func(code, text string) (reply, *byeError) { return reply{"NO", code, text}, nil }
@@ -57,6 +58,8 @@ func replyTo(err error) (reply, *byeError) {
 		return own.reply, nil
 	case errors.As(err, &syntax):
 		return reply{"BAD", "", syntax.Error()}, nil
+	case errors.As(err, &name):
+		return no("CANNOT", "not a mailbox name in modified UTF-7")
 	case errors.Is(err, storage.ErrNotMaster):
 		return reply{}, &byeError{"UNAVAILABLE", "your mail has moved to another node, connect again"}
 	case errors.Is(err, context.Canceled):

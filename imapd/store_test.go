@@ -4,10 +4,12 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"math/rand/v2"
 	"regexp"
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 
 	"pgregory.net/rapid"
@@ -411,5 +413,45 @@ func TestKeywordsBeyondTheLimit(t *testing.T) {
 	last := c.ok("j FETCH 1 FLAGS")
 	if len(last) != 1 || !strings.Contains(last[0], "-49 ") {
 		t.Errorf("beyond the limit of names: %q", last)
+	}
+}
+
+// TestFlagsOfManyWriters: sessions that store at the same time, silently too,
+// all end with the flags that the store has.
+func TestFlagsOfManyWriters(t *testing.T) {
+	b := newBench(t, nil)
+	b.deliver("alice", "Subject: x\r\n\r\nbody\r\n")
+	seed := rand.Uint64()
+	rng := rand.New(rand.NewPCG(seed, 0))
+	var clients []*flagsClient
+	for range 4 {
+		c := newFlagsClient(b.login("alice"), t.Errorf)
+		c.run("SELECT INBOX")
+		c.run("FETCH 1 (UID FLAGS)")
+		clients = append(clients, c)
+	}
+	for round := range 100 {
+		var running sync.WaitGroup
+		var doing []string
+		for _, c := range clients {
+			op, flag := []string{"+", "-", ""}[rng.IntN(3)], []string{`\Flagged`, `\Seen`, "$a", "b"}[rng.IntN(4)]
+			act := rng.IntN(6)
+			doing = append(doing, fmt.Sprint(act, op, flag))
+			running.Go(func() {
+				switch act {
+				case 0:
+					c.run("STORE 1 %sFLAGS %s", op, flag)
+				case 1:
+					c.run("FETCH 1 BODY[HEADER]")
+				default:
+					c.silently(1, op, flag)
+				}
+			})
+		}
+		running.Wait()
+		for i, c := range clients {
+			c.run("NOOP")
+			c.check(b, "INBOX", fmt.Sprintf("round %d, client %d, %v (seed %d)", round, i, doing, seed))
+		}
 	}
 }

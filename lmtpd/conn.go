@@ -27,13 +27,10 @@ const (
 // (RFC 2920, section 3.2, asks for that); message bytes are read by a body.
 type conn struct {
 	net.Conn // the socket, or TLS on it
-	server   *Server
-	tls      bool
-	in       *bufio.Reader
-	pending  []byte   // rest of a command line that Read has not given away yet
-	line     []byte   // its memory
-	err      error    // final, for every read after it
-	envelope envelope // of the last MAIL or RCPT that Read gave away
+	commands
+	server *Server
+	tls    bool
+	in     *bufio.Reader
 	// inMessage says that a message's bytes are read: they must not stop for long.
 	inMessage bool
 
@@ -44,6 +41,14 @@ type conn struct {
 	waiting  bool // blocked in the socket's Read
 	detached bool // STARTTLS took the socket away
 	closed   bool
+}
+
+// commands is what go-smtp gets to read.
+type commands struct {
+	pending  []byte   // rest of a command line that Read has not given away yet
+	line     []byte   // its memory
+	err      error    // final, for every read after it
+	envelope envelope // of the last MAIL or RCPT that Read gave away
 }
 
 func newConn(s *Server, nc net.Conn) *conn {
@@ -89,6 +94,13 @@ func (c *conn) command() error {
 	c.mu.Lock()
 	c.replies.answer(verb)
 	c.mu.Unlock()
+	if strings.HasPrefix(verb, "BDAT") {
+		// CHUNKING is not offered. The chunk that follows is not a command and
+		// must not run as one, so nothing more is read from this client.
+		c.say("502 5.5.1 CHUNKING is not offered, closing connection")
+		return io.EOF
+	}
+	line = []byte(said + "\r\n") // white space at the end is let pass (RFC 5321, section 4.1.1); go-smtp says 501
 	switch verb {
 	case "MAIL":
 		c.envelope = readMail(args)
@@ -100,11 +112,6 @@ func (c *conn) command() error {
 		if args == "" && c.server.cfg.TLS != nil && !c.tls {
 			return c.startTLS()
 		}
-	case "BDAT":
-		// CHUNKING is not offered. The chunk that follows is not a command and
-		// must not run as one, so nothing more is read from this client.
-		c.say("502 5.5.1 CHUNKING is not offered, closing connection")
-		return io.EOF
 	case "LHLO", "HELO", "EHLO", "DATA", "RSET", "NOOP", "VRFY", "EXPN", "HELP", "QUIT":
 	default:
 		// RFC 5321, section 4.2.4. go-smtp says 501 to what has not four letters,

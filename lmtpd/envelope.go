@@ -78,13 +78,14 @@ func recipient(path string, postmaster slot.Address) (slot.Address, *smtp.SMTPEr
 		return "", badRecipient()
 	}
 	if postmaster == "" {
-		return "", &smtp.SMTPError{Code: 550, EnhancedCode: smtp.EnhancedCode{5, 1, 1}, Message: "nobody takes mail for <postmaster> here: set lmtp_postmaster"}
+		return "", &smtp.SMTPError{Code: 550, EnhancedCode: smtp.EnhancedCode{5, 1, 1}, Message: "nobody takes mail for <postmaster> without a domain"}
 	}
 	return postmaster, nil
 }
 
 // readPath reads the path behind the keyword and returns what follows it.
 func (e *envelope) readPath(args, keyword string) (rest string) {
+	args = strings.TrimLeft(args, " ")
 	wrong := &smtp.SMTPError{Code: 501, EnhancedCode: smtp.EnhancedCode{5, 5, 2}, Message: "want " + keyword + "<address>"}
 	if len(args) < len(keyword) || !strings.EqualFold(args[:len(keyword)], keyword) {
 		e.err = wrong

@@ -264,7 +264,7 @@ func TestPostmasterIsRefusedClearly(t *testing.T) {
 	h := serve(t, func(c *Config) { c.Postmaster = "" })
 	c := h.greeted(t)
 	c.send("MAIL FROM:<>", "RCPT TO:<postmaster>", "RCPT TO:<postmaster@example.org>")
-	c.want("250", "550 5.1.1 nobody takes mail for <postmaster> here", "550 5.1.1 no such user")
+	c.want("250", "550 5.1.1 nobody takes mail for <postmaster> without a domain", "550 5.1.1 no such user")
 }
 
 func TestShutdownWaitsForTransactions(t *testing.T) {

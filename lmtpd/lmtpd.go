@@ -242,8 +242,8 @@ func (s *Server) admit(nc net.Conn) {
 // place is what a connection takes one of: unix sockets have places of their
 // own, so that no TCP client keeps this host's MTA out.
 type place struct {
-	unix bool
-	host string // fair.Network of a TCP client; "": all of the kind
+	unix   bool
+	client string // the fair.Network of a TCP client, or "": all of the kind
 }
 
 // seat gives a connection its place, or says why it has none.
@@ -251,7 +251,7 @@ func (s *Server) seat(c *conn) (reason string) {
 	var p place
 	switch a := c.RemoteAddr().(type) {
 	case *net.TCPAddr:
-		p.host = fair.Network(a.AddrPort().Addr())
+		p.client = fair.Network(a.AddrPort().Addr())
 	case *net.UnixAddr:
 		p.unix = true
 	}
@@ -274,7 +274,7 @@ func (s *Server) count(p place, delta int) {
 		if s.taken[p] += delta; s.taken[p] == 0 {
 			delete(s.taken, p)
 		}
-		if p.host == "" {
+		if p.client == "" {
 			return // the two are one
 		}
 	}

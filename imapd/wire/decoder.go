@@ -9,10 +9,16 @@ import (
 
 // Decoder parses the arguments of one framed command. The first error sticks:
 // later calls do nothing and give zero values, so a caller checks Err once.
+//
+// Where one space may stand there may be more, and spaces before ")", behind
+// "(" and before the end of the command separate nothing: they are passed over,
+// in every command alike. RFC 3501, section 9, has single spaces only; clients
+// send others, and Dovecot takes them.
 type Decoder struct {
 	text []byte // lines with CRLF, literals in place
 	pos  int
 	err  error
+	name error // a mailbox name that is none; the parsing goes on behind it
 }
 
 // NewDecoder parses text, which must be framed: each literal's bytes are there.
@@ -23,6 +29,14 @@ type SyntaxError struct{ Want string }
 
 func (e *SyntaxError) Error() string { return "parse command: want " + e.Want }
 
+// NameError is a string where a mailbox name must be, but not modified UTF-7: the
+// command is well-formed, and its answer is NO.
+type NameError struct{ Name string }
+
+func (e *NameError) Error() string {
+	return fmt.Sprintf("parse mailbox name %q: not modified UTF-7", e.Name)
+}
+
 // Fail makes the Decoder fail unless it has failed already.
 func (d *Decoder) Fail(format string, args ...any) {
 	if d.err == nil {
@@ -30,29 +44,60 @@ func (d *Decoder) Fail(format string, args ...any) {
 	}
 }
 
-// Err gives the first error.
-func (d *Decoder) Err() error { return d.err }
+// Failed reports whether there was an error of syntax.
+func (d *Decoder) Failed() bool { return d.err != nil }
 
-// Peek gives the next byte, 0 at the end or after an error.
+// Err returns the first error of syntax, or else of a name.
+func (d *Decoder) Err() error {
+	if d.err != nil {
+		return d.err
+	}
+	return d.name
+}
+
+// Peek returns the next byte, 0 at the end or after an error.
 func (d *Decoder) Peek() byte {
-	if d.err != nil || d.pos >= len(d.text) {
+	if d.err != nil {
+		return 0
+	}
+	d.settle()
+	if d.pos >= len(d.text) {
 		return 0
 	}
 	return d.text[d.pos]
 }
 
-// AtEnd says whether only the line's end is left.
+// settle passes over spaces that separate nothing.
+func (d *Decoder) settle() {
+	if end := d.spaces(); end > d.pos && (end == len(d.text) || d.text[end] == '\r' || d.text[end] == ')') {
+		d.pos = end
+	}
+}
+
+// spaces returns where the spaces that come next end.
+func (d *Decoder) spaces() int {
+	end := d.pos
+	for end < len(d.text) && d.text[end] == ' ' {
+		end++
+	}
+	return end
+}
+
+// AtEnd reports whether only the line's end is left.
 func (d *Decoder) AtEnd() bool {
 	c := d.Peek()
 	return c == 0 && d.pos >= len(d.text) || c == '\r'
 }
 
-// Try takes c when it comes next.
+// Try takes c when it comes next; of spaces, all.
 func (d *Decoder) Try(c byte) bool {
 	if d.Peek() != c || d.err != nil || d.pos >= len(d.text) {
 		return false
 	}
 	d.pos++
+	if c == ' ' || c == '(' {
+		d.pos = d.spaces()
+	}
 	return true
 }
 
@@ -63,17 +108,15 @@ func (d *Decoder) Expect(c byte) {
 	}
 }
 
-// SP takes one space or fails.
+// SP takes the space before an argument or fails.
 func (d *Decoder) SP() {
 	if d.err == nil && !d.Try(' ') {
 		d.Fail("a space")
 	}
 }
 
-// End takes the line's end or fails. Spaces before it are let pass.
+// End takes the line's end or fails.
 func (d *Decoder) End() {
-	for d.Try(' ') {
-	}
 	if d.err == nil && !d.AtEnd() {
 		d.Fail("the end of the command")
 	}
@@ -273,31 +316,24 @@ func (d *Decoder) FlagList() []string {
 }
 
 // Mailbox takes a mailbox name and gives it in UTF-8.
-func (d *Decoder) Mailbox() string {
-	s := d.AString()
-	name, err := DecodeUTF7(s)
-	if err != nil {
-		d.Fail("a mailbox name in modified UTF-7")
-		return ""
-	}
-	return name
-}
+func (d *Decoder) Mailbox() string { return d.mailboxName(d.AString()) }
 
 // ListMailbox takes LIST's pattern and gives it in UTF-8.
 func (d *Decoder) ListMailbox() string {
-	var s string
 	if d.IsString() {
-		s = d.String()
-	} else {
-		b := d.while(func(c byte) bool { return IsAtomChar(c) || c == ']' || c == '*' || c == '%' })
-		if len(b) == 0 {
-			d.Fail("a mailbox pattern")
-		}
-		s = string(b)
+		return d.mailboxName(d.String())
 	}
+	b := d.while(func(c byte) bool { return IsAtomChar(c) || c == ']' || c == '*' || c == '%' })
+	if len(b) == 0 {
+		d.Fail("a mailbox pattern")
+	}
+	return d.mailboxName(string(b))
+}
+
+func (d *Decoder) mailboxName(s string) string {
 	name, err := DecodeUTF7(s)
-	if err != nil {
-		d.Fail("a mailbox pattern in modified UTF-7")
+	if err != nil && d.name == nil {
+		d.name = &NameError{s}
 	}
 	return name
 }
@@ -316,13 +352,17 @@ func (d *Decoder) Date() time.Time {
 	return t
 }
 
-// DateTime takes RFC 3501's date-time, which is always quoted.
+// DateTime takes RFC 3501's date-time, which is always quoted. A leap second is
+// the second before it, as Go's time has none.
 func (d *Decoder) DateTime() time.Time {
 	if d.Peek() != '"' {
 		d.Fail("a quoted date and time")
 		return time.Time{}
 	}
 	s := d.quoted()
+	if at := len("17-Jul-1996 02:44:"); strings.HasPrefix(s[min(at, len(s)):], "60 ") {
+		s = s[:at] + "59" + s[at+2:]
+	}
 	t, err := time.Parse("_2-Jan-2006 15:04:05 -0700", s)
 	if err != nil {
 		d.Fail("a date and time such as \"17-Jul-1996 02:44:25 -0700\"")

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 	"testing/iotest"
+	"time"
 	"unicode/utf8"
 
 	"github.com/google/go-cmp/cmp"
@@ -113,7 +114,12 @@ func TestDecoderRefuses(t *testing.T) {
 		{"4294967296", func(d *Decoder) { d.Number() }},
 		{"99999999999999999999", func(d *Decoder) { d.Number64() }},
 		{"(a", func(d *Decoder) { d.FlagList() }},
-		{"(a  b)", func(d *Decoder) { d.FlagList() }},
+		{"(a{b)", func(d *Decoder) { d.FlagList() }},
+		{"(a", func(d *Decoder) { d.List(func() { d.Atom() }); d.End() }},
+		{"a b", func(d *Decoder) { d.Atom(); d.End() }},
+		{"\"17-Jul-1996 02:44:61 -0700\"", func(d *Decoder) { d.DateTime() }},
+		{"\"17-Jul-1996 02:44:600-0700\"", func(d *Decoder) { d.DateTime() }},
+		{"\"17-Jul-1996 02:60:60 -0700\"", func(d *Decoder) { d.DateTime() }},
 		{"32-Jan-2020", func(d *Decoder) { d.Date() }},
 		{"&AAA", func(d *Decoder) { d.Mailbox() }},
 		{"+x", func(d *Decoder) { d.Tag() }},
@@ -123,6 +129,73 @@ func TestDecoderRefuses(t *testing.T) {
 		tt.parse(d)
 		if d.Err() == nil {
 			t.Errorf("parse %q: no error", tt.text)
+		}
+	}
+}
+
+// Spaces before ")", behind "(" and at the end separate nothing; elsewhere many
+// are one.
+func TestDecoderSpaces(t *testing.T) {
+	for _, text := range []string{"a (b c) d", "a  (b c) d", "a ( b c) d", "a (b c ) d", "a (b  c)  d", "a (b c) d ", "a   (   b   c   )   d   ", "a (b c) d  \r\n"} {
+		d := NewDecoder([]byte(text))
+		got := []string{d.Atom()}
+		d.SP()
+		d.List(func() { got = append(got, d.Atom()) })
+		more := d.Try(' ')
+		got = append(got, d.Atom())
+		again := d.Try(' ')
+		end := d.AtEnd()
+		d.End()
+		if strings.Join(got, "") != "abcd" || !more || again || !end || d.Err() != nil {
+			t.Errorf("%q: got %q, %v, %v, %v, %v", text, got, more, again, end, d.Err())
+		}
+	}
+	for _, text := range []string{"()", "( )", "(   ) \r\n"} {
+		d := NewDecoder([]byte(text))
+		d.List(func() { t.Errorf("%q has a member", text) })
+		if d.End(); d.Err() != nil {
+			t.Errorf("%q: %v", text, d.Err())
+		}
+	}
+	d := NewDecoder([]byte("\" a \"  {3}\r\n c  \r\n"))
+	a := d.String()
+	d.SP()
+	b := d.String()
+	if d.End(); a != " a " || b != " c " || d.Err() != nil {
+		t.Errorf("spaces in strings: %q, %q, %v", a, b, d.Err())
+	}
+}
+
+// A string that is no mailbox name is no error of syntax.
+func TestDecoderNames(t *testing.T) {
+	for _, text := range []string{"&AAA", "bad&name", "&-&AGE-", "\"caf\xe9\"", "\"caf\xc3\xa9\""} {
+		d := NewDecoder([]byte(text + " more"))
+		d.Mailbox()
+		d.SP()
+		more := d.Atom()
+		var name *NameError
+		if d.End(); d.Failed() || !errors.As(d.Err(), &name) || more != "more" {
+			t.Errorf("%q: %v, then %q", text, d.Err(), more)
+		}
+	}
+	d := NewDecoder([]byte("&AAA )"))
+	d.Mailbox()
+	d.End()
+	var syntax *SyntaxError
+	if !errors.As(d.Err(), &syntax) {
+		t.Errorf("a wrong name, and wrong syntax behind it: %v, want the syntax", d.Err())
+	}
+}
+
+func TestLeapSecond(t *testing.T) {
+	for in, want := range map[string]string{
+		"30-Jun-2015 23:59:60 +0000": "2015-06-30T23:59:59Z",
+		"31-Dec-2016 18:59:60 -0500": "2016-12-31T23:59:59Z",
+		" 1-Jan-2017 00:59:60 +0100": "2016-12-31T23:59:59Z",
+	} {
+		d := NewDecoder([]byte(`"` + in + `"`))
+		if got := d.DateTime().UTC().Format(time.RFC3339); got != want || d.Err() != nil {
+			t.Errorf("%s: got %s, %v, want %s", in, got, d.Err(), want)
 		}
 	}
 }
