@@ -33,7 +33,7 @@ type Status struct {
 	Conditions []monitor.Condition `json:"conditions"`
 
 	Node       slot.NodeName   `json:"node"`    // who says all this
-	State      string          `json:"state"`   // of that node: starting, serving, draining
+	State      string          `json:"state"`   // of that node: starting, serving, stopping
 	Version    string          `json:"version"` // of that node
 	Cluster    string          `json:"cluster"`
 	Generation slot.Generation `json:"generation"`
@@ -51,7 +51,7 @@ type Recorded struct {
 // NodeStatus is one member.
 type NodeStatus struct {
 	Name    slot.NodeName `json:"name"`
-	State   string        `json:"state"` // up, silent, stopped (a clean stop), unknown (not heard yet)
+	State   string        `json:"state"` // up, stopping, stopped (a clean stop), silent, unknown (not heard yet)
 	Voter   bool          `json:"voter"`
 	Witness bool          `json:"witness,omitempty"`
 	Standby bool          `json:"standby,omitempty"`
