@@ -138,8 +138,7 @@ func (s *Server) start(nc net.Conn, o ListenerOptions) {
 	go c.run(c.serveClient)
 }
 
-// ServePeer serves a connection that another node passed on (passon.go), and
-// returns when it is over.
+// ServePeer serves a connection that another node passed on (passon.go).
 func (s *Server) ServePeer(nc net.Conn) {
 	c := newSession(s, nc, "")
 	why, ok := s.register(c)
@@ -148,7 +147,7 @@ func (s *Server) ServePeer(nc net.Conn) {
 		return
 	}
 	c.refuse = why
-	c.run(c.servePeer)
+	go c.run(c.servePeer)
 }
 
 // register counts a session in. Not ok: the server is down, or so far over its
@@ -312,19 +311,37 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	return fmt.Errorf("shut imap down: %w", ctx.Err())
 }
 
-// run is a session's goroutine. A panic ends this session only (law 9).
+// errGoOn says that the session goes on in a fresh goroutine, see goOn.
+// Stacks grow in handshakes and commands and hardly ever shrink below 8 KiB under
+// a TLS read; a fresh one that only waits has 4 KiB.
+var errGoOn = errors.New("go on in a fresh goroutine")
+
+// run serves a session until it ends, or goes on in a fresh goroutine.
 func (c *session) run(serve func() error) {
-	defer c.srv.unregister(c)
-	defer c.close()
+	err := c.guarded(serve)
+	if errors.Is(err, errGoOn) {
+		go c.run(c.goOn)
+		return
+	}
+	if err != nil {
+		c.log().Debug("imap session ended", "err", err)
+	}
+	c.close()
+	c.srv.unregister(c)
+}
+
+// guarded ends this session only when it panics (law 9).
+func (c *session) guarded(serve func() error) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			c.log().Error("imap session panicked", "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
+			err = errPanicked
 		}
 	}()
-	if err := serve(); err != nil {
-		c.log().Debug("imap session ended", "err", err)
-	}
+	return serve()
 }
+
+var errPanicked = errors.New("serve session: panicked")
 
 func clientIP(a net.Addr) string {
 	if t, ok := a.(*net.TCPAddr); ok {
