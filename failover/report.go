@@ -7,8 +7,12 @@ import (
 	"mailnode/storage/slot"
 )
 
-// CleanStop is what a node says last when it is stopped on purpose.
-const CleanStop = "clean stop"
+// What a node says last when it is stopped on purpose: Stopping from when it is
+// told to, CleanStop once its clients are served.
+const (
+	Stopping  = "stopping"
+	CleanStop = "clean stop"
+)
 
 // Report is what a node tells every other node each second.
 type Report struct {
@@ -18,7 +22,7 @@ type Report struct {
 	Slots     []CopyReport  `json:"slots,omitempty"`
 	Heard     []Heard       `json:"heard,omitempty"`      // Evidence.Heard of the sender
 	Trouble   string        `json:"trouble,omitempty"`    // why it serves nothing, Raft does not run on it for example
-	LastWords string        `json:"last_words,omitempty"` // CleanStop, or what its disks say; "" while all is well
+	LastWords string        `json:"last_words,omitempty"` // Stopping or CleanStop; "" while all is well
 	Asides    []AsideReport `json:"asides,omitempty"`     // that nobody has looked at
 	WallUnix  int64         `json:"wall,omitempty"`       // the sender's wall clock, shown only (law 11)
 }

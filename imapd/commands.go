@@ -63,13 +63,21 @@ var commands = map[string]*spec{
 // isUID says whether the command counts in UIDs.
 func (cmd *command) isUID() bool { return len(cmd.verb) > 4 && cmd.verb[:4] == "UID " }
 
-// serveCommand runs a command, tells what others changed, and answers. An error
-// ends the session.
+// serveCommand runs a command and answers. An error ends the session, or this
+// goroutine's part in it.
 func (c *session) serveCommand(cmd *command) error {
 	began := time.Now()
 	cmd.watch = c.watchClient()
 	defer cmd.watch.end()
 	r, err := cmd.spec.run(c, cmd)
+	return c.answer(cmd, began, r, err)
+}
+
+// answer tells what others changed, and how a command ended.
+func (c *session) answer(cmd *command, began time.Time, r reply, err error) error {
+	if errors.Is(err, errGoOn) {
+		return err
+	}
 	if c.w.Err() != nil {
 		return c.w.Err()
 	}

@@ -171,7 +171,7 @@ func (f *fetching) markBatch() error {
 		return nil
 	}
 	ms, err := f.store.SetFlags(f.ctx, f.view.ref, unseen, storage.FlagChange{Op: storage.FlagsAdd, Flags: storage.Flags{System: storage.Seen}})
-	if errors.Is(err, storage.ErrNotMaster) {
+	if errors.Is(err, storage.ErrNotMaster) || f.ctx.Err() != nil {
 		return err
 	}
 	if err != nil {

@@ -18,6 +18,19 @@ func (c *session) idle(cmd *command) (reply, error) {
 	c.dropText(cmd)
 	cmd.watch.end() // the one who reads hears it
 	c.w.Str("+ idling").CRLF()
+	if err := c.w.Flush(); err != nil {
+		return reply{}, connError{err}
+	}
+	began := time.Now()
+	c.next = func() error {
+		r, err := c.idling()
+		return c.answer(cmd, began, r, err)
+	}
+	return reply{}, errGoOn
+}
+
+// idling tells changes until the client is DONE.
+func (c *session) idling() (reply, error) {
 	c.net.read, c.net.absolute = c.srv.cfg.Timeouts.Idle, time.Time{}
 	type input struct {
 		line string

@@ -23,12 +23,13 @@
 //
 // # How a session works
 //
-// One goroutine serves one connection, one command after another; IDLE has a
-// second one that reads. commands.go names each command, the states in which it
+// One goroutine at a time serves one connection, one command after another; IDLE
+// has a second one that reads. commands.go names each command, the states in which it
 // is allowed, and its handler; a command's file is named after it. The state is
 // checked before an argument is read (readcommand.go).
 //
-// While a session waits it holds no buffers. Whoever must end a waiting session
+// While a session waits it holds no buffers, and a small stack: it goes on in a
+// fresh goroutine (session.goOn). Whoever must end a waiting session
 // (the store's Done, Shutdown) sets a flag and a read deadline in the past, so
 // that BYE is written by the session itself, between two responses. A command
 // that runs longer is ended through session.ctx, as is one whose client has gone

@@ -92,7 +92,7 @@ func (c *session) logIn(cmd *command, user, password string) (reply, error) {
 		var elsewhere *Elsewhere
 		if errors.As(err, &elsewhere) {
 			err = c.passOn(cmd, elsewhere, user, password)
-			if errors.Is(err, errLogout) {
+			if errors.Is(err, errGoOn) {
 				return reply{}, err
 			}
 		}

@@ -41,8 +41,8 @@ type passAnswer struct {
 	Text string `json:"text,omitempty"`
 }
 
-// passOn hands the client over to its master and carries its bytes until one
-// side closes: then the error is errLogout. Any other error is for the client.
+// passOn hands the client over to its master: then the error is errGoOn, and the
+// session goes on as a splice. Any other error is for the client.
 func (c *session) passOn(cmd *command, to *Elsewhere, user, password string) error {
 	ctx, cancel := context.WithTimeout(c.ctx, c.srv.cfg.Timeouts.Peer)
 	defer cancel()
@@ -51,7 +51,12 @@ func (c *session) passOn(cmd *command, to *Elsewhere, user, password string) err
 		c.srv.cfg.Lines.Log(c.log(), slog.LevelWarn, to.Node, "pass imap connection on", "node", to.Node, "err", err)
 		return storage.Errorf(storage.ErrUnavailable, "pass connection on to node %q: %w", to.Node, err)
 	}
-	defer peer.Close()
+	passed := false
+	defer func() {
+		if !passed {
+			peer.Close()
+		}
+	}()
 	stopWaiting := context.AfterFunc(ctx, func() { peer.Close() })
 	defer stopWaiting()
 	peer.SetDeadline(time.Now().Add(c.srv.cfg.Timeouts.Peer))
@@ -78,8 +83,9 @@ func (c *session) passOn(cmd *command, to *Elsewhere, user, password string) err
 	c.note("imap login passed on", "node", to.Node, "tried", user)
 	c.dropText(cmd)
 	cmd.watch.end() // nothing may be written between the master's bytes
-	c.splice(peer, rest)
-	return errLogout
+	passed = true
+	c.next = func() error { c.splice(peer, rest); return errLogout }
+	return errGoOn
 }
 
 // readAnswer reads the peer's line and gives what came behind it.
@@ -133,10 +139,7 @@ func (c *session) servePeer() error {
 		return err
 	}
 	c.writeTagged(req.Tag, &reply{"OK", "CAPABILITY " + c.capabilities(), req.Verb + " completed"})
-	if err := c.w.Flush(); err != nil {
-		return err
-	}
-	return c.loop()
+	return c.rest(c.w.Flush())
 }
 
 // logInPeer never passes on: the front node has asked the user's home, and two

@@ -171,8 +171,7 @@ func (s *Server) refuse(nc net.Conn, why *refusal, o ListenerOptions) {
 
 const refuseWithin = 100 * time.Millisecond
 
-// ServePeer serves a connection that another node passed on (passon.go), and
-// returns when it is over.
+// ServePeer serves a connection that another node passed on (passon.go).
 func (s *Server) ServePeer(nc net.Conn) {
 	c := newSession(s, nc, "")
 	if why := s.register(c); why != nil {
@@ -180,7 +179,7 @@ func (s *Server) ServePeer(nc net.Conn) {
 		nc.Close() // the front node says that the user's master is not available
 		return
 	}
-	c.run(c.servePeer)
+	go c.run(c.servePeer)
 }
 
 // refusal is why a connection is not let in: for the metrics, and for the client.
@@ -355,19 +354,37 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	return fmt.Errorf("shut imap down: %w", ctx.Err())
 }
 
-// run is a session's goroutine. A panic ends this session only (law 9).
+// errGoOn says that the session goes on in a fresh goroutine, see goOn.
+// Stacks grow in handshakes and commands and hardly ever shrink below 8 KiB under
+// a TLS read; a fresh one that only waits has 4 KiB.
+var errGoOn = errors.New("go on in a fresh goroutine")
+
+// run serves a session until it ends, or goes on in a fresh goroutine.
 func (c *session) run(serve func() error) {
-	defer c.srv.unregister(c)
-	defer c.close()
+	err := c.guarded(serve)
+	if errors.Is(err, errGoOn) {
+		go c.run(c.goOn)
+		return
+	}
+	if err != nil {
+		c.log().Debug("imap session ended", "err", err)
+	}
+	c.close()
+	c.srv.unregister(c)
+}
+
+// guarded ends this session only when it panics (law 9).
+func (c *session) guarded(serve func() error) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			c.log().Error("imap session panicked", "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
+			err = errPanicked
 		}
 	}()
-	if err := serve(); err != nil {
-		c.log().Debug("imap session ended", "err", err)
-	}
+	return serve()
 }
+
+var errPanicked = errors.New("serve session: panicked")
 
 func clientIP(a net.Addr) string {
 	if t, ok := a.(*net.TCPAddr); ok {

@@ -46,7 +46,8 @@ type session struct {
 	net    netConn
 	r      *wire.Reader
 	w      *wire.Writer
-	view   *view // nil: no mailbox is selected
+	view   *view        // nil: no mailbox is selected
+	next   func() error // what goOn begins with; nil: it waits for a command
 }
 
 // entry is how a connection came in.
@@ -148,7 +149,8 @@ func (c *session) serveClient() error {
 
 func (c *session) handshake() error {
 	c.net.nc = tls.Server(c.conn, c.srv.cfg.TLS)
-	ctx, cancel := context.WithTimeout(c.ctx, c.srv.cfg.Timeouts.Handshake)
+	// Not c.ctx: it would keep a map of its children. A kick ends the read.
+	ctx, cancel := context.WithTimeout(c.srv.ctx, c.srv.cfg.Timeouts.Handshake)
 	defer cancel()
 	c.srv.pending.Add(c.conn, fair.NetworkOf(c.ip))
 	defer c.srv.pending.Done(c.conn)
@@ -159,7 +161,7 @@ func (c *session) handshake() error {
 	return nil
 }
 
-// loop serves commands until the session ends.
+// loop waits for a command, and serves those that have come.
 func (c *session) loop() error {
 	for {
 		if err := c.waitCommand(); err != nil {
@@ -175,10 +177,33 @@ func (c *session) loop() error {
 		if err == nil {
 			err = c.w.Flush()
 		}
-		if err != nil {
-			return c.goodbye(err)
+		if err != nil || c.r.Buffered() == 0 {
+			return c.rest(err)
 		}
 	}
+}
+
+// rest says goodbye after an error; without one the session goes on waiting, on a
+// small stack.
+func (c *session) rest(err error) error {
+	if err != nil && !errors.Is(err, errGoOn) {
+		return c.goodbye(err)
+	}
+	return errGoOn
+}
+
+// goOn is a session's part in a fresh goroutine.
+func (c *session) goOn() error {
+	next := c.next
+	if next == nil {
+		return c.loop()
+	}
+	c.next = nil
+	err := next()
+	if err == nil {
+		err = c.w.Flush()
+	}
+	return c.rest(err)
 }
 
 func (c *session) waitCommand() error {

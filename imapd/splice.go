@@ -15,6 +15,7 @@ const spliceIdleBytes = 512
 // hears what it has asked for. first came from the peer already. It writes nothing of its own, also not when
 // it ends: the client could be in the middle of a literal (LAWS §7.1).
 func (c *session) splice(peer net.Conn, first []byte) {
+	defer peer.Close()
 	client := c.net.nc
 	client.SetReadDeadline(time.Time{})
 	if c.ended() { // looked at after the deadline, as netConn.Read does

@@ -6,6 +6,7 @@ import (
 	"runtime"
 	"strings"
 	"testing"
+	"time"
 )
 
 // heapBytes is what lives now.
@@ -19,7 +20,7 @@ func heapBytes() int64 {
 // TestFetchIsStreamed: what a FETCH holds does not grow with what it answers. The
 // client reads bit by bit, so that the session stands in its middle.
 func TestFetchIsStreamed(t *testing.T) {
-	const headerBytes, answersMin, heldMax = 1 << 20, 150 << 20, 6 << 20
+	const headerBytes, answersMin, heldMax = 256 << 10, 45 << 20, 6 << 20
 	line := "X-Filler: " + strings.Repeat("x", 60) + "\r\n"
 	header := strings.Repeat(line, headerBytes/len(line))
 	var not, parts strings.Builder
@@ -32,10 +33,11 @@ func TestFetchIsStreamed(t *testing.T) {
 			b := newBench(t, nil)
 			b.deliver("alice", header+"\r\nbody")
 			c := b.login("alice")
+			c.conn.SetDeadline(time.Now().Add(2 * time.Minute))
 			c.ok("a SELECT INBOX")
 			before := heapBytes()
 			c.send("b FETCH 1 (UID" + items + ")\r\n")
-			const step = 8 << 20
+			const step = 4 << 20
 			var got, held int64
 			for got < answersMin {
 				n, err := io.CopyN(io.Discard, c.r, step)
@@ -100,5 +102,23 @@ func TestSearchResultIsStreamed(t *testing.T) {
 	}
 	if want := 8 + 6_888_890 + 1<<20 + 2; total != want {
 		t.Errorf("%d bytes came out, want %d", total, want)
+	}
+}
+
+// TestInterject: what is said beside the answers never comes inside of one.
+func TestInterject(t *testing.T) {
+	var sent strings.Builder
+	w := newTestWriter(func(p []byte) { sent.Write(p) })
+	w.Interject("* OK one\r\n")
+	w.Str("* 1 FETCH (BODY[] ").LiteralSize(200_000).Str(strings.Repeat("x", 200_000))
+	if sent.Len() < 100_000 {
+		t.Fatalf("%d bytes are sent: the writer does not stand inside of a response", sent.Len())
+	}
+	w.Interject("* OK two\r\n")
+	w.Str(")").CRLF()
+	w.Flush()
+	w.Interject("* OK three\r\n")
+	if got, want := strings.ReplaceAll(sent.String(), "x", ""), "* OK one\r\n* 1 FETCH (BODY[] {200000}\r\n)\r\n* OK three\r\n"; got != want {
+		t.Errorf("sent %q, want %q", got, want)
 	}
 }

@@ -52,7 +52,7 @@ func (h health) Status(ctx context.Context) (admin.Status, error) {
 	s := admin.Status{Node: n.cfg.Node.Name, State: "serving", Version: n.version, Cluster: n.id.ClusterID(), Generation: n.id.Generation(),
 		Leader: leader, Nodes: n.nodes(st, v), Slots: []admin.SlotStatus{}, Proposals: []admin.Proposal{}, Jobs: n.jobs.List(false), Recorded: n.recorded()}
 	if n.stopping.Load() {
-		s.State = "draining"
+		s.State = "stopping"
 	}
 	for _, sl := range st.Slots {
 		s.Slots = append(s.Slots, n.slotStatus(sl, v))
@@ -108,6 +108,11 @@ func (n *Node) nodes(st *cluster.State, v failover.View) []admin.NodeStatus {
 		case m.Name == n.cfg.Node.Name:
 		case !nv.Known && st.Absent(m.Name):
 			ns.State, ns.Voter = "joined", false
+			if n.stopping.Load() {
+				ns.State = "stopping"
+			}
+		case nv.LastWords == failover.Stopping && silence < lateAfter:
+			ns.State = "stopping"
 		case nv.LastWords == failover.CleanStop:
 			ns.State = "stopped"
 		case silence >= lateAfter && (nv.Known || silence >= n.cfg.Replication.SuspectAfter):
@@ -115,7 +120,7 @@ func (n *Node) nodes(st *cluster.State, v failover.View) []admin.NodeStatus {
 		case !nv.Known:
 			ns.State = "unknown"
 		}
-		if ns.State != "up" {
+		if m.Name != n.cfg.Node.Name && ns.State != "up" {
 			ns.SilentS = int64(silence / time.Second)
 		}
 		out = append(out, ns)

@@ -76,7 +76,7 @@ func (n *Node) tick() {
 
 // report tells every other member what this node has.
 func (n *Node) report(ctx context.Context, seq uint64, lastWords string) {
-	r := failover.Report{Node: n.cfg.Node.Name, Boot: n.boot, Seq: seq, Heard: n.evidence.Heard(n.clock.Mono()), LastWords: lastWords, Asides: n.asides.open(), Trouble: n.trouble(), WallUnix: n.clock.Wall().Unix()}
+	r := failover.Report{Node: n.cfg.Node.Name, Boot: n.reporting.boot, Seq: seq, Heard: n.evidence.Heard(n.clock.Mono()), LastWords: lastWords, Asides: n.asides.open(), Trouble: n.trouble(), WallUnix: n.clock.Wall().Unix()}
 	for _, k := range n.copies.all() {
 		r.Slots = append(r.Slots, k.report())
 	}
@@ -172,13 +172,13 @@ func (n *Node) hearEnded(body []byte) {
 func (n *Node) reports(ctx context.Context) {
 	t := time.NewTicker(reportEvery)
 	defer t.Stop()
-	for seq := uint64(1); ; seq++ {
-		n.report(ctx, seq, "")
+	for {
+		n.report(ctx, n.reportSeq(), n.words())
 		select {
 		case <-ctx.Done():
 			return
 		case <-t.C:
-		case <-n.reportNow:
+		case <-n.reporting.soon:
 		}
 	}
 }
@@ -186,13 +186,27 @@ func (n *Node) reports(ctx context.Context) {
 // tellSoon asks for a report at once.
 func (n *Node) tellSoon() {
 	select {
-	case n.reportNow <- struct{}{}:
+	case n.reporting.soon <- struct{}{}:
 	default:
 	}
 }
 
-// lastWords tells the others that this node is stopped on purpose.
-func (n *Node) lastWords() { n.report(context.Background(), 1<<62, failover.CleanStop) }
+// words is what a report says of this node's end.
+func (n *Node) words() string {
+	if n.stopping.Load() {
+		return failover.Stopping
+	}
+	return ""
+}
+
+func (n *Node) reportSeq() uint64 { return n.reporting.seq.Add(1) }
+
+// sayStopping tells the others that this node is being stopped on purpose: before
+// it waits for anybody, so that they know also when it is killed meanwhile.
+func (n *Node) sayStopping() { n.report(context.Background(), n.reportSeq(), failover.Stopping) }
+
+// sayStopped is the last report: none that is under way is believed after it.
+func (n *Node) sayStopped() { n.report(context.Background(), 1<<62, failover.CleanStop) }
 
 // lead does what only Raft's leader does: first masters, votes for new members,
 // and proposals of failovers, which change nothing.

@@ -144,7 +144,7 @@ func (n *Node) servePassedOn(ln net.Listener) {
 		if err != nil {
 			return
 		}
-		go n.imap.ServePeer(c)
+		n.imap.ServePeer(c)
 	}
 }
 

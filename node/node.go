@@ -45,7 +45,6 @@ type Node struct {
 	cfg     config.Config
 	log     *slog.Logger
 	version string
-	boot    string
 	clock   storage.Clock
 	fs      vfs.FS
 
@@ -65,9 +64,9 @@ type Node struct {
 	lines      *fair.Lines  // for what others can make the log repeat
 	lastTick   atomic.Int64 // Clock.Mono of the last tick, ns: the pause detector
 	stopping   atomic.Bool
-	ledAt      atomic.Int64  // Clock.Mono when a leader with a quorum was last known, ns
-	fenced     atomic.Bool   // see fence.go
-	reportNow  chan struct{} // capacity 1: tellSoon
+	ledAt      atomic.Int64 // Clock.Mono when a leader with a quorum was last known, ns
+	fenced     atomic.Bool  // see fence.go
+	reporting  reporting
 	asides     *asides
 
 	resources *local.Resources
@@ -91,8 +90,22 @@ type Node struct {
 	wg sync.WaitGroup
 }
 
-// drainTimeout is how long a clean stop waits for clients in a transaction.
-const drainTimeout = 10 * time.Second
+// reporting is what a node's reports to the others need.
+type reporting struct {
+	boot string        // of this process
+	soon chan struct{} // capacity 1: tellSoon
+	seq  atomic.Uint64 // of the last report
+}
+
+// The bounds of a clean stop. Whatever clients do, all but the closing of the
+// copies takes at most 25 s together; the systemd unit allows for that too.
+const (
+	drainTimeout = 8 * time.Second // for clients in a transaction, then they are cut off
+	cutWithin    = 2 * time.Second // until what served them has ended
+	settleWithin = 3 * time.Second // for jobs, and for what this node does by itself
+	closePeers   = 2 * time.Second // for streams to other nodes, and for Raft
+	leaveWithin  = time.Second     // for handshakes of the peer port
+)
 
 // Run runs a node until ctx ends, then stops it cleanly: frontends first, so
 // that what was accepted is answered; then the copies, each marked clean; Raft
@@ -102,7 +115,7 @@ func Run(ctx context.Context, cfg config.Config, log *slog.Logger, version strin
 }
 
 func newNode(cfg config.Config, log *slog.Logger, version string) *Node {
-	return &Node{cfg: cfg, log: log.With("node", cfg.Node.Name), version: version, clock: storage.SystemClock(), fs: vfs.Default, boot: newBoot(), reportNow: make(chan struct{}, 1), raftOpened: make(chan struct{}),
+	return &Node{cfg: cfg, log: log.With("node", cfg.Node.Name), version: version, clock: storage.SystemClock(), fs: vfs.Default, reporting: reporting{boot: newBoot(), soon: make(chan struct{}, 1)}, raftOpened: make(chan struct{}),
 		features: cluster.KnownFeatures, giveUpAfter: giveUpAfter, scrubDelay: scrubDelay, upkeepEvery: upkeepEvery}
 }
 
@@ -238,11 +251,46 @@ func (n *Node) admit(name slot.NodeName, _ string) error {
 	return nil
 }
 
-// stop ends everything in order; each step is bounded.
+// stop ends everything in order; each step is bounded. What does not end in time
+// is left behind, and what can be is closed and marked clean all the same.
 func (n *Node) stop(stopWork context.CancelFunc) {
 	n.stopping.Store(true)
+	n.sayStopping()
+	whole := n.step("serve clients", drainTimeout+cutWithin, n.stopFronts)
+	n.sayStopped()
+	stopWork()
+	whole = n.step("run jobs", settleWithin, n.jobs.Close) && whole
+	if n.grpc != nil {
+		whole = n.step("serve peers", closePeers, n.grpc.Stop) && whole
+	}
+	whole = n.step("work", settleWithin, n.wg.Wait) && whole
+	whole = n.copies.close() && whole
+	n.peers.close()
+	ctx, cancel := context.WithTimeout(context.Background(), closePeers)
+	n.logErr("stop raft", n.raft.Shutdown(ctx))
+	cancel()
+	n.step("listen to peers", leaveWithin, func() { n.logErr("close peer port", n.port.Close()) })
+	if whole {
+		n.resources.Close()
+	}
+	n.log.Info("node stopped", "whole", whole)
+}
+
+// step reports whether a part of the node has ended in time.
+func (n *Node) step(what string, d time.Duration, end func()) bool {
+	ended := within(d, end)
+	if !ended {
+		n.log.Warn("a part of this node does not stop, and is left behind", "what", what, "after", d)
+	}
+	return ended
+}
+
+// stopFronts lets clients end what they are in the middle of, and cuts them off
+// after drainTimeout.
+func (n *Node) stopFronts() {
 	ctx, cancel := context.WithTimeout(context.Background(), drainTimeout)
 	defer cancel()
+	n.port.Listener(peer.ProtoClient).Close()
 	var fronts sync.WaitGroup
 	if n.lmtp != nil {
 		fronts.Go(func() { n.logErr("stop lmtp", n.lmtp.Shutdown(ctx)) })
@@ -251,25 +299,6 @@ func (n *Node) stop(stopWork context.CancelFunc) {
 		fronts.Go(func() { n.logErr("stop imap", n.imap.Shutdown(ctx)) })
 	}
 	fronts.Wait()
-	n.lastWords()
-	stopWork()
-	n.jobs.Close()
-	n.port.Listener(peer.ProtoClient).Close()
-	// What waits for a disk that hangs is left behind: the other copies are closed
-	// and marked clean.
-	whole := true
-	if n.grpc != nil {
-		whole = within(drainTimeout, n.grpc.Stop)
-	}
-	whole = within(drainTimeout, n.wg.Wait) && whole
-	whole = n.copies.close() && whole
-	n.peers.close()
-	n.logErr("stop raft", n.raft.Shutdown(ctx))
-	n.logErr("close peer port", n.port.Close())
-	if whole {
-		n.resources.Close()
-	}
-	n.log.Info("node stopped", "whole", whole)
 }
 
 func (n *Node) logErr(what string, err error) {

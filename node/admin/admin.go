@@ -34,7 +34,7 @@ type Status struct {
 	Conditions []monitor.Condition `json:"conditions"`
 
 	Node       slot.NodeName   `json:"node"`    // who says all this
-	State      string          `json:"state"`   // of that node: starting, serving, draining
+	State      string          `json:"state"`   // of that node: starting, serving, stopping
 	Version    string          `json:"version"` // of that node
 	Cluster    string          `json:"cluster"`
 	Generation slot.Generation `json:"generation"`
@@ -52,7 +52,7 @@ type Recorded struct {
 // NodeStatus is one member.
 type NodeStatus struct {
 	Name    slot.NodeName `json:"name"`
-	State   string        `json:"state"` // up, silent, stopped (a clean stop), joined (it never started), unknown (not heard yet)
+	State   string        `json:"state"` // up, stopping, stopped (a clean stop), silent, joined (it never started), unknown (not heard yet)
 	Voter   bool          `json:"voter"`
 	Witness bool          `json:"witness,omitempty"`
 	Standby bool          `json:"standby,omitempty"`
