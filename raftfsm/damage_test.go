@@ -200,6 +200,55 @@ func TestLaw09LogDamagedUnderARunningNode(t *testing.T) {
 	}
 }
 
+// TestLaw06SnapshotDamageIsFound: a snapshot that is damaged, or that is gone while the
+// log begins behind it, is not what Raft starts from.
+func TestLaw06SnapshotDamageIsFound(t *testing.T) {
+	for name, damage := range map[string]func(t *testing.T, dir string){
+		"body":   func(t *testing.T, dir string) { flipIn(t, filepath.Join(dir, "state.bin")) },
+		"head":   func(t *testing.T, dir string) { write(t, filepath.Join(dir, "meta.json"), []byte("{")) },
+		"gone":   remove,
+		"no end": func(t *testing.T, dir string) { write(t, filepath.Join(dir, "state.bin"), nil) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			cfg := config(t, "n1", listen(t, "127.0.0.1:0"))
+			cfg.TrailingLogs, cfg.SnapshotThreshold = 4, 8
+			n1 := first(t, cfg)
+			n1.must(t, cluster.AssignSlot{Slot: 0, Master: "n1"})
+			for i := range 20 {
+				n1.must(t, cluster.SetUnprotected{Slot: 0, Epoch: 1, Since: slot.Position(1000 - i)})
+			}
+			if err := n1.raft.Snapshot().Error(); err != nil {
+				t.Fatal(err)
+			}
+			n1.end(t)
+			all, err := filepath.Glob(filepath.Join(cfg.Dir, "snapshots", "*"))
+			if err != nil || len(all) == 0 {
+				t.Fatalf("no snapshot: %v", err)
+			}
+			for _, dir := range all {
+				damage(t, dir)
+			}
+			cfg.Transport = listen(t, "127.0.0.1:0")
+			again := start(t, cfg)
+			again.want(t, ConditionStoreFailed)
+			until(t, "a leader", again.IsLeader)
+			if sl, _ := again.State().Slot(0); sl.UnprotectedSince != 981 {
+				t.Errorf("it goes on with %+v", sl)
+			}
+		})
+	}
+}
+
+func flipIn(t *testing.T, path string) {
+	t.Helper()
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b[len(b)/2] ^= 1
+	write(t, path, b)
+}
+
 // TestLaw09FilesOfEveryKind: what stands where Raft's files should be is no file, or
 // cannot be read. The node is halted and answers with what it knew.
 func TestLaw09FilesOfEveryKind(t *testing.T) {

@@ -283,8 +283,16 @@ func (n *Node) halt(fault *ErrHalted) {
 	default:
 	}
 	n.log.Error("raft stopped on this node", "condition", fault.Condition, "cause", fault.Cause)
-	n.cfg.OnCondition(fault.Condition, fault.Cause)
+	n.cfg.OnCondition(fault.Condition, fmt.Errorf("%w; %s", fault.Cause, whenHalted(fault.Condition)))
 	n.fsm.publish(nil)
+}
+
+// whenHalted says what holds until a person has acted.
+func whenHalted(condition string) string {
+	if condition == ConditionStoreFailed || condition == ConditionLogCorrupt {
+		return "the slots that this node serves go on as without a quorum; look at the disk and restart mailnode: what is damaged is set aside then, and filled again"
+	}
+	return "the slots that this node serves go on as without a quorum"
 }
 
 // stopRaft tells Raft to end, without waiting; nil before it was started.
@@ -339,7 +347,7 @@ func (n *Node) observe() {
 	}
 }
 
-// unasked says whether Raft ended without being told to by stopRaft.
+// unasked reports whether Raft ended without being told to by stopRaft.
 func (n *Node) unasked() bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()
