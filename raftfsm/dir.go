@@ -7,9 +7,12 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+	"syscall"
 
 	"github.com/hashicorp/raft"
+	berrors "go.etcd.io/bbolt/errors"
 
 	"mailnode/raftfsm/cluster"
 	"mailnode/storage/slot"
@@ -42,17 +45,30 @@ func (n *Node) openFiles() error {
 			p.ServerID, p.Owes = string(n.id), owes
 		})
 	}
+	if !damaged(cause) {
+		return cause
+	}
 	if !known {
 		return fmt.Errorf("%w; nothing remembers what this server has promised: it can't be filled again, install this node anew under another name", cause)
 	}
 	if err := setAside(n.cfg.Dir, cause); err != nil {
 		return fmt.Errorf("%w; set aside: %w", cause, err)
 	}
-	n.log.Error("raft's files are set aside, and filled again", "folder", filepath.Join(n.cfg.Dir, asideName), "cause", cause)
+	n.log.Error("raft's files are set aside, and filled again", "folder", n.aside(), "cause", cause)
 	if n.back, err = openBackend(n.cfg.Dir); err != nil {
 		return err
 	}
 	return n.beginAgain(had)
+}
+
+// aside is the folder of what was set aside.
+func (n *Node) aside() string { return filepath.Join(n.cfg.Dir, asideName) }
+
+// damaged tells what is wrong with the files from what keeps this process from
+// reading them: they are not set aside because it may not, or has no descriptor left.
+func damaged(cause error) bool {
+	return !slices.ContainsFunc([]error{berrors.ErrTimeout, syscall.EACCES, syscall.EPERM, syscall.EMFILE, syscall.ENFILE, syscall.ENOMEM, syscall.EROFS, syscall.ENOSPC},
+		func(kind error) bool { return errors.Is(cause, kind) })
 }
 
 // openFolders opens the memory and finds the server's ID.
@@ -349,12 +365,12 @@ func Recover(cfg Config) (*cluster.State, error) {
 	n.fsm = newFSM(n.latch, nil, func(error) {}) // the log is all that counts
 	conf := cfg.raftConfig(n.id)
 	conf.Logger = newHclog(n.log)
-	s := &store{back: n.back, latch: n.latch, mem: n.mem, self: n.id}
 	err = n.latch.run(func() error {
 		snaps, err := n.snapshots()
 		if err != nil {
 			return err
 		}
+		s := &store{back: n.back, latch: n.latch, mem: n.mem, snaps: snaps, self: n.id}
 		alone := raft.Configuration{Servers: []raft.Server{{Suffrage: raft.Voter, ID: n.id, Address: raft.ServerAddress(cfg.Addr)}}}
 		return raft.RecoverCluster(conf, n.fsm, s, s, snaps, n.encoder(), alone)
 	})

@@ -14,7 +14,6 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
-	"path/filepath"
 	"sync"
 	"time"
 
@@ -161,7 +160,7 @@ func (n *Node) start() (*raft.Raft, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &store{back: n.back, latch: n.latch, mem: n.mem, self: n.id, abstains: n.abstains}
+	s := &store{back: n.back, latch: n.latch, mem: n.mem, snaps: snaps, self: n.id, abstains: n.abstains}
 	conf := n.cfg.raftConfig(n.id)
 	conf.Logger = newHclog(n.log)
 	var r *raft.Raft
@@ -186,15 +185,14 @@ func (n *Node) filled(err error) {
 // there: a person should look at the disk.
 func (n *Node) tellSetAside() {
 	why, is := wasSetAside(n.cfg.Dir)
-	if !is {
+	switch {
+	case n.abstains.holds():
+		n.cfg.OnCondition(ConditionStoreFailed, fmt.Errorf("%s; set aside in %q: this node takes no part in votes until a leader has filled it again", why, n.aside()))
+	case is:
+		n.cfg.OnCondition(ConditionStoreFailed, fmt.Errorf("%s; set aside in %q, and filled again: this node votes. When you have looked at the disk, remove that folder", why, n.aside()))
+	default:
 		n.cfg.OnCondition(ConditionStoreFailed, nil)
-		return
 	}
-	state := "it is filled again and votes; when the disk was looked at, remove that folder"
-	if n.abstains.holds() {
-		state = "it takes no part in votes until a leader has filled it again"
-	}
-	n.cfg.OnCondition(ConditionStoreFailed, fmt.Errorf("%s; it was set aside in %q, and %s", why, filepath.Join(n.cfg.Dir, asideName), state))
 }
 
 // DecidesAlone reports whether Raft's files failed on a server that is the only one
