@@ -135,16 +135,16 @@ func TestLaw04AbstentionSurvivesARestart(t *testing.T) {
 // TestMemoryOfOneRecordIsEnough: either of the two records may be torn.
 func TestMemoryOfOneRecordIsEnough(t *testing.T) {
 	dir := t.TempDir()
-	m, known, err := openMemory(dir)
-	if err != nil || known {
-		t.Fatalf("a new memory: known %t, %v", known, err)
+	m, err := openMemory(dir)
+	if err != nil || m.known {
+		t.Fatalf("a new memory: %+v, %v", m, err)
 	}
 	for i := range uint64(5) {
 		if err := m.change(func(p *promises) { p.Term = i + 1 }); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if _, _, err := openMemory(dir); err == nil {
+	if _, err := openMemory(dir); err == nil {
 		t.Error("two processes have it open")
 	}
 	if err := m.close(); err != nil {
@@ -168,12 +168,12 @@ func TestMemoryOfOneRecordIsEnough(t *testing.T) {
 			torn[tt.at+i] ^= 0xFF
 		}
 		write(t, filepath.Join(dir, memoryName), torn)
-		m, known, err := openMemory(dir)
+		m, err := openMemory(dir)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got := m.get().Term; got != tt.want || known != (tt.want > 0) {
-			t.Errorf("torn: %s: term %d, known %t, want %d", name, got, known, tt.want)
+		if got := m.get().Term; got != tt.want || m.known != (tt.want > 0) {
+			t.Errorf("torn: %s: term %d, known %t, want %d", name, got, m.known, tt.want)
 		}
 		if err := m.close(); err != nil {
 			t.Fatal(err)

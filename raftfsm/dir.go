@@ -71,15 +71,25 @@ func damaged(cause error) bool {
 		func(kind error) bool { return errors.Is(cause, kind) })
 }
 
-// openFolders opens the memory and finds the server's ID.
+// remember opens the memory, which is not on Raft's disk.
+func (n *Node) remember() (err error) {
+	if n.mem == nil {
+		if n.mem, err = openMemory(n.cfg.Remembered); err != nil {
+			return fmt.Errorf("open raft: %w", err)
+		}
+	}
+	return nil
+}
+
+// openFolders finds the server's ID, and what it has promised.
 func (n *Node) openFolders() (had promises, known bool, err error) {
+	if err := n.remember(); err != nil {
+		return had, false, err
+	}
+	had, known = n.mem.get(), n.mem.known
 	if err := os.MkdirAll(n.cfg.Dir, 0o700); err != nil {
-		return had, false, fmt.Errorf("open raft: %w", err)
+		return had, known, fmt.Errorf("open raft: %w", err)
 	}
-	if n.mem, known, err = openMemory(n.cfg.Remembered); err != nil {
-		return had, false, fmt.Errorf("open raft: %w", err)
-	}
-	had = n.mem.get()
 	id, err := readServerID(n.cfg.Dir)
 	if err != nil && !known {
 		return had, false, err

@@ -126,7 +126,7 @@ func conditionOf(err error) string {
 
 // open opens the files and starts Raft.
 func (n *Node) open() error {
-	if err := n.openFiles(); err != nil {
+	if err := n.openWithin(openStalls * n.cfg.StallLimit); err != nil {
 		return err
 	}
 	if n.cfg.wrap != nil {
@@ -151,6 +151,31 @@ func (n *Node) open() error {
 		n.latch.trip(ConditionLogNewer, err)
 	}
 	return nil
+}
+
+// openStalls is how many StallLimits the proof of the files may take: it reads all of
+// them.
+const openStalls = 3
+
+// openWithin opens the files, in a Node of its own: of a disk that hangs this one has
+// nothing, and does not wait for it.
+func (n *Node) openWithin(limit time.Duration) error {
+	if err := n.remember(); err != nil {
+		return err
+	}
+	opener := newNode(n.cfg, func(*ErrHalted) {})
+	opener.mem = n.mem
+	done := make(chan error, 1)
+	go func() { done <- opener.openFiles() }()
+	late := time.NewTimer(limit)
+	defer late.Stop()
+	select {
+	case err := <-done:
+		n.files, n.id = opener.files, opener.id
+		return err
+	case <-late.C:
+		return fmt.Errorf("open raft in %q: its disk has not answered for %s", n.cfg.Dir, limit)
+	}
 }
 
 // start runs raft.NewRaft in a goroutine of its own: the latch ends the
