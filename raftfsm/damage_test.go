@@ -95,7 +95,7 @@ func TestLaw09DamagedLogIsNeverMapped(t *testing.T) {
 	cfg, _, whole := longLog(t)
 	cfg = cfg.withDefaults()
 	rng := seeded(t)
-	promised, err := os.ReadFile(filepath.Join(cfg.Remembered, memoryName))
+	promised, err := os.ReadFile(filepath.Join(cfg.Memory.Dir, memoryName))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -106,7 +106,7 @@ func TestLaw09DamagedLogIsNeverMapped(t *testing.T) {
 	for _, name := range names[:damagesTried] {
 		damage := all[name]
 		write(t, filepath.Join(cfg.Dir, logName), damage(bytes.Clone(whole)))
-		write(t, filepath.Join(cfg.Remembered, memoryName), promised)
+		write(t, filepath.Join(cfg.Memory.Dir, memoryName), promised)
 		for _, again := range []string{"damaged", asideName, "snapshots"} {
 			if err := os.RemoveAll(filepath.Join(cfg.Dir, again)); err != nil {
 				t.Fatal(err)

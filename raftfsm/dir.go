@@ -25,7 +25,7 @@ const idName = "server-id"
 // what this server has promised.
 const asideName = "damaged"
 
-// openFiles opens what Dir and Remembered hold, proved, or makes it. What is
+// openFiles opens what Config.Dir and Memory.Dir hold, proved, or makes it. What is
 // damaged, gone, or not what this server wrote last is set aside, and Raft begins
 // with an empty log: its term and its vote are those that are remembered, and the
 // rest comes from a leader, before whom it takes no part in votes (see abstention).
@@ -74,7 +74,7 @@ func damaged(cause error) bool {
 // remember opens the memory, which is not on Raft's disk.
 func (n *Node) remember() (err error) {
 	if n.mem == nil {
-		if n.mem, err = openMemory(n.cfg.Remembered); err != nil {
+		if n.mem, err = openMemory(n.cfg.Memory.Dir); err != nil {
 			return fmt.Errorf("open raft: %w", err)
 		}
 	}
@@ -94,9 +94,10 @@ func (n *Node) openFolders() (had promises, known bool, err error) {
 	if err != nil && !known {
 		return had, false, err
 	}
+	// One that can't be read is written again from what is remembered.
 	want := n.cfg.ServerID
-	if id == "" && !known && n.cfg.Ran {
-		return had, false, fmt.Errorf("open raft: the folders %q and %q are empty, and they were not: bring one of them back, or install this node anew under another name", n.cfg.Dir, n.cfg.Remembered)
+	if id == "" && !known && n.cfg.Memory.Ran {
+		return had, false, fmt.Errorf("open raft: the folders %q and %q are empty, and they were not: bring one of them back, or install this node anew under another name", n.cfg.Dir, n.cfg.Memory.Dir)
 	}
 	switch {
 	case id == "" && known && (want == "" || want == had.ServerID):
@@ -109,19 +110,18 @@ func (n *Node) openFolders() (had promises, known bool, err error) {
 		return had, false, fmt.Errorf("open raft in %q: it belongs to server %q, not %q", n.cfg.Dir, id, orElse(want, had.ServerID))
 	default:
 		n.id = raft.ServerID(id)
-		if !known && !exists(filepath.Join(n.cfg.Dir, logName)) {
-			return had, false, fmt.Errorf("open raft in %q: the log of server %q is gone", n.cfg.Dir, id)
+		if !known && !begun(filepath.Join(n.cfg.Dir, logName)) {
+			return had, false, fmt.Errorf("open raft in %q: the log of server %q is gone, and nothing remembers what it has promised: install this node anew under another name", n.cfg.Dir, id)
 		}
 		return had, known, nil
 	}
 	n.id = raft.ServerID(id)
 	if !known {
-		err = n.mem.change(func(p *promises) { *p = promises{ServerID: id} })
-		known = true
-	} else {
-		err = nil
+		if err := n.mem.change(func(p *promises) { *p = promises{ServerID: id} }); err != nil {
+			return had, false, fmt.Errorf("open raft: %w", err)
+		}
 	}
-	return had, known, errors.Join(err, writeServerID(n.cfg.Dir, id))
+	return had, true, writeServerID(n.cfg.Dir, id)
 }
 
 // proved opens the log and reads all of it; cause says why it can't be used.
@@ -298,9 +298,10 @@ func wasSetAside(dir string) (why string, is bool) {
 	return strings.TrimSpace(string(b)), err == nil
 }
 
-func exists(path string) bool {
-	_, err := os.Lstat(path)
-	return !errors.Is(err, os.ErrNotExist)
+// begun reports whether there is a log; an empty file is none.
+func begun(path string) bool {
+	st, err := os.Stat(path)
+	return !errors.Is(err, os.ErrNotExist) && (err != nil || st.Size() > 0)
 }
 
 // newServerID makes a name that no earlier installation of the node had.
@@ -361,7 +362,7 @@ func replaceFile(path string, content []byte) error {
 // back as a second cluster with the same numbers.
 func Recover(cfg Config) (*cluster.State, error) {
 	cfg = cfg.withDefaults()
-	if !exists(filepath.Join(cfg.Dir, logName)) {
+	if !begun(filepath.Join(cfg.Dir, logName)) {
 		return nil, fmt.Errorf("recover raft in %q: it has no log", cfg.Dir)
 	}
 	n := newNode(cfg, func(*ErrHalted) {})

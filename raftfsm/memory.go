@@ -16,7 +16,7 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-// memoryName is the file in Config.Remembered with what this server has promised.
+// memoryName is the file in Config.Memory.Dir with what this server has promised.
 const memoryName = "promises"
 
 // promises are what a server must never forget, however often its Raft files are

@@ -25,15 +25,14 @@ import (
 
 // Config describes a Node. Dir, Name and Transport are required.
 type Config struct {
-	Dir        string            // holds raft.db, snapshots and the server ID; belongs to one Node
-	Remembered string            // holds what this server has promised and known, beside Dir; "" is Dir with ".remembered"
-	Name       slot.NodeName     // this node's name in the cluster
-	ServerID   string            // its name in Raft; "" takes the one in Dir, or makes one
-	Ran        bool              // it ran before: a Dir that is empty was emptied
-	Addr       string            // peer address told to others, host:port; "" is that of Transport
-	Transport  StreamLayer       // closed by the Node
-	Logger     *slog.Logger      // nil discards
-	Features   slot.FeatureLevel // what this release knows; 0: cluster.KnownFeatures
+	Dir       string            // holds raft.db, snapshots and the server ID; belongs to one Node
+	Memory    Memory            // what this server remembers, beside Dir
+	Name      slot.NodeName     // this node's name in the cluster
+	ServerID  string            // its name in Raft; "" takes the one in Dir, or makes one
+	Addr      string            // peer address told to others, host:port; "" is that of Transport
+	Transport StreamLayer       // closed by the Node
+	Logger    *slog.Logger      // nil discards
+	Features  slot.FeatureLevel // what this release knows; 0: cluster.KnownFeatures
 
 	HeartbeatTimeout  time.Duration // 1 s; a follower without contact for so long stands for election
 	ElectionTimeout   time.Duration // 1 s
@@ -48,6 +47,12 @@ type Config struct {
 	OnCondition func(name string, err error)
 
 	wrap func(backend) backend // lets tests break the disk
+}
+
+// Memory is what a server remembers of Raft outside of its Dir.
+type Memory struct {
+	Dir string // holds what it has promised and known; "" is Config.Dir with ".remembered"
+	Ran bool   // it ran before: when both folders are empty they were emptied
 }
 
 // files are what a Node has open; nil when they could not be opened.
@@ -106,7 +111,7 @@ func newNode(cfg Config, onHalt func(*ErrHalted)) *Node {
 		onHalt = n.halt
 	}
 	n.latch = newLatch(onHalt)
-	known, err := readKnown(cfg.Remembered)
+	known, err := readKnown(cfg.Memory.Dir)
 	if err != nil {
 		n.log.Warn("cluster state of the last run not readable", "cause", err)
 	}
@@ -260,7 +265,7 @@ func (c Config) withDefaults() Config {
 	if c.Addr == "" && c.Transport != nil {
 		c.Addr = c.Transport.Addr().String()
 	}
-	c.Remembered = orElse(c.Remembered, c.Dir+".remembered")
+	c.Memory.Dir = orElse(c.Memory.Dir, c.Dir+".remembered")
 	c.Features = orElse(c.Features, cluster.KnownFeatures)
 	c.HeartbeatTimeout = orElse(c.HeartbeatTimeout, time.Second)
 	c.ElectionTimeout = orElse(c.ElectionTimeout, c.HeartbeatTimeout)
