@@ -187,10 +187,9 @@ func (n *Node) open() error {
 func (n *Node) openRaft() error {
 	defer close(n.raftOpened)
 	r, err := raftfsm.Open(raftfsm.Config{
-		Dir: filepath.Join(n.cfg.Node.Data, "raft"), Remembered: filepath.Join(n.cfg.Node.Data, "remembered"),
+		Dir: filepath.Join(n.cfg.Node.Data, "raft"), Memory: raftfsm.Memory{Dir: filepath.Join(n.cfg.Node.Data, "remembered"), Ran: n.raftRan()},
 		Name: n.cfg.Node.Name, ServerID: n.first.ServerID, Addr: n.cfg.Node.PeerAdvertise,
 		Transport: raftLayer{n}, Logger: n.log.With("part", "raft"), OnCondition: n.onRaftCondition, Features: n.features,
-		Ran: n.raftRan(),
 	})
 	if err != nil {
 		return err

@@ -110,7 +110,7 @@ func TestAppliedSurvivesARestart(t *testing.T) {
 		t.Fatal(err)
 	}
 	until(t, "kept", func() bool {
-		k, err := readKnown(s.Node.cfg.Remembered)
+		k, err := readKnown(s.Node.cfg.Memory.Dir)
 		return err == nil && k != nil && k.Index >= res.Index
 	})
 	s.end(t)

@@ -4,15 +4,21 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
+	"syscall"
 	"testing"
 	"time"
 
 	"mailnode/raftfsm/cluster"
 	"mailnode/storage/slot"
 )
+
+// damagesTried is how many of the damages one run tries.
+const damagesTried = 120
 
 // damages are what may become of a log of this size while nobody looks. Seeded.
 func damages(size int, rng *rand.Rand) map[string]func([]byte) []byte {
@@ -37,11 +43,11 @@ func damages(size int, rng *rand.Rand) map[string]func([]byte) []byte {
 			copy(b[at:at+pageSize], b[rng.IntN(size/pageSize)*pageSize:])
 			return b
 		}
-		for range 12 {
+		for range 3 {
 			bit := at*8 + rng.IntN(pageSize*8)
 			all[fmt.Sprintf("bit %d", bit)] = func(b []byte) []byte { b[bit/8] ^= 1 << (bit % 8); return b }
 		}
-		for range 12 { // the head of a page is what bbolt believes
+		for range 5 { // the head of a page is what bbolt believes
 			bit := at*8 + rng.IntN(96*8)
 			all[fmt.Sprintf("bit %d", bit)] = func(b []byte) []byte { b[bit/8] ^= 1 << (bit % 8); return b }
 		}
@@ -89,14 +95,18 @@ func TestLaw09DamagedLogIsNeverMapped(t *testing.T) {
 	cfg, _, whole := longLog(t)
 	cfg = cfg.withDefaults()
 	rng := seeded(t)
-	promised, err := os.ReadFile(filepath.Join(cfg.Remembered, memoryName))
+	promised, err := os.ReadFile(filepath.Join(cfg.Memory.Dir, memoryName))
 	if err != nil {
 		t.Fatal(err)
 	}
 	used, aside := 0, 0
-	for name, damage := range damages(len(whole), rng) {
+	all := damages(len(whole), rng)
+	names := slices.Sorted(maps.Keys(all))
+	rng.Shuffle(len(names), func(i, j int) { names[i], names[j] = names[j], names[i] })
+	for _, name := range names[:damagesTried] {
+		damage := all[name]
 		write(t, filepath.Join(cfg.Dir, logName), damage(bytes.Clone(whole)))
-		write(t, filepath.Join(cfg.Remembered, memoryName), promised)
+		write(t, filepath.Join(cfg.Memory.Dir, memoryName), promised)
 		for _, again := range []string{"damaged", asideName, "snapshots"} {
 			if err := os.RemoveAll(filepath.Join(cfg.Dir, again)); err != nil {
 				t.Fatal(err)
@@ -121,7 +131,7 @@ func TestLaw09DamagedLogIsNeverMapped(t *testing.T) {
 		}
 	}
 	t.Logf("%d damaged logs set aside, %d with damage that concerns nothing", aside, used)
-	if aside < 100 || used < 10 {
+	if aside < damagesTried/5 || used < damagesTried/10 {
 		t.Errorf("%d set aside, %d used: that proves nothing", aside, used)
 	}
 }
@@ -200,6 +210,55 @@ func TestLaw09LogDamagedUnderARunningNode(t *testing.T) {
 	}
 }
 
+// TestLaw06SnapshotDamageIsFound: a snapshot that is damaged, or that is gone while the
+// log begins behind it, is not what Raft starts from.
+func TestLaw06SnapshotDamageIsFound(t *testing.T) {
+	for name, damage := range map[string]func(t *testing.T, dir string){
+		"body":   func(t *testing.T, dir string) { flipIn(t, filepath.Join(dir, "state.bin")) },
+		"head":   func(t *testing.T, dir string) { write(t, filepath.Join(dir, "meta.json"), []byte("{")) },
+		"gone":   remove,
+		"no end": func(t *testing.T, dir string) { write(t, filepath.Join(dir, "state.bin"), nil) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			cfg := config(t, "n1", listen(t, "127.0.0.1:0"))
+			cfg.TrailingLogs, cfg.SnapshotThreshold = 4, 8
+			n1 := first(t, cfg)
+			n1.must(t, cluster.AssignSlot{Slot: 0, Master: "n1"})
+			for i := range 20 {
+				n1.must(t, cluster.SetUnprotected{Slot: 0, Epoch: 1, Since: slot.Position(1000 - i)})
+			}
+			if err := n1.raft.Snapshot().Error(); err != nil {
+				t.Fatal(err)
+			}
+			n1.end(t)
+			all, err := filepath.Glob(filepath.Join(cfg.Dir, "snapshots", "*"))
+			if err != nil || len(all) == 0 {
+				t.Fatalf("no snapshot: %v", err)
+			}
+			for _, dir := range all {
+				damage(t, dir)
+			}
+			cfg.Transport = listen(t, "127.0.0.1:0")
+			again := start(t, cfg)
+			again.want(t, ConditionStoreFailed)
+			until(t, "a leader", again.IsLeader)
+			if sl, _ := again.State().Slot(0); sl.UnprotectedSince != 981 {
+				t.Errorf("it goes on with %+v", sl)
+			}
+		})
+	}
+}
+
+func flipIn(t *testing.T, path string) {
+	t.Helper()
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b[len(b)/2] ^= 1
+	write(t, path, b)
+}
+
 // TestLaw09FilesOfEveryKind: what stands where Raft's files should be is no file, or
 // cannot be read. The node is halted and answers with what it knew.
 func TestLaw09FilesOfEveryKind(t *testing.T) {
@@ -209,6 +268,10 @@ func TestLaw09FilesOfEveryKind(t *testing.T) {
 				return err
 			}
 			return os.WriteFile(cfg.Dir, nil, 0o600)
+		},
+		"a disk that hangs": func(cfg Config) error { // to open a pipe waits for who writes
+			remove(t, filepath.Join(cfg.Dir, logName))
+			return syscall.Mkfifo(filepath.Join(cfg.Dir, logName), 0o600)
 		},
 		"another server's ID": func(cfg Config) error {
 			return os.WriteFile(filepath.Join(cfg.Dir, idName), []byte("n9-01234567\n"), 0o600)
@@ -222,7 +285,7 @@ func TestLaw09FilesOfEveryKind(t *testing.T) {
 			if err := put(cfg); err != nil {
 				t.Fatal(err)
 			}
-			cfg.Transport = listen(t, "127.0.0.1:0")
+			cfg.Transport, cfg.StallLimit = listen(t, "127.0.0.1:0"), time.Second
 			n, err := Open(cfg)
 			if err != nil {
 				t.Fatal(err)
@@ -230,6 +293,9 @@ func TestLaw09FilesOfEveryKind(t *testing.T) {
 			asHalted(t, n.Err(), ConditionStoreFailed)
 			if sl, _ := n.State().Slot(0); sl.Master != "n1" {
 				t.Errorf("the halted node knows %+v", sl)
+			}
+			if !n.DecidesAlone() {
+				t.Error("nobody else has a vote, and it waits for a leader")
 			}
 			if _, err := n.Servers(); err == nil {
 				t.Error("a halted node knows Raft's servers")

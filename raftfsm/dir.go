@@ -7,9 +7,12 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+	"syscall"
 
 	"github.com/hashicorp/raft"
+	berrors "go.etcd.io/bbolt/errors"
 
 	"mailnode/raftfsm/cluster"
 	"mailnode/storage/slot"
@@ -22,7 +25,7 @@ const idName = "server-id"
 // what this server has promised.
 const asideName = "damaged"
 
-// openFiles opens what Dir and Remembered hold, proved, or makes it. What is
+// openFiles opens what Config.Dir and Memory.Dir hold, proved, or makes it. What is
 // damaged, gone, or not what this server wrote last is set aside, and Raft begins
 // with an empty log: its term and its vote are those that are remembered, and the
 // rest comes from a leader, before whom it takes no part in votes (see abstention).
@@ -42,35 +45,59 @@ func (n *Node) openFiles() error {
 			p.ServerID, p.Owes = string(n.id), owes
 		})
 	}
+	if !damaged(cause) {
+		return cause
+	}
 	if !known {
 		return fmt.Errorf("%w; nothing remembers what this server has promised: it can't be filled again, install this node anew under another name", cause)
 	}
 	if err := setAside(n.cfg.Dir, cause); err != nil {
 		return fmt.Errorf("%w; set aside: %w", cause, err)
 	}
-	n.log.Error("raft's files are set aside, and filled again", "folder", filepath.Join(n.cfg.Dir, asideName), "cause", cause)
+	n.log.Error("raft's files are set aside, and filled again", "folder", n.aside(), "cause", cause)
 	if n.back, err = openBackend(n.cfg.Dir); err != nil {
 		return err
 	}
 	return n.beginAgain(had)
 }
 
-// openFolders opens the memory and finds the server's ID.
+// aside is the folder of what was set aside.
+func (n *Node) aside() string { return filepath.Join(n.cfg.Dir, asideName) }
+
+// damaged tells what is wrong with the files from what keeps this process from
+// reading them: they are not set aside because it may not, or has no descriptor left.
+func damaged(cause error) bool {
+	return !slices.ContainsFunc([]error{berrors.ErrTimeout, syscall.EACCES, syscall.EPERM, syscall.EMFILE, syscall.ENFILE, syscall.ENOMEM, syscall.EROFS, syscall.ENOSPC},
+		func(kind error) bool { return errors.Is(cause, kind) })
+}
+
+// remember opens the memory, which is not on Raft's disk.
+func (n *Node) remember() (err error) {
+	if n.mem == nil {
+		if n.mem, err = openMemory(n.cfg.Memory.Dir); err != nil {
+			return fmt.Errorf("open raft: %w", err)
+		}
+	}
+	return nil
+}
+
+// openFolders finds the server's ID, and what it has promised.
 func (n *Node) openFolders() (had promises, known bool, err error) {
+	if err := n.remember(); err != nil {
+		return had, false, err
+	}
+	had, known = n.mem.get(), n.mem.known
 	if err := os.MkdirAll(n.cfg.Dir, 0o700); err != nil {
-		return had, false, fmt.Errorf("open raft: %w", err)
+		return had, known, fmt.Errorf("open raft: %w", err)
 	}
-	if n.mem, known, err = openMemory(n.cfg.Remembered); err != nil {
-		return had, false, fmt.Errorf("open raft: %w", err)
-	}
-	had = n.mem.get()
 	id, err := readServerID(n.cfg.Dir)
 	if err != nil && !known {
 		return had, false, err
 	}
+	// One that can't be read is written again from what is remembered.
 	want := n.cfg.ServerID
-	if id == "" && !known && n.cfg.Ran {
-		return had, false, fmt.Errorf("open raft: the folders %q and %q are empty, and they were not: bring one of them back, or install this node anew under another name", n.cfg.Dir, n.cfg.Remembered)
+	if id == "" && !known && n.cfg.Memory.Ran {
+		return had, false, fmt.Errorf("open raft: the folders %q and %q are empty, and they were not: bring one of them back, or install this node anew under another name", n.cfg.Dir, n.cfg.Memory.Dir)
 	}
 	switch {
 	case id == "" && known && (want == "" || want == had.ServerID):
@@ -83,19 +110,18 @@ func (n *Node) openFolders() (had promises, known bool, err error) {
 		return had, false, fmt.Errorf("open raft in %q: it belongs to server %q, not %q", n.cfg.Dir, id, orElse(want, had.ServerID))
 	default:
 		n.id = raft.ServerID(id)
-		if !known && !exists(filepath.Join(n.cfg.Dir, logName)) {
-			return had, false, fmt.Errorf("open raft in %q: the log of server %q is gone", n.cfg.Dir, id)
+		if !known && !begun(filepath.Join(n.cfg.Dir, logName)) {
+			return had, false, fmt.Errorf("open raft in %q: the log of server %q is gone, and nothing remembers what it has promised: install this node anew under another name", n.cfg.Dir, id)
 		}
 		return had, known, nil
 	}
 	n.id = raft.ServerID(id)
 	if !known {
-		err = n.mem.change(func(p *promises) { *p = promises{ServerID: id} })
-		known = true
-	} else {
-		err = nil
+		if err := n.mem.change(func(p *promises) { *p = promises{ServerID: id} }); err != nil {
+			return had, false, fmt.Errorf("open raft: %w", err)
+		}
 	}
-	return had, known, errors.Join(err, writeServerID(n.cfg.Dir, id))
+	return had, true, writeServerID(n.cfg.Dir, id)
 }
 
 // proved opens the log and reads all of it; cause says why it can't be used.
@@ -272,9 +298,10 @@ func wasSetAside(dir string) (why string, is bool) {
 	return strings.TrimSpace(string(b)), err == nil
 }
 
-func exists(path string) bool {
-	_, err := os.Lstat(path)
-	return !errors.Is(err, os.ErrNotExist)
+// begun reports whether there is a log; an empty file is none.
+func begun(path string) bool {
+	st, err := os.Stat(path)
+	return !errors.Is(err, os.ErrNotExist) && (err != nil || st.Size() > 0)
 }
 
 // newServerID makes a name that no earlier installation of the node had.
@@ -335,7 +362,7 @@ func replaceFile(path string, content []byte) error {
 // back as a second cluster with the same numbers.
 func Recover(cfg Config) (*cluster.State, error) {
 	cfg = cfg.withDefaults()
-	if !exists(filepath.Join(cfg.Dir, logName)) {
+	if !begun(filepath.Join(cfg.Dir, logName)) {
 		return nil, fmt.Errorf("recover raft in %q: it has no log", cfg.Dir)
 	}
 	n := newNode(cfg, func(*ErrHalted) {})
@@ -349,12 +376,12 @@ func Recover(cfg Config) (*cluster.State, error) {
 	n.fsm = newFSM(n.latch, nil, func(error) {}) // the log is all that counts
 	conf := cfg.raftConfig(n.id)
 	conf.Logger = newHclog(n.log)
-	s := &store{back: n.back, latch: n.latch, mem: n.mem, self: n.id}
 	err = n.latch.run(func() error {
 		snaps, err := n.snapshots()
 		if err != nil {
 			return err
 		}
+		s := &store{back: n.back, latch: n.latch, mem: n.mem, snaps: snaps, self: n.id}
 		alone := raft.Configuration{Servers: []raft.Server{{Suffrage: raft.Voter, ID: n.id, Address: raft.ServerAddress(cfg.Addr)}}}
 		return raft.RecoverCluster(conf, n.fsm, s, s, snaps, n.encoder(), alone)
 	})

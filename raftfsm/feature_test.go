@@ -26,7 +26,7 @@ func TestReleaseTooOldForTheLevel(t *testing.T) {
 			s.must(t, cluster.UpdateMember{Name: "n1", Features: 2, Release: "2.0"})
 			res := s.must(t, cluster.RaiseFeatureLevel{From: 1, To: 2})
 			until(t, "kept", func() bool {
-				k, err := readKnown(s.Node.cfg.Remembered)
+				k, err := readKnown(s.Node.cfg.Memory.Dir)
 				return err == nil && k != nil && k.Index >= res.Index
 			})
 			if forget.log {
@@ -36,7 +36,7 @@ func TestReleaseTooOldForTheLevel(t *testing.T) {
 			}
 			s.end(t)
 			if forget.known {
-				if err := os.Remove(filepath.Join(s.Node.cfg.Remembered, knownName)); err != nil {
+				if err := os.Remove(filepath.Join(s.Node.cfg.Memory.Dir, knownName)); err != nil {
 					t.Fatal(err)
 				}
 			}

@@ -12,7 +12,7 @@ import (
 	"mailnode/raftfsm/cluster"
 )
 
-// knownName is the file in Config.Remembered with the state applied last. Raft does not
+// knownName is the file in Config.Memory.Dir with the state applied last. Raft does not
 // store what was committed: a node that starts without a leader would know no
 // more than its last snapshot, in a young cluster nothing at all, just when a
 // person must decide what it may serve. A sole voter writes it before anybody sees
@@ -70,7 +70,7 @@ func (n *Node) keepIfSole(s *cluster.State) {
 	if n.mem == nil || !n.mem.get().Sole {
 		return
 	}
-	if err := n.known.write(n.cfg.Remembered, s); err != nil {
+	if err := n.known.write(n.cfg.Memory.Dir, s); err != nil {
 		n.latch.fail(ConditionStoreFailed, err)
 	}
 }
@@ -82,7 +82,7 @@ func (n *Node) keepKnown() {
 	for stopping := false; ; {
 		changed := n.Changed()
 		if n.latch.err() == nil {
-			if err := n.known.write(n.cfg.Remembered, n.State()); err != nil {
+			if err := n.known.write(n.cfg.Memory.Dir, n.State()); err != nil {
 				n.log.Warn("cluster state not kept for the next start", "cause", err)
 			}
 		}

@@ -142,7 +142,7 @@ func TestLaw06LogDamageIsFound(t *testing.T) {
 			}
 			cfg.Transport = listen(t, "127.0.0.1:0")
 			forgetful := cfg
-			forgetful.Remembered = t.TempDir()
+			forgetful.Memory.Dir = t.TempDir()
 			n, err := Open(forgetful)
 			if err != nil {
 				t.Fatal(err)

@@ -16,7 +16,7 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-// memoryName is the file in Config.Remembered with what this server has promised.
+// memoryName is the file in Config.Memory.Dir with what this server has promised.
 const memoryName = "promises"
 
 // promises are what a server must never forget, however often its Raft files are
@@ -46,7 +46,8 @@ type promises struct {
 // The file has two records that are written in turn, each with its number and its
 // checksum: of one that is torn the other is left.
 type memory struct {
-	file *os.File // locked while it is open: one process has the folder
+	file  *os.File // locked while it is open: one process has the folder
+	known bool     // it had a record when it was opened
 
 	mu  sync.Mutex // guards what follows
 	seq uint64     // of the newest record
@@ -58,36 +59,35 @@ const (
 	memoryHeadLen   = 16 // length, checksum, number
 )
 
-// openMemory opens or makes the file; known reports whether there was one with a
-// record that can be read.
-func openMemory(dir string) (m *memory, known bool, err error) {
+// openMemory opens or makes the file.
+func openMemory(dir string) (*memory, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, false, err
+		return nil, err
 	}
 	f, err := os.OpenFile(filepath.Join(dir, memoryName), os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
-		return nil, false, err
+		return nil, err
 	}
-	m = &memory{file: f}
+	m := &memory{file: f}
 	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
-		return nil, false, errors.Join(fmt.Errorf("lock %q: another process runs this node: %w", f.Name(), err), f.Close())
+		return nil, errors.Join(fmt.Errorf("lock %q: another process runs this node: %w", f.Name(), err), f.Close())
 	}
 	for i := range 2 {
 		seq, p, err := readMemory(f, i)
 		if err != nil {
-			return nil, false, errors.Join(err, f.Close())
+			return nil, errors.Join(err, f.Close())
 		}
 		if p != nil && seq > m.seq {
-			m.seq, m.now, known = seq, *p, true
+			m.seq, m.now, m.known = seq, *p, true
 		}
 	}
-	if !known { // its name, and that of its folder, become durable
+	if !m.known { // its name, and that of its folder, become durable
 		err = errors.Join(syncDir(dir), syncDir(filepath.Dir(dir)))
 	}
 	if err != nil {
-		return nil, false, errors.Join(err, f.Close())
+		return nil, errors.Join(err, f.Close())
 	}
-	return m, known, nil
+	return m, nil
 }
 
 // readMemory reads one of the two records, nil when it is not whole.

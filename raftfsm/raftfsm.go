@@ -14,7 +14,6 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
-	"path/filepath"
 	"sync"
 	"time"
 
@@ -26,15 +25,14 @@ import (
 
 // Config describes a Node. Dir, Name and Transport are required.
 type Config struct {
-	Dir        string            // holds raft.db, snapshots and the server ID; belongs to one Node
-	Remembered string            // holds what this server has promised and known, beside Dir; "" is Dir with ".remembered"
-	Name       slot.NodeName     // this node's name in the cluster
-	ServerID   string            // its name in Raft; "" takes the one in Dir, or makes one
-	Ran        bool              // it ran before: a Dir that is empty was emptied
-	Addr       string            // peer address told to others, host:port; "" is that of Transport
-	Transport  StreamLayer       // closed by the Node
-	Logger     *slog.Logger      // nil discards
-	Features   slot.FeatureLevel // what this release knows; 0: cluster.KnownFeatures
+	Dir       string            // holds raft.db, snapshots and the server ID; belongs to one Node
+	Memory    Memory            // what this server remembers, beside Dir
+	Name      slot.NodeName     // this node's name in the cluster
+	ServerID  string            // its name in Raft; "" takes the one in Dir, or makes one
+	Addr      string            // peer address told to others, host:port; "" is that of Transport
+	Transport StreamLayer       // closed by the Node
+	Logger    *slog.Logger      // nil discards
+	Features  slot.FeatureLevel // what this release knows; 0: cluster.KnownFeatures
 
 	HeartbeatTimeout  time.Duration // 1 s; a follower without contact for so long stands for election
 	ElectionTimeout   time.Duration // 1 s
@@ -49,6 +47,12 @@ type Config struct {
 	OnCondition func(name string, err error)
 
 	wrap func(backend) backend // lets tests break the disk
+}
+
+// Memory is what a server remembers of Raft outside of its Dir.
+type Memory struct {
+	Dir string // holds what it has promised and known; "" is Config.Dir with ".remembered"
+	Ran bool   // it ran before: when both folders are empty they were emptied
 }
 
 // files are what a Node has open; nil when they could not be opened.
@@ -107,7 +111,7 @@ func newNode(cfg Config, onHalt func(*ErrHalted)) *Node {
 		onHalt = n.halt
 	}
 	n.latch = newLatch(onHalt)
-	known, err := readKnown(cfg.Remembered)
+	known, err := readKnown(cfg.Memory.Dir)
 	if err != nil {
 		n.log.Warn("cluster state of the last run not readable", "cause", err)
 	}
@@ -127,7 +131,7 @@ func conditionOf(err error) string {
 
 // open opens the files and starts Raft.
 func (n *Node) open() error {
-	if err := n.openFiles(); err != nil {
+	if err := n.openWithin(openStalls * n.cfg.StallLimit); err != nil {
 		return err
 	}
 	if n.cfg.wrap != nil {
@@ -154,6 +158,31 @@ func (n *Node) open() error {
 	return nil
 }
 
+// openStalls is how many StallLimits the proof of the files may take: it reads all of
+// them.
+const openStalls = 3
+
+// openWithin opens the files, in a Node of its own: of a disk that hangs this one has
+// nothing, and does not wait for it.
+func (n *Node) openWithin(limit time.Duration) error {
+	if err := n.remember(); err != nil {
+		return err
+	}
+	opener := newNode(n.cfg, func(*ErrHalted) {})
+	opener.mem = n.mem
+	done := make(chan error, 1)
+	go func() { done <- opener.openFiles() }()
+	late := time.NewTimer(limit)
+	defer late.Stop()
+	select {
+	case err := <-done:
+		n.files, n.id = opener.files, opener.id
+		return err
+	case <-late.C:
+		return fmt.Errorf("open raft in %q: its disk has not answered for %s", n.cfg.Dir, limit)
+	}
+}
+
 // start runs raft.NewRaft in a goroutine of its own: the latch ends the
 // goroutine that meets a fault, and a write may hang.
 func (n *Node) start() (*raft.Raft, error) {
@@ -161,7 +190,7 @@ func (n *Node) start() (*raft.Raft, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &store{back: n.back, latch: n.latch, mem: n.mem, self: n.id, abstains: n.abstains}
+	s := &store{back: n.back, latch: n.latch, mem: n.mem, snaps: snaps, self: n.id, abstains: n.abstains}
 	conf := n.cfg.raftConfig(n.id)
 	conf.Logger = newHclog(n.log)
 	var r *raft.Raft
@@ -186,15 +215,14 @@ func (n *Node) filled(err error) {
 // there: a person should look at the disk.
 func (n *Node) tellSetAside() {
 	why, is := wasSetAside(n.cfg.Dir)
-	if !is {
+	switch {
+	case n.abstains.holds():
+		n.cfg.OnCondition(ConditionStoreFailed, fmt.Errorf("%s; set aside in %q: this node takes no part in votes until a leader has filled it again", why, n.aside()))
+	case is:
+		n.cfg.OnCondition(ConditionStoreFailed, fmt.Errorf("%s; set aside in %q, and filled again: this node votes. When you have looked at the disk, remove that folder", why, n.aside()))
+	default:
 		n.cfg.OnCondition(ConditionStoreFailed, nil)
-		return
 	}
-	state := "it is filled again and votes; when the disk was looked at, remove that folder"
-	if n.abstains.holds() {
-		state = "it takes no part in votes until a leader has filled it again"
-	}
-	n.cfg.OnCondition(ConditionStoreFailed, fmt.Errorf("%s; it was set aside in %q, and %s", why, filepath.Join(n.cfg.Dir, asideName), state))
 }
 
 // DecidesAlone reports whether Raft's files failed on a server that is the only one
@@ -237,7 +265,7 @@ func (c Config) withDefaults() Config {
 	if c.Addr == "" && c.Transport != nil {
 		c.Addr = c.Transport.Addr().String()
 	}
-	c.Remembered = orElse(c.Remembered, c.Dir+".remembered")
+	c.Memory.Dir = orElse(c.Memory.Dir, c.Dir+".remembered")
 	c.Features = orElse(c.Features, cluster.KnownFeatures)
 	c.HeartbeatTimeout = orElse(c.HeartbeatTimeout, time.Second)
 	c.ElectionTimeout = orElse(c.ElectionTimeout, c.HeartbeatTimeout)
@@ -283,8 +311,16 @@ func (n *Node) halt(fault *ErrHalted) {
 	default:
 	}
 	n.log.Error("raft stopped on this node", "condition", fault.Condition, "cause", fault.Cause)
-	n.cfg.OnCondition(fault.Condition, fault.Cause)
+	n.cfg.OnCondition(fault.Condition, fmt.Errorf("%w; %s", fault.Cause, whenHalted(fault.Condition)))
 	n.fsm.publish(nil)
+}
+
+// whenHalted says what holds until a person has acted.
+func whenHalted(condition string) string {
+	if condition == ConditionStoreFailed || condition == ConditionLogCorrupt {
+		return "the slots that this node serves go on as without a quorum; look at the disk and restart mailnode: what is damaged is set aside then, and filled again"
+	}
+	return "the slots that this node serves go on as without a quorum"
 }
 
 // stopRaft tells Raft to end, without waiting; nil before it was started.
@@ -339,7 +375,7 @@ func (n *Node) observe() {
 	}
 }
 
-// unasked says whether Raft ended without being told to by stopRaft.
+// unasked reports whether Raft ended without being told to by stopRaft.
 func (n *Node) unasked() bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()

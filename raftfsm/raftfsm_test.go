@@ -188,7 +188,9 @@ func TestOpenRefuses(t *testing.T) {
 		t.Fatal(err)
 	}
 	forgetful := cfg
-	forgetful.Remembered = t.TempDir()
+	forgetful.Memory.Dir = t.TempDir()
+	refused(forgetful, "gone")
+	write(t, filepath.Join(cfg.Dir, logName), nil)
 	refused(forgetful, "gone")
 	if _, err := Recover(cfg); err == nil {
 		t.Error("recovered from nothing")

@@ -91,6 +91,7 @@ type store struct {
 	latch *latch
 
 	mem      *memory // nil: nothing is promised
+	snaps    raft.SnapshotStore
 	self     raft.ServerID
 	abstains *abstention // nil: it votes
 	voteTerm uint64      // written, and the vote is not yet. Raft's main goroutine only
@@ -203,15 +204,24 @@ func (s *store) DeleteRange(first, last uint64) error {
 	return nil
 }
 
-// cut remembers that the log ends before first when its end is removed: a leader
-// has other entries there. When all of it goes, a snapshot has replaced it.
+// cut remembers where the log ends when its end is removed: before first, because a
+// leader has other entries there, or with the snapshot that replaces all of it.
 func (s *store) cut(first, last uint64) error {
 	if s.mem == nil || s.mem.get().Last > last {
 		return nil
 	}
 	begin, err := s.back.FirstIndex()
-	if err != nil || first <= begin {
+	if err != nil {
 		return err
+	}
+	if first <= begin {
+		list, err := s.snaps.List()
+		if err != nil || len(list) == 0 {
+			return err
+		}
+		return s.mem.change(func(p *promises) {
+			p.Last, p.LastTerm, p.Sole = list[0].Index, list[0].Term, soleVoter(s.self, list[0].Configuration)
+		})
 	}
 	var end raft.Log
 	if err := s.back.GetLog(first-1, &end); err != nil {

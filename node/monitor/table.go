@@ -109,10 +109,10 @@ func diskKinds() []Kind {
 		{SlotNoRoom, Page, "slot", "The disk of this node's copy is full: it takes no changes until there is room, and is read meanwhile.", "mailnode slot show {}"},
 		{SlotOpening, Warn, "slot", "This node's copy is still being opened and checked.", "mailnode slot show {}"},
 		{DiskFull, Page, "path", "The file system has almost no room: deliveries, and whatever else grows, are put off.", "df -h {}"},
-		{RaftStoreFailed, Page, "", "Raft's files cannot be written: this node serves its mail and takes no part in decisions.", "mailnode status"},
+		{RaftStoreFailed, Page, "", "Raft's files on this node failed, or were damaged, lost or older than what it has promised; mail is not in them.", "mailnode cluster members"},
 		{RaftSnapshotFailed, Warn, "", "A snapshot of Raft's state could not be written, its log grows.", "df -h"},
 		{RaftLogNewer, Page, "", "A newer release wrote what this one cannot read, or the cluster's feature level was raised above it: this node takes no part in decisions until it is upgraded.", "mailnode version"},
-		{RaftLogCorrupt, Page, "", "A record of Raft's log does not match its checksum, Raft is stopped on this node, mail is not.", "mailnode status"},
+		{RaftLogCorrupt, Page, "", "A record of Raft's log does not match its checksum, Raft is stopped on this node, mail is not.", "mailnode cluster members"},
 	}
 }
 
