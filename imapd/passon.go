@@ -80,7 +80,7 @@ func (c *session) passOn(cmd *command, to *Elsewhere, user, password string) err
 		return errGone
 	}
 	peer.SetDeadline(time.Time{})
-	c.note("imap login passed on", "node", to.Node, "tried", user)
+	c.note(user, "imap login passed on", "node", to.Node, "tried", user)
 	c.dropText(cmd)
 	cmd.watch.end() // nothing may be written between the master's bytes
 	passed = true
