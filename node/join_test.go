@@ -136,6 +136,20 @@ func TestJoinLeavesNoGhost(t *testing.T) {
 	if _, err := n1.admin.Token(ctx, admin.TokenRequest{Node: "n2"}); !errors.As(err, &refusal) || refusal.Exit != admin.ExitRefused || refusal.Next == "" {
 		t.Errorf("a token for a member: %v", err)
 	}
+	n3 := s.install(t.TempDir(), "n3", "")
+	tok, err := n1.admin.Token(ctx, admin.TokenRequest{Node: "n3", ExpiresS: 60})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, minutes := range []time.Duration{1, 2} { // as leaders measure it, and one more than was asked
+		if left := len(n1.node.State().Tokens); left != 1 {
+			t.Fatalf("before minute %d: %d tokens", minutes, left)
+		}
+		n1.node.ageTokens(ctx, n1.node.clock.Mono()-time.Minute)
+	}
+	if _, err := admin.JoinCluster(ctx, n3.cfg, tok.Token); err == nil || !strings.Contains(err.Error(), "has expired") || !strings.Contains(err.Error(), "mailnode cluster token n3") {
+		t.Errorf("an expired token: %v", err)
+	}
 	if _, err := n1.admin.Token(ctx, admin.TokenRequest{Node: "n3", ExpiresS: 1}); !errors.As(err, &refusal) || refusal.Exit != admin.ExitUsage {
 		t.Errorf("a token for a second: %v", err)
 	}

@@ -73,7 +73,7 @@ func (n *Node) authorize(ctx context.Context, r peer.JoinRequest) (peer.JoinAcce
 			Zone: r.Zone, Standby: r.Standby, Role: cluster.Role(r.Role), Key: r.Key, Features: r.Features}}
 	_, err := n.State().Clone().Apply(n.State().Index, c)
 	if err != nil { // perhaps this node has not heard of the token yet
-		if err := n.Fresh(ctx); err != nil {
+		if err := n.currency.prove(ctx); err != nil {
 			return peer.JoinAccepted{}, fmt.Errorf("ask the leader: %w (%w)", err, peer.ErrAskAnother)
 		}
 		_, err = n.State().Clone().Apply(n.State().Index, c)
