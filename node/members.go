@@ -174,9 +174,11 @@ func (n *Node) ageTokens(ctx context.Context, until time.Duration) time.Duration
 	if len(n.State().Tokens) == 0 {
 		return now
 	}
-	if _, err := n.Propose(ctx, cluster.AgeTokens{Seconds: int64((now - until) / time.Second)}); err != nil {
+	_, err := n.Propose(ctx, cluster.AgeTokens{Seconds: int64((now - until) / time.Second)})
+	switch cluster.OutcomeOf(err) {
+	case cluster.NotDone, cluster.Refused, cluster.Halted:
 		n.log.Warn("age join tokens", "err", err)
 		return until
 	}
-	return now
+	return now // also when it is not known: the same time is never counted twice
 }
