@@ -10,6 +10,7 @@ import (
 
 	"mailnode/node/admin"
 	"mailnode/node/job"
+	"mailnode/node/monitor"
 	"mailnode/raftfsm/cluster"
 	"mailnode/storage"
 	"mailnode/storage/check"
@@ -68,11 +69,26 @@ func (a *audit) run(from uint32, reached func(pack uint32)) error {
 	if a.indexOK {
 		a.k.mend.indexMended()
 	}
+	return a.compareAll()
+}
+
+// compareAll compares with the other copies, and keeps the condition about those
+// that differ: it ends when all have been compared and none does.
+func (a *audit) compareAll() error {
 	a.p.At("compares with the other copies")
+	var differ []string
+	all := true
 	for _, node := range a.k.others() {
-		if err := a.compare(node); err != nil {
+		detail, compared, err := a.compare(node)
+		if err != nil {
 			return err
 		}
+		if all = all && compared; detail != "" {
+			differ = append(differ, detail)
+		}
+	}
+	if all || len(differ) > 0 {
+		a.k.n.conditions.Put(len(differ) > 0, monitor.CopyDigestDiffers, a.k.id.String(), strings.Join(differ, "; "))
 	}
 	return nil
 }
@@ -198,13 +214,14 @@ func (a *audit) recount(f local.ScrubFinding) (bool, string) {
 // compareWithinAudit bounds one comparison with another copy.
 const compareWithinAudit = 10 * time.Minute
 
-// compare looks for differences with another copy. A replica compares with its
-// master only: the master's copy is the one that counts.
-func (a *audit) compare(node slot.NodeName) error {
+// compare looks for differences with another copy, and returns in which mailboxes
+// there are any. A replica compares with its master only: the master's copy is the
+// one that counts.
+func (a *audit) compare(node slot.NodeName) (differs string, compared bool, err error) {
 	sl, _ := a.k.n.raft.State().Slot(a.k.id)
 	_, feed, follower := a.k.roles()
 	if feed == nil && node != sl.Master {
-		return nil
+		return "", true, nil
 	}
 	ctx, cancel := context.WithTimeout(a.ctx, compareWithinAudit)
 	defer cancel()
@@ -214,16 +231,15 @@ func (a *audit) compare(node slot.NodeName) error {
 		c, err = repl.Compare(ctx, a.s, repl.NewReplicationClient(conn))
 	}
 	if a.ctx.Err() != nil {
-		return a.ctx.Err()
+		return "", false, a.ctx.Err()
 	}
 	if err != nil { // it is away, or being filled; its own node audits it
 		a.k.log.Info("copies not compared", "with", node, "err", err)
 		a.p.Finding("not compared with %s: %v", node, err)
-		return nil
+		return "", false, nil
 	}
-	a.k.differs(node, c)
 	if !c.Differ() {
-		return nil
+		return "", true, nil
 	}
 	fixed, did := false, "not repaired: --repair has the replica fetch the whole state again"
 	switch {
@@ -248,7 +264,7 @@ func (a *audit) compare(node slot.NodeName) error {
 		}
 		a.line(fixed, "%s %s: differs from %s's copy; %s", account, name, node, did)
 	}
-	return nil
+	return a.k.differsIn(node, c), true, nil
 }
 
 // auditRateDefault is how fast an operator's audit reads, in bytes a second.

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"slices"
 	"time"
 
 	"mailnode/failover"
@@ -295,50 +294,6 @@ func (n *Node) admitServer(ctx context.Context, m cluster.Member, votes bool) er
 	return n.raft.AddNonvoter(ctx, m.ServerID, m.Addr)
 }
 
-// unplaced returns the members that may take the slots without a master, nil when
-// there is no such slot, and what those slots wait for, "" when for nothing.
-// Members count when they were heard: a slot is given to no node that never came up.
-func unplaced(st *cluster.State, v failover.View) (members []cluster.Member, waits string) {
-	mail := 0
-	for _, m := range st.Members {
-		if v.Nodes[m.Name].Known {
-			members = append(members, m)
-			if m.Role != cluster.Witness {
-				mail++
-			}
-		}
-	}
-	if !slices.ContainsFunc(st.Slots, func(sl cluster.Slot) bool { return sl.Master == "" }) {
-		return nil, ""
-	}
-	switch need := st.DefaultReplicas + 1; {
-	case mail < need:
-		return members, fmt.Sprintf("%d of %d nodes with mail have started, as many as a slot has copies", mail, need)
-	case len(members) < st.PlaceAt:
-		return members, fmt.Sprintf("%d of %d nodes have started, as many as `cluster init --nodes` said, witnesses included", len(members), st.PlaceAt)
-	}
-	return members, ""
-}
-
-// assign gives slots their first masters, once as many nodes are there as
-// `cluster init --nodes` said, and as the copies need.
-func (n *Node) assign(ctx context.Context) {
-	st := n.State()
-	members, waits := unplaced(st, n.evidence.Snapshot(n.clock.Mono()))
-	if len(members) == 0 || waits != "" {
-		return
-	}
-	for _, a := range cluster.Place(members, st.Slots, st.DefaultReplicas) {
-		_, err := n.Propose(ctx, cluster.AssignSlot{Slot: a.Slot, Epoch: a.Epoch, Master: a.Master, Replicas: a.Replicas,
-			By: "first placement", WallTime: n.wallTime()})
-		var stale cluster.ErrStale
-		if err != nil && !errors.As(err, &stale) {
-			n.log.Warn("assign slot", "slot", a.Slot, "err", err)
-			return
-		}
-	}
-}
-
 func (n *Node) wallTime() string { return n.clock.Wall().UTC().Format(time.RFC3339) }
 
 // watch keeps this node's conditions true.
@@ -367,8 +322,7 @@ func (n *Node) look() {
 		n.ledAt.Store(int64(n.clock.Mono()))
 	}
 	n.conditions.Put(!led, monitor.RaftNoQuorum, "", n.noQuorum(st, v))
-	_, waits := unplaced(st, v)
-	n.conditions.Put(waits != "", monitor.SlotsUnassigned, "", waits)
+	n.tellUnplaced(unplacedOf(st, v))
 	n.lookAtClocks(st, v)
 }
 

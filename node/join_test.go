@@ -43,7 +43,7 @@ func (s *site) votes() (voters, servers []string) {
 
 // TestFirstPlacementWithAWitness: --nodes counts every node that has started, the
 // witness included; one that has only joined counts for nothing, gets no slot and
-// no vote, and stands in nobody's way.
+// no vote, and stands in nobody's way. Who said too many places the slots at once.
 func TestFirstPlacementWithAWitness(t *testing.T) {
 	t.Parallel()
 	s, base := &site{t: t}, t.TempDir()
@@ -51,7 +51,7 @@ func TestFirstPlacementWithAWitness(t *testing.T) {
 	defer cancel()
 	n1, n2, w1 := s.install(base, "n1", ""), s.install(base, "n2", ""), s.install(base, "w1", "witness = true\n")
 	t.Cleanup(s.stopAll)
-	if _, err := admin.InitCluster(ctx, n1.cfg, admin.InitOptions{Slots: 2, Replicas: 1, Nodes: 3}); err != nil {
+	if _, err := admin.InitCluster(ctx, n1.cfg, admin.InitOptions{Slots: 2, Replicas: 1, Nodes: 4}); err != nil {
 		t.Fatal(err)
 	}
 	s.start(n1)
@@ -71,7 +71,18 @@ func TestFirstPlacementWithAWitness(t *testing.T) {
 	s.start(w1)
 	s.eventuallyAt(n1, "the witness votes", func(admin.Status) bool { v, _ := s.votes(); return strings.Join(v, " ") == "n1 w1" })
 	s.eventuallyAt(n1, "a node that only joined holds no mail", waits("1 of 2 nodes with mail"))
+	var refusal *admin.Error
+	if _, err := n1.admin.Place(ctx); !errors.As(err, &refusal) || refusal.Exit != admin.ExitRefused {
+		t.Errorf("placed without the second copy: %v", err)
+	}
 	s.start(n2)
+	s.eventuallyAt(n1, "it waits for a fourth node, and says what to type otherwise", waits("3 of 4 nodes have started, as many as `cluster init --nodes` said, witnesses included): mailnode cluster place"))
+	if p, err := n1.admin.Place(ctx); err != nil || p.Slots != 2 {
+		t.Errorf("placed %+v, %v", p, err)
+	}
+	if _, err := n1.admin.Place(ctx); !errors.As(err, &refusal) || refusal.Exit != admin.ExitNothing {
+		t.Errorf("placed again: %v", err)
+	}
 	s.eventuallyAt(n1, "every slot serves", func(st admin.Status) bool {
 		for _, sl := range st.Slots {
 			if !sl.Serving {
@@ -124,6 +135,20 @@ func TestJoinLeavesNoGhost(t *testing.T) {
 	var refusal *admin.Error
 	if _, err := n1.admin.Token(ctx, admin.TokenRequest{Node: "n2"}); !errors.As(err, &refusal) || refusal.Exit != admin.ExitRefused || refusal.Next == "" {
 		t.Errorf("a token for a member: %v", err)
+	}
+	n3 := s.install(t.TempDir(), "n3", "")
+	tok, err := n1.admin.Token(ctx, admin.TokenRequest{Node: "n3", ExpiresS: 60})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, minutes := range []time.Duration{1, 2} { // as leaders measure it, and one more than was asked
+		if left := len(n1.node.State().Tokens); left != 1 {
+			t.Fatalf("before minute %d: %d tokens", minutes, left)
+		}
+		n1.node.ageTokens(ctx, n1.node.clock.Mono()-time.Minute)
+	}
+	if _, err := admin.JoinCluster(ctx, n3.cfg, tok.Token); err == nil || !strings.Contains(err.Error(), "has expired") || !strings.Contains(err.Error(), "mailnode cluster token n3") {
+		t.Errorf("an expired token: %v", err)
 	}
 	if _, err := n1.admin.Token(ctx, admin.TokenRequest{Node: "n3", ExpiresS: 1}); !errors.As(err, &refusal) || refusal.Exit != admin.ExitUsage {
 		t.Errorf("a token for a second: %v", err)

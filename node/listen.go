@@ -55,6 +55,7 @@ func (n *Node) start(ctx context.Context) error {
 	}
 	n.wg.Go(func() { n.copies.run(ctx) })
 	n.wg.Go(func() { n.scrubs(ctx) })
+	n.wg.Go(func() { n.comparesAgain(ctx) })
 	n.wg.Go(func() { n.upkeep(ctx) })
 	if err := n.serveAdmin(ctx); err != nil {
 		return err

@@ -76,7 +76,7 @@ func (n *Node) authorize(ctx context.Context, r peer.JoinRequest) (peer.JoinAcce
 			Zone: r.Zone, Standby: r.Standby, Role: cluster.Role(r.Role), Key: r.Key, Features: r.Features}}
 	_, err := n.State().Clone().Apply(n.State().Index, c)
 	if err != nil { // perhaps this node has not heard of the token yet
-		if err := n.Fresh(ctx); err != nil {
+		if err := n.currency.prove(ctx); err != nil {
 			return peer.JoinAccepted{}, fmt.Errorf("ask the leader: %w (%w)", err, peer.ErrAskAnother)
 		}
 		_, err = n.State().Clone().Apply(n.State().Index, c)
@@ -177,9 +177,11 @@ func (n *Node) ageTokens(ctx context.Context, until time.Duration) time.Duration
 	if len(n.State().Tokens) == 0 {
 		return now
 	}
-	if _, err := n.Propose(ctx, cluster.AgeTokens{Seconds: int64((now - until) / time.Second)}); err != nil {
+	_, err := n.Propose(ctx, cluster.AgeTokens{Seconds: int64((now - until) / time.Second)})
+	switch cluster.OutcomeOf(err) {
+	case cluster.NotDone, cluster.Refused, cluster.Halted:
 		n.log.Warn("age join tokens", "err", err)
 		return until
 	}
-	return now
+	return now // also when it is not known: the same time is never counted twice
 }

@@ -155,9 +155,8 @@ func (r *scrubRound) one(ctx context.Context, k *keeper) bool {
 	return true
 }
 
-// differs keeps the condition about a copy that differs at the same position.
-func (k *keeper) differs(node slot.NodeName, c repl.Comparison) {
-	about := k.id.String()
+// differsIn says in what a copy differs at the same position.
+func (k *keeper) differsIn(node slot.NodeName, c repl.Comparison) string {
 	detail := "in accounts, addresses or subscriptions"
 	if s := k.opened(); s != nil && len(c.Mailboxes) > 0 {
 		account, name := s.MailboxName(c.Mailboxes[0])
@@ -166,5 +165,39 @@ func (k *keeper) differs(node slot.NodeName, c repl.Comparison) {
 			detail += " and others"
 		}
 	}
-	k.n.conditions.Put(c.Differ(), monitor.CopyDigestDiffers, about, string(node)+" differs "+detail)
+	return string(node) + " differs " + detail
+}
+
+// compareAgainEvery is how often copies that were found to differ are compared
+// again: a scrub comes back only after days, and they are healed within minutes.
+const compareAgainEvery = time.Minute
+
+// comparesAgain compares copies that differed until they no longer do.
+func (n *Node) comparesAgain(ctx context.Context) {
+	every(ctx, compareAgainEvery, func() {
+		for _, k := range n.copies.all() {
+			if n.conditions.Holds(monitor.CopyDigestDiffers, k.id.String()) {
+				n.compareAgain(ctx, k)
+			}
+		}
+	})
+}
+
+// compareAgain is one comparison, as a job; a copy that cannot be read now has its
+// turn a minute later.
+func (n *Node) compareAgain(ctx context.Context, k *keeper) {
+	s := n.copies.slot(k.id)
+	if s == nil || s.Building() || s.Failure() != nil {
+		return
+	}
+	j := n.jobs.Start(job.Spec{Kind: job.Scrub, Slot: k.id.String(), What: "compares copies that differed", Alone: true},
+		k.bounded(func(ctx context.Context, p *job.Progress) error {
+			a := &audit{k: k, s: s, p: p, ctx: ctx, repair: true, indexOK: true}
+			return a.compareAll()
+		}))
+	select {
+	case <-j.Over():
+	case <-ctx.Done():
+		<-j.Over()
+	}
 }

@@ -119,7 +119,9 @@ func (s slots) Show(_ context.Context, id slot.ID) (SlotDetail, error) {
 
 type members struct{}
 
-func (members) Members(context.Context) (Members, error)      { return Members{}, nil }
+func (members) Members(context.Context) (Members, error)            { return Members{}, nil }
+func (members) Place(context.Context, PlaceRequest) (Placed, error) { return Placed{Slots: 12}, nil }
+
 func (members) Upgrade(context.Context, UpgradeRequest) error { return nil }
 func (members) Token(_ context.Context, r TokenRequest) (Token, error) {
 	return Token{Node: r.Node, Token: "secret"}, nil

@@ -81,6 +81,8 @@ type Cluster interface {
 	// Token makes a token and records its hash in Raft; it replaces an earlier
 	// one for the same node. A name that is a member already is refused.
 	Token(ctx context.Context, r TokenRequest) (Token, error)
+	// Place gives slots without a master their first one, without waiting for more nodes.
+	Place(ctx context.Context, r PlaceRequest) (Placed, error)
 	// Upgrade raises the feature level when every member has said that it knows it.
 	Upgrade(ctx context.Context, r UpgradeRequest) error
 }

@@ -187,6 +187,13 @@ func (s *site) Members(context.Context) (admin.Members, error) {
 		FeatureLevel: s.level, KnownFeatures: s.known}, nil
 }
 
+func (s *site) Place(context.Context, admin.PlaceRequest) (admin.Placed, error) {
+	if s.status.Slots[0].Master != "" {
+		return admin.Placed{}, &admin.Error{Text: "place slots: every slot has a master", Exit: admin.ExitNothing}
+	}
+	return admin.Placed{Slots: len(s.status.Slots)}, nil
+}
+
 func (s *site) Upgrade(_ context.Context, r admin.UpgradeRequest) error {
 	r.By = ""
 	s.orders = append(s.orders, r)

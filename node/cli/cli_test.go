@@ -195,7 +195,7 @@ func TestExitCodes(t *testing.T) {
 		{calmAt, "status", 0}, {calmAt, "status --verbose", 0}, {calmAt, "status now", 2}, {filepath.Join(dir, "none.sock"), "status", 1},
 		{calmAt, "failover confirm", 3}, {calmAt, "failover reject", 2}, {calmAt, "failover show", 3}, {calmAt, "failover list", 0},
 		{brokenAt, "failover confirm", 4}, {brokenAt, "failover confirm --yes", 4}, {brokenAt, "failover confirm --accept-loss", 2},
-		{calmAt, "cluster token n1", 4}, {calmAt, "cluster token n4", 0}, {calmAt, "cluster token N1", 2}, {calmAt, "cluster token n4 --expires 0s", 2}, {calmAt, "cluster members", 0},
+		{calmAt, "cluster token n1", 4}, {calmAt, "cluster token n4", 0}, {calmAt, "cluster token N1", 2}, {calmAt, "cluster token n4 --expires 0s", 2}, {calmAt, "cluster members", 0}, {calmAt, "cluster place", 4}, {calmAt, "cluster place --yes", 3},
 		{calmAt, "cluster init", 2}, {calmAt, "cluster init --config " + missing, 2}, {calmAt, "cluster init --config " + good, 4}, {calmAt, "cluster init --config " + good + " --yes", 4},
 		{calmAt, "cluster join --config " + good, 2}, {calmAt, "cluster join --config " + good + " --token - < half a token", 2},
 		{calmAt, "cluster join --config " + good + " --token-file " + missing, 2}, {calmAt, "cluster join --config " + good + " --token x --token-file y", 2},

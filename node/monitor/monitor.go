@@ -117,6 +117,14 @@ func (c *Conditions) Clear(name Name, about string) bool {
 	return known
 }
 
+// Holds reports whether a condition holds, shown or not yet.
+func (c *Conditions) Holds(name Name, about string) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	_, holds := c.now[key{name, about}]
+	return holds
+}
+
 // Put is Set or Clear, for watchers that have a verdict at hand.
 func (c *Conditions) Put(holds bool, name Name, about, detail string) bool {
 	if holds {

@@ -95,8 +95,11 @@ func (s *State) add(m Member) (Result, error) {
 // says its release when it starts first. It holds no slot.
 func (s *State) Absent(n slot.NodeName) bool {
 	m, ok := s.Member(n)
+	if !ok || m.Key == "" || m.Release != "" {
+		return false
+	}
 	_, holds := s.copyOn(n)
-	return ok && m.Key != "" && m.Release == "" && !holds
+	return !holds
 }
 
 func (c UpdateMember) apply(s *State, _ uint64) (Result, error) {
