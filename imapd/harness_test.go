@@ -109,16 +109,17 @@ func (b *bench) listen(srv *Server, o ListenerOptions) string {
 }
 
 // Login implements Authenticator over the one store.
-func (b *bench) Login(ctx context.Context, user, password string) (storage.Store, storage.AccountID, error) {
-	name, _, _ := strings.Cut(user, "@")
+func (b *bench) Login(ctx context.Context, user string, try storage.Attempt) (Grant, error) {
+	name, _, _ := strings.Cut(strings.ToLower(user), "@")
 	if name == "nomaster" {
-		return nil, 0, storage.Errorf(storage.ErrUnavailable, "no master")
+		return Grant{}, storage.Errorf(storage.ErrUnavailable, "no master")
 	}
 	a, ok := b.users[name]
 	if !ok {
-		return nil, 0, storage.Errorf(storage.ErrAuth, "unknown user")
+		return Grant{}, storage.Errorf(storage.ErrAuth, "unknown user")
 	}
-	return b.store, a.ID, b.store.Authenticate(ctx, a.ID, password)
+	proved, err := b.store.Authenticate(ctx, a.ID, try)
+	return Grant{b.store, a.ID, proved}, err
 }
 
 func (b *bench) body(text string) *storage.Spool {

@@ -1,6 +1,6 @@
 package imapd
 
-// identify is ID (RFC 2971). The client's fields are logged; ours say no version,
+// identify is ID (RFC 2971). The client's first fields are logged; ours say no version,
 // which nobody may act on (section 1).
 func (c *session) identify(cmd *command) (reply, error) {
 	cmd.SP()
@@ -21,8 +21,9 @@ func (c *session) identify(cmd *command) (reply, error) {
 	if err := cmd.Err(); err != nil {
 		return reply{}, err
 	}
-	if len(fields) > 0 {
-		c.log().Info("imap client", "id", fields)
+	if len(fields) > 0 && !c.identified {
+		c.identified = true
+		c.note("imap client", "id", fields)
 	}
 	c.w.Str(`* ID ("name" "mailnode")`).CRLF()
 	return ok("ID completed")

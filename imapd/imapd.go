@@ -49,6 +49,7 @@ import (
 	"time"
 
 	"mailnode/storage"
+	"mailnode/storage/fair"
 )
 
 // Config is what a Server needs. Login, Spool and Logger must be set.
@@ -56,6 +57,7 @@ type Config struct {
 	Hostname string
 	TLS      *tls.Config // nil: no STARTTLS, no implicit TLS
 	Logger   *slog.Logger
+	Lines    *fair.Lines // what clients can repeat in the log; nil: all of it
 	Limits   Limits
 	Timeouts Timeouts
 	Spool    *storage.SpoolDir
@@ -68,7 +70,7 @@ type Limits struct {
 	MessageBytesMax int64 // of one APPEND; 50 MiB
 	ConnectionsMax  int   // in all; 20,000
 	PerUserMax      int   // sessions of one account at its master; 100
-	PerIPMax        int   // connections from one client address; 500
+	PerIPMax        int   // connections from one client (fair.Network); 500
 	LoginsMax       int   // failed logins of one connection; 4
 }
 
@@ -85,10 +87,18 @@ type Timeouts struct {
 }
 
 // Authenticator finds the user's store. A wrong password or unknown user is
-// storage.ErrAuth; a home slot without master is storage.ErrUnavailable. When
-// the user's master is another node the error is an *Elsewhere.
+// storage.ErrAuth; a home slot without master, and more logins at once than can be
+// proved, are storage.ErrUnavailable. When the user's master is another node, and
+// has found the password right, the error is an *Elsewhere.
 type Authenticator interface {
-	Login(ctx context.Context, user, password string) (storage.Store, storage.AccountID, error)
+	Login(ctx context.Context, user string, try storage.Attempt) (Grant, error)
+}
+
+// Grant is what a login has opened.
+type Grant struct {
+	Store      storage.Store
+	Account    storage.AccountID
+	Credential storage.Credential // what the password was proved against
 }
 
 // Elsewhere is the error that says on which node the user's master is, and how
@@ -108,6 +118,9 @@ type Metrics interface {
 	Login(ok bool)
 	// Connection is called with +1 and -1.
 	Connection(delta int)
+	// Refused is called when a connection is not let in; reason comes from a closed
+	// list.
+	Refused(reason string)
 }
 
 // noMetrics hears nothing.
@@ -116,6 +129,7 @@ type noMetrics struct{}
 func (noMetrics) Command(string, string, time.Duration) {}
 func (noMetrics) Login(bool)                            {}
 func (noMetrics) Connection(int)                        {}
+func (noMetrics) Refused(string)                        {}
 
 // ErrShutdown is what Serve returns after Shutdown.
 var ErrShutdown = errors.New("serve imap: shut down")

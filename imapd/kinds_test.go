@@ -14,12 +14,12 @@ import (
 // failingLogin answers each user with an error of his own: "u3" has errs[3].
 type failingLogin struct{ errs []error }
 
-func (f failingLogin) Login(_ context.Context, user, _ string) (storage.Store, storage.AccountID, error) {
+func (f failingLogin) Login(_ context.Context, user string, _ storage.Attempt) (Grant, error) {
 	var i int
 	if _, err := fmt.Sscanf(user, "u%d", &i); err != nil {
-		return nil, 0, err
+		return Grant{}, err
 	}
-	return nil, 0, f.errs[i]
+	return Grant{}, f.errs[i]
 }
 
 // Each kind of error at a login, at the master and through a front node: only a

@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"mailnode/storage"
+	"mailnode/storage/fair"
+	"mailnode/storage/slot"
 )
 
 // login is LOGIN (RFC 3501, section 6.2.3).
@@ -64,21 +66,28 @@ func (c *session) authenticate(cmd *command) (reply, error) {
 	if !ok1 || !ok2 || strings.IndexByte(password, 0) >= 0 {
 		return reply{"BAD", "", "want authorisation identity, user and password"}, nil
 	}
-	if authzid != "" && authzid != user {
+	if authzid != "" && !sameUser(authzid, user) {
 		return reply{}, no("AUTHORIZATIONFAILED", "logging in as another user is not possible")
 	}
 	return c.logIn(cmd, user, password)
+}
+
+// sameUser reports whether two identities are one account's: addresses are compared
+// without regard to case (slot.ParseAddress).
+func sameUser(authzid, user string) bool {
+	a, err := slot.ParseAddress(authzid)
+	b, err2 := slot.ParseAddress(user)
+	return authzid == user || err == nil && err2 == nil && a == b
 }
 
 // logIn finds the user's store, here or on another node.
 func (c *session) logIn(cmd *command, user, password string) (reply, error) {
 	err := storage.Errorf(storage.ErrAuth, "log in %q: empty user name or password, or too long", user)
 	if user != "" && password != "" && len(password) <= storage.MaxPasswordBytes {
-		var store storage.Store
-		var account storage.AccountID
-		store, account, err = c.srv.cfg.Login.Login(c.ctx, user, password)
+		var grant Grant
+		grant, err = c.srv.cfg.Login.Login(c.ctx, user, storage.Attempt{Password: password, Client: fair.NetworkOf(c.ip)})
 		if err == nil {
-			err = c.admit(store, account, user)
+			err = c.admit(grant, user)
 		}
 		var elsewhere *Elsewhere
 		if errors.As(err, &elsewhere) {
@@ -95,16 +104,17 @@ func (c *session) logIn(cmd *command, user, password string) (reply, error) {
 }
 
 // admit makes the session a user's.
-func (c *session) admit(store storage.Store, account storage.AccountID, name string) error {
-	if err := c.srv.attach(c, store, account); err != nil {
+func (c *session) admit(g Grant, name string) error {
+	if err := c.srv.attach(c, g); err != nil {
 		return err
 	}
-	if !c.srv.accountOpen(store, account) {
-		c.closeAccount() // since its password was proved, and before its store was watched for it
+	a, err := g.Store.Account(c.ctx, g.Account)
+	if why := closedTo(a, err, g.Credential); why != nil {
+		c.closeAccount(why) // since its password was proved, and before its store was watched for it
 	}
 	c.name = name
 	c.srv.cfg.Metrics.Login(true)
-	c.log().Info("imap login")
+	c.note("imap login")
 	return nil
 }
 
@@ -122,7 +132,7 @@ func (c *session) loginFailed(cmd *command, user string, err error) (reply, erro
 	}
 	c.srv.cfg.Metrics.Login(false)
 	c.failed++
-	c.log().Info("imap login refused", "tried", user, "failed", c.failed, "err", err)
+	c.note("imap login refused", "tried", user, "failed", c.failed, "err", err)
 	c.pause(time.Duration(c.failed) * c.srv.cfg.Timeouts.BadLogin)
 	if c.failed < c.srv.cfg.Limits.LoginsMax {
 		return reply{}, err

@@ -5,10 +5,12 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"log/slog"
 	"net"
 	"time"
 
 	"mailnode/storage"
+	"mailnode/storage/fair"
 )
 
 // Passing a connection on (LAWS §7.1). The front node sends one line of JSON
@@ -46,7 +48,7 @@ func (c *session) passOn(cmd *command, to *Elsewhere, user, password string) err
 	defer cancel()
 	peer, err := to.Dial(ctx)
 	if err != nil {
-		c.log().Warn("pass imap connection on", "node", to.Node, "err", err)
+		c.srv.cfg.Lines.Log(c.log(), slog.LevelWarn, to.Node, "pass imap connection on", "node", to.Node, "err", err)
 		return storage.Errorf(storage.ErrUnavailable, "pass connection on to node %q: %w", to.Node, err)
 	}
 	defer peer.Close()
@@ -61,14 +63,14 @@ func (c *session) passOn(cmd *command, to *Elsewhere, user, password string) err
 	}
 	answer, rest, err := readAnswer(peer)
 	if err != nil {
-		c.log().Warn("pass imap connection on", "node", to.Node, "err", err)
+		c.srv.cfg.Lines.Log(c.log(), slog.LevelWarn, to.Node, "pass imap connection on", "node", to.Node, "err", err)
 		return storage.Errorf(storage.ErrUnavailable, "pass connection on to node %q: %w", to.Node, err)
 	}
 	if !answer.OK {
 		return peerError(answer.Kind, answer.Text)
 	}
 	peer.SetDeadline(time.Time{})
-	c.log().Info("imap login passed on", "node", to.Node, "tried", user)
+	c.note("imap login passed on", "node", to.Node, "tried", user)
 	c.dropText(cmd)
 	c.splice(peer, rest)
 	return errLogout
@@ -135,12 +137,9 @@ func (c *session) logInPeer(req *passRequest) error {
 	if req.V != passVersion {
 		return storage.Errorf(storage.ErrUnavailable, "read pass request: version %d, want %d", req.V, passVersion)
 	}
-	if c.refuse != "" {
-		return storage.Errorf(storage.ErrUnavailable, "take connection over: %s", c.refuse)
-	}
-	store, account, err := c.srv.cfg.Login.Login(c.ctx, string(req.User), string(req.Password))
+	grant, err := c.srv.cfg.Login.Login(c.ctx, string(req.User), storage.Attempt{Password: string(req.Password), Client: fair.NetworkOf(req.ClientAddr)})
 	if err != nil {
 		return err
 	}
-	return c.admit(store, account, string(req.User))
+	return c.admit(grant, string(req.User))
 }

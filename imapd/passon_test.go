@@ -20,8 +20,8 @@ type elsewhere struct {
 	dial func(ctx context.Context) (net.Conn, error)
 }
 
-func (e elsewhere) Login(context.Context, string, string) (storage.Store, storage.AccountID, error) {
-	return nil, 0, &Elsewhere{Dial: e.dial, Node: "n2"}
+func (e elsewhere) Login(context.Context, string, storage.Attempt) (Grant, error) {
+	return Grant{}, &Elsewhere{Dial: e.dial, Node: "n2"}
 }
 
 // front makes a server that passes everything on to b's over TCP.

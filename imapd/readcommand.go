@@ -14,6 +14,10 @@ const (
 	commandBytesAfter  = 64 << 10
 )
 
+// commandsMaxBefore is how many commands a connection may use until it has logged
+// in. With commandBytesBefore it bounds the bytes, too.
+const commandsMaxBefore = 50
+
 // command is one framed command.
 type command struct {
 	tag, verb string
@@ -38,6 +42,11 @@ func (c *session) commandBytesMax() int {
 // connection is closed; its literals are never looked at (RFC 7888, section 4).
 func (c *session) readCommand() (*command, error) {
 	limit := c.commandBytesMax()
+	if c.store == nil {
+		if c.commands++; c.commands > commandsMaxBefore {
+			return nil, c.bye("CLIENTBUG", "too many commands before logging in")
+		}
+	}
 	text, err := c.r.ReadLine(c.srv.framePool.Get(), limit)
 	if err != nil {
 		return nil, c.tooLong(text, err)

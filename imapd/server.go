@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"log/slog"
 	"net"
 	"runtime/debug"
 	"sync"
@@ -12,6 +14,7 @@ import (
 
 	"mailnode/imapd/wire"
 	"mailnode/storage"
+	"mailnode/storage/fair"
 )
 
 const (
@@ -20,6 +23,11 @@ const (
 	spliceBufferBytes = 16 << 10 // a whole TLS record
 	acceptBackoffMin  = 5 * time.Millisecond
 	acceptBackoffMax  = time.Second
+
+	// TLS handshakes under way, in all and of one client (fair.Network); one more
+	// ends the oldest, which is the likeliest to be silent.
+	handshakesMax      = 1000
+	handshakesPerIPMax = 100
 )
 
 // ListenerOptions says how a listener's connections begin.
@@ -36,14 +44,15 @@ type Server struct {
 
 	readPool, framePool, writePool, splicePool *wire.Buffers
 
-	down   atomic.Bool
-	serial atomic.Uint64
-	wg     sync.WaitGroup // sessions and store watchers
+	pending *fair.Pending // TLS handshakes
+	down    atomic.Bool
+	serial  atomic.Uint64
+	wg      sync.WaitGroup // sessions and store watchers
 
 	mu        sync.Mutex // guards what follows
 	listeners map[net.Listener]struct{}
 	sessions  map[*session]struct{}
-	perIP     map[string]int
+	perIP     map[string]int // by fair.Network
 	perUser   map[userKey]int
 	stores    map[storage.Store]*storeWatch
 }
@@ -71,6 +80,7 @@ func New(cfg Config) *Server {
 		framePool:  wire.NewBuffers(frameBufferBytes),
 		writePool:  wire.NewBuffers(wire.WriterBufferBytes),
 		splicePool: wire.NewBuffers(spliceBufferBytes),
+		pending:    fair.NewPending(handshakesMax, handshakesPerIPMax),
 		listeners:  map[net.Listener]struct{}{},
 		sessions:   map[*session]struct{}{},
 		perIP:      map[string]int{},
@@ -129,50 +139,64 @@ func (s *Server) Serve(ln net.Listener, o ListenerOptions) error {
 func (s *Server) start(nc net.Conn, o ListenerOptions) {
 	c := newSession(s, nc, clientIP(nc.RemoteAddr()))
 	c.implicitTLS, c.plainLogin = o.ImplicitTLS, o.PlainLogin
-	why, ok := s.register(c)
-	if !ok && why == "" {
-		nc.Close()
+	if why := s.register(c); why != nil {
+		s.refuse(nc, why, o)
 		return
 	}
-	c.refuse = why
 	go c.run(c.serveClient)
 }
+
+// refuse closes a connection before it has cost anything: without TLS with a word
+// why, else at once.
+func (s *Server) refuse(nc net.Conn, why *refusal, o ListenerOptions) {
+	s.cfg.Metrics.Refused(why.reason)
+	s.cfg.Lines.Log(s.cfg.Logger, slog.LevelWarn, fair.NetworkOf(clientIP(nc.RemoteAddr())), "imap connection refused", "client", nc.RemoteAddr(), "reason", why.reason)
+	if !o.ImplicitTLS && !s.down.Load() {
+		// One line fits into a new socket's buffer; the deadline is for a client that
+		// shrank it, because the accept loop waits here.
+		nc.SetWriteDeadline(time.Now().Add(refuseWithin))
+		io.WriteString(nc, "* BYE [UNAVAILABLE] "+why.text+"\r\n")
+	}
+	nc.Close()
+}
+
+const refuseWithin = 100 * time.Millisecond
 
 // ServePeer serves a connection that another node passed on (passon.go), and
 // returns when it is over.
 func (s *Server) ServePeer(nc net.Conn) {
 	c := newSession(s, nc, "")
-	why, ok := s.register(c)
-	if !ok && why == "" {
-		nc.Close()
+	if why := s.register(c); why != nil {
+		s.cfg.Metrics.Refused(why.reason)
+		nc.Close() // the front node says that the user's master is not available
 		return
 	}
-	c.refuse = why
 	c.run(c.servePeer)
 }
 
-// register counts a session in. Not ok: the server is down, or so far over its
-// limits that not even a goodbye is affordable; else why says what to refuse with.
-func (s *Server) register(c *session) (why string, ok bool) {
+// refusal is why a connection is not let in: for the metrics, and for the client.
+type refusal struct{ reason, text string }
+
+// register counts a session in, or says why not; nil: it is in.
+func (s *Server) register(c *session) *refusal {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.down.Load() || len(s.sessions) >= s.cfg.Limits.ConnectionsMax+s.cfg.Limits.ConnectionsMax/10+10 {
-		return "", false
+	c.counted = fair.NetworkOf(c.ip)
+	switch {
+	case s.down.Load():
+		return &refusal{"down", "server is shutting down"}
+	case len(s.sessions) >= s.cfg.Limits.ConnectionsMax:
+		return &refusal{"connections", "too many connections"}
+	case c.counted != "" && s.perIP[c.counted] >= s.cfg.Limits.PerIPMax:
+		return &refusal{"address", "too many connections from your address"}
 	}
-	if len(s.sessions) >= s.cfg.Limits.ConnectionsMax {
-		why = "too many connections"
-	}
-	if c.ip != "" {
-		if s.perIP[c.ip] >= s.cfg.Limits.PerIPMax {
-			why = "too many connections from your address"
-		}
-		s.perIP[c.ip]++
-		c.counted = c.ip
+	if c.counted != "" {
+		s.perIP[c.counted]++
 	}
 	s.sessions[c] = struct{}{}
 	s.wg.Add(1)
 	s.cfg.Metrics.Connection(1)
-	return why, true
+	return nil
 }
 
 func (s *Server) unregister(c *session) {
@@ -193,7 +217,8 @@ func (s *Server) unregister(c *session) {
 
 // attach counts a session in as one of its user's, and sees to it that the end
 // of its store ends it.
-func (s *Server) attach(c *session, store storage.Store, account storage.AccountID) error {
+func (s *Server) attach(c *session, g Grant) error {
+	store, account := g.Store, g.Account
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	key := userKey{store, account}
@@ -201,7 +226,7 @@ func (s *Server) attach(c *session, store storage.Store, account storage.Account
 		return storage.Errorf(storage.ErrLimit, "log in: too many connections of this user")
 	}
 	s.perUser[key]++
-	c.store, c.account = store, account
+	c.store, c.account, c.proved = store, account, g.Credential
 	w := s.stores[store]
 	if w == nil {
 		w = &storeWatch{sessions: map[*session]struct{}{}, stop: make(chan struct{})}
@@ -254,29 +279,38 @@ func (s *Server) watchStore(store storage.Store, w *storeWatch) {
 	}
 }
 
-// endClosed ends the sessions of accounts that were deleted or disabled.
+// endClosed ends the sessions that their accounts may not have any more.
 func (s *Server) endClosed(store storage.Store, w *storeWatch) {
-	open := map[storage.AccountID][]*session{}
+	type opened struct {
+		c      *session
+		proved storage.Credential
+	}
+	open := map[storage.AccountID][]opened{}
 	s.mu.Lock()
 	for c := range w.sessions {
-		open[c.account] = append(open[c.account], c)
+		open[c.account] = append(open[c.account], opened{c, c.proved})
 	}
 	s.mu.Unlock()
 	for id, sessions := range open {
-		if s.accountOpen(store, id) {
-			continue
-		}
-		for _, c := range sessions {
-			c.closeAccount()
+		a, err := store.Account(s.ctx, id)
+		for _, o := range sessions {
+			if why := closedTo(a, err, o.proved); why != nil {
+				o.c.closeAccount(why)
+			}
 		}
 	}
 }
 
-// accountOpen says whether an account may have sessions. Any other trouble shows
-// where the session meets it.
-func (s *Server) accountOpen(store storage.Store, id storage.AccountID) bool {
-	a, err := store.Account(s.ctx, id)
-	return !errors.Is(err, storage.ErrNotFound) && !a.Disabled
+// closedTo says why a session that proved a Credential of an account must end; nil:
+// it need not. Any other trouble than these shows where the session meets it.
+func closedTo(a storage.Account, err error, proved storage.Credential) *byeError {
+	switch {
+	case errors.Is(err, storage.ErrNotFound), err == nil && a.Disabled:
+		return &byeError{"CONTACTADMIN", "this account is closed"}
+	case err == nil && a.Credential != proved:
+		return &byeError{"EXPIRED", "the password was changed, log in with the new one"} // RFC 5530, section 3
+	}
+	return nil
 }
 
 // Shutdown stops accepting, says BYE to sessions between responses, and waits

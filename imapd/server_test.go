@@ -126,9 +126,10 @@ func (panics) Subscriptions(context.Context, storage.AccountID) ([]string, error
 
 type panicsLogin struct{ *bench }
 
-func (p panicsLogin) Login(ctx context.Context, user, password string) (storage.Store, storage.AccountID, error) {
-	s, id, err := p.bench.Login(ctx, user, password)
-	return panics{s}, id, err
+func (p panicsLogin) Login(ctx context.Context, user string, try storage.Attempt) (Grant, error) {
+	g, err := p.bench.Login(ctx, user, try)
+	g.Store = panics{g.Store}
+	return g, err
 }
 
 // TestLaw09PanicEndsOneSession: the others go on.
@@ -302,14 +303,21 @@ SyncState *
 	}
 }
 
-// TestClosedAccount: sessions of an account that is deleted or disabled hear BYE,
-// wherever they wait; other users' go on, and nobody gets in again.
+// TestClosedAccount: sessions of an account that is deleted or disabled, or has a
+// new password, hear BYE, wherever they wait, passed on or not; other users' go on,
+// and nobody gets in again.
 func TestClosedAccount(t *testing.T) {
 	b := newBench(t, nil)
+	front := b.front(ListenerOptions{PlainLogin: true})
 	for name, end := range map[string]func(storage.AccountID) error{
 		"deleted":  func(id storage.AccountID) error { return b.store.DeleteAccount(t.Context(), id) },
 		"disabled": func(id storage.AccountID) error { return b.store.SetDisabled(t.Context(), id, true) },
+		"renewed":  func(id storage.AccountID) error { return b.store.SetPassword(t.Context(), id, "new") },
 	} {
+		bye := "[CONTACTADMIN]"
+		if name == "renewed" {
+			bye = "[EXPIRED]"
+		}
 		a, err := b.store.CreateAccount(t.Context(), slot.Address(name+"@example.test"), "secret", 0)
 		if err != nil {
 			t.Fatal(err)
@@ -317,6 +325,9 @@ func TestClosedAccount(t *testing.T) {
 		b.users[name] = a
 		b.deliver(name, "Subject: x\r\n\r\nx\r\n")
 		waiting, idle, selected, bob := b.login(name), b.login(name), b.login(name), b.login("bob")
+		far := dial(t, front)
+		far.line()
+		far.ok("a LOGIN " + name + "@example.test secret")
 		idle.ok("a SELECT INBOX")
 		idle.send("b IDLE\r\n")
 		idle.until("+ ")
@@ -325,30 +336,42 @@ func TestClosedAccount(t *testing.T) {
 		if err := end(a.ID); err != nil {
 			t.Fatal(err)
 		}
-		waiting.wantBye("[CONTACTADMIN]")
-		idle.wantBye("[CONTACTADMIN]")
-		selected.wantBye("[CONTACTADMIN]")
+		for _, c := range []*wireClient{waiting, idle, selected, far} {
+			c.wantBye(bye)
+		}
 		bob.ok("b FETCH 1:* FLAGS")
-		if err := b.store.Authenticate(t.Context(), a.ID, "secret"); err == nil {
+		if _, err := b.store.Authenticate(t.Context(), a.ID, storage.Attempt{Password: "secret"}); err == nil {
 			t.Errorf("%s: the password is still good", name)
 		}
 	}
 }
 
-// slowLogin deletes the account between the proof of its password and the
+// slowLogin changes the account between the proof of its password and the
 // session's start.
-type slowLogin struct{ *bench }
-
-func (p slowLogin) Login(ctx context.Context, user, password string) (storage.Store, storage.AccountID, error) {
-	s, id, err := p.bench.Login(ctx, user, password)
-	return s, id, errors.Join(err, p.store.DeleteAccount(ctx, id))
+type slowLogin struct {
+	*bench
+	change func(ctx context.Context, id storage.AccountID) error
 }
 
-// TestClosedWhileLoggingIn: no session survives the deletion that it raced with.
+func (p slowLogin) Login(ctx context.Context, user string, try storage.Attempt) (Grant, error) {
+	g, err := p.bench.Login(ctx, user, try)
+	return g, errors.Join(err, p.change(ctx, g.Account))
+}
+
+// TestClosedWhileLoggingIn: no session survives the new password or the deletion
+// that it raced with.
 func TestClosedWhileLoggingIn(t *testing.T) {
 	b := newBench(t, nil)
-	c := dial(t, b.listen(b.serve(func(c *Config) { c.Login = slowLogin{b} }), ListenerOptions{PlainLogin: true}))
-	c.line()
-	c.send("a LOGIN alice@example.test secret\r\n")
-	c.wantBye("[CONTACTADMIN]")
+	for _, tt := range []struct {
+		user, bye string
+		change    func(ctx context.Context, id storage.AccountID) error
+	}{
+		{"alice", "[EXPIRED]", func(ctx context.Context, id storage.AccountID) error { return b.store.SetPassword(ctx, id, "secret") }},
+		{"bob", "[CONTACTADMIN]", b.store.DeleteAccount},
+	} {
+		c := dial(t, b.listen(b.serve(func(c *Config) { c.Login = slowLogin{b, tt.change} }), ListenerOptions{PlainLogin: true}))
+		c.line()
+		c.send("a LOGIN " + tt.user + "@example.test secret\r\n")
+		c.wantBye(tt.bye)
+	}
 }

@@ -13,6 +13,7 @@ import (
 
 	"mailnode/imapd/wire"
 	"mailnode/storage"
+	"mailnode/storage/fair"
 )
 
 // state is a set of RFC 3501's session states (section 3).
@@ -39,7 +40,7 @@ type session struct {
 	cancel context.CancelFunc
 	conn   net.Conn // the socket under TLS; kick and Shutdown use it too
 	kicked atomic.Bool
-	closed atomic.Bool // kicked, because its account was deleted or disabled
+	closed atomic.Pointer[byeError] // why it was kicked, when it is its account's end
 	net    netConn
 	r      *wire.Reader
 	w      *wire.Writer
@@ -50,13 +51,14 @@ type session struct {
 type entry struct {
 	id          uint64
 	ip          string // the client's address, "" when unknown
-	counted     string // the address under which it counts in Server.perIP
+	counted     string // the fair.Network under which it counts in Server.perIP
 	tls         bool   // the client's connection is encrypted
 	implicitTLS bool
 	plainLogin  bool
-	refuse      string // say BYE with this at once
-	bad         int    // BAD commands in a row
-	failed      int    // failed logins
+	commands    int  // before the login
+	bad         int  // BAD commands in a row
+	failed      int  // failed logins
+	identified  bool // by ID
 }
 
 // user is who logged in; store is nil before that. Only the session's goroutine
@@ -64,6 +66,7 @@ type entry struct {
 type user struct {
 	store   storage.Store
 	account storage.AccountID
+	proved  storage.Credential
 	name    string
 }
 
@@ -82,16 +85,21 @@ func (c *session) log() *slog.Logger {
 	return c.srv.cfg.Logger.With("conn", c.id, "client", c.ip, "user", c.name)
 }
 
+// note logs what a client can make happen as often as it likes.
+func (c *session) note(message string, args ...any) {
+	c.srv.cfg.Lines.Log(c.log(), slog.LevelInfo, fair.NetworkOf(c.ip), message, args...)
+}
+
 // kick ends the session at its next wait. Any goroutine may call it.
 func (c *session) kick() {
 	c.kicked.Store(true)
 	c.conn.SetReadDeadline(longAgo())
 }
 
-// closeAccount ends a session whose account may have none. Any goroutine may
-// call it.
-func (c *session) closeAccount() {
-	c.closed.Store(true)
+// closeAccount ends a session that its account may not have any more. Any
+// goroutine may call it.
+func (c *session) closeAccount(why *byeError) {
+	c.closed.Store(why)
 	c.kick()
 }
 
@@ -112,7 +120,7 @@ func (c *session) state() state {
 	return selected
 }
 
-// serveClient serves a connection that a listener accepted. The TLS handshake is
+// serveClient serves a connection that a listener has let in. The TLS handshake is
 // done here, not in Accept: a silent client holds up only itself.
 func (c *session) serveClient() error {
 	c.net.absolute = time.Now().Add(c.srv.cfg.Timeouts.PreLogin)
@@ -120,9 +128,6 @@ func (c *session) serveClient() error {
 		if err := c.handshake(); err != nil {
 			return err
 		}
-	}
-	if c.refuse != "" {
-		return c.bye("UNAVAILABLE", c.refuse)
 	}
 	c.w.Str("* OK [CAPABILITY ").Str(c.capabilities()).Str("] ").Str(c.srv.cfg.Hostname).Str(" IMAP server ready").CRLF()
 	if err := c.w.Flush(); err != nil {
@@ -135,6 +140,8 @@ func (c *session) handshake() error {
 	c.net.nc = tls.Server(c.conn, c.srv.cfg.TLS)
 	ctx, cancel := context.WithTimeout(c.ctx, c.srv.cfg.Timeouts.Handshake)
 	defer cancel()
+	c.srv.pending.Add(c.conn, fair.NetworkOf(c.ip))
+	defer c.srv.pending.Done(c.conn)
 	if err := c.net.nc.(*tls.Conn).HandshakeContext(ctx); err != nil {
 		return err
 	}
@@ -203,8 +210,9 @@ func (c *session) goodbye(err error) error {
 		return err
 	case errors.Is(err, errKicked) && c.srv.down.Load():
 		return c.bye("UNAVAILABLE", "server is shutting down")
-	case errors.Is(err, errKicked) && c.closed.Load():
-		return c.bye("CONTACTADMIN", "this account is closed")
+	case errors.Is(err, errKicked) && c.closed.Load() != nil:
+		why := c.closed.Load()
+		return c.bye(why.code, why.text)
 	case errors.Is(err, errKicked):
 		return c.bye("UNAVAILABLE", "your mail has moved to another node, connect again")
 	case errors.Is(err, os.ErrDeadlineExceeded):

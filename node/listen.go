@@ -75,12 +75,16 @@ func (n *Node) serveClients() error {
 		return err
 	}
 	c := n.cfg
-	n.imap = imapd.New(imapd.Config{Hostname: c.Node.Hostname, TLS: certs, Logger: n.log.With("part", "imap"), Spool: n.spool, Login: n,
+	n.imap = imapd.New(imapd.Config{Hostname: c.Node.Hostname, TLS: certs, Logger: n.log.With("part", "imap"), Lines: n.lines, Spool: n.spool, Login: n,
 		Limits:  imapd.Limits{MessageBytesMax: c.MessageMaxBytes, ConnectionsMax: c.IMAP.ConnectionsMax, PerUserMax: c.IMAP.ConnectionsPerUserMax, PerIPMax: c.IMAP.ConnectionsPerIPMax},
 		Metrics: imapMetrics{n.metrics}})
 	n.lmtp = lmtpd.New(lmtpd.Config{Hostname: c.Node.Hostname, Mail: n, Spool: n.spool, MessageBytesMax: c.MessageMaxBytes,
 		ConnectionsMax: c.LMTP.ConnectionsMax, Allow: c.LMTP.Allow, TLS: certs, Logger: n.log.With("part", "lmtp"), Now: n.clock.Wall,
-		Metrics: lmtpd.Metrics{Replied: func(code int, _ time.Duration) { n.metrics.Delivery(deliveryResult(code)) }}})
+		Metrics: lmtpd.Metrics{
+			Connections: func(delta int) { n.metrics.Connection(monitor.LMTP, delta) },
+			Refused:     func(reason string) { n.metrics.Refused(monitor.LMTP, reason) },
+			Replied:     func(code int, _ time.Duration) { n.metrics.Delivery(deliveryResult(code)) },
+		}})
 	n.wg.Go(func() { n.servePassedOn(n.port.Listener(peer.ProtoClient)) })
 	for _, l := range []struct {
 		network, address string
@@ -159,11 +163,12 @@ type imapMetrics struct{ m *monitor.Metrics }
 
 func (x imapMetrics) Command(verb, status string, _ time.Duration) { x.m.Command(verb, status) }
 func (x imapMetrics) Login(ok bool)                                { x.m.Login(ok) }
-func (x imapMetrics) Connection(int)                               {}
+func (x imapMetrics) Connection(delta int)                         { x.m.Connection(monitor.IMAP, delta) }
+func (x imapMetrics) Refused(reason string)                        { x.m.Refused(monitor.IMAP, reason) }
 
 // sources is what the metrics ask at each scrape.
 func (n *Node) sources() monitor.Sources {
-	return monitor.Sources{Conditions: n.conditions, Slots: func() []monitor.SlotState {
+	return monitor.Sources{Conditions: n.conditions, Passwords: func() (uint64, int) { return n.passwords.Load() }, Slots: func() []monitor.SlotState {
 		var out []monitor.SlotState
 		for _, k := range n.copies.all() {
 			r := k.report()

@@ -35,6 +35,7 @@ import (
 	"mailnode/raftfsm"
 	"mailnode/raftfsm/cluster"
 	"mailnode/storage"
+	"mailnode/storage/fair"
 	"mailnode/storage/local"
 	"mailnode/storage/slot"
 )
@@ -62,6 +63,7 @@ type Node struct {
 	evidence   *failover.Evidence
 	conditions *monitor.Conditions
 	metrics    *monitor.Metrics
+	lines      *fair.Lines  // for what others can make the log repeat
 	lastTick   atomic.Int64 // Clock.Mono of the last tick, ns: the pause detector
 	stopping   atomic.Bool
 	ledAt      atomic.Int64  // Clock.Mono when a leader with a quorum was last known, ns
@@ -143,6 +145,7 @@ func (n *Node) open() error {
 	}
 	n.conditions = monitor.NewConditions()
 	n.metrics = monitor.NewMetrics(n.sources(), n.version)
+	n.lines = fair.NewLines(n.clock.Mono)
 	n.resources = local.NewResources(cfg.CacheBytes)
 	n.resources.OnSync, n.resources.OnAck = n.metrics.FsyncTook, n.metrics.AckWaited
 	n.passwords = local.NewPasswords(max(1, runtime.NumCPU()))
@@ -154,7 +157,7 @@ func (n *Node) open() error {
 	n.volumes = newVolumes(n.fs, cfg)
 	n.copies, n.currency = newCopies(n), newCurrency(n.clock.Mono, n.Fresh)
 	n.asides = newAsides(n)
-	o := peer.Options{Log: n.log, Admit: n.admit}
+	o := peer.Options{Log: n.log, Lines: n.lines, Admit: n.admit}
 	if n.port, err = peer.Listen(cfg.Node.Peer, id, o); err != nil {
 		return err
 	}

@@ -3,16 +3,12 @@ package node
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
-	"net"
 	"sync"
 	"time"
 
-	"mailnode/imapd"
 	"mailnode/lmtpd"
-	"mailnode/node/peer"
 	"mailnode/node/rpc"
 	"mailnode/raftfsm/cluster"
 	"mailnode/storage"
@@ -223,58 +219,4 @@ func (n *Node) deliverAt(ctx context.Context, master slot.NodeName, id slot.ID, 
 		out[i] = f.Err()
 	}
 	return out, nil
-}
-
-// Login implements imapd.Authenticator.
-func (n *Node) Login(ctx context.Context, user, password string) (storage.Store, storage.AccountID, error) {
-	wrong := storage.Errorf(storage.ErrAuth, "wrong user name or password")
-	a, err := slot.ParseAddress(user)
-	if err != nil {
-		return nil, 0, wrong
-	}
-	sl, err := n.home(a)
-	if err != nil {
-		return nil, 0, err
-	}
-	if sl.Master != n.cfg.Node.Name {
-		return nil, 0, n.elsewhere(sl.Master)
-	}
-	m := n.copies.serving(sl.ID)
-	if m == nil {
-		return nil, 0, noMaster(sl.ID)
-	}
-	rec, err := m.Address(ctx, a)
-	err = n.certain(ctx, m, err)
-	if err == nil && rec.Slot != sl.ID { // the home slot points to where the account lives
-		at, ok := n.State().Slot(rec.Slot)
-		if !ok || at.Master == "" {
-			return nil, 0, noMaster(rec.Slot)
-		}
-		if at.Master != n.cfg.Node.Name {
-			return nil, 0, n.elsewhere(at.Master)
-		}
-		if m = n.copies.serving(rec.Slot); m == nil {
-			return nil, 0, noMaster(rec.Slot)
-		}
-	}
-	if errors.Is(err, storage.ErrNotFound) && !errors.Is(err, storage.ErrUnavailable) {
-		// An unknown user takes as long as a wrong password.
-		if _, err := n.passwords.Hash(ctx, password+"x"); err != nil && errors.Is(err, storage.ErrUnavailable) {
-			return nil, 0, err
-		}
-		return nil, 0, wrong
-	}
-	if err != nil {
-		return nil, 0, err
-	}
-	if err := m.Authenticate(ctx, rec.Account, password); err != nil {
-		return nil, 0, n.certain(ctx, m, err)
-	}
-	return m, rec.Account, nil
-}
-
-func (n *Node) elsewhere(master slot.NodeName) error {
-	return &imapd.Elsewhere{Node: string(master), Dial: func(ctx context.Context) (net.Conn, error) {
-		return n.dialPeer(ctx, peer.ProtoClient, master)
-	}}
 }

@@ -2,7 +2,9 @@ package storage
 
 import (
 	"slices"
+	"strings"
 	"time"
+	"unicode/utf8"
 
 	"mailnode/storage/slot"
 )
@@ -103,6 +105,20 @@ func CheckAddress(a slot.Address) error {
 		return Errorf(ErrInvalid, "%w", err)
 	} else if p != a {
 		return Errorf(ErrInvalid, "address %q is not in lower case", a)
+	}
+	return nil
+}
+
+// CheckPassword reports whether a password can be set: UTF-8 (RFC 8265, section
+// 4.1), because other bytes are replaced on their way by whatever reads text, and
+// nothing that a client cannot send (RFC 4616, section 2: no NUL) or that ends a
+// line. ErrInvalid.
+func CheckPassword(p string) error {
+	switch {
+	case !utf8.ValidString(p):
+		return Errorf(ErrInvalid, "check password: a password must be UTF-8")
+	case p == "" || len(p) > MaxPasswordBytes || strings.ContainsAny(p, "\x00\r\n"):
+		return Errorf(ErrInvalid, "check password: want 1 to %d bytes without line ends and NUL", MaxPasswordBytes)
 	}
 	return nil
 }

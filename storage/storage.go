@@ -47,6 +47,20 @@ type Account struct {
 	UsedBytes  int64        // derived: the sum of the sizes of live messages
 	Created    time.Time    // wall clock, shown only
 	Disabled   bool
+	Credential Credential `json:"-"`
+}
+
+// Credential names the password with which an account can be logged in to: a new
+// one is never the same again, and the zero one is none (a disabled account). What
+// was opened under another Credential must end.
+type Credential [16]byte
+
+// Attempt is one try to log in to an account.
+type Attempt struct {
+	Password string // any bytes, as the client sent them
+	// Client is fair.Network of the client's address: the tries of one client wait
+	// behind each other. "" is not known.
+	Client string
 }
 
 // Address is what an address's home slot knows about it: the account, and the
@@ -139,8 +153,10 @@ type Accounts interface {
 	SetQuota(ctx context.Context, id AccountID, quotaBytes int64) error
 	// SetDisabled keeps a user out, or lets him in again; mail comes in all the same.
 	SetDisabled(ctx context.Context, id AccountID, disabled bool) error
-	// Authenticate proves a password. ErrAuth: it is wrong, or the account is disabled.
-	Authenticate(ctx context.Context, id AccountID, password string) error
+	// Authenticate proves a password, and returns what it was proved against.
+	// ErrAuth: it is wrong, or the account is disabled. ErrUnavailable: too many
+	// are being proved, or ctx ended.
+	Authenticate(ctx context.Context, id AccountID, try Attempt) (Credential, error)
 }
 
 // Mailboxes is the part of a Store that knows folders.
@@ -206,8 +222,8 @@ type Changes interface {
 	Changes(ctx context.Context, r Ref, since ModSeq) (ChangeSet, error)
 	// Watch gives a channel that gets a value (capacity one, never blocking the
 	// store) after each durable change of the mailbox, and the func that ends it.
-	// The zero Ref watches for accounts whose sessions must end: deleted or
-	// disabled ones.
+	// The zero Ref watches for accounts whose sessions must end: deleted ones, and
+	// those whose Credential is another.
 	Watch(r Ref) (changed <-chan struct{}, stop func())
 }
 

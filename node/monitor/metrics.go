@@ -35,10 +35,10 @@ type SlotState struct {
 // Sources are asked at each scrape; a nil one leaves its metrics out. They must
 // not block.
 type Sources struct {
-	Slots           func() []SlotState
-	RaftState       func() string // "Leader", "Follower", "Candidate", "Shutdown"
-	IMAPConnections func() int
-	Conditions      *Conditions
+	Slots      func() []SlotState
+	RaftState  func() string // "Leader", "Follower", "Candidate", "Shutdown"
+	Passwords  func() (hashes uint64, waiting int)
+	Conditions *Conditions
 }
 
 // Metrics counts what a node does. No label names a user: what one person does
@@ -52,6 +52,8 @@ type Metrics struct {
 	streamEnds *prometheus.CounterVec
 	commands   *prometheus.CounterVec
 	logins     *prometheus.CounterVec
+	open       *prometheus.GaugeVec
+	refused    *prometheus.CounterVec
 }
 
 // NewMetrics gives the metrics of a node, with the Go runtime's and the process's.
@@ -72,6 +74,10 @@ func NewMetrics(sources Sources, version string) *Metrics {
 			Help: "IMAP commands by name and final response."}, []string{"command", "response"}),
 		logins: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "mailnode_imap_logins_total",
 			Help: "IMAP logins by result."}, []string{"result"}),
+		open: prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "mailnode_connections",
+			Help: "Open connections by protocol; of IMAP those passed on are counted at both nodes."}, []string{"protocol"}),
+		refused: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "mailnode_connections_refused_total",
+			Help: "Connections over a limit, or of an address that may not connect, by protocol."}, []string{"protocol", "reason"}),
 	}
 	build := prometheus.NewGauge(prometheus.GaugeOpts{Name: "mailnode_build_info", Help: "1; the label is the release.",
 		ConstLabels: prometheus.Labels{"version": version}})
@@ -82,7 +88,10 @@ func NewMetrics(sources Sources, version string) *Metrics {
 	for _, ok := range []bool{true, false} {
 		m.logins.WithLabelValues(loginResult(ok))
 	}
-	m.registry.MustRegister(m.deliveries, m.delivery, m.fsync, m.acks, m.streamEnds, m.commands, m.logins, build, &scraper{sources: sources},
+	for _, protocol := range []string{IMAP, LMTP} {
+		m.open.WithLabelValues(protocol)
+	}
+	m.registry.MustRegister(m.deliveries, m.delivery, m.fsync, m.acks, m.streamEnds, m.commands, m.logins, m.open, m.refused, build, &scraper{sources: sources},
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
@@ -115,6 +124,20 @@ func (m *Metrics) Command(name, response string) { m.commands.WithLabelValues(na
 // Login counts an IMAP login.
 func (m *Metrics) Login(ok bool) { m.logins.WithLabelValues(loginResult(ok)).Inc() }
 
+// The protocols of connections.
+const (
+	IMAP = "imap"
+	LMTP = "lmtp"
+)
+
+// Connection counts one that is opened, +1, or closed, -1.
+func (m *Metrics) Connection(protocol string, delta int) {
+	m.open.WithLabelValues(protocol).Add(float64(delta))
+}
+
+// Refused counts a connection that was not let in. reason must come from a closed list.
+func (m *Metrics) Refused(protocol, reason string) { m.refused.WithLabelValues(protocol, reason).Inc() }
+
 func loginResult(ok bool) string {
 	if ok {
 		return "ok"
@@ -139,8 +162,12 @@ func raftDesc() *prometheus.Desc {
 	return prometheus.NewDesc("mailnode_raft_state", "1 for the state that Raft is in on this node.", []string{"state"}, nil)
 }
 
-func connectionsDesc() *prometheus.Desc {
-	return prometheus.NewDesc("mailnode_imap_connections", "Open IMAP connections, those passed on included.", nil, nil)
+func hashesDesc() *prometheus.Desc {
+	return prometheus.NewDesc("mailnode_password_hashes_total", "Passwords that were hashed; remembered logins are not.", nil, nil)
+}
+
+func waitingDesc() *prometheus.Desc {
+	return prometheus.NewDesc("mailnode_password_hashes_waiting", "Logins that wait for their turn at hashing.", nil, nil)
 }
 
 func conditionsDesc() *prometheus.Desc {
@@ -149,7 +176,7 @@ func conditionsDesc() *prometheus.Desc {
 
 // Describe is for prometheus.Collector.
 func (s *scraper) Describe(out chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{lagDesc(), slotsDesc(), raftDesc(), connectionsDesc(), conditionsDesc()} {
+	for _, d := range []*prometheus.Desc{lagDesc(), slotsDesc(), raftDesc(), hashesDesc(), waitingDesc(), conditionsDesc()} {
 		out <- d
 	}
 }
@@ -175,8 +202,10 @@ func (s *scraper) Collect(out chan<- prometheus.Metric) {
 	if s.sources.RaftState != nil {
 		gauge(raftDesc(), 1, s.sources.RaftState())
 	}
-	if s.sources.IMAPConnections != nil {
-		gauge(connectionsDesc(), float64(s.sources.IMAPConnections()))
+	if s.sources.Passwords != nil {
+		hashes, waiting := s.sources.Passwords()
+		out <- prometheus.MustNewConstMetric(hashesDesc(), prometheus.CounterValue, float64(hashes))
+		gauge(waitingDesc(), float64(waiting))
 	}
 	if s.sources.Conditions != nil {
 		for _, c := range s.sources.Conditions.List() {

@@ -121,9 +121,9 @@ func TestMetrics(t *testing.T) {
 		Slots: func() []SlotState {
 			return []SlotState{{0, "master", "serving", 0.25, false}, {1, "master", "serving", 0, true}, {2, "replica", "building", 9, false}}
 		},
-		RaftState:       func() string { return "Leader" },
-		IMAPConnections: func() int { return 7 },
-		Conditions:      conditions,
+		RaftState:  func() string { return "Leader" },
+		Passwords:  func() (uint64, int) { return 9, 7 },
+		Conditions: conditions,
 	}, "1.2.3")
 	m.Delivery(Delivered)
 	m.Delivery(Delivered)
@@ -134,6 +134,8 @@ func TestMetrics(t *testing.T) {
 	m.StreamEnded(3)
 	m.Command("FETCH", "OK")
 	m.Login(false)
+	m.Connection(IMAP, 1)
+	m.Refused(LMTP, "address")
 	w := httptest.NewRecorder()
 	m.Handler().ServeHTTP(w, httptest.NewRequest("GET", "/metrics", nil))
 	for _, want := range []string{
@@ -147,7 +149,11 @@ func TestMetrics(t *testing.T) {
 		`mailnode_imap_commands_total{command="FETCH",response="OK"} 1`,
 		`mailnode_imap_logins_total{result="refused"} 1`,
 		`mailnode_imap_logins_total{result="ok"} 0`,
-		`mailnode_imap_connections 7`,
+		`mailnode_connections{protocol="imap"} 1`,
+		`mailnode_connections{protocol="lmtp"} 0`,
+		`mailnode_connections_refused_total{protocol="lmtp",reason="address"} 1`,
+		`mailnode_password_hashes_total 9`,
+		`mailnode_password_hashes_waiting 7`,
 		`mailnode_replica_lag_seconds{role="master",slot="s000"} 0.25`,
 		`mailnode_slots{role="master",state="serving"} 2`,
 		`mailnode_slots{role="replica",state="building"} 1`,

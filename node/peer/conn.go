@@ -10,6 +10,7 @@ import (
 	"net"
 	"time"
 
+	"mailnode/storage/fair"
 	"mailnode/storage/slot"
 )
 
@@ -35,6 +36,7 @@ const (
 // Options are shared by Listen, NewDialer and Join; the zero value is usable.
 type Options struct {
 	Log      *slog.Logger // nil logs nothing
+	Lines    *fair.Lines  // what others can repeat in the log; nil: all of it
 	Features []string     // announced in HELLO
 	// Open makes the listening socket; nil is TCP.
 	Open func(ctx context.Context, address string) (net.Listener, error)
@@ -47,8 +49,9 @@ type Options struct {
 	// HigherGeneration is told when a member of this cluster belongs to a higher
 	// generation. The connection is refused all the same.
 	HigherGeneration func(name slot.NodeName, g slot.Generation)
-	// HandshakesMax bounds unfinished handshakes on a Port; 0 means 256. One
-	// more ends the oldest.
+	// HandshakesMax bounds the handshakes on a Port that have not said for which
+	// protocol they are, and of each protocol those that are unfinished; 0 means
+	// 256. One more ends the oldest, and half as many of one address its own oldest.
 	HandshakesMax int
 }
 

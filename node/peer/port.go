@@ -10,6 +10,8 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"mailnode/storage/fair"
 )
 
 // queueLen is how many finished connections of one protocol wait for Accept.
@@ -30,9 +32,12 @@ type Port struct {
 	done   chan struct{}     // closed by Close
 	work   sync.WaitGroup    // the accept loop and all handshakes
 
-	mu      sync.Mutex // guards what follows
-	closed  bool
-	pending []net.Conn // unfinished handshakes, oldest first
+	// pending are the handshakes under way, by protocol: those of one never take a
+	// place from another's. "" are those that have not said theirs.
+	pending map[string]*fair.Pending
+
+	mu     sync.Mutex // guards closed, and starting work against closing
+	closed bool
 }
 
 // Listen opens the peer port and begins to shake hands. Finished connections
@@ -43,8 +48,11 @@ func Listen(address string, id *Identity, o Options) (*Port, error) {
 	if err != nil {
 		return nil, fmt.Errorf("listen for peers on %q: %w", address, err)
 	}
-	p := &Port{id: id, o: o, raw: raw, queues: make(map[string]*queue), done: make(chan struct{})}
+	p := &Port{id: id, o: o, raw: raw, queues: make(map[string]*queue), done: make(chan struct{}), pending: make(map[string]*fair.Pending)}
+	each := max(1, o.HandshakesMax/2)
+	p.pending[""] = fair.NewPending(o.HandshakesMax, each)
 	for _, proto := range protos() {
+		p.pending[proto] = fair.NewPending(o.HandshakesMax, each)
 		p.queues[proto] = &queue{address: raw.Addr(), conns: make(chan *Conn, queueLen), done: make(chan struct{})}
 	}
 	p.work.Go(p.accept)
@@ -82,8 +90,8 @@ func (p *Port) stop() error {
 	if first {
 		p.closed = true
 		close(p.done)
-		for _, c := range p.pending {
-			c.Close()
+		for _, pending := range p.pending {
+			pending.Close()
 		}
 	}
 	p.mu.Unlock()
@@ -95,8 +103,8 @@ func (p *Port) stop() error {
 	return err
 }
 
-// accept never waits for a client: each handshake has a goroutine, and one too
-// many ends the oldest, which is the likeliest to be silent.
+// accept never waits for a client: each handshake has a goroutine, and too many of
+// them end the oldest (fair.Pending).
 func (p *Port) accept() {
 	pause := acceptPauseMin
 	for {
@@ -132,35 +140,39 @@ func (p *Port) begin(c net.Conn) {
 		c.Close()
 		return
 	}
-	if len(p.pending) >= p.o.HandshakesMax {
-		p.o.Log.Warn("peer handshake dropped for newer ones", slog.String("remote", p.pending[0].RemoteAddr().String()))
-		p.pending[0].Close()
-		p.pending = slices.Delete(p.pending, 0, 1)
-	}
-	p.pending = append(p.pending, c)
+	p.wait("", c)
 	p.work.Go(func() { p.handshake(c) })
 }
 
-// settled takes a connection off the list of unfinished handshakes.
-func (p *Port) settled(c net.Conn) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if i := slices.Index(p.pending, c); i >= 0 {
-		p.pending = slices.Delete(p.pending, i, i+1)
+// wait gives a handshake a place among those of its protocol.
+func (p *Port) wait(proto string, c net.Conn) {
+	if p.pending[proto].Add(c, client(c)) {
+		p.o.Lines.Log(p.o.Log, slog.LevelWarn, client(c), "peer handshake dropped for newer ones", slog.String("remote", c.RemoteAddr().String()), slog.String("proto", proto))
 	}
+}
+
+// client is the fair.Network at the other end of a connection.
+func client(c net.Conn) string {
+	t, ok := c.RemoteAddr().(*net.TCPAddr)
+	if !ok {
+		return ""
+	}
+	return fair.Network(t.AddrPort().Addr())
 }
 
 func (p *Port) handshake(raw net.Conn) {
 	c, err := p.identify(raw)
-	p.settled(raw)
+	for _, pending := range p.pending {
+		pending.Done(raw)
+	}
 	if err != nil {
 		p.o.learn(err)
-		p.o.Log.Warn("peer refused", slog.String("remote", raw.RemoteAddr().String()), slog.Any("error", err))
+		p.o.Lines.Log(p.o.Log, slog.LevelWarn, client(raw), "peer refused", slog.String("remote", raw.RemoteAddr().String()), slog.Any("error", err))
 		raw.Close()
 		return
 	}
 	if !p.queues[c.Proto()].offer(c) {
-		p.o.Log.Warn("peer connection dropped, nobody accepts it", slog.String("proto", c.Proto()), slog.String("node", string(c.Peer())))
+		p.o.Lines.Log(p.o.Log, slog.LevelWarn, c.Proto()+string(c.Peer()), "peer connection dropped, nobody accepts it", slog.String("proto", c.Proto()), slog.String("node", string(c.Peer())))
 		raw.Close()
 	}
 }
@@ -175,6 +187,7 @@ func (p *Port) identify(raw net.Conn) (*Conn, error) {
 	c := tls.Server(raw, &tls.Config{
 		MinVersion: tls.VersionTLS13,
 		GetConfigForClient: func(h *tls.ClientHelloInfo) (*tls.Config, error) {
+			p.sorted(raw, h.SupportedProtos)
 			if slices.Equal(h.SupportedProtos, []string{ProtoJoin}) {
 				return p.id.joinTLS(), nil
 			}
@@ -193,6 +206,14 @@ func (p *Port) identify(raw net.Conn) (*Conn, error) {
 		return nil, err
 	}
 	return &Conn{Conn: c, hello: theirs}, nil
+}
+
+// sorted moves a handshake to those of the protocol that it asks for. One that was
+// ended meanwhile stays so, and one that asks for none fails.
+func (p *Port) sorted(raw net.Conn, protos []string) {
+	if len(protos) == 1 && p.pending[protos[0]] != nil && p.pending[""].Done(raw) {
+		p.wait(protos[0], raw)
+	}
 }
 
 // queue is the Listener of one protocol.

@@ -86,6 +86,42 @@ func TestSilentAfterTLS(t *testing.T) {
 	})
 }
 
+// TestCrowdOfOneProtocol: however many connections of clients are being passed on,
+// none takes the place of one of Raft's that is under way.
+func TestCrowdOfOneProtocol(t *testing.T) {
+	n1 := newCluster(t)
+	n2 := newMember(t, n1, "n2")
+	synctest.Test(t, func(t *testing.T) {
+		m := newMemory()
+		s := startServer(t, n1, Options{Open: m.open, HandshakesMax: 8})
+		begun := func(proto string) *tls.Conn { // all but HELLO
+			raw, err := m.connect(t.Context(), "")
+			if err != nil {
+				t.Fatal(err)
+			}
+			c := tls.Client(raw, n2.memberTLS("n1", []string{proto}))
+			if err := c.Handshake(); err != nil {
+				t.Fatal(err)
+			}
+			return c
+		}
+		raft := begun(ProtoRaft)
+		var crowd []*tls.Conn
+		for range 30 {
+			crowd = append(crowd, begun(ProtoClient))
+		}
+		if _, err := n2.greetAsDialer(raft, nil); err != nil {
+			t.Errorf("Raft's connection, older than a crowd of clients': %v", err)
+		}
+		if got := s.handedOn(t, 1); len(got) != 1 || got[0].Proto() != ProtoRaft {
+			t.Errorf("handed on: %v", got)
+		}
+		for _, c := range append(crowd, raft) {
+			c.NetConn().Close()
+		}
+	})
+}
+
 // TestSilentServer: a dialler gives a silent server up.
 func TestSilentServer(t *testing.T) {
 	n1 := newCluster(t)

@@ -149,7 +149,7 @@ func (x *Command) GetFrame() []byte {
 
 type Proposed struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Index         uint64                 `protobuf:"varint,1,opt,name=index,proto3" json:"index,omitempty"`
+	Index         uint64                 `protobuf:"varint,1,opt,name=index,proto3" json:"index,omitempty"` // of the command; of a refusal: of the state that refused
 	Proposal      string                 `protobuf:"bytes,2,opt,name=proposal,proto3" json:"proposal,omitempty"`
 	Epoch         uint32                 `protobuf:"varint,3,opt,name=epoch,proto3" json:"epoch,omitempty"`
 	Refusal       []byte                 `protobuf:"bytes,4,opt,name=refusal,proto3" json:"refusal,omitempty"` // JSON of a cluster refusal
@@ -420,6 +420,126 @@ func (x *AccountReply) GetBody() []byte {
 	return nil
 }
 
+type LoginCall struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Slot          uint32                 `protobuf:"varint,1,opt,name=slot,proto3" json:"slot,omitempty"`
+	Address       string                 `protobuf:"bytes,2,opt,name=address,proto3" json:"address,omitempty"`
+	Password      []byte                 `protobuf:"bytes,3,opt,name=password,proto3" json:"password,omitempty"` // any bytes
+	Client        string                 `protobuf:"bytes,4,opt,name=client,proto3" json:"client,omitempty"`     // fair.Network of the client's address
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LoginCall) Reset() {
+	*x = LoginCall{}
+	mi := &file_rpc_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LoginCall) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LoginCall) ProtoMessage() {}
+
+func (x *LoginCall) ProtoReflect() protoreflect.Message {
+	mi := &file_rpc_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LoginCall.ProtoReflect.Descriptor instead.
+func (*LoginCall) Descriptor() ([]byte, []int) {
+	return file_rpc_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *LoginCall) GetSlot() uint32 {
+	if x != nil {
+		return x.Slot
+	}
+	return 0
+}
+
+func (x *LoginCall) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
+func (x *LoginCall) GetPassword() []byte {
+	if x != nil {
+		return x.Password
+	}
+	return nil
+}
+
+func (x *LoginCall) GetClient() string {
+	if x != nil {
+		return x.Client
+	}
+	return ""
+}
+
+type LoginReply struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Failure       *Failure               `protobuf:"bytes,1,opt,name=failure,proto3" json:"failure,omitempty"`
+	Tried         bool                   `protobuf:"varint,2,opt,name=tried,proto3" json:"tried,omitempty"` // the failure counts as a try, whatever its kind
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LoginReply) Reset() {
+	*x = LoginReply{}
+	mi := &file_rpc_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LoginReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LoginReply) ProtoMessage() {}
+
+func (x *LoginReply) ProtoReflect() protoreflect.Message {
+	mi := &file_rpc_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LoginReply.ProtoReflect.Descriptor instead.
+func (*LoginReply) Descriptor() ([]byte, []int) {
+	return file_rpc_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *LoginReply) GetFailure() *Failure {
+	if x != nil {
+		return x.Failure
+	}
+	return nil
+}
+
+func (x *LoginReply) GetTried() bool {
+	if x != nil {
+		return x.Tried
+	}
+	return false
+}
+
 // Failure is an error of package storage: its kind and its text.
 type Failure struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -431,7 +551,7 @@ type Failure struct {
 
 func (x *Failure) Reset() {
 	*x = Failure{}
-	mi := &file_rpc_proto_msgTypes[7]
+	mi := &file_rpc_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -443,7 +563,7 @@ func (x *Failure) String() string {
 func (*Failure) ProtoMessage() {}
 
 func (x *Failure) ProtoReflect() protoreflect.Message {
-	mi := &file_rpc_proto_msgTypes[7]
+	mi := &file_rpc_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -456,7 +576,7 @@ func (x *Failure) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Failure.ProtoReflect.Descriptor instead.
 func (*Failure) Descriptor() ([]byte, []int) {
-	return file_rpc_proto_rawDescGZIP(), []int{7}
+	return file_rpc_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Failure) GetKind() string {
@@ -486,7 +606,7 @@ type DeliverPart struct {
 
 func (x *DeliverPart) Reset() {
 	*x = DeliverPart{}
-	mi := &file_rpc_proto_msgTypes[8]
+	mi := &file_rpc_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -498,7 +618,7 @@ func (x *DeliverPart) String() string {
 func (*DeliverPart) ProtoMessage() {}
 
 func (x *DeliverPart) ProtoReflect() protoreflect.Message {
-	mi := &file_rpc_proto_msgTypes[8]
+	mi := &file_rpc_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -511,7 +631,7 @@ func (x *DeliverPart) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeliverPart.ProtoReflect.Descriptor instead.
 func (*DeliverPart) Descriptor() ([]byte, []int) {
-	return file_rpc_proto_rawDescGZIP(), []int{8}
+	return file_rpc_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *DeliverPart) GetSlot() uint32 {
@@ -559,7 +679,7 @@ type Recipient struct {
 
 func (x *Recipient) Reset() {
 	*x = Recipient{}
-	mi := &file_rpc_proto_msgTypes[9]
+	mi := &file_rpc_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -571,7 +691,7 @@ func (x *Recipient) String() string {
 func (*Recipient) ProtoMessage() {}
 
 func (x *Recipient) ProtoReflect() protoreflect.Message {
-	mi := &file_rpc_proto_msgTypes[9]
+	mi := &file_rpc_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -584,7 +704,7 @@ func (x *Recipient) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Recipient.ProtoReflect.Descriptor instead.
 func (*Recipient) Descriptor() ([]byte, []int) {
-	return file_rpc_proto_rawDescGZIP(), []int{9}
+	return file_rpc_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Recipient) GetAccount() uint64 {
@@ -610,7 +730,7 @@ type DeliverReply struct {
 
 func (x *DeliverReply) Reset() {
 	*x = DeliverReply{}
-	mi := &file_rpc_proto_msgTypes[10]
+	mi := &file_rpc_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -622,7 +742,7 @@ func (x *DeliverReply) String() string {
 func (*DeliverReply) ProtoMessage() {}
 
 func (x *DeliverReply) ProtoReflect() protoreflect.Message {
-	mi := &file_rpc_proto_msgTypes[10]
+	mi := &file_rpc_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -635,7 +755,7 @@ func (x *DeliverReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeliverReply.ProtoReflect.Descriptor instead.
 func (*DeliverReply) Descriptor() ([]byte, []int) {
-	return file_rpc_proto_rawDescGZIP(), []int{10}
+	return file_rpc_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *DeliverReply) GetFailures() []*Failure {
@@ -676,7 +796,16 @@ const file_rpc_proto_rawDesc = "" +
 	"\amailbox\x18\a \x01(\tR\amailbox\"W\n" +
 	"\fAccountReply\x123\n" +
 	"\afailure\x18\x01 \x01(\v2\x19.mailnode.node.v1.FailureR\afailure\x12\x12\n" +
-	"\x04body\x18\x02 \x01(\fR\x04body\"1\n" +
+	"\x04body\x18\x02 \x01(\fR\x04body\"m\n" +
+	"\tLoginCall\x12\x12\n" +
+	"\x04slot\x18\x01 \x01(\rR\x04slot\x12\x18\n" +
+	"\aaddress\x18\x02 \x01(\tR\aaddress\x12\x1a\n" +
+	"\bpassword\x18\x03 \x01(\fR\bpassword\x12\x16\n" +
+	"\x06client\x18\x04 \x01(\tR\x06client\"W\n" +
+	"\n" +
+	"LoginReply\x123\n" +
+	"\afailure\x18\x01 \x01(\v2\x19.mailnode.node.v1.FailureR\afailure\x12\x14\n" +
+	"\x05tried\x18\x02 \x01(\bR\x05tried\"1\n" +
 	"\aFailure\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x12\n" +
 	"\x04text\x18\x02 \x01(\tR\x04text\"\xa3\x01\n" +
@@ -692,13 +821,14 @@ const file_rpc_proto_rawDesc = "" +
 	"\aaccount\x18\x01 \x01(\x06R\aaccount\x12\x18\n" +
 	"\aaddress\x18\x02 \x01(\tR\aaddress\"E\n" +
 	"\fDeliverReply\x125\n" +
-	"\bfailures\x18\x01 \x03(\v2\x19.mailnode.node.v1.FailureR\bfailures2\xc6\x03\n" +
+	"\bfailures\x18\x01 \x03(\v2\x19.mailnode.node.v1.FailureR\bfailures2\x8a\x04\n" +
 	"\x04Node\x128\n" +
 	"\x06Report\x12\x16.mailnode.node.v1.Json\x1a\x16.mailnode.node.v1.Json\x125\n" +
 	"\x03Ask\x12\x16.mailnode.node.v1.Json\x1a\x16.mailnode.node.v1.Json\x12@\n" +
 	"\aPropose\x12\x19.mailnode.node.v1.Command\x1a\x1a.mailnode.node.v1.Proposed\x129\n" +
 	"\x05Fresh\x12\x17.mailnode.node.v1.Empty\x1a\x17.mailnode.node.v1.Index\x12H\n" +
-	"\aAccount\x12\x1d.mailnode.node.v1.AccountCall\x1a\x1e.mailnode.node.v1.AccountReply\x12:\n" +
+	"\aAccount\x12\x1d.mailnode.node.v1.AccountCall\x1a\x1e.mailnode.node.v1.AccountReply\x12B\n" +
+	"\x05Login\x12\x1b.mailnode.node.v1.LoginCall\x1a\x1c.mailnode.node.v1.LoginReply\x12:\n" +
 	"\x06Rescue\x12\x16.mailnode.node.v1.Json\x1a\x16.mailnode.node.v1.Json0\x01\x12J\n" +
 	"\aDeliver\x12\x1d.mailnode.node.v1.DeliverPart\x1a\x1e.mailnode.node.v1.DeliverReply(\x01B\x13Z\x11mailnode/node/rpcb\x06proto3"
 
@@ -714,7 +844,7 @@ func file_rpc_proto_rawDescGZIP() []byte {
 	return file_rpc_proto_rawDescData
 }
 
-var file_rpc_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
+var file_rpc_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
 var file_rpc_proto_goTypes = []any{
 	(*Empty)(nil),        // 0: mailnode.node.v1.Empty
 	(*Json)(nil),         // 1: mailnode.node.v1.Json
@@ -723,34 +853,39 @@ var file_rpc_proto_goTypes = []any{
 	(*Index)(nil),        // 4: mailnode.node.v1.Index
 	(*AccountCall)(nil),  // 5: mailnode.node.v1.AccountCall
 	(*AccountReply)(nil), // 6: mailnode.node.v1.AccountReply
-	(*Failure)(nil),      // 7: mailnode.node.v1.Failure
-	(*DeliverPart)(nil),  // 8: mailnode.node.v1.DeliverPart
-	(*Recipient)(nil),    // 9: mailnode.node.v1.Recipient
-	(*DeliverReply)(nil), // 10: mailnode.node.v1.DeliverReply
+	(*LoginCall)(nil),    // 7: mailnode.node.v1.LoginCall
+	(*LoginReply)(nil),   // 8: mailnode.node.v1.LoginReply
+	(*Failure)(nil),      // 9: mailnode.node.v1.Failure
+	(*DeliverPart)(nil),  // 10: mailnode.node.v1.DeliverPart
+	(*Recipient)(nil),    // 11: mailnode.node.v1.Recipient
+	(*DeliverReply)(nil), // 12: mailnode.node.v1.DeliverReply
 }
 var file_rpc_proto_depIdxs = []int32{
-	7,  // 0: mailnode.node.v1.AccountReply.failure:type_name -> mailnode.node.v1.Failure
-	9,  // 1: mailnode.node.v1.DeliverPart.recipients:type_name -> mailnode.node.v1.Recipient
-	7,  // 2: mailnode.node.v1.DeliverReply.failures:type_name -> mailnode.node.v1.Failure
-	1,  // 3: mailnode.node.v1.Node.Report:input_type -> mailnode.node.v1.Json
-	1,  // 4: mailnode.node.v1.Node.Ask:input_type -> mailnode.node.v1.Json
-	2,  // 5: mailnode.node.v1.Node.Propose:input_type -> mailnode.node.v1.Command
-	0,  // 6: mailnode.node.v1.Node.Fresh:input_type -> mailnode.node.v1.Empty
-	5,  // 7: mailnode.node.v1.Node.Account:input_type -> mailnode.node.v1.AccountCall
-	1,  // 8: mailnode.node.v1.Node.Rescue:input_type -> mailnode.node.v1.Json
-	8,  // 9: mailnode.node.v1.Node.Deliver:input_type -> mailnode.node.v1.DeliverPart
-	1,  // 10: mailnode.node.v1.Node.Report:output_type -> mailnode.node.v1.Json
-	1,  // 11: mailnode.node.v1.Node.Ask:output_type -> mailnode.node.v1.Json
-	3,  // 12: mailnode.node.v1.Node.Propose:output_type -> mailnode.node.v1.Proposed
-	4,  // 13: mailnode.node.v1.Node.Fresh:output_type -> mailnode.node.v1.Index
-	6,  // 14: mailnode.node.v1.Node.Account:output_type -> mailnode.node.v1.AccountReply
-	1,  // 15: mailnode.node.v1.Node.Rescue:output_type -> mailnode.node.v1.Json
-	10, // 16: mailnode.node.v1.Node.Deliver:output_type -> mailnode.node.v1.DeliverReply
-	10, // [10:17] is the sub-list for method output_type
-	3,  // [3:10] is the sub-list for method input_type
-	3,  // [3:3] is the sub-list for extension type_name
-	3,  // [3:3] is the sub-list for extension extendee
-	0,  // [0:3] is the sub-list for field type_name
+	9,  // 0: mailnode.node.v1.AccountReply.failure:type_name -> mailnode.node.v1.Failure
+	9,  // 1: mailnode.node.v1.LoginReply.failure:type_name -> mailnode.node.v1.Failure
+	11, // 2: mailnode.node.v1.DeliverPart.recipients:type_name -> mailnode.node.v1.Recipient
+	9,  // 3: mailnode.node.v1.DeliverReply.failures:type_name -> mailnode.node.v1.Failure
+	1,  // 4: mailnode.node.v1.Node.Report:input_type -> mailnode.node.v1.Json
+	1,  // 5: mailnode.node.v1.Node.Ask:input_type -> mailnode.node.v1.Json
+	2,  // 6: mailnode.node.v1.Node.Propose:input_type -> mailnode.node.v1.Command
+	0,  // 7: mailnode.node.v1.Node.Fresh:input_type -> mailnode.node.v1.Empty
+	5,  // 8: mailnode.node.v1.Node.Account:input_type -> mailnode.node.v1.AccountCall
+	7,  // 9: mailnode.node.v1.Node.Login:input_type -> mailnode.node.v1.LoginCall
+	1,  // 10: mailnode.node.v1.Node.Rescue:input_type -> mailnode.node.v1.Json
+	10, // 11: mailnode.node.v1.Node.Deliver:input_type -> mailnode.node.v1.DeliverPart
+	1,  // 12: mailnode.node.v1.Node.Report:output_type -> mailnode.node.v1.Json
+	1,  // 13: mailnode.node.v1.Node.Ask:output_type -> mailnode.node.v1.Json
+	3,  // 14: mailnode.node.v1.Node.Propose:output_type -> mailnode.node.v1.Proposed
+	4,  // 15: mailnode.node.v1.Node.Fresh:output_type -> mailnode.node.v1.Index
+	6,  // 16: mailnode.node.v1.Node.Account:output_type -> mailnode.node.v1.AccountReply
+	8,  // 17: mailnode.node.v1.Node.Login:output_type -> mailnode.node.v1.LoginReply
+	1,  // 18: mailnode.node.v1.Node.Rescue:output_type -> mailnode.node.v1.Json
+	12, // 19: mailnode.node.v1.Node.Deliver:output_type -> mailnode.node.v1.DeliverReply
+	12, // [12:20] is the sub-list for method output_type
+	4,  // [4:12] is the sub-list for method input_type
+	4,  // [4:4] is the sub-list for extension type_name
+	4,  // [4:4] is the sub-list for extension extendee
+	0,  // [0:4] is the sub-list for field type_name
 }
 
 func init() { file_rpc_proto_init() }
@@ -764,7 +899,7 @@ func file_rpc_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_rpc_proto_rawDesc), len(file_rpc_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   11,
+			NumMessages:   13,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

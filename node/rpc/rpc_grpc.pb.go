@@ -26,6 +26,7 @@ const (
 	Node_Propose_FullMethodName = "/mailnode.node.v1.Node/Propose"
 	Node_Fresh_FullMethodName   = "/mailnode.node.v1.Node/Fresh"
 	Node_Account_FullMethodName = "/mailnode.node.v1.Node/Account"
+	Node_Login_FullMethodName   = "/mailnode.node.v1.Node/Login"
 	Node_Rescue_FullMethodName  = "/mailnode.node.v1.Node/Rescue"
 	Node_Deliver_FullMethodName = "/mailnode.node.v1.Node/Deliver"
 )
@@ -44,6 +45,9 @@ type NodeClient interface {
 	Fresh(ctx context.Context, in *Empty, opts ...grpc.CallOption) (*Index, error)
 	// Account runs an operator's or a frontend's account call at the slot's master.
 	Account(ctx context.Context, in *AccountCall, opts ...grpc.CallOption) (*AccountReply, error)
+	// Login proves a user's password at the master of his home slot: no connection
+	// is made between nodes for a client that may not come in.
+	Login(ctx context.Context, in *LoginCall, opts ...grpc.CallOption) (*LoginReply, error)
 	// Rescue is about what a node's copies have set aside: a question of
 	// node/rescue.go in, parts of its answer out, the last of which is marked.
 	Rescue(ctx context.Context, in *Json, opts ...grpc.CallOption) (grpc.ServerStreamingClient[Json], error)
@@ -109,6 +113,16 @@ func (c *nodeClient) Account(ctx context.Context, in *AccountCall, opts ...grpc.
 	return out, nil
 }
 
+func (c *nodeClient) Login(ctx context.Context, in *LoginCall, opts ...grpc.CallOption) (*LoginReply, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(LoginReply)
+	err := c.cc.Invoke(ctx, Node_Login_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *nodeClient) Rescue(ctx context.Context, in *Json, opts ...grpc.CallOption) (grpc.ServerStreamingClient[Json], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	stream, err := c.cc.NewStream(ctx, &Node_ServiceDesc.Streams[0], Node_Rescue_FullMethodName, cOpts...)
@@ -155,6 +169,9 @@ type NodeServer interface {
 	Fresh(context.Context, *Empty) (*Index, error)
 	// Account runs an operator's or a frontend's account call at the slot's master.
 	Account(context.Context, *AccountCall) (*AccountReply, error)
+	// Login proves a user's password at the master of his home slot: no connection
+	// is made between nodes for a client that may not come in.
+	Login(context.Context, *LoginCall) (*LoginReply, error)
 	// Rescue is about what a node's copies have set aside: a question of
 	// node/rescue.go in, parts of its answer out, the last of which is marked.
 	Rescue(*Json, grpc.ServerStreamingServer[Json]) error
@@ -184,6 +201,9 @@ func (UnimplementedNodeServer) Fresh(context.Context, *Empty) (*Index, error) {
 }
 func (UnimplementedNodeServer) Account(context.Context, *AccountCall) (*AccountReply, error) {
 	return nil, status.Error(codes.Unimplemented, "method Account not implemented")
+}
+func (UnimplementedNodeServer) Login(context.Context, *LoginCall) (*LoginReply, error) {
+	return nil, status.Error(codes.Unimplemented, "method Login not implemented")
 }
 func (UnimplementedNodeServer) Rescue(*Json, grpc.ServerStreamingServer[Json]) error {
 	return status.Error(codes.Unimplemented, "method Rescue not implemented")
@@ -302,6 +322,24 @@ func _Node_Account_Handler(srv interface{}, ctx context.Context, dec func(interf
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Node_Login_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(LoginCall)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(NodeServer).Login(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Node_Login_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(NodeServer).Login(ctx, req.(*LoginCall))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _Node_Rescue_Handler(srv interface{}, stream grpc.ServerStream) error {
 	m := new(Json)
 	if err := stream.RecvMsg(m); err != nil {
@@ -346,6 +384,10 @@ var Node_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Account",
 			Handler:    _Node_Account_Handler,
+		},
+		{
+			MethodName: "Login",
+			Handler:    _Node_Login_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{

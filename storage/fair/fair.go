@@ -26,3 +26,12 @@ func Network(a netip.Addr) string {
 	}
 	return p.String()
 }
+
+// NetworkOf is Network of an address in words.
+func NetworkOf(ip string) string {
+	a, err := netip.ParseAddr(ip)
+	if err != nil {
+		return ""
+	}
+	return Network(a)
+}

@@ -238,6 +238,13 @@ func TestPending(t *testing.T) {
 	if len(p.conns) != 0 {
 		t.Errorf("%d are left", len(p.conns))
 	}
+	early, late := &door{}, &door{}
+	p.Add(early, "a")
+	p.Close()
+	p.Add(late, "a")
+	if !early.closed || !late.closed {
+		t.Errorf("after Close: %t, %t are closed", early.closed, late.closed)
+	}
 }
 
 // TestLines: a line that repeats comes once each 10 s and then says how often it

@@ -14,6 +14,7 @@ type Pending struct {
 
 	mu    sync.Mutex // guards what follows
 	conns []unnamed  // oldest first
+	over  bool
 }
 
 type unnamed struct {
@@ -24,20 +25,24 @@ type unnamed struct {
 // NewPending holds at most max connections, and at most each of one client.
 func NewPending(max, each int) *Pending { return &Pending{max: max, each: each} }
 
-// Add takes a connection in. It reports whether an older one was closed for it.
+// Add takes a connection in; client "" is not known, and nobody's. It reports whether an older one was closed for it.
 func (p *Pending) Add(c io.Closer, client string) (dropped bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if p.over {
+		c.Close()
+	}
 	oldest, own := 0, 0
 	for i := len(p.conns) - 1; i >= 0; i-- {
 		if p.conns[i].client == client {
 			oldest, own = i, own+1
 		}
 	}
-	if own < p.each {
+	crowded := own >= p.each && client != ""
+	if !crowded {
 		oldest = 0
 	}
-	if dropped = own >= p.each || len(p.conns) >= p.max; dropped {
+	if dropped = crowded || len(p.conns) >= p.max; dropped {
 		p.conns[oldest].conn.Close()
 		p.conns = slices.Delete(p.conns, oldest, oldest+1)
 	}
@@ -58,10 +63,11 @@ func (p *Pending) Done(c io.Closer) bool {
 	return true
 }
 
-// Close closes what is left.
+// Close closes what is left, and what is still to come.
 func (p *Pending) Close() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.over = true
 	for _, u := range p.conns {
 		u.conn.Close()
 	}

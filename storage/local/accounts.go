@@ -3,10 +3,12 @@ package local
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	"mailnode/storage"
 	"mailnode/storage/event"
+	"mailnode/storage/fair"
 	"mailnode/storage/slot"
 )
 
@@ -53,7 +55,7 @@ func (m *Master) Account(ctx context.Context, id storage.AccountID) (storage.Acc
 func showAccount(r reader, a *event.AccountRecord) (storage.Account, error) {
 	used, err := usage(r, storage.AccountID(a.Id))
 	return storage.Account{ID: storage.AccountID(a.Id), Address: slot.Address(a.Address), QuotaBytes: a.QuotaBytes,
-		UsedBytes: used, Created: time.Unix(a.CreatedUnix, 0).UTC(), Disabled: a.Disabled}, err
+		UsedBytes: used, Created: time.Unix(a.CreatedUnix, 0).UTC(), Disabled: a.Disabled, Credential: credential(loginHash(a))}, err
 }
 
 // Accounts implements storage.Accounts.
@@ -180,23 +182,40 @@ func (m *Master) changeAccount(ctx context.Context, id storage.AccountID, set fu
 		if err != nil {
 			return err
 		}
+		could := loginHash(a)
 		set(a)
+		if loginHash(a) != could {
+			t.endSessions()
+		}
 		return m.emit(t, accountChange(a))
 	})
 }
 
 // Authenticate implements storage.Accounts.
-func (m *Master) Authenticate(ctx context.Context, id storage.AccountID, password string) error {
+func (m *Master) Authenticate(ctx context.Context, id storage.AccountID, try storage.Attempt) (storage.Credential, error) {
 	var hash string
 	err := m.view(ctx, func(v *view) error {
 		a, err := loadAccount(v, id)
-		if err == nil && !a.Disabled {
-			hash = a.PasswordHash
+		if err == nil {
+			hash = loginHash(a)
 		}
 		return err
 	})
 	if err != nil {
-		return err
+		return storage.Credential{}, err
 	}
-	return m.s.o.Passwords.Check(ctx, hash, password)
+	who := fair.Asker{Client: try.Client, Account: fmt.Sprintf("%016x", uint64(id))}
+	if err := m.s.o.Passwords.Prove(ctx, who, hash, try.Password); err != nil {
+		return storage.Credential{}, err
+	}
+	return credential(hash), nil
+}
+
+// loginHash is what a password is proved against: nothing while an account is
+// disabled.
+func loginHash(a *event.AccountRecord) string {
+	if a.Disabled {
+		return ""
+	}
+	return a.PasswordHash
 }

@@ -28,7 +28,7 @@ func TestLaw07AccountThatIsNotHereIsNotUnknown(t *testing.T) {
 		for what, err := range map[string]error{
 			"deliver": m.Deliver(ctx, storage.Delivery{Body: body(t, "Subject: x\r\n\r\nx\r\n"), InternalDate: time.Unix(1, 0),
 				Recipients: []storage.Recipient{{Account: id, Address: "u@example.test"}}})[0],
-			"authenticate": m.Authenticate(ctx, id, "pw"),
+			"authenticate": second(m.Authenticate(ctx, id, storage.Attempt{Password: "pw"})),
 			"set password": m.SetPassword(ctx, id, "pw"),
 			"account":      second(m.Account(ctx, id)),
 			"list":         second(m.Mailboxes(ctx, id)),

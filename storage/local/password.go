@@ -11,10 +11,14 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"sync/atomic"
+	"unicode/utf8"
 
 	"golang.org/x/crypto/argon2"
+	"golang.org/x/text/unicode/norm"
 
 	"mailnode/storage"
+	"mailnode/storage/fair"
 )
 
 // The argon2id parameters of new hashes: 7 MiB, one pass, one lane. On two
@@ -32,13 +36,21 @@ const (
 	verifiedMax = 20000 // remembered logins
 )
 
-// Passwords hashes and checks passwords for all copies of a node: only a few at
-// a time, so that a login storm takes bounded memory and CPU, and remembering
-// what was verified, so that a mobile client's reconnects cost nothing. What is
-// remembered is an HMAC under a key of this process.
+// waitingMax is how many checks may wait for their turn on a node: at one core's
+// rate the last of them waits for about seven seconds, which clients do.
+const waitingMax = 1024
+
+// Passwords hashes and proves passwords for all copies of a node: only a few at a
+// time and in fair turns, so that a login storm takes bounded memory and CPU and
+// whoever makes it waits for himself, and remembering what was proved, so that a
+// mobile client's reconnects cost nothing and wait for nobody. What is remembered is
+// an HMAC under a key of this process, of the stored hash and the password: a new
+// password or a closed account forgets it.
 type Passwords struct {
-	slots chan struct{} // one token per check that may run
-	key   [32]byte
+	turns  *fair.Turns
+	hashes atomic.Uint64
+	key    [32]byte
+	decoy  string // a hash that no password fits
 
 	mu       sync.Mutex // guards the two below
 	verified map[[32]byte]*list.Element
@@ -47,41 +59,69 @@ type Passwords struct {
 
 // NewPasswords allows so many checks at a time.
 func NewPasswords(parallel int) *Passwords {
-	p := &Passwords{slots: make(chan struct{}, parallel), verified: map[[32]byte]*list.Element{}}
+	p := &Passwords{turns: fair.NewTurns(parallel, waitingMax), verified: map[[32]byte]*list.Element{}}
 	rand.Read(p.key[:])
+	var salt [argonSaltBytes]byte
+	var key [argonKeyBytes]byte
+	rand.Read(salt[:])
+	rand.Read(key[:])
+	p.decoy = phcString(salt[:], key[:])
 	return p
 }
 
+// Load returns how many hashes were computed, and how many wait for their turn.
+func (p *Passwords) Load() (hashes uint64, waiting int) { return p.hashes.Load(), p.turns.Waiting() }
+
 // Hash makes a PHC string.
 func (p *Passwords) Hash(ctx context.Context, password string) (string, error) {
-	if password == "" || len(password) > storage.MaxPasswordBytes {
-		return "", storage.Errorf(storage.ErrInvalid, "password: want 1 to %d bytes", storage.MaxPasswordBytes)
+	if err := storage.CheckPassword(password); err != nil {
+		return "", err
 	}
 	salt := make([]byte, argonSaltBytes)
 	rand.Read(salt)
-	key, err := p.derive(ctx, password, salt, argonPasses, argonMemoryKiB, argonLanes, argonKeyBytes)
+	key, err := p.derive(ctx, fair.Asker{}, password, salt, argonPasses, argonMemoryKiB, argonLanes, argonKeyBytes)
 	if err != nil {
 		return "", err
 	}
+	return phcString(salt, key), nil
+}
+
+func phcString(salt, key []byte) string {
 	enc := base64.RawStdEncoding.EncodeToString
-	return fmt.Sprintf("$argon2id$v=%d$m=%d,t=%d,p=%d$%s$%s", argon2.Version, argonMemoryKiB, argonPasses, argonLanes, enc(salt), enc(key)), nil
+	return fmt.Sprintf("$argon2id$v=%d$m=%d,t=%d,p=%d$%s$%s", argon2.Version, argonMemoryKiB, argonPasses, argonLanes, enc(salt), enc(key))
 }
 
-func (p *Passwords) derive(ctx context.Context, password string, salt []byte, passes, memoryKiB uint32, lanes uint8, keyBytes uint32) ([]byte, error) {
-	select {
-	case p.slots <- struct{}{}:
-		defer func() { <-p.slots }()
-	case <-ctx.Done():
-		return nil, storage.Errorf(storage.ErrUnavailable, "check password: %w", ctx.Err())
+// composed is how a password is hashed: in NFC, because keyboards differ in how
+// they write one character (RFC 8265, section 4.2.2). What is not UTF-8 stays as it
+// came: no stored password fits it.
+func composed(password string) []byte {
+	if !utf8.ValidString(password) {
+		return []byte(password)
 	}
-	return argon2.IDKey([]byte(password), salt, passes, memoryKiB, lanes, keyBytes), nil
+	return norm.NFC.Bytes([]byte(password))
 }
 
-// Check proves a password against a PHC string; ErrAuth when it is wrong.
-func (p *Passwords) Check(ctx context.Context, phc, password string) error {
+func (p *Passwords) derive(ctx context.Context, who fair.Asker, password string, salt []byte, passes, memoryKiB uint32, lanes uint8, keyBytes uint32) ([]byte, error) {
+	end, err := p.turns.Take(ctx, who)
+	if err != nil {
+		return nil, storage.Errorf(storage.ErrUnavailable, "check password: %w", err)
+	}
+	defer end()
+	p.hashes.Add(1)
+	return argon2.IDKey(composed(password), salt, passes, memoryKiB, lanes, keyBytes), nil
+}
+
+// Prove proves a password against a PHC string; ErrAuth when it is wrong, and
+// ErrUnavailable when too many wait or ctx ends. Without a PHC string every password
+// is wrong, after the same work: nobody learns from the time that it takes whether
+// there is such a user, or one who may log in.
+func (p *Passwords) Prove(ctx context.Context, who fair.Asker, phc, password string) error {
 	wrong := storage.Errorf(storage.ErrAuth, "wrong user name or password")
-	if phc == "" || len(password) > storage.MaxPasswordBytes {
+	if len(password) > storage.MaxPasswordBytes {
 		return wrong
+	}
+	if phc == "" {
+		phc = p.decoy
 	}
 	mac := hmac.New(sha256.New, p.key[:])
 	fmt.Fprintf(mac, "%d:%s%s", len(phc), phc, password)
@@ -102,7 +142,7 @@ func (p *Passwords) Check(ctx context.Context, phc, password string) error {
 	if err1 != nil || err2 != nil || len(want) < 16 {
 		return storage.Errorf(storage.ErrCorrupt, "check password: the stored hash is damaged: set a new password")
 	}
-	got, err := p.derive(ctx, password, salt, passes, memoryKiB, lanes, uint32(len(want)))
+	got, err := p.derive(ctx, who, password, salt, passes, memoryKiB, lanes, uint32(len(want)))
 	if err != nil {
 		return err
 	}
@@ -111,6 +151,15 @@ func (p *Passwords) Check(ctx context.Context, phc, password string) error {
 	}
 	p.remember(seen)
 	return nil
+}
+
+// credential names a stored hash, which has a salt of its own: no two are the same.
+func credential(phc string) storage.Credential {
+	if phc == "" {
+		return storage.Credential{}
+	}
+	sum := sha256.Sum256([]byte(phc))
+	return storage.Credential(sum[:len(storage.Credential{})])
 }
 
 func (p *Passwords) remembers(k [32]byte) bool {

@@ -211,7 +211,7 @@ func TestLaw02Law07RebuildFromPacksAlone(t *testing.T) {
 	if a, err := m.Address(context.Background(), "u1@example.test"); err != nil || a.Account != accounts[0].ID {
 		t.Errorf("address: %+v, %v", a, err)
 	}
-	if err := m.Authenticate(context.Background(), accounts[0].ID, "pw"); err == nil {
+	if _, err := m.Authenticate(context.Background(), accounts[0].ID, storage.Attempt{Password: "pw"}); err == nil {
 		t.Error("a password works that nobody knows")
 	}
 	deliver(t, m, "after\r\n\r\n", accounts...)
@@ -272,7 +272,7 @@ func TestRebuildOfASoundIndexChangesNothing(t *testing.T) {
 		if got.NewUIDValidity != 0 || got.FromPacks != 0 || len(got.Lost) != 0 || got.Kept != 120 {
 			t.Errorf("%+v", got)
 		}
-		if err := m.Authenticate(context.Background(), accounts[0].ID, "pw"); err != nil {
+		if _, err := m.Authenticate(context.Background(), accounts[0].ID, storage.Attempt{Password: "pw"}); err != nil {
 			t.Error(err)
 		}
 	}

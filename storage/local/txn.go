@@ -1,8 +1,6 @@
 package local
 
 import (
-	"slices"
-
 	"github.com/cockroachdb/pebble/v2"
 
 	"mailnode/storage"
@@ -109,9 +107,6 @@ func (t *txn) apply(ev *event.Event) error {
 	t.events++
 	t.notePlaced(placed...)
 	t.head, t.clock = slot.Position(ev.Position), ev.SlotClockMs
-	if slices.ContainsFunc(ev.Changes, endsSessions) {
-		t.touched[storage.Ref{}] = struct{}{}
-	}
 	for _, d := range ev.Digests {
 		t.touched[storage.Ref{Account: storage.AccountID(d.Account), Mailbox: storage.MailboxID(d.Mailbox)}] = struct{}{}
 	}

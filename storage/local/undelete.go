@@ -22,15 +22,14 @@ func (m *Master) DeleteAccount(ctx context.Context, id storage.AccountID) error 
 			return err
 		}
 		a.Deleted, a.DeletedClockMs = true, m.slotClock(t)
+		t.endSessions()
 		return m.emit(t, accountChange(a))
 	})
 }
 
-// endsSessions says whether a change leaves an account's sessions nothing to do.
-func endsSessions(c *event.Change) bool {
-	a := c.GetAccount()
-	return a.GetDeleted() || a.GetDisabled()
-}
+// endSessions wakes whoever ends the sessions of accounts (storage.Changes) once
+// this transaction is durable.
+func (t *txn) endSessions() { t.touched[storage.Ref{}] = struct{}{} }
 
 // DeletedAccounts implements storage.Undelete.
 func (m *Master) DeletedAccounts(ctx context.Context) ([]storage.DeletedAccount, error) {

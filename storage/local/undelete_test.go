@@ -196,7 +196,7 @@ func TestLaw02DeletedAccount(t *testing.T) {
 	if err := m.DeleteAccount(ctx, a.ID); err != nil {
 		t.Fatal(err)
 	}
-	if err := m.Authenticate(ctx, a.ID, "pw"); !errors.Is(err, storage.ErrNotFound) {
+	if _, err := m.Authenticate(ctx, a.ID, storage.Attempt{Password: "pw"}); !errors.Is(err, storage.ErrNotFound) {
 		t.Errorf("login to a deleted account: %v", err)
 	}
 	if _, err := m.CreateAccount(ctx, a.Address, "pw", 0); !errors.Is(err, storage.ErrExists) {
