@@ -303,7 +303,9 @@ func TestRequestsThatAreRefused(t *testing.T) {
 		{"GET", "/v1/slots/s007", "", `{"error":"find slot \"s007\": there are s000 to s001","exit":2,"next":"mailnode slot list"}`},
 		{"GET", "/v1/users/nobody", "", `{"error":"parse address \"nobody\": want local@domain of at most 254 bytes","exit":2}`},
 		{"GET", "/v1/users/u@example.org", "", `{"error":"find user \"u@example.org\": unknown","exit":2}`},
-		{"POST", "/v1/users", `{"address":"u@example.org","password":""}`, `{"error":"check password: want 1 to 512 bytes without line ends","exit":2}`},
+		{"POST", "/v1/users", `{"address":"u@example.org","password":""}`, `{"error":"check password: want 1 to 1000 bytes without line ends and NUL","exit":2}`},
+		{"POST", "/v1/users", `{"address":"u@example.org","password":"a\u0000b"}`, `{"error":"check password: want 1 to 1000 bytes without line ends and NUL","exit":2}`},
+		{"POST", "/v1/users/password", `{"address":"u@example.org","password":"p` + "\xe4" + `ss"}`, `{"error":"read request: it is not UTF-8","exit":2}`},
 		{"POST", "/v1/users", `{} {}`, `{"error":"read request: more than one JSON value","exit":2}`},
 		{"POST", "/v1/users", `{"address":"` + strings.Repeat("x", bodyMax) + `"}`, `{"error":"read request: http: request body too large","exit":2}`},
 	} {

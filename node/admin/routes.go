@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"mailnode/raftfsm/cluster"
+	"mailnode/storage"
 	"mailnode/storage/slot"
 )
 
@@ -233,14 +234,9 @@ func (s *Server) userRoutes(mux *http.ServeMux) {
 	}))
 }
 
-// passwordMax bounds the work of hashing, in bytes.
-const passwordMax = 512
-
-// checkPassword refuses what no client can send (RFC 4616 has no NUL), or what
-// was surely not meant.
 func checkPassword(p string) error {
-	if p == "" || len(p) > passwordMax || strings.ContainsAny(p, "\x00\r\n") {
-		return &Error{Text: fmt.Sprintf("check password: want 1 to %d bytes without line ends", passwordMax), Exit: ExitUsage}
+	if err := storage.CheckPassword(p); err != nil {
+		return &Error{Text: err.Error(), Exit: ExitUsage}
 	}
 	return nil
 }

@@ -1,6 +1,7 @@
 package admin
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -12,6 +13,7 @@ import (
 	"net/http"
 	"os"
 	"time"
+	"unicode/utf8"
 
 	"mailnode/storage/slot"
 )
@@ -164,9 +166,18 @@ func change[Q, T any](s *Server, what string, limit time.Duration, do func(ctx c
 }
 
 // decode reads one JSON value and nothing after it; a field that is not known
-// was meant to do something that this release does not do.
+// was meant to do something that this release does not do. JSON is UTF-8 (RFC 8259,
+// section 8.1): the decoder would put U+FFFD in the place of anything else, which in
+// a password nobody would ever type.
 func decode(body io.Reader, into any) error {
-	d := json.NewDecoder(body)
+	text, err := io.ReadAll(body)
+	if err != nil {
+		return &Error{Text: fmt.Sprintf("read request: %v", err), Exit: ExitUsage}
+	}
+	if !utf8.Valid(text) {
+		return &Error{Text: "read request: it is not UTF-8", Exit: ExitUsage}
+	}
+	d := json.NewDecoder(bytes.NewReader(text))
 	d.DisallowUnknownFields()
 	if err := d.Decode(into); err != nil {
 		return &Error{Text: fmt.Sprintf("read request: %v", err), Exit: ExitUsage}

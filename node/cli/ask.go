@@ -11,6 +11,7 @@ import (
 	"golang.org/x/term"
 
 	"mailnode/node/admin"
+	"mailnode/storage"
 )
 
 // lineMax bounds a line that is read from standard input, in bytes.
@@ -83,9 +84,14 @@ func (a *app) password(fromStdin bool) (string, error) {
 	return password, checkPassword(password)
 }
 
+// checkPassword is here too because JSON would replace what is not UTF-8 on its way
+// to the node.
 func checkPassword(p string) error {
 	if p == "" {
 		return usage("the password is empty, nothing was done")
+	}
+	if err := storage.CheckPassword(p); err != nil {
+		return usage("%s, nothing was done", err)
 	}
 	return nil
 }

@@ -18,6 +18,7 @@ import (
 
 	"mailnode/node/admin"
 	"mailnode/node/config"
+	"mailnode/storage"
 	"mailnode/storage/slot"
 )
 
@@ -157,8 +158,22 @@ func TestPasswords(t *testing.T) {
 	if diff := cmp.Diff([]admin.SetPassword{{Address: "u1@example.org", Password: "hunter2"}}, s.passwords); diff != "" {
 		t.Error(diff)
 	}
-	if exit, _, _ := call(t, socket, "\n", "user", "passwd", "u1@example.org"); exit != admin.ExitUsage || len(s.passwords) != 1 {
-		t.Errorf("an empty password: exit %d", exit)
+	for line, want := range map[string]string{
+		"\n":        "the password is empty",
+		"p\xe4ss\n": "a password must be UTF-8",
+		"a\x00b\n":  "want 1 to 1000 bytes",
+		"a\rb\n":    "want 1 to 1000 bytes",
+		strings.Repeat("x", storage.MaxPasswordBytes+1) + "\n": "want 1 to 1000 bytes",
+	} {
+		for _, verb := range []string{"passwd", "add"} {
+			exit, _, errs := call(t, socket, line, "user", verb, "u1@example.org", "--password-stdin")
+			if exit != admin.ExitUsage || !strings.Contains(errs, want) || len(s.passwords) != 1 || len(s.added) != 1 {
+				t.Errorf("user %s with %.10q: exit %d, %s, want %q", verb, line, exit, errs, want)
+			}
+		}
+	}
+	if exit, _, errs := call(t, socket, strings.Repeat("x", storage.MaxPasswordBytes), "user", "passwd", "u1@example.org", "--password-stdin"); exit != 0 {
+		t.Errorf("the longest password: exit %d, %s", exit, errs)
 	}
 }
 
