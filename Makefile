@@ -53,6 +53,9 @@ kill: ## kill -9 under full delivery load, ROUNDS (50) of it, then every message
 soak: ## three nodes at full delivery rate for DURATION (5m): nothing slower than 500 ms, no slot unprotected
 	MAILNODE_SOAK=$(or $(DURATION),5m) $(GO) test -count=1 -timeout 0 -v -run '^TestLaw01Soak$$' ./node
 
+attack: ## one address attacks three nodes for DURATION (1m): others log in within 1 s, again within 100 ms, Raft keeps its leader
+	MAILNODE_ATTACK=$(or $(DURATION),1m) $(GO) test -count=1 -timeout 0 -v -run '^TestAttackFromOneAddress$$' ./node
+
 bench: build ## deliveries, IMAP mixes, failover time; needs ../shared/mailbench, else says so
 	packaging/bench.sh
 
@@ -74,4 +77,4 @@ clean: ## remove what build and demo made
 	rm -rf bin demo
 	$(GO) clean -testcache
 
-.PHONY: help build demo test lint fuzz crash sim kill soak bench bench-restart bench-storage proto clean
+.PHONY: help build demo test lint fuzz crash sim kill soak attack bench bench-restart bench-storage proto clean

@@ -79,7 +79,7 @@ func (n *Node) serveClients() error {
 		Limits:  imapd.Limits{MessageBytesMax: c.MessageMaxBytes, ConnectionsMax: c.IMAP.ConnectionsMax, PerUserMax: c.IMAP.ConnectionsPerUserMax, PerIPMax: c.IMAP.ConnectionsPerIPMax},
 		Metrics: imapMetrics{n.metrics}})
 	n.lmtp = lmtpd.New(lmtpd.Config{Hostname: c.Node.Hostname, Mail: n, Spool: n.spool, MessageBytesMax: c.MessageMaxBytes,
-		ConnectionsMax: c.LMTP.ConnectionsMax, Allow: c.LMTP.Allow, TLS: certs, Logger: n.log.With("part", "lmtp"), Now: n.clock.Wall,
+		ConnectionsMax: c.LMTP.ConnectionsMax, Allow: c.LMTP.Allow, TLS: certs, Logger: n.log.With("part", "lmtp"), Lines: n.lines, Now: n.clock.Wall,
 		Metrics: lmtpd.Metrics{
 			Connections: func(delta int) { n.metrics.Connection(monitor.LMTP, delta) },
 			Refused:     func(reason string) { n.metrics.Refused(monitor.LMTP, reason) },

@@ -48,7 +48,7 @@ func newQueued(t *testing.T, waitMax int) *queued {
 	if err != nil {
 		t.Fatal(err)
 	}
-	q.stop = end
+	q.stop = func() { end(0) }
 	return q
 }
 
@@ -59,7 +59,7 @@ func (q *queued) ask(ctx context.Context, client, account string) <-chan error {
 		end, err := q.turns.Take(ctx, Asker{client, account})
 		if err == nil {
 			q.order = append(q.order, client+" "+account)
-			end()
+			end(0)
 		}
 		done <- err
 	}()
@@ -104,7 +104,7 @@ func TestTurnsShare(t *testing.T) {
 				if end, err := turns.Take(ctx, Asker{"evil", fmt.Sprint(i)}); err == nil {
 					running <- "evil"
 					<-ctx.Done()
-					end()
+					end(0)
 				}
 			}()
 		}
@@ -116,7 +116,7 @@ func TestTurnsShare(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		end()
+		end(0)
 		cancel()
 		synctest.Wait()
 	})
@@ -145,6 +145,31 @@ func TestTurnsLeave(t *testing.T) {
 		}
 		if want := []string{"home victim", "good ann"}; !slices.Equal(q.order, want) {
 			t.Errorf("turns went to %q, want %q", q.order, want)
+		}
+	})
+}
+
+// TestTurnsRest: whoever is to rest waits, as a client, and nobody else does.
+func TestTurnsRest(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		turns, began := NewTurns(1, 100), time.Now()
+		for _, tt := range []struct {
+			client string
+			at     time.Duration
+		}{{"evil", 0}, {"evil", time.Second}, {"good", time.Second}, {"evil", 2 * time.Second}, {"", 2 * time.Second}, {"", 2 * time.Second}} {
+			end, err := turns.Take(t.Context(), Asker{tt.client, "ann"})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if at := time.Since(began); at != tt.at {
+				t.Errorf("%q had its turn after %v, want %v", tt.client, at, tt.at)
+			}
+			end(time.Second)
+		}
+		time.Sleep(2 * time.Second)
+		synctest.Wait()
+		if len(turns.clients)+len(turns.accounts) != 0 {
+			t.Error("somebody is remembered who has rested")
 		}
 	})
 }
@@ -194,7 +219,7 @@ func TestTurnsWalk(t *testing.T) {
 				defer cancel()
 				if end, err := turns.Take(ctx, a); err == nil {
 					time.Sleep(work)
-					end()
+					end(work % (2 * time.Millisecond))
 				}
 			}()
 			if rnd.IntN(2) == 0 {

@@ -6,6 +6,7 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"time"
 )
 
 // ErrBusy says that too many wait already, and most of them for the same client or
@@ -42,6 +43,7 @@ type party struct {
 
 type waiter struct {
 	client, account *party
+	known           bool       // the client is
 	turn            chan error // capacity 1
 }
 
@@ -50,9 +52,10 @@ func NewTurns(parallel, waitMax int) *Turns {
 	return &Turns{each: max(1, parallel/2), waitMax: waitMax, free: parallel, clients: map[string]*party{}, accounts: map[string]*party{}}
 }
 
-// Take waits for a turn; end must be called when the work is done. Whoever's ctx
+// Take waits for a turn; end must be called when the work is done. For rest after it
+// the client still counts as working: that brakes it and nobody else. Whoever's ctx
 // ends leaves at once, having cost nobody anything; then the error is the ctx's.
-func (t *Turns) Take(ctx context.Context, a Asker) (end func(), err error) {
+func (t *Turns) Take(ctx context.Context, a Asker) (end func(rest time.Duration), err error) {
 	w, err := t.join(a)
 	if err != nil {
 		return nil, err
@@ -62,12 +65,12 @@ func (t *Turns) Take(ctx context.Context, a Asker) (end func(), err error) {
 		if err != nil {
 			return nil, err
 		}
-		return func() { t.end(w) }, nil
+		return func(rest time.Duration) { t.end(w, rest) }, nil
 	case <-ctx.Done():
 	}
 	if !t.leave(w) {
 		if err := <-w.turn; err == nil { // it came at the same moment
-			t.end(w)
+			t.end(w, 0)
 		}
 	}
 	return nil, ctx.Err()
@@ -83,7 +86,7 @@ func (t *Turns) Waiting() int {
 func (t *Turns) join(a Asker) (*waiter, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	w := &waiter{client: t.party(t.clients, a.Client), account: t.party(t.accounts, a.Account), turn: make(chan error, 1)}
+	w := &waiter{client: t.party(t.clients, a.Client), account: t.party(t.accounts, a.Account), known: a.Client != "", turn: make(chan error, 1)}
 	if len(t.waiting) >= t.waitMax && !t.makeRoom(w) {
 		return nil, ErrBusy
 	}
@@ -152,7 +155,7 @@ func (t *Turns) begin() {
 	for t.free > 0 {
 		next := -1
 		for i, w := range t.waiting {
-			if w.client.running < t.each && w.account.running < t.each && (next < 0 || w.had() < t.waiting[next].had()) {
+			if w.client.running < t.each && w.account.running < t.each && (next < 0 || w.before(t.waiting[next])) {
 				next = i
 			}
 		}
@@ -174,6 +177,12 @@ func (t *Turns) begin() {
 // has had more.
 func (w *waiter) had() uint64 { return max(w.client.had, w.account.had) }
 
+// before reports whether w is to have its turn before v, which came earlier. Of a
+// crowd at one account the client that has tried least is next.
+func (w *waiter) before(v *waiter) bool {
+	return w.had() < v.had() || w.had() == v.had() && w.client.had < v.client.had
+}
+
 func (t *Turns) leave(w *waiter) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -185,12 +194,26 @@ func (t *Turns) leave(w *waiter) bool {
 	return true
 }
 
-func (t *Turns) end(w *waiter) {
+func (t *Turns) end(w *waiter, rest time.Duration) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	w.client.running--
 	w.account.running--
 	t.free++
+	if rest > 0 && w.known {
+		time.AfterFunc(rest, func() {
+			t.mu.Lock()
+			defer t.mu.Unlock()
+			t.rested(w)
+		})
+		t.begin()
+		return
+	}
+	t.rested(w)
+}
+
+// rested lets a client have its next turn.
+func (t *Turns) rested(w *waiter) {
+	w.client.running--
 	t.begin()
 	if len(t.waiting) == 0 {
 		t.sweep()

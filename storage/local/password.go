@@ -12,6 +12,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 	"unicode/utf8"
 
 	"golang.org/x/crypto/argon2"
@@ -35,6 +36,11 @@ const (
 
 	verifiedMax = 20000 // remembered logins
 )
+
+// wrongRest is how long a client rests after a wrong password. So one that tries
+// passwords on many connections takes no core from others: it has ten hashes per
+// second, on a machine of many cores that for every two of them.
+const wrongRest = 100 * time.Millisecond
 
 // waitingMax is how many checks may wait for their turn on a node: at one core's
 // rate the last of them waits for about seven seconds, which clients do.
@@ -79,7 +85,7 @@ func (p *Passwords) Hash(ctx context.Context, password string) (string, error) {
 	}
 	salt := make([]byte, argonSaltBytes)
 	rand.Read(salt)
-	key, err := p.derive(ctx, fair.Asker{}, password, salt, argonPasses, argonMemoryKiB, argonLanes, argonKeyBytes)
+	key, err := p.derive(ctx, fair.Asker{}, password, salt, nil, argonPasses, argonMemoryKiB, argonLanes, argonKeyBytes)
 	if err != nil {
 		return "", err
 	}
@@ -101,14 +107,20 @@ func composed(password string) []byte {
 	return norm.NFC.Bytes([]byte(password))
 }
 
-func (p *Passwords) derive(ctx context.Context, who fair.Asker, password string, salt []byte, passes, memoryKiB uint32, lanes uint8, keyBytes uint32) ([]byte, error) {
+// derive computes a hash in its turn. want is what it should be, nil when it is new.
+func (p *Passwords) derive(ctx context.Context, who fair.Asker, password string, salt, want []byte, passes, memoryKiB uint32, lanes uint8, keyBytes uint32) ([]byte, error) {
 	end, err := p.turns.Take(ctx, who)
 	if err != nil {
 		return nil, storage.Errorf(storage.ErrUnavailable, "check password: %w", err)
 	}
-	defer end()
 	p.hashes.Add(1)
-	return argon2.IDKey(composed(password), salt, passes, memoryKiB, lanes, keyBytes), nil
+	got := argon2.IDKey(composed(password), salt, passes, memoryKiB, lanes, keyBytes)
+	rest := time.Duration(0)
+	if want != nil && subtle.ConstantTimeCompare(got, want) != 1 {
+		rest = wrongRest
+	}
+	end(rest)
+	return got, nil
 }
 
 // Prove proves a password against a PHC string; ErrAuth when it is wrong, and
@@ -142,7 +154,7 @@ func (p *Passwords) Prove(ctx context.Context, who fair.Asker, phc, password str
 	if err1 != nil || err2 != nil || len(want) < 16 {
 		return storage.Errorf(storage.ErrCorrupt, "check password: the stored hash is damaged: set a new password")
 	}
-	got, err := p.derive(ctx, who, password, salt, passes, memoryKiB, lanes, uint32(len(want)))
+	got, err := p.derive(ctx, who, password, salt, want, passes, memoryKiB, lanes, uint32(len(want)))
 	if err != nil {
 		return err
 	}

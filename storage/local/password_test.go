@@ -5,6 +5,7 @@ import (
 	"strings"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"mailnode/storage"
 	"mailnode/storage/fair"
@@ -76,7 +77,7 @@ func TestRememberedLogin(t *testing.T) {
 		t.Fatal(err)
 	}
 	p := s.o.Passwords
-	var ends []func()
+	var ends []func(time.Duration)
 	for _, who := range []string{"a", "b"} { // NewPasswords(2)
 		end, err := p.turns.Take(t.Context(), fair.Asker{Client: who, Account: who})
 		if err != nil {
@@ -88,7 +89,7 @@ func TestRememberedLogin(t *testing.T) {
 		t.Errorf("a remembered login: %v", err)
 	}
 	for _, end := range ends {
-		end()
+		end(0)
 	}
 	for _, change := range []struct {
 		do   func() error
@@ -131,7 +132,7 @@ func TestPasswordsBusy(t *testing.T) {
 		if _, waiting := p.Load(); waiting != waitMax {
 			t.Errorf("%d wait, want %d", waiting, waitMax)
 		}
-		end()
+		end(0)
 		for range waitMax {
 			if err := <-told; !errors.Is(err, storage.ErrAuth) {
 				t.Errorf("whoever waited was told %v", err)
