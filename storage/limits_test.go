@@ -43,7 +43,7 @@ func limitRows() []struct{ names, what, limit, beyond string } {
 		{"MinInternalDateUnix MaxInternalDateUnix", "internal date", day(MinInternalDateUnix) + " to " + day(MaxInternalDateUnix) + ", UTC", "`NO [CANNOT]`"},
 		{"MaxCopyMessages", "messages of one COPY", thousands(MaxCopyMessages), "`NO [LIMIT]`"},
 		{"MaxTxnRecords", "messages per event of STORE, EXPUNGE, MOVE", thousands(MaxTxnRecords), "longer commands are several events"},
-		{"MaxPasswordBytes", "password", "1 to " + thousands(MaxPasswordBytes) + " bytes", "refused"},
+		{"MaxPasswordBytes", "password", "1 to " + thousands(MaxPasswordBytes) + " bytes of UTF-8 without line ends and NUL; compared in NFC", "refused, exit code 2"},
 	}
 }
 

@@ -33,6 +33,9 @@ const (
 	helloTimeout     = 5 * time.Second
 )
 
+// handshakesMax is Options.HandshakesMax when it is 0.
+const handshakesMax = 256
+
 // Options are shared by Listen, NewDialer and Join; the zero value is usable.
 type Options struct {
 	Log      *slog.Logger // nil logs nothing
@@ -51,7 +54,7 @@ type Options struct {
 	HigherGeneration func(name slot.NodeName, g slot.Generation)
 	// HandshakesMax bounds the handshakes on a Port that have not said for which
 	// protocol they are, and of each protocol those that are unfinished; 0 means
-	// 256. One more ends the oldest, and half as many of one address its own oldest.
+	// handshakesMax. One more ends the oldest, and half as many of one address its own oldest.
 	HandshakesMax int
 }
 
@@ -72,7 +75,7 @@ func (o Options) withDefaults() Options {
 		}
 	}
 	if o.HandshakesMax <= 0 {
-		o.HandshakesMax = 256
+		o.HandshakesMax = handshakesMax
 	}
 	return o
 }
