@@ -19,90 +19,96 @@ import (
 // be a field that gets its default by orElse.
 type figure struct{ file, name string }
 
-// limitFigures are the rows of docs/LIMITS.md and the constants that they tell. The
-// table of the Store's door is made from its constants (storage/limits_test.go), and
-// settings are compared with their defaults.
-func limitFigures() map[string][]figure {
-	of := func(file string, names ...string) (out []figure) {
-		for _, n := range names {
-			out = append(out, figure{file, n})
+// limitFigures are the rows of docs/LIMITS.md and the constants that they tell: what
+// the row is about, a file, and names in it (' stands for a backtick). The table of
+// the Store's door is made from its constants (storage/limits_test.go), and settings
+// are compared with their defaults.
+const limitFigures = `
+keywords named in FLAGS of a SELECT | imapd/select.go keywordsShownMax
+recipients per delivery event | storage/local/deliver.go deliverRecipientsMax
+one event | storage/event/records.go BytesMax
+what a replica applies in one commit | storage/repl/queue.go applyMax applyBytesMax
+address | storage/slot/address.go MaxAddressLen
+UIDs per mailbox and unclean epoch | storage/event/ranges.go uidRange
+freeing | node/upkeep.go freeRecordsPerSec
+events per epoch | storage/slot/position.go PositionBits
+disk reserve | storage/local/staging.go SpaceReserveBytes
+the same | storage/local/watchdog.go hangAfter
+a node without a quorum, with 'fence_without_quorum' | node/fence.go fenceAfter
+open table files of all indexes | storage/local/resources.go filesOpenMax
+jobs | node/job/job.go queuedMax keptMax findingsMax
+packs open for reading | storage/local/resources.go packFilesMax
+body that compaction encodes | storage/blob/record.go EncodedBytesMax
+message in memory on its way in | storage/spool.go spoolSmallBytes
+group commit | storage/local/committer.go groupOpsMax groupBytesMax
+damaged bodies remembered for repair | node/mend.go damagedMax
+compaction | node/upkeep.go compactBytesPerSec
+mail that compaction compresses | node/upkeep.go compressAfter
+scrub | node/scrub.go scrubRateLeast
+'slot audit' | node/audit.go auditRateDefault
+'slot reindex' | node/reindex.go reindexBytesPerSec
+bodies given up by themselves | node/mend.go giveUpMax
+listings of opened mailboxes | storage/local/listing_cache.go listingIdle
+remembered logins | storage/local/password.go verifiedMax
+logins that wait to be proved | storage/local/password.go waitingMax
+rest of a client after a wrong password | storage/local/password.go wrongRest
+a log line that others can repeat | storage/fair/lines.go linesEvery subjectsMax
+members | node/peer/join.go membersMax
+slots changed at once by one confirm | failover/confirm.go inParallel
+confirm waits for service | failover/confirm.go serveWait
+replication frame | storage/repl/doc.go frameBytesMax bodyFrameBytes
+handshakes under way on the peer port | node/peer/conn.go handshakesMax
+bodies under way in a state transfer | storage/repl/transfer.go wantedMax
+TLS handshakes under way | imapd/server.go handshakesMax handshakesPerIPMax
+commands of a connection before login | imapd/readcommand.go commandsMaxBefore
+command with its literals, before login | imapd/readcommand.go commandBytesBefore
+command with its literals, after login; the message of an APPEND does not count | imapd/readcommand.go commandBytesAfter
+tag | imapd/wire/decoder.go maxTagBytes
+LIST patterns | imapd/list.go maxPatterns
+header read for fields that the summary lacks | imapd/fetch.go headerBytesMax
+BAD commands in a row | imapd/session.go badMax
+failed logins of a connection | imapd/imapd.go Limits.LoginsMax Timeouts.BadLogin
+TLS handshake | imapd/imapd.go Timeouts.Handshake
+from connecting to logged in | imapd/imapd.go Timeouts.PreLogin
+between commands, and in IDLE | imapd/imapd.go Timeouts.Idle
+between two reads inside a command | imapd/imapd.go Timeouts.Read
+text of one command | imapd/imapd.go Timeouts.Command
+one write | imapd/imapd.go Timeouts.Write
+passing a connection on | imapd/imapd.go Timeouts.Peer
+recipients of a transaction | lmtpd/lmtpd.go RecipientsMax
+command line | lmtpd/conn.go commandBytesMax
+next bytes of a command or message | lmtpd/lmtpd.go DefaultTimeout
+replies taken by the client | lmtpd/lmtpd.go DefaultTimeout
+one look-up, one delivery | lmtpd/lmtpd.go DefaultTimeout
+nesting | storage/mime/mime.go maxDepth
+parts | storage/mime/mime.go maxParts
+header of one part | storage/mime/mime.go maxHeaderBytes
+one field | storage/mime/mime.go maxFieldBytes maxAddressBytes
+parameters of a field | storage/mime/mime.go maxParams
+language tags of a field | storage/mime/mime.go maxLanguages
+boundary | storage/mime/mime.go maxBoundaryBytes
+text kept of one message | storage/mime/mime.go maxTextBytes
+header fields kept for lists | storage/mime/mime.go maxListHeaders
+at the head until it is protected again | storage/repl/ack/ack.go EvictAfter
+pause of a process that is noticed | node/lead.go pauseAfter
+a replica without a heartbeat opens its stream anew | storage/repl/follower.go silentAfter
+pause before the state is fetched for an event that could not be applied | storage/repl/follower.go poisonPause
+one undelete of messages is waited for | node/accounts.go restoreWithin
+lag that pages | node/duties.go lagPageAfter
+clean stop waits for clients | node/node.go drainTimeout
+`
+
+func readLimitFigures() map[string][]figure {
+	out := map[string][]figure{}
+	for line := range strings.Lines(strings.ReplaceAll(limitFigures, "'", "\x60")) {
+		what, where, ok := strings.Cut(strings.TrimSpace(line), " | ")
+		if names := strings.Fields(where); ok {
+			for _, name := range names[1:] {
+				out[what] = append(out[what], figure{names[0], name})
+			}
 		}
-		return out
 	}
-	return map[string][]figure{
-		"keywords named in FLAGS of a SELECT":  of("imapd/select.go", "keywordsShownMax"),
-		"recipients per delivery event":        of("storage/local/deliver.go", "deliverRecipientsMax"),
-		"one event":                            of("storage/event/records.go", "BytesMax"),
-		"what a replica applies in one commit": of("storage/repl/queue.go", "applyMax", "applyBytesMax"),
-		"address":                              of("storage/slot/address.go", "MaxAddressLen"),
-		"UIDs per mailbox and unclean epoch":   of("storage/event/ranges.go", "uidRange"),
-		"freeing":                              of("node/upkeep.go", "freeRecordsPerSec"),
-		"events per epoch":                     of("storage/slot/position.go", "PositionBits"),
-		"disk reserve":                         of("storage/local/staging.go", "SpaceReserveBytes"),
-		"the same":                             of("storage/local/watchdog.go", "hangAfter"),
-		"a node without a quorum, with `fence_without_quorum`": of("node/fence.go", "fenceAfter"),
-		"open table files of all indexes":                      of("storage/local/resources.go", "filesOpenMax"),
-		"jobs":                                                 of("node/job/job.go", "queuedMax", "keptMax", "findingsMax"),
-		"packs open for reading":                               of("storage/local/resources.go", "packFilesMax"),
-		"body that compaction encodes":                         of("storage/blob/record.go", "EncodedBytesMax"),
-		"message in memory on its way in":                      of("storage/spool.go", "spoolSmallBytes"),
-		"group commit":                                         of("storage/local/committer.go", "groupOpsMax", "groupBytesMax"),
-		"damaged bodies remembered for repair":                 of("node/mend.go", "damagedMax"),
-		"compaction":                                           of("node/upkeep.go", "compactBytesPerSec"),
-		"mail that compaction compresses":                      of("node/upkeep.go", "compressAfter"),
-		"scrub":                                                of("node/scrub.go", "scrubRateLeast"),
-		"`slot audit`":                                         of("node/audit.go", "auditRateDefault"),
-		"`slot reindex`":                                       of("node/reindex.go", "reindexBytesPerSec"),
-		"bodies given up by themselves":                        of("node/mend.go", "giveUpMax"),
-		"listings of opened mailboxes":                         of("storage/local/listing_cache.go", "listingIdle"),
-		"remembered logins":                                    of("storage/local/password.go", "verifiedMax"),
-		"logins that wait to be proved":                        of("storage/local/password.go", "waitingMax"),
-		"rest of a client after a wrong password":              of("storage/local/password.go", "wrongRest"),
-		"a log line that others can repeat":                    of("storage/fair/lines.go", "linesEvery", "subjectsMax"),
-		"members":                                              of("node/peer/join.go", "membersMax"),
-		"slots changed at once by one confirm":                 of("failover/confirm.go", "inParallel"),
-		"confirm waits for service":                            of("failover/confirm.go", "serveWait"),
-		"replication frame":                                    of("storage/repl/doc.go", "frameBytesMax", "bodyFrameBytes"),
-		"handshakes under way on the peer port":                of("node/peer/conn.go", "handshakesMax"),
-		"bodies under way in a state transfer":                 of("storage/repl/transfer.go", "wantedMax"),
-		"TLS handshakes under way":                             of("imapd/server.go", "handshakesMax", "handshakesPerIPMax"),
-		"commands of a connection before login":                of("imapd/readcommand.go", "commandsMaxBefore"),
-		"command with its literals, before login":              of("imapd/readcommand.go", "commandBytesBefore"),
-		"command with its literals, after login; the message of an APPEND does not count": of("imapd/readcommand.go", "commandBytesAfter"),
-		"tag":           of("imapd/wire/decoder.go", "maxTagBytes"),
-		"LIST patterns": of("imapd/list.go", "maxPatterns"),
-		"header read for fields that the summary lacks":       of("imapd/fetch.go", "headerBytesMax"),
-		"BAD commands in a row":                               of("imapd/session.go", "badMax"),
-		"failed logins of a connection":                       of("imapd/imapd.go", "Limits.LoginsMax", "Timeouts.BadLogin"),
-		"TLS handshake":                                       of("imapd/imapd.go", "Timeouts.Handshake"),
-		"from connecting to logged in":                        of("imapd/imapd.go", "Timeouts.PreLogin"),
-		"between commands, and in IDLE":                       of("imapd/imapd.go", "Timeouts.Idle"),
-		"between two reads inside a command":                  of("imapd/imapd.go", "Timeouts.Read"),
-		"text of one command":                                 of("imapd/imapd.go", "Timeouts.Command"),
-		"one write":                                           of("imapd/imapd.go", "Timeouts.Write"),
-		"passing a connection on":                             of("imapd/imapd.go", "Timeouts.Peer"),
-		"recipients of a transaction":                         of("lmtpd/lmtpd.go", "RecipientsMax"),
-		"command line":                                        of("lmtpd/conn.go", "commandBytesMax"),
-		"next bytes of a command or message":                  of("lmtpd/lmtpd.go", "DefaultTimeout"),
-		"replies taken by the client":                         of("lmtpd/lmtpd.go", "DefaultTimeout"),
-		"one look-up, one delivery":                           of("lmtpd/lmtpd.go", "DefaultTimeout"),
-		"nesting":                                             of("storage/mime/mime.go", "maxDepth"),
-		"parts":                                               of("storage/mime/mime.go", "maxParts"),
-		"header of one part":                                  of("storage/mime/mime.go", "maxHeaderBytes"),
-		"one field":                                           of("storage/mime/mime.go", "maxFieldBytes", "maxAddressBytes"),
-		"parameters of a field":                               of("storage/mime/mime.go", "maxParams"),
-		"language tags of a field":                            of("storage/mime/mime.go", "maxLanguages"),
-		"boundary":                                            of("storage/mime/mime.go", "maxBoundaryBytes"),
-		"text kept of one message":                            of("storage/mime/mime.go", "maxTextBytes"),
-		"header fields kept for lists":                        of("storage/mime/mime.go", "maxListHeaders"),
-		"at the head until it is protected again":             of("storage/repl/ack/ack.go", "EvictAfter"),
-		"pause of a process that is noticed":                  of("node/lead.go", "pauseAfter"),
-		"a replica without a heartbeat opens its stream anew": of("storage/repl/follower.go", "silentAfter"),
-		"pause before the state is fetched for an event that could not be applied": of("storage/repl/follower.go", "poisonPause"),
-		"one undelete of messages is waited for":                                   of("node/accounts.go", "restoreWithin"),
-		"lag that pages":                                                           of("node/duties.go", "lagPageAfter"),
-		"clean stop waits for clients":                                             of("node/node.go", "drainTimeout"),
-	}
+	return out
 }
 
 // limitWords are the rows that tell no constant of one name: what they say is a rule,
@@ -125,7 +131,7 @@ func TestLintLimits(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	figures, seen := limitFigures(), map[string]bool{}
+	figures, seen := readLimitFigures(), map[string]bool{}
 	door := false
 	for line := range strings.Lines(string(page)) {
 		door = door && !strings.HasPrefix(line, "<!-- end") || strings.HasPrefix(line, "<!-- begin")
