@@ -70,7 +70,7 @@ func (c *session) passOn(cmd *command, to *Elsewhere, user, password string) err
 		return peerError(answer.Kind, answer.Text)
 	}
 	peer.SetDeadline(time.Time{})
-	c.note("imap login passed on", "node", to.Node, "tried", user)
+	c.note(user, "imap login passed on", "node", to.Node, "tried", user)
 	c.dropText(cmd)
 	c.splice(peer, rest)
 	return errLogout

@@ -85,9 +85,10 @@ func (c *session) log() *slog.Logger {
 	return c.srv.cfg.Logger.With("conn", c.id, "client", c.ip, "user", c.name)
 }
 
-// note logs what a client can make happen as often as it likes.
-func (c *session) note(message string, args ...any) {
-	c.srv.cfg.Lines.Log(c.log(), slog.LevelInfo, fair.NetworkOf(c.ip), message, args...)
+// note logs what a client can make happen as often as it likes; user is who has
+// proved to be one, "" before.
+func (c *session) note(user, message string, args ...any) {
+	c.srv.cfg.Lines.Log(c.log(), slog.LevelInfo, fair.NetworkOf(c.ip)+" "+user, message, args...)
 }
 
 // kick ends the session at its next wait. Any goroutine may call it.

@@ -93,6 +93,26 @@ func TestTurnsAreFair(t *testing.T) {
 	}
 }
 
+// TestTurnsWithinACrowd: who comes from where the crowd comes from, for another
+// account, or for the crowd's account from elsewhere, waits for two turns at most.
+func TestTurnsWithinACrowd(t *testing.T) {
+	for _, newcomer := range []string{"webmail ann", "home victim"} {
+		synctest.Test(t, func(t *testing.T) {
+			q := newQueued(t, 100)
+			for range 50 {
+				q.ask(t.Context(), "webmail", "victim")
+			}
+			client, account, _ := strings.Cut(newcomer, " ")
+			q.ask(t.Context(), client, account)
+			q.stop()
+			synctest.Wait()
+			if i := slices.Index(q.order, newcomer); i > 1 || len(q.order) != 51 {
+				t.Errorf("of %d turns %s got number %d, want one of the first two", len(q.order), newcomer, i)
+			}
+		})
+	}
+}
+
 // TestTurnsShare: of four at once, one client has at most two, and one account too.
 func TestTurnsShare(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -306,8 +326,12 @@ func TestLines(t *testing.T) {
 	for i := range 100_000 {
 		l.Log(log, slog.LevelInfo, fmt.Sprint(i), "imap login refused")
 	}
-	if got := said(); len(got) > subjectsMax+1 || len(l.said) > subjectsMax+1 {
-		t.Errorf("100,000 subjects: %d lines, %d remembered", len(got), len(l.said))
+	if got := said(); len(got) > subjectsMax+1 || len(l.said["imap login refused"]) > subjectsMax+1 {
+		t.Errorf("100,000 subjects: %d lines, %d remembered", len(got), len(l.said["imap login refused"]))
+	}
+	l.Log(log, slog.LevelInfo, "new", "another line")
+	if got := said(); len(got) != 1 {
+		t.Errorf("a line of another kind beside a crowd: %q", got)
 	}
 	(*Lines)(nil).Log(log, slog.LevelInfo, "x", "always")
 	if got := said(); len(got) != 1 {

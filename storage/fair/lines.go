@@ -10,7 +10,8 @@ import (
 const (
 	// linesEvery is how often a line of one kind is written about one subject.
 	linesEvery = 10 * time.Second
-	// subjectsMax bounds what is remembered; subjects beyond share one line a kind.
+	// subjectsMax bounds what is remembered of each kind; subjects beyond share one
+	// line.
 	subjectsMax = 1000
 )
 
@@ -21,12 +22,10 @@ const (
 type Lines struct {
 	mono func() time.Duration
 
-	mu    sync.Mutex // guards what follows
-	said  map[line]*repeated
+	mu    sync.Mutex                      // guards what follows
+	said  map[string]map[string]*repeated // by message and subject
 	swept time.Duration
 }
-
-type line struct{ message, about string }
 
 type repeated struct {
 	at      time.Duration // of the last one that was written
@@ -37,7 +36,7 @@ type repeated struct {
 
 // NewLines measures time with mono, a monotonic clock.
 func NewLines(mono func() time.Duration) *Lines {
-	return &Lines{mono: mono, said: map[line]*repeated{}, swept: mono()}
+	return &Lines{mono: mono, said: map[string]map[string]*repeated{}, swept: mono()}
 }
 
 // Log writes a line unless one like it was written just before. about is whom it
@@ -46,7 +45,7 @@ func (l *Lines) Log(log *slog.Logger, level slog.Level, about, message string, a
 	if !log.Enabled(context.Background(), level) {
 		return
 	}
-	leftOut, ok := l.take(log, level, line{message, about})
+	leftOut, ok := l.take(log, level, about, message)
 	if !ok {
 		return
 	}
@@ -57,7 +56,7 @@ func (l *Lines) Log(log *slog.Logger, level slog.Level, about, message string, a
 }
 
 // take reports whether a line may be written, and how many before it were not.
-func (l *Lines) take(log *slog.Logger, level slog.Level, of line) (leftOut int, ok bool) {
+func (l *Lines) take(log *slog.Logger, level slog.Level, about, message string) (leftOut int, ok bool) {
 	if l == nil {
 		return 0, true
 	}
@@ -65,13 +64,18 @@ func (l *Lines) take(log *slog.Logger, level slog.Level, of line) (leftOut int, 
 	defer l.mu.Unlock()
 	now := l.mono()
 	defer l.sweep(now)
-	r := l.said[of]
-	if r == nil && len(l.said) >= subjectsMax {
-		of.about = ""
-		r = l.said[of]
+	of := l.said[message]
+	if of == nil {
+		of = map[string]*repeated{}
+		l.said[message] = of
+	}
+	r := of[about]
+	if r == nil && len(of) >= subjectsMax {
+		about = ""
+		r = of[about]
 	}
 	if r == nil {
-		l.said[of] = &repeated{at: now, log: log, level: level}
+		of[about] = &repeated{at: now, log: log, level: level}
 		return 0, true
 	}
 	if now-r.at < linesEvery {
@@ -89,13 +93,15 @@ func (l *Lines) sweep(now time.Duration) {
 		return
 	}
 	l.swept = now
-	for of, r := range l.said {
-		if now-r.at < linesEvery {
-			continue
+	for message, of := range l.said {
+		for about, r := range of {
+			if now-r.at < linesEvery {
+				continue
+			}
+			if r.leftOut > 0 {
+				r.log.Log(context.Background(), r.level, message, "about", about, "left_out", r.leftOut)
+			}
+			delete(of, about)
 		}
-		if r.leftOut > 0 {
-			r.log.Log(context.Background(), r.level, of.message, "about", of.about, "left_out", r.leftOut)
-		}
-		delete(l.said, of)
 	}
 }

@@ -177,10 +177,11 @@ func (t *Turns) begin() {
 // has had more.
 func (w *waiter) had() uint64 { return max(w.client.had, w.account.had) }
 
-// before reports whether w is to have its turn before v, which came earlier. Of a
-// crowd at one account the client that has tried least is next.
+// before reports whether w is to have its turn before v, which came earlier. Of one
+// account's clients the one that has tried least is next, and of one client's
+// accounts (a webmail server's users) the one that was tried least.
 func (w *waiter) before(v *waiter) bool {
-	return w.had() < v.had() || w.had() == v.had() && w.client.had < v.client.had
+	return w.had() < v.had() || w.had() == v.had() && min(w.client.had, w.account.had) < min(v.client.had, v.account.had)
 }
 
 func (t *Turns) leave(w *waiter) bool {
