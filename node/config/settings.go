@@ -67,7 +67,7 @@ func clientSettings() []setting {
 			count(func(c *Config, n int64) { c.IMAP.ConnectionsMax = int(n) }, 1, 1_000_000)},
 		{"imap_connections_per_user_max", `100`, `IMAP connections of one user to this node at one time.`,
 			count(func(c *Config, n int64) { c.IMAP.ConnectionsPerUserMax = int(n) }, 1, 1_000_000)},
-		{"imap_connections_per_ip_max", `1000`, `IMAP connections from one address at one time; a webmail server needs many.`,
+		{"imap_connections_per_ip_max", `1000`, `IMAP connections from one address at one time, an IPv6 /64 being one; a webmail server needs many.`,
 			count(func(c *Config, n int64) { c.IMAP.ConnectionsPerIPMax = int(n) }, 1, 1_000_000)},
 		{"lmtp", `""`, `LMTP over TCP, for MTAs on other hosts (STARTTLS is offered). "" is off.`,
 			text(func(c *Config, s string) { c.LMTP.TCP = s }, optional(checkListen))},
