@@ -138,3 +138,25 @@ func TestHandshakesAreBounded(t *testing.T) {
 	<-closed
 	oracleTLS(t, b)
 }
+
+// TestRefusedLeavesNothing: a refused connection is closed, and leaves no context
+// behind at the server, however many come.
+func TestRefusedLeavesNothing(t *testing.T) {
+	b := newBench(t, func(c *Config) { c.Limits.PerIPMax = 1 })
+	b.login("alice")
+	ours, theirs := net.Pipe()
+	go io.Copy(io.Discard, ours)
+	defer ours.Close()
+	c := newSession(b.srv, theirs, "127.0.0.1")
+	why := b.srv.register(c)
+	if why == nil {
+		t.Fatal("it was let in")
+	}
+	b.srv.refuse(c, why)
+	if c.ctx.Err() == nil {
+		t.Error("its context lives")
+	}
+	if _, err := theirs.Write(nil); err == nil {
+		t.Error("it is open")
+	}
+}

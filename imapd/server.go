@@ -67,7 +67,7 @@ type userKey struct {
 type storeWatch struct {
 	sessions map[*session]struct{}
 	stop     chan struct{}
-	closed   <-chan struct{} // accounts were deleted or disabled
+	closed   <-chan struct{} // the sessions of some accounts must end
 	unwatch  func()
 }
 
@@ -140,7 +140,7 @@ func (s *Server) start(nc net.Conn, o ListenerOptions) {
 	c := newSession(s, nc, clientIP(nc.RemoteAddr()))
 	c.implicitTLS, c.plainLogin = o.ImplicitTLS, o.PlainLogin
 	if why := s.register(c); why != nil {
-		s.refuse(nc, why, o)
+		s.refuse(c, why)
 		return
 	}
 	go c.run(c.serveClient)
@@ -148,16 +148,16 @@ func (s *Server) start(nc net.Conn, o ListenerOptions) {
 
 // refuse closes a connection before it has cost anything: without TLS with a word
 // why, else at once.
-func (s *Server) refuse(nc net.Conn, why *refusal, o ListenerOptions) {
+func (s *Server) refuse(c *session, why *refusal) {
+	defer c.close()
 	s.cfg.Metrics.Refused(why.reason)
-	s.cfg.Lines.Log(s.cfg.Logger, slog.LevelWarn, fair.NetworkOf(clientIP(nc.RemoteAddr())), "imap connection refused", "client", nc.RemoteAddr(), "reason", why.reason)
-	if !o.ImplicitTLS && !s.down.Load() {
+	s.cfg.Lines.Log(s.cfg.Logger, slog.LevelWarn, fair.NetworkOf(c.ip), "imap connection refused", "client", c.ip, "reason", why.reason)
+	if !c.implicitTLS {
 		// One line fits into a new socket's buffer; the deadline is for a client that
 		// shrank it, because the accept loop waits here.
-		nc.SetWriteDeadline(time.Now().Add(refuseWithin))
-		io.WriteString(nc, "* BYE [UNAVAILABLE] "+why.text+"\r\n")
+		c.conn.SetWriteDeadline(time.Now().Add(refuseWithin))
+		io.WriteString(c.conn, "* BYE [UNAVAILABLE] "+why.text+"\r\n")
 	}
-	nc.Close()
 }
 
 const refuseWithin = 100 * time.Millisecond
@@ -168,7 +168,7 @@ func (s *Server) ServePeer(nc net.Conn) {
 	c := newSession(s, nc, "")
 	if why := s.register(c); why != nil {
 		s.cfg.Metrics.Refused(why.reason)
-		nc.Close() // the front node says that the user's master is not available
+		c.close() // the front node says that the user's master is not available
 		return
 	}
 	c.run(c.servePeer)
