@@ -24,7 +24,7 @@ type figure struct{ file, name string }
 // the Store's door is made from its constants (storage/limits_test.go), and settings
 // are compared with their defaults.
 const limitFigures = `
-keywords named in FLAGS of a SELECT | imapd/select.go keywordsShownMax
+keywords that a session is told of in FLAGS | imapd/select.go keywordsShownMax
 recipients per delivery event | storage/local/deliver.go deliverRecipientsMax
 one event | storage/event/records.go BytesMax
 what a replica applies in one commit | storage/repl/queue.go applyMax applyBytesMax
@@ -32,7 +32,7 @@ address | storage/slot/address.go MaxAddressLen
 UIDs per mailbox and unclean epoch | storage/event/ranges.go uidRange
 freeing | node/upkeep.go freeRecordsPerSec
 events per epoch | storage/slot/position.go PositionBits
-disk reserve | storage/local/staging.go SpaceReserveBytes
+disk reserve | storage/disk/disk.go ReserveBytes
 the same | storage/local/watchdog.go hangAfter
 a node without a quorum, with 'fence_without_quorum' | node/fence.go fenceAfter
 open table files of all indexes | storage/local/resources.go filesOpenMax
@@ -52,7 +52,6 @@ listings of opened mailboxes | storage/local/listing_cache.go listingIdle
 remembered logins | storage/local/password.go verifiedMax
 logins that wait to be proved | storage/local/password.go waitingMax
 rest of a client after a wrong password | storage/local/password.go wrongRest
-a log line that others can repeat | storage/fair/lines.go linesEvery subjectsMax
 members | node/peer/join.go membersMax
 slots changed at once by one confirm | failover/confirm.go inParallel
 confirm waits for service | failover/confirm.go serveWait

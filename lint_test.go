@@ -66,7 +66,7 @@ var arrows = map[string]arrow{
 
 	"node/config":  {[]string{"node/peer", "storage/slot"}, "settings are read before anything runs; peer says what a node may be called"},
 	"node/peer":    {[]string{"storage/fair", "storage/slot"}, "the peer port carries streams and does not know what is in them"},
-	"node/monitor": {[]string{"node/config", "raftfsm/cluster", "failover", "storage", "storage/slot"}, "health is judged on what it is told"},
+	"node/monitor": {[]string{"node/config", "raftfsm/cluster", "failover", "storage", "storage/fair", "storage/slot"}, "health is judged on what it is told"},
 	"node/job":     {[]string{"storage"}, "the registry runs what it is handed and knows no slot; time comes in as storage.Clock"},
 	"node/admin": {[]string{"node/config", "node/job", "node/monitor", "node/peer", "failover", "raftfsm/cluster", "storage", "storage/slot"},
 		"the operators' API calls interfaces that node implements; init and join work on a node that does not run"},

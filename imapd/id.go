@@ -9,7 +9,7 @@ func (c *session) identify(cmd *command) (reply, error) {
 	}
 	if len(fields) > 0 && !c.identified {
 		c.identified = true
-		c.note(c.name, "imap client", "id", fields)
+		c.log().Info("imap client", "id", fields)
 	}
 	c.w.Str(`* ID ("name" "mailnode")`).CRLF()
 	return ok("ID completed")

@@ -52,7 +52,6 @@ import (
 	"time"
 
 	"mailnode/storage"
-	"mailnode/storage/fair"
 )
 
 // Config is what a Server needs. Login, Spool and Logger must be set.
@@ -60,7 +59,6 @@ type Config struct {
 	Hostname string
 	TLS      *tls.Config // nil: no STARTTLS, no implicit TLS
 	Logger   *slog.Logger
-	Lines    *fair.Lines // what clients can repeat in the log; nil: all of it
 	Limits   Limits
 	Timeouts Timeouts
 	Spool    *storage.SpoolDir

@@ -114,7 +114,7 @@ func (c *session) admit(g Grant, name string) error {
 	}
 	c.name = name
 	c.srv.cfg.Metrics.Login(true)
-	c.note(name, "imap login")
+	c.log().Info("imap login")
 	return nil
 }
 
@@ -132,7 +132,7 @@ func (c *session) loginFailed(cmd *command, user string, err error) (reply, erro
 	}
 	c.srv.cfg.Metrics.Login(false)
 	c.failed++
-	c.note("", "imap login refused", "tried", user, "failed", c.failed, "err", err)
+	c.log().Info("imap login refused", "tried", user, "failed", c.failed, "err", err)
 	c.pause(time.Duration(c.failed) * c.srv.cfg.Timeouts.BadLogin)
 	if c.failed < c.srv.cfg.Limits.LoginsMax {
 		return reply{}, err

@@ -11,8 +11,6 @@ import (
 	"testing"
 	"time"
 
-	"mailnode/storage"
-	"mailnode/storage/fair"
 )
 
 // TestIdentities: the authorisation identity of AUTHENTICATE PLAIN may be written
@@ -40,7 +38,6 @@ func TestChatterBeforeLogin(t *testing.T) {
 	var log bytes.Buffer
 	b := newBench(t, func(c *Config) {
 		c.Logger = slog.New(slog.NewTextHandler(&log, nil))
-		c.Lines = fair.NewLines(storage.SystemClock().Mono)
 	})
 	for _, chat := range []string{`ID ("name" "x")`, "ID NIL", "CAPABILITY", "NOOP", `LOGIN ""`, "NOSUCH"} {
 		c := dial(t, b.plain)
@@ -84,7 +81,8 @@ func TestChatterBeforeLogin(t *testing.T) {
 	if err := b.srv.Shutdown(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	for message, want := range map[string]int{"imap client": 1, "imap login refused": 1, `"imap login"`: 1} {
+	// One line a connection, however often it repeats itself.
+	for message, want := range map[string]int{"imap client": 21, "imap login refused": 20, `"imap login"`: 20} {
 		if got := strings.Count(log.String(), message); got != want {
 			t.Errorf("%q was logged %d times, want %d", message, got, want)
 		}

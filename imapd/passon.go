@@ -5,7 +5,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"log/slog"
 	"net"
 	"time"
 
@@ -48,7 +47,7 @@ func (c *session) passOn(cmd *command, to *Elsewhere, user, password string) err
 	defer cancel()
 	peer, err := to.Dial(ctx)
 	if err != nil {
-		c.srv.cfg.Lines.Log(c.log(), slog.LevelWarn, to.Node, "pass imap connection on", "node", to.Node, "err", err)
+		c.log().Warn("pass imap connection on", "node", to.Node, "err", err)
 		return storage.Errorf(storage.ErrUnavailable, "pass connection on to node %q: %w", to.Node, err)
 	}
 	passed := false
@@ -70,7 +69,7 @@ func (c *session) passOn(cmd *command, to *Elsewhere, user, password string) err
 	}
 	answer, rest, err := readAnswer(peer)
 	if err != nil {
-		c.srv.cfg.Lines.Log(c.log(), slog.LevelWarn, to.Node, "pass imap connection on", "node", to.Node, "err", err)
+		c.log().Warn("pass imap connection on", "node", to.Node, "err", err)
 		return storage.Errorf(storage.ErrUnavailable, "pass connection on to node %q: %w", to.Node, err)
 	}
 	if !answer.OK {
@@ -80,7 +79,7 @@ func (c *session) passOn(cmd *command, to *Elsewhere, user, password string) err
 		return errGone
 	}
 	peer.SetDeadline(time.Time{})
-	c.note(user, "imap login passed on", "node", to.Node, "tried", user)
+	c.log().Info("imap login passed on", "node", to.Node, "tried", user)
 	c.dropText(cmd)
 	cmd.watch.end() // nothing may be written between the master's bytes
 	passed = true

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"net"
 	"runtime/debug"
 	"sync"
@@ -160,7 +159,7 @@ func (s *Server) start(nc net.Conn, o ListenerOptions) {
 func (s *Server) refuse(c *session, why *refusal) {
 	defer c.close()
 	s.cfg.Metrics.Refused(why.reason)
-	s.cfg.Lines.Log(s.cfg.Logger, slog.LevelWarn, fair.NetworkOf(c.ip), "imap connection refused", "client", c.ip, "reason", why.reason)
+	s.cfg.Logger.Warn("imap connection refused", "client", c.ip, "reason", why.reason)
 	if !c.implicitTLS {
 		// One line fits into a new socket's buffer; the deadline is for a client that
 		// shrank it, because the accept loop waits here.

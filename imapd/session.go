@@ -88,12 +88,6 @@ func (c *session) log() *slog.Logger {
 	return c.srv.cfg.Logger.With("conn", c.id, "client", c.ip, "user", c.name)
 }
 
-// note logs what a client can make happen as often as it likes; user is who has
-// proved to be one, "" before.
-func (c *session) note(user, message string, args ...any) {
-	c.srv.cfg.Lines.Log(c.log(), slog.LevelInfo, fair.NetworkOf(c.ip)+" "+user, message, args...)
-}
-
 // kickGrace is how long the command of a session that must end may run on: most
 // come to their own end, and their client hears how they ended.
 const kickGrace = time.Second

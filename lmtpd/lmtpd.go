@@ -74,7 +74,6 @@ type Config struct {
 	Allow      []netip.Prefix // TCP clients; empty: loopback only; unix sockets are always allowed
 	TLS        *tls.Config    // STARTTLS is offered when set
 	Logger     *slog.Logger
-	Lines      *fair.Lines // what clients can repeat in the log; nil: all of it
 	Metrics    Metrics
 	Timeouts   Timeouts
 	Now        func() time.Time // nil: time.Now; shown and stored only (law 11)
@@ -283,11 +282,7 @@ func (s *Server) count(p place, delta int) {
 
 func (s *Server) refuse(nc net.Conn, reason, reply string) {
 	s.cfg.Metrics.Refused(reason)
-	client := ""
-	if t, ok := nc.RemoteAddr().(*net.TCPAddr); ok {
-		client = fair.Network(t.AddrPort().Addr())
-	}
-	s.cfg.Lines.Log(s.cfg.Logger, slog.LevelWarn, client, "LMTP connection refused", "client", clientName(nc.RemoteAddr()), "reason", reason)
+	s.cfg.Logger.Warn("LMTP connection refused", "client", clientName(nc.RemoteAddr()), "reason", reason)
 	// One line fits into a new socket's buffer; the deadline is for a peer that
 	// shrank it, because the accept loop waits here.
 	nc.SetWriteDeadline(time.Now().Add(time.Second))

@@ -76,11 +76,11 @@ func (n *Node) serveClients() error {
 		return err
 	}
 	c := n.cfg
-	n.imap = imapd.New(imapd.Config{Hostname: c.Node.Hostname, TLS: certs, Logger: n.log.With("part", "imap"), Lines: n.lines, Spool: n.spool, Login: n,
+	n.imap = imapd.New(imapd.Config{Hostname: c.Node.Hostname, TLS: certs, Logger: n.log.With("part", "imap"), Spool: n.spool, Login: n,
 		Limits:  imapd.Limits{MessageBytesMax: c.MessageMaxBytes, ConnectionsMax: c.IMAP.ConnectionsMax, PerUserMax: c.IMAP.ConnectionsPerUserMax, PerIPMax: c.IMAP.ConnectionsPerIPMax},
 		Metrics: imapMetrics{n.metrics}})
 	n.lmtp = lmtpd.New(lmtpd.Config{Hostname: c.Node.Hostname, Mail: n, Spool: n.spool, MessageBytesMax: c.MessageMaxBytes,
-		ConnectionsMax: c.LMTP.ConnectionsMax, PerIPMax: c.LMTP.PerIPMax, Postmaster: c.LMTP.Postmaster, Allow: c.LMTP.Allow, TLS: certs, Logger: n.log.With("part", "lmtp"), Lines: n.lines, Now: n.clock.Wall,
+		ConnectionsMax: c.LMTP.ConnectionsMax, PerIPMax: c.LMTP.PerIPMax, Postmaster: c.LMTP.Postmaster, Allow: c.LMTP.Allow, TLS: certs, Logger: n.log.With("part", "lmtp"), Now: n.clock.Wall,
 		Metrics: lmtpd.Metrics{
 			Connections: func(delta int) { n.metrics.Connection(monitor.LMTP, delta) },
 			Refused:     func(reason string) { n.metrics.Refused(monitor.LMTP, reason) },

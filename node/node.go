@@ -35,7 +35,6 @@ import (
 	"mailnode/raftfsm"
 	"mailnode/raftfsm/cluster"
 	"mailnode/storage"
-	"mailnode/storage/fair"
 	"mailnode/storage/local"
 	"mailnode/storage/slot"
 )
@@ -61,7 +60,6 @@ type Node struct {
 	evidence   *failover.Evidence
 	conditions *monitor.Conditions
 	metrics    *monitor.Metrics
-	lines      *fair.Lines  // for what others can make the log repeat
 	lastTick   atomic.Int64 // Clock.Mono of the last tick, ns: the pause detector
 	stopping   atomic.Bool
 	ledAt      atomic.Int64 // Clock.Mono when a leader with a quorum was last known, ns
@@ -157,7 +155,6 @@ func (n *Node) open() error {
 	}
 	n.conditions = monitor.NewConditions()
 	n.metrics = monitor.NewMetrics(n.sources(), n.version)
-	n.lines = fair.NewLines(n.clock.Mono)
 	n.resources = local.NewResources(cfg.CacheBytes)
 	n.resources.OnSync, n.resources.OnAck = n.metrics.FsyncTook, n.metrics.AckWaited
 	n.passwords = local.NewPasswords(max(1, runtime.NumCPU()))
@@ -173,7 +170,7 @@ func (n *Node) open() error {
 	n.spool.Space = n.resources.Disks.At(n.fs, n.spool.Dir, n.clock.Mono)
 	n.copies, n.currency = newCopies(n), newCurrency(n.clock.Mono, n.Fresh)
 	n.asides = newAsides(n)
-	o := peer.Options{Log: n.log, Lines: n.lines, Admit: n.admit}
+	o := peer.Options{Log: n.log, Admit: n.admit}
 	if n.port, err = peer.Listen(cfg.Node.Peer, id, o); err != nil {
 		return err
 	}

@@ -5,6 +5,8 @@ import (
 	"log/slog"
 	"sync"
 	"time"
+
+	"mailnode/storage/fair"
 )
 
 // How many lines the log takes. A cause that repeats, or a client that makes it
@@ -16,16 +18,25 @@ const (
 	lineKindOthers = "other lines"
 )
 
-// lineSubjects are the attributes that make two lines of one message two kinds:
-// there are as many values as the cluster has slots and nodes. No client can choose
-// them.
-func lineSubjects(key string) bool {
-	return key == "slot" || key == "node" || key == "to" || key == "member"
+// lineSubject returns what an attribute adds to a line's kind; "": nothing. Lines
+// about different slots, nodes, conditions, clients and users are different kinds. A
+// client is its network, because it may come from any address of it; "user" is
+// logged of those only who have proved to be one.
+func lineSubject(a slog.Attr) string {
+	value := a.Value.String()
+	switch a.Key {
+	case "slot", "node", "to", "member", "condition", "user":
+	case "client":
+		value = fair.NetworkOf(value)
+	default:
+		return ""
+	}
+	return "\x00" + a.Key + "=" + value
 }
 
 // LimitLines returns a handler that hands on at most 20 lines of a kind, and one of
 // those that are equal in everything, in 10 seconds. A kind is a level, a message,
-// and the slot and the nodes that it is about. How many were left out is said, as
+// and whom it is about (lineSubject). How many were left out is said, as
 // `left_out`, by the next line of the kind, or by a line of its own. Debug lines
 // pass: who asks for them wants all.
 func LimitLines(to slog.Handler) slog.Handler {
@@ -64,9 +75,7 @@ func (l *limitedLines) Enabled(ctx context.Context, level slog.Level) bool {
 func (l *limitedLines) WithAttrs(attrs []slog.Attr) slog.Handler {
 	about := l.about
 	for _, a := range attrs {
-		if lineSubjects(a.Key) {
-			about += "\x00" + a.Key + "=" + a.Value.String()
-		}
+		about += lineSubject(a)
 	}
 	return &limitedLines{to: l.to.WithAttrs(attrs), about: about, counts: l.counts}
 }
@@ -84,9 +93,7 @@ func (l *limitedLines) Handle(ctx context.Context, r slog.Record) error {
 	kind, whole := r.Level.String()+"\x00"+r.Message+l.about, ""
 	r.Attrs(func(a slog.Attr) bool {
 		text := "\x00" + a.Key + "=" + a.Value.String()
-		if lineSubjects(a.Key) {
-			kind += text
-		}
+		kind += lineSubject(a)
 		whole += text
 		return true
 	})

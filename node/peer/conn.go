@@ -10,7 +10,6 @@ import (
 	"net"
 	"time"
 
-	"mailnode/storage/fair"
 	"mailnode/storage/slot"
 )
 
@@ -39,7 +38,6 @@ const handshakesMax = 256
 // Options are shared by Listen, NewDialer and Join; the zero value is usable.
 type Options struct {
 	Log      *slog.Logger // nil logs nothing
-	Lines    *fair.Lines  // what others can repeat in the log; nil: all of it
 	Features []string     // announced in HELLO
 	// Open makes the listening socket; nil is TCP.
 	Open func(ctx context.Context, address string) (net.Listener, error)

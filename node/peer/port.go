@@ -147,7 +147,7 @@ func (p *Port) begin(c net.Conn) {
 // wait gives a handshake a place among those of its protocol.
 func (p *Port) wait(proto string, c net.Conn) {
 	if p.pending[proto].Add(c, client(c)) {
-		p.o.Lines.Log(p.o.Log, slog.LevelWarn, client(c), "peer handshake dropped for newer ones", slog.String("remote", c.RemoteAddr().String()), slog.String("proto", proto))
+		p.o.Log.Warn("peer handshake dropped for newer ones", slog.String("client", c.RemoteAddr().String()), slog.String("proto", proto))
 	}
 }
 
@@ -167,12 +167,12 @@ func (p *Port) handshake(raw net.Conn) {
 	}
 	if err != nil {
 		p.o.learn(err)
-		p.o.Lines.Log(p.o.Log, slog.LevelWarn, client(raw), "peer refused", slog.String("remote", raw.RemoteAddr().String()), slog.Any("error", err))
+		p.o.Log.Warn("peer refused", slog.String("client", raw.RemoteAddr().String()), slog.Any("error", err))
 		raw.Close()
 		return
 	}
 	if !p.queues[c.Proto()].offer(c) {
-		p.o.Lines.Log(p.o.Log, slog.LevelWarn, c.Proto()+string(c.Peer()), "peer connection dropped, nobody accepts it", slog.String("proto", c.Proto()), slog.String("node", string(c.Peer())))
+		p.o.Log.Warn("peer connection dropped, nobody accepts it", slog.String("proto", c.Proto()), slog.String("node", string(c.Peer())))
 		raw.Close()
 	}
 }

@@ -1,7 +1,7 @@
 // Package fair keeps what one client does from costing others: what counts as one
-// client (Network), turns at work that is scarce (Turns), places for connections
-// that have not said who they are (Pending), and log lines that repeat (Lines). It
-// knows no protocol and no mail.
+// client (Network), turns at work that is scarce (Turns), and places for
+// connections that have not said who they are (Pending). It knows no protocol and no
+// mail.
 package fair
 
 import "net/netip"
@@ -27,9 +27,12 @@ func Network(a netip.Addr) string {
 	return p.String()
 }
 
-// NetworkOf is Network of an address in words.
-func NetworkOf(ip string) string {
-	a, err := netip.ParseAddr(ip)
+// NetworkOf is Network of an address in words, with a port or without.
+func NetworkOf(address string) string {
+	if p, err := netip.ParseAddrPort(address); err == nil {
+		return Network(p.Addr())
+	}
+	a, err := netip.ParseAddr(address)
 	if err != nil {
 		return ""
 	}

@@ -1,11 +1,9 @@
 package fair
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"math/rand/v2"
 	"net/netip"
 	"slices"
@@ -289,52 +287,5 @@ func TestPending(t *testing.T) {
 	p.Add(late, "a")
 	if !early.closed || !late.closed {
 		t.Errorf("after Close: %t, %t are closed", early.closed, late.closed)
-	}
-}
-
-// TestLines: a line that repeats comes once each 10 s and then says how often it
-// came; others come at once. Who comes under many names gets no more for it.
-func TestLines(t *testing.T) {
-	var out bytes.Buffer
-	log := slog.New(slog.NewTextHandler(&out, nil))
-	now := time.Duration(0)
-	l := NewLines(func() time.Duration { return now })
-	said := func() []string {
-		defer out.Reset()
-		return slices.DeleteFunc(strings.Split(out.String(), "\n"), func(s string) bool { return s == "" })
-	}
-	for range 100_000 {
-		l.Log(log, slog.LevelInfo, "evil", "imap login refused", "failed", 3)
-	}
-	l.Log(log, slog.LevelInfo, "good", "imap login refused")
-	l.Log(log, slog.LevelWarn, "evil", "imap client")
-	l.Log(log, slog.LevelDebug, "evil", "not shown")
-	if got := said(); len(got) != 3 || !strings.Contains(got[0], "failed=3") || strings.Contains(got[0], "left_out") {
-		t.Errorf("at first: %q", got)
-	}
-	now += linesEvery
-	l.Log(log, slog.LevelInfo, "evil", "imap login refused", "failed", 4)
-	if got := said(); len(got) != 1 || !strings.Contains(got[0], "failed=4 left_out=99999") {
-		t.Errorf("10 s later: %q", got)
-	}
-	l.Log(log, slog.LevelInfo, "evil", "imap login refused")
-	now += linesEvery
-	l.Log(log, slog.LevelInfo, "good", "imap login refused")
-	if got := said(); len(got) != 2 || !strings.Contains(got[0], "about=evil left_out=1") {
-		t.Errorf("what did not come again: %q", got)
-	}
-	for i := range 100_000 {
-		l.Log(log, slog.LevelInfo, fmt.Sprint(i), "imap login refused")
-	}
-	if got := said(); len(got) > subjectsMax+1 || len(l.said["imap login refused"]) > subjectsMax+1 {
-		t.Errorf("100,000 subjects: %d lines, %d remembered", len(got), len(l.said["imap login refused"]))
-	}
-	l.Log(log, slog.LevelInfo, "new", "another line")
-	if got := said(); len(got) != 1 {
-		t.Errorf("a line of another kind beside a crowd: %q", got)
-	}
-	(*Lines)(nil).Log(log, slog.LevelInfo, "x", "always")
-	if got := said(); len(got) != 1 {
-		t.Errorf("without Lines: %q", got)
 	}
 }
