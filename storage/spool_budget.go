@@ -9,8 +9,9 @@ import (
 
 // What messages that are on their way in may take, before they are anybody's mail.
 // A message counts with what its sender has announced, from before it is asked for
-// until its Spool is closed. Whoever has nothing else on its way may always send
-// one message, whatever its size.
+// until its Spool is closed. An owner that has nothing else on its way may send one
+// message of any size that the node's budget has room for; a node that has nothing
+// else, one of any size at all.
 const (
 	// SpoolBytesMax is for all messages of a node. Messages of at most
 	// spoolSmallBytes, which need no file, may use all of it, larger ones three
