@@ -84,8 +84,8 @@ func (s *Spool) Write(p []byte) (int, error) {
 }
 
 func (s *Spool) write(p []byte) error {
-	if a := s.announced; a != nil && s.size+int64(len(p)) > a.bytes {
-		if err := a.grow(s.size + max(int64(len(p)), spoolStepBytes)); err != nil {
+	if s.announced != nil {
+		if err := s.announced.atLeast(s.size + int64(len(p))); err != nil {
 			return err
 		}
 	}
