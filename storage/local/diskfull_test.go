@@ -129,9 +129,7 @@ func (h *harness) fullAt(op harnessOp, n int) (waited bool) {
 		if !ended {
 			err = <-done
 		}
-		for h.s.space.stall.err() != nil {
-			<-time.After(time.Millisecond)
-		}
+		h.awaitRoom(h.s)
 	})
 	stop()
 	h.fs.watch(nil)
@@ -150,6 +148,13 @@ func (h *harness) fullAt(op harnessOp, n int) (waited bool) {
 		h.prove(p, "all unsynced lost", p.synced)
 	}
 	return waited
+}
+
+// awaitRoom waits until a copy has noticed that there is room again.
+func (h *harness) awaitRoom(s *Slot) {
+	for s.space.stall.err() != nil && s.Failure() == nil {
+		<-time.After(time.Millisecond)
+	}
 }
 
 // proveFull proves that a full disk refuses changes when the index waits for room,
