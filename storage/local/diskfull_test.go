@@ -294,6 +294,12 @@ func TestLaw01FullReplicaGoesOnByItself(t *testing.T) {
 		t.Fatalf("%d of %d events applied when there is room: %v", n, len(evs), err)
 	}
 	same(t, s, r)
+	free["/"] = disk.ReserveBytes/2 - 1
+	clock.add(time.Second)
+	if err := r.BeginImport(t.Context()); !errors.Is(err, storage.ErrDiskFull) {
+		t.Errorf("the copy was emptied on a disk that cannot take it again: %v", err)
+	}
+	same(t, s, r)
 }
 
 // Below the reserve nothing grows, whatever command it is; reading goes on, and so
