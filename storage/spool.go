@@ -75,7 +75,9 @@ var _ Body = (*Spool)(nil)
 // a message with a hole must never be taken for one.
 func (s *Spool) Write(p []byte) (int, error) {
 	if s.err == nil {
-		s.err = s.write(p)
+		if s.err = s.write(p); disk.NoRoom(s.err) {
+			s.err = Errorf(ErrDiskFull, "%w", s.err)
+		}
 	}
 	if s.err != nil {
 		return 0, s.err
