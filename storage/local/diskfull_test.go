@@ -150,6 +150,13 @@ func (h *harness) fullAt(op harnessOp, n int) (waited bool) {
 	return waited
 }
 
+// wellAgain makes the disk work again, or gives it room.
+func (h *harness) wellAgain(what string, s *Slot) {
+	h.t.Helper()
+	h.fs.watch(nil)
+	within(h.t, what, func() { h.awaitRoom(s) })
+}
+
 // awaitRoom waits until a copy has noticed that there is room again.
 func (h *harness) awaitRoom(s *Slot) {
 	for s.space.stall.err() != nil && s.Failure() == nil {
