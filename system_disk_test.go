@@ -60,6 +60,16 @@ func TestSystemFullDisk(t *testing.T) {
 		_, out := s.cli(n, "status") // conditions are looked at once a second
 		return strings.Contains(out, "disk-full")
 	})
+	// To the last byte: what needs no room goes on from the ballast, and reading in any case.
+	for block := make([]byte, 4096); ; {
+		if _, err := f.Write(block); err != nil {
+			break
+		}
+	}
+	if refused = s.deliver(n, users[0]); refused == nil || !strings.Contains(refused.Error(), "452 4.3.1") {
+		t.Errorf("no byte left: %v, want 452 4.3.1", refused)
+	}
+	s.verify(n)
 	if err := os.Remove(filler); err != nil {
 		t.Fatal(err)
 	}

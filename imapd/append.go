@@ -162,9 +162,10 @@ func (c *session) readMessage(spool *storage.Spool, size int64) error {
 	var failed error
 	pace := storage.Pace{Window: c.srv.cfg.Timeouts.Pace}
 	for left := size; left > 0; {
+		began := time.Now()
 		n, err := c.r.Read(buf[:min(left, int64(len(buf)))])
 		left -= int64(n)
-		if left > 0 && pace.TooSlow(time.Now(), n) {
+		if left > 0 && pace.TooSlow(time.Since(began), n) {
 			return &byeError{"UNAVAILABLE", "the message comes too slowly"}
 		}
 		if n > 0 && failed == nil {

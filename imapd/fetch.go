@@ -174,6 +174,9 @@ func (f *fetching) markBatch() error {
 	if errors.Is(err, storage.ErrNotMaster) || f.ctx.Err() != nil {
 		return err
 	}
+	if errors.Is(err, storage.ErrDiskFull) { // a condition says so; each FETCH would
+		return nil
+	}
 	if err != nil {
 		f.log().Warn("mark messages seen", "err", err)
 		return nil

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/emersion/go-smtp"
+
+	"mailnode/storage"
 )
 
 const (
@@ -31,8 +33,7 @@ type conn struct {
 	server *Server
 	tls    bool
 	in     *bufio.Reader
-	// inMessage says that a message's bytes are read: they must not stop for long.
-	inMessage bool
+	pace   *storage.Pace // of the message that is read, nil outside of one
 
 	mu       sync.Mutex // guards what follows
 	replies  replies
@@ -212,7 +213,7 @@ func (w wire) Read(p []byte) (int, error) {
 	// Each read gets the whole time: a large message on a slow line is fine as
 	// long as it moves (RFC 5321, section 4.5.3.2.5).
 	wait := c.server.cfg.Timeouts.Read
-	if c.inMessage {
+	if c.pace != nil {
 		wait = min(wait, c.server.cfg.Timeouts.Pace)
 	}
 	c.Conn.SetReadDeadline(now.Add(wait))
@@ -224,6 +225,9 @@ func (w wire) Read(p []byte) (int, error) {
 	c.mu.Lock()
 	c.waiting = false
 	c.mu.Unlock()
+	if err == nil && c.pace != nil && c.pace.TooSlow(time.Since(now), n) {
+		err = os.ErrDeadlineExceeded
+	}
 	return n, err
 }
 

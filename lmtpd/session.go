@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"os"
 	"sync"
 	"time"
 
@@ -226,15 +225,11 @@ func (s *session) take(to io.Writer, header string) (int64, error) {
 	chunk := s.server.chunks.get()
 	defer s.server.chunks.Put(chunk)
 	in := newBody(s.conn.in)
-	pace := storage.Pace{Window: s.server.cfg.Timeouts.Pace}
-	s.conn.inMessage = true
-	defer func() { s.conn.inMessage = false }()
+	s.conn.pace = &storage.Pace{Window: s.server.cfg.Timeouts.Pace}
+	defer func() { s.conn.pace = nil }()
 	var size int64
 	for {
 		n, err := in.Read(chunk[:])
-		if err == nil && pace.TooSlow(time.Now(), n) {
-			err = fmt.Errorf("less than %d bytes per second: %w", storage.SpoolFloorBytesPerSec, os.ErrDeadlineExceeded)
-		}
 		size += int64(n) // RFC 1870, section 3: without the stuffing and the final dot
 		if failed == nil && size > s.server.cfg.MessageBytesMax {
 			failed = storage.Errorf(storage.ErrTooBig, "receive message: over %d bytes", s.server.cfg.MessageBytesMax)

@@ -166,11 +166,21 @@ func (s service) Deliver(stream grpc.ClientStreamingServer[rpc.DeliverPart, rpc.
 	if err != nil {
 		return err
 	}
-	sp := s.n.spool.New()
+	refuse := func(err error) error {
+		reply := &rpc.DeliverReply{}
+		for range first.Recipients {
+			reply.Failures = append(reply.Failures, rpc.Wrap(err))
+		}
+		return stream.SendAndClose(reply)
+	}
+	sp, err := s.n.spool.Announce(storage.SpoolOwner{Name: "other nodes"}, 0)
+	if err != nil {
+		return refuse(err)
+	}
 	defer sp.Close()
 	for part := first; ; {
 		if _, err := sp.Write(part.Data); err != nil {
-			return status.Error(codes.Unavailable, err.Error())
+			return refuse(err)
 		}
 		if part, err = stream.Recv(); err == io.EOF {
 			break
@@ -188,10 +198,7 @@ func (s service) Deliver(stream grpc.ClientStreamingServer[rpc.DeliverPart, rpc.
 	reply := &rpc.DeliverReply{}
 	m := s.n.copies.serving(slot.ID(first.Slot))
 	if m == nil {
-		for range d.Recipients {
-			reply.Failures = append(reply.Failures, rpc.Wrap(storage.Errorf(storage.ErrNotMaster, "node %q does not serve slot %s", s.n.cfg.Node.Name, slot.ID(first.Slot))))
-		}
-		return stream.SendAndClose(reply)
+		return refuse(storage.Errorf(storage.ErrNotMaster, "node %q does not serve slot %s", s.n.cfg.Node.Name, slot.ID(first.Slot)))
 	}
 	for _, err := range m.Deliver(stream.Context(), d) {
 		f := rpc.Wrap(err)

@@ -75,7 +75,9 @@ var _ Body = (*Spool)(nil)
 // a message with a hole must never be taken for one.
 func (s *Spool) Write(p []byte) (int, error) {
 	if s.err == nil {
-		s.err = s.write(p)
+		if s.err = s.write(p); disk.NoRoom(s.err) {
+			s.err = Errorf(ErrDiskFull, "%w", s.err)
+		}
 	}
 	if s.err != nil {
 		return 0, s.err
@@ -84,8 +86,8 @@ func (s *Spool) Write(p []byte) (int, error) {
 }
 
 func (s *Spool) write(p []byte) error {
-	if a := s.announced; a != nil && s.size+int64(len(p)) > a.bytes {
-		if err := a.grow(s.size + max(int64(len(p)), spoolStepBytes)); err != nil {
+	if s.announced != nil {
+		if err := s.announced.atLeast(s.size + int64(len(p))); err != nil {
 			return err
 		}
 	}

@@ -9,8 +9,9 @@ import (
 
 // What messages that are on their way in may take, before they are anybody's mail.
 // A message counts with what its sender has announced, from before it is asked for
-// until its Spool is closed. Whoever has nothing else on its way may always send
-// one message, whatever its size.
+// until its Spool is closed. An owner that has nothing else on its way may send one
+// message of any size that the node's budget has room for; a node that has nothing
+// else, one of any size at all.
 const (
 	// SpoolBytesMax is for all messages of a node. Messages of at most
 	// spoolSmallBytes, which need no file, may use all of it, larger ones three
@@ -104,6 +105,17 @@ func (a *announced) grow(size int64) error {
 	return nil
 }
 
+// atLeast announces more than a sender has announced: what it has sent, in steps.
+func (a *announced) atLeast(size int64) error {
+	switch {
+	case size <= a.bytes:
+		return nil
+	case size <= spoolSmallBytes:
+		return a.grow(spoolSmallBytes) // needs no file yet
+	}
+	return a.grow(max(size, a.bytes+spoolStepBytes))
+}
+
 // wrote says that bytes are on the disk, and need no room there any more.
 func (a *announced) wrote(bytes int64) {
 	for _, h := range a.rooms {
@@ -147,26 +159,23 @@ func (d *SpoolDir) Announce(o SpoolOwner, size int64) (*Spool, error) {
 // room from others for hours.
 const SpoolFloorBytesPerSec = 1 << 10
 
-// Pace notices a sender that is slower than that, averaged over a window. The zero
-// Pace begins with the first bytes.
+// Pace notices a sender that is slower than that, averaged over a window of the time
+// for which it was waited for: what our own disk takes is not its fault.
 type Pace struct {
 	Window time.Duration
-	began  time.Time
+	waited time.Duration
 	bytes  int64
 }
 
-// TooSlow counts bytes that came, and reports whether the window that ends now had
-// too few.
-func (p *Pace) TooSlow(now time.Time, bytes int) bool {
-	if p.began.IsZero() {
-		p.began = now
-	}
+// TooSlow counts bytes that were waited for, and reports whether the window that ends
+// with them had too few.
+func (p *Pace) TooSlow(waited time.Duration, bytes int) bool {
+	p.waited += waited
 	p.bytes += int64(bytes)
-	took := now.Sub(p.began)
-	if took < p.Window {
+	if p.waited < p.Window {
 		return false
 	}
-	slow := p.bytes < int64(took.Seconds()*SpoolFloorBytesPerSec)
-	p.began, p.bytes = now, 0
+	slow := p.bytes < int64(p.waited.Seconds()*SpoolFloorBytesPerSec)
+	p.waited, p.bytes = 0, 0
 	return slow
 }

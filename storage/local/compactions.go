@@ -39,6 +39,7 @@ type slotCompactions struct {
 	running int
 	wants   bool // was refused, or may have more to do
 	asked   bool // an offer is under way
+	waits   int  // writes that wait for room; meanwhile what it holds is others'
 }
 
 var (
@@ -80,7 +81,9 @@ func (s *slotCompactions) drop() {
 	}
 	s.leave()
 	s.dead = true
-	c.running -= s.running
+	if s.waits == 0 {
+		c.running -= s.running
+	}
 	c.offered.Broadcast()
 	c.offer()
 }
@@ -93,7 +96,7 @@ func (s *slotCompactions) TrySchedule() (bool, pebble.CompactionGrantHandle) {
 	if !s.member {
 		return false, nil
 	}
-	if c.running >= c.max || s.running >= s.db.GetAllowedWithoutPermission() {
+	if s.waits > 0 || c.running >= c.max || s.running >= s.db.GetAllowedWithoutPermission() {
 		s.wants = true
 		return false, nil
 	}
@@ -123,7 +126,7 @@ func (c *compactions) offer() {
 		if c.running >= c.max {
 			return
 		}
-		if s.wants && !s.asked && s.running < s.db.GetAllowedWithoutPermission() {
+		if s.wants && !s.asked && s.waits == 0 && s.running < s.db.GetAllowedWithoutPermission() {
 			s.wants, s.asked = false, true
 			s.take()
 			go s.ask()
@@ -153,9 +156,34 @@ func (s *slotCompactions) giveBack() {
 	if s.dead {
 		return
 	}
-	s.all.running--
+	if s.waits == 0 {
+		s.all.running--
+	}
 	s.running--
 	s.all.offer()
+}
+
+// pause lends what a slot holds to the others while one of its writes waits for room
+// on its disk, which is not theirs (law 9).
+func (s *slotCompactions) pause() {
+	c := s.all
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if s.waits++; s.waits == 1 && !s.dead {
+		c.running -= s.running
+		c.offer()
+	}
+}
+
+// resume takes it back. More than max may run then, until the next one ends.
+func (s *slotCompactions) resume() {
+	c := s.all
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if s.waits--; s.waits == 0 && !s.dead {
+		c.running += s.running
+		c.offer()
+	}
 }
 
 // Done implements pebble.CompactionGrantHandle.

@@ -146,3 +146,57 @@ func TestMemTablesShareTheCache(t *testing.T) {
 		}
 	}
 }
+
+// idleIndex is an index as the scheduler sees it: it may run one compaction.
+type idleIndex struct{}
+
+func (idleIndex) GetAllowedWithoutPermission() int { return 1 }
+func (idleIndex) GetWaitingCompaction() (bool, pebble.WaitingCompaction) {
+	return false, pebble.WaitingCompaction{}
+}
+func (idleIndex) Schedule(pebble.CompactionGrantHandle) bool { return false }
+
+// TestLaw09CompactionThatWaitsForRoomLendsItsTurn: a full disk concerns its slots
+// alone, also when it holds up a compaction, or when its copy fails meanwhile.
+func TestLaw09CompactionThatWaitsForRoomLendsItsTurn(t *testing.T) {
+	shared := newCompactions(1)
+	full, other := &slotCompactions{all: shared}, &slotCompactions{all: shared}
+	full.Register(1, idleIndex{})
+	other.Register(1, idleIndex{})
+	settle := func() { // offers are made beside, and nobody takes these
+		shared.mu.Lock()
+		defer shared.mu.Unlock()
+		for full.asked || other.asked {
+			shared.offered.Wait()
+		}
+	}
+	take := func(s *slotCompactions, want bool) {
+		t.Helper()
+		settle()
+		if got, _ := s.TrySchedule(); got != want {
+			t.Fatalf("a compaction may begin: %v, want %v", got, want)
+		}
+	}
+	take(full, true)
+	take(other, false)
+	full.pause()
+	take(full, false)
+	take(other, true)
+	full.resume() // two run now, until one has ended
+	other.Done()
+	take(other, false)
+	full.Done()
+	take(other, true)
+	other.pause()
+	other.Done() // it has failed while it waited
+	other.resume()
+	take(full, true)
+	full.pause()
+	full.drop()
+	take(other, true)
+	other.Done()
+	settle()
+	if shared.running != 0 {
+		t.Errorf("%d compactions are counted, and none runs", shared.running)
+	}
+}

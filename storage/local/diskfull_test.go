@@ -129,9 +129,7 @@ func (h *harness) fullAt(op harnessOp, n int) (waited bool) {
 		if !ended {
 			err = <-done
 		}
-		for h.s.space.stall.err() != nil {
-			<-time.After(time.Millisecond)
-		}
+		h.awaitRoom(h.s)
 	})
 	stop()
 	h.fs.watch(nil)
@@ -150,6 +148,20 @@ func (h *harness) fullAt(op harnessOp, n int) (waited bool) {
 		h.prove(p, "all unsynced lost", p.synced)
 	}
 	return waited
+}
+
+// wellAgain makes the disk work again, or gives it room.
+func (h *harness) wellAgain(what string, s *Slot) {
+	h.t.Helper()
+	h.fs.watch(nil)
+	within(h.t, what, func() { h.awaitRoom(s) })
+}
+
+// awaitRoom waits until a copy has noticed that there is room again.
+func (h *harness) awaitRoom(s *Slot) {
+	for s.space.stall.err() != nil && s.Failure() == nil {
+		<-time.After(time.Millisecond)
+	}
 }
 
 // proveFull proves that a full disk refuses changes when the index waits for room,
@@ -287,6 +299,12 @@ func TestLaw01FullReplicaGoesOnByItself(t *testing.T) {
 	clock.add(time.Second)
 	if n, err := r.ApplyEvents(t.Context(), evs); n != len(evs) || err != nil {
 		t.Fatalf("%d of %d events applied when there is room: %v", n, len(evs), err)
+	}
+	same(t, s, r)
+	free["/"] = disk.ReserveBytes/2 - 1
+	clock.add(time.Second)
+	if err := r.BeginImport(t.Context()); !errors.Is(err, storage.ErrDiskFull) {
+		t.Errorf("the copy was emptied on a disk that cannot take it again: %v", err)
 	}
 	same(t, s, r)
 }

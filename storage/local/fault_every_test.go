@@ -124,7 +124,7 @@ func (h *harness) faulty(f fileFault, op harnessOp, n int, outcomes map[string]i
 	if was && strings.Contains(at.Path, "packs/") && at.Kind == errorfs.OpFileSyncData && !stopped {
 		t.Errorf("%s: a sync of a pack failed, and the copy goes on", what)
 	}
-	h.fs.watch(nil) // the disk is well again, or has room again
+	h.wellAgain(what, old)
 	switch {
 	case stopped:
 		outcomes["stopped"]++

@@ -197,7 +197,7 @@ func (s *Slot) openIndex() (string, error) {
 
 // backgroundError is told of a flush or compaction that failed. Pebble tries
 // again for ever, and its writers wait for it; but a failed sync is final. A
-// full disk passes, and damage of one table, or a read that fails, is met by
+// full disk is waited for, and damage of one table, or a read that fails, is met by
 // whoever reads it (law 9).
 func (s *Slot) backgroundError(err error) {
 	if errors.Is(err, errRead) {
@@ -206,11 +206,8 @@ func (s *Slot) backgroundError(err error) {
 		}
 		return
 	}
-	if diskFull(err) { // a compaction's: a flush waits for room
-		if s.space.told.CompareAndSwap(false, true) {
-			s.log.Warn("index: a compaction finds no room, and is tried again", "err", firstLine{err})
-		}
-		return
+	if diskFull(err) {
+		return // a compaction that waited for room when the copy was closed
 	}
 	if pebble.IsCorruptionError(err) {
 		if !s.indexTold.Load() { // Pebble tries again hundreds of times a second

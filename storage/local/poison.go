@@ -55,23 +55,15 @@ func (p *poisonFS) Create(name string, c vfs.DiskWriteCategory) (vfs.File, error
 		}
 	}
 	var f vfs.File
-	err := p.opening(c, func() (err error) { f, err = p.FS.Create(name, c); return err })
+	err := p.roomy(func() (err error) { f, err = p.FS.Create(name, c); return err })
 	return p.file(f, c, err)
 }
 
 // ReuseForWrite implements vfs.FS.
 func (p *poisonFS) ReuseForWrite(oldname, newname string, c vfs.DiskWriteCategory) (vfs.File, error) {
 	var f vfs.File
-	err := p.opening(c, func() (err error) { f, err = p.FS.ReuseForWrite(oldname, newname, c); return err })
+	err := p.roomy(func() (err error) { f, err = p.FS.ReuseForWrite(oldname, newname, c); return err })
 	return p.file(f, c, err)
-}
-
-// opening makes a file's name when there is room for it.
-func (p *poisonFS) opening(c vfs.DiskWriteCategory, open func() error) error {
-	if c == compactionCategory {
-		return open() // its first write finds out
-	}
-	return p.roomy(open)
 }
 
 func (p *poisonFS) file(f vfs.File, c vfs.DiskWriteCategory, err error) (vfs.File, error) {
@@ -84,7 +76,7 @@ func (p *poisonFS) file(f vfs.File, c vfs.DiskWriteCategory, err error) (vfs.Fil
 	case err != nil:
 		return nil, err
 	case c == compactionCategory:
-		return &compactionFile{f, p}, nil
+		return &compactionFile{roomyFile{f, p}}, nil
 	}
 	return &roomyFile{f, p}, nil
 }

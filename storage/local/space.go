@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/cockroachdb/pebble/v2"
-	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"mailnode/storage"
 	"mailnode/storage/disk"
@@ -23,7 +22,6 @@ type space struct {
 	index, packs *disk.Space
 	stall        stall
 	noFlush      atomic.Bool // Pebble makes writers wait, and there is no room
-	told         atomic.Bool // the log has that compactions find no room
 }
 
 func (sp *space) init(s *Slot) {
@@ -291,10 +289,12 @@ func (p *poisonFS) roomy(write func() error) error {
 	if s.space.stall.begin(err, s.o.Clock.Mono()) {
 		s.log.Error("the disk is full: changes wait for room, reading goes on", "err", err)
 	}
+	s.compactions.pause()
 	for diskFull(err) {
 		p.awaitRoom(err)
 		err = write()
 	}
+	s.compactions.resume()
 	if s.space.stall.end() {
 		s.log.Info("there is room again: changes go on")
 	}
@@ -317,38 +317,42 @@ func (p *poisonFS) awaitRoom(cause error) {
 	}
 }
 
-// compactionFile is a table that a compaction writes. A compaction may fail, and
-// then its tables are removed again, which frees room: so it does not wait, and it
-// leaves the reserve to changes.
-type compactionFile struct {
-	vfs.File
-	p *poisonFS
-}
+// compactionFile is a table that a compaction writes. A compaction can be put off,
+// so it leaves some of the reserve to changes and flushes. It waits rather than
+// fails: Pebble would begin it again at once, or, if what it was to merge lies below
+// level 0, not before the next flush, which may be waiting for it.
+type compactionFile struct{ roomyFile }
 
 // Write implements vfs.File.
-func (f *compactionFile) Write(b []byte) (n int, err error) {
-	s := f.p.s
-	if _, err = s.space.hold(disk.Follow, 0); err == nil {
-		n, err = f.File.Write(b)
+func (f *compactionFile) Write(b []byte) (int, error) {
+	if err := f.p.leaveRoom(); err != nil {
+		return 0, err
 	}
-	if diskFull(err) {
-		f.p.pauseCompaction()
-	}
-	return n, err
+	return f.roomyFile.Write(b)
 }
 
-// compactionPause is how long a compaction that found no room takes to fail: Pebble
-// begins the next one at once.
-const compactionPause = time.Second
-
-func (p *poisonFS) pauseCompaction() {
-	pause := time.NewTimer(compactionPause)
-	defer pause.Stop()
-	select {
-	case <-pause.C:
-	case <-p.s.com.quit:
-	case <-p.s.failed:
+// leaveRoom waits until a compaction may write; the error says that the copy is
+// being closed.
+func (p *poisonFS) leaveRoom() error {
+	s := p.s
+	_, err := s.space.hold(disk.Follow, 0)
+	if err == nil {
+		return nil
 	}
+	s.compactions.pause()
+	defer s.compactions.resume()
+	for err != nil {
+		again := time.NewTimer(roomAgainEvery)
+		select {
+		case <-again.C:
+		case <-s.com.quit:
+			return err
+		case <-s.failed:
+			return err
+		}
+		_, err = s.space.hold(disk.Follow, 0)
+	}
+	return nil
 }
 
 // writesStall is told that Pebble makes writers wait for a flush or a compaction.

@@ -5,6 +5,7 @@ import (
 
 	"mailnode/storage"
 	"mailnode/storage/blob"
+	"mailnode/storage/disk"
 	"mailnode/storage/event"
 	"mailnode/storage/slot"
 )
@@ -38,6 +39,9 @@ func (s *Slot) ProveState(ctx context.Context) error {
 // building, over crashes, until FinishImport. Bodies stay: those that the new
 // state needs are not fetched again.
 func (s *Slot) BeginImport(ctx context.Context) error {
+	if _, err := s.space.hold(disk.Follow, 0); err != nil {
+		return err // what is here is better than what cannot be filled
+	}
 	if err := forgetWitness(s.o.FS, s.o.Dir); err != nil {
 		return storage.Errorf(storage.ErrUnavailable, "import into %s: %w", s.o.Slot, err)
 	}
@@ -77,6 +81,9 @@ func (s *Slot) BeginImport(ctx context.Context) error {
 // ImportRecords writes records of the state; those of the slot itself (its
 // head and lineage) are given to FinishImport.
 func (s *Slot) ImportRecords(ctx context.Context, recs []event.Record) error {
+	if _, err := s.space.hold(disk.Follow, 0); err != nil {
+		return err
+	}
 	return s.do(ctx, func(t *txn) error {
 		if !s.building.Load() {
 			return storage.Errorf(storage.ErrInvalid, "import into %s: BeginImport first", s.o.Slot)
