@@ -182,7 +182,7 @@ func (m *Master) changeAccount(ctx context.Context, id storage.AccountID, set fu
 		}
 		set(a)
 		return m.emit(t, accountChange(a))
-	})
+	}, id)
 }
 
 // Authenticate implements storage.Accounts.

@@ -66,6 +66,12 @@ func (m *Master) Deliver(ctx context.Context, d storage.Delivery) []error {
 func (m *Master) deliverSome(ctx context.Context, base *event.MessageRecord, rcpts []storage.Recipient, errs []error, got map[storage.AccountID]bool) {
 	done := map[storage.AccountID]bool{}
 	var refused error
+	var accounts []storage.AccountID
+	for i, r := range rcpts {
+		if errs[i] == nil && !got[r.Account] {
+			accounts = append(accounts, r.Account)
+		}
+	}
 	err := m.acknowledged(ctx, func(t *txn) error {
 		var changes []*event.Change
 		for i, r := range rcpts {
@@ -85,7 +91,7 @@ func (m *Master) deliverSome(ctx context.Context, base *event.MessageRecord, rcp
 		}
 		refused = m.emit(t, changes...)
 		return refused
-	})
+	}, accounts...)
 	if half := len(rcpts) / 2; half > 0 && errors.Is(refused, storage.ErrCorrupt) {
 		m.deliverSome(ctx, base, rcpts[:half], errs[:half], got)
 		m.deliverSome(ctx, base, rcpts[half:], errs[half:], got)
@@ -236,6 +242,6 @@ func (m *Master) Append(ctx context.Context, id storage.AccountID, r storage.App
 		}
 		out = storage.Appended{UIDValidity: storage.UIDValidity(b.Uidvalidity), UID: uid}
 		return m.emit(t, append(changes, messageChange(m.born(t, base, a, b, uid)))...)
-	})
+	}, id)
 	return out, err
 }

@@ -23,7 +23,7 @@ func (m *Master) DeleteAccount(ctx context.Context, id storage.AccountID) error 
 		}
 		a.Deleted, a.DeletedClockMs = true, m.slotClock(t)
 		return m.emit(t, accountChange(a))
-	})
+	}, id)
 }
 
 // endsSessions says whether a change leaves an account's sessions nothing to do.
@@ -126,20 +126,22 @@ func deletedAccount(r reader, addr slot.Address) (*event.AccountRecord, *event.A
 
 // UndeleteAccount implements storage.Undelete.
 func (m *Master) UndeleteAccount(ctx context.Context, addr slot.Address) (storage.Account, error) {
-	var id storage.AccountID
+	var out storage.Account
 	err := m.acknowledged(ctx, func(t *txn) error {
 		a, _, err := deletedAccount(t, addr)
 		if err != nil {
 			return err
 		}
-		id = storage.AccountID(a.Id)
 		a.Deleted, a.DeletedClockMs = false, 0
+		if out, err = showAccount(t, a); err != nil {
+			return err
+		}
 		return m.emit(t, accountChange(a))
 	})
 	if err != nil {
 		return storage.Account{}, err
 	}
-	return m.Account(ctx, id)
+	return out, nil
 }
 
 // EraseAccount implements storage.Undelete. Free takes the mail.
@@ -238,7 +240,7 @@ func (m *Master) restoreMailbox(ctx context.Context, ref storage.Ref) (name stri
 			return storage.Errorf(storage.ErrLimit, "restore mailbox %q: its UIDs, or the account's UIDVALIDITYs, are used up", name)
 		}
 		return m.emit(t, append(parents, mailboxChange(b), accountChange(a))...)
-	})
+	}, ref.Account)
 	return name, err
 }
 
@@ -281,7 +283,7 @@ func (m *Master) restoreMessages(ctx context.Context, ref storage.Ref, since uin
 		if err := m.acknowledged(ctx, func(t *txn) (err error) {
 			restored, gone, err = m.restoreSome(t, ref, uids, since)
 			return err
-		}); err != nil {
+		}, ref.Account); err != nil {
 			return err
 		}
 		out.Messages += restored
