@@ -38,13 +38,11 @@ func (l *lanes) put(o *op) bool {
 // add puts a change into its lane. The caller holds mu.
 func (l *lanes) add(o *op, first bool) {
 	lane := o.lane()
-	switch waiting := l.lanes[lane]; {
-	case first && len(waiting) == 0:
-		l.turn = slices.Insert(l.turn, 0, lane)
-		l.lanes[lane] = []*op{o}
-	case first:
+	waiting := l.lanes[lane]
+	if first {
+		l.turn = slices.Insert(slices.DeleteFunc(l.turn, func(id storage.AccountID) bool { return id == lane }), 0, lane)
 		l.lanes[lane] = slices.Insert(waiting, 0, o)
-	default:
+	} else {
 		if len(waiting) == 0 {
 			l.turn = append(l.turn, lane)
 		}

@@ -35,6 +35,9 @@ const (
 	largeAhead = 4
 	// largeAheadMin is for those that are hardly large.
 	largeAheadMin = 1000
+	// closureKeysMax is how many keys one closure reads and writes at most: a MOVE of
+	// MaxTxnRecords messages, each with some 15.
+	closureKeysMax = 20 * storage.MaxTxnRecords
 	// smallMax is how many mailboxes or messages a closure renames.
 	smallMax = 250
 )

@@ -91,6 +91,7 @@ func (m *Master) mailbox(ctx context.Context, id storage.AccountID, find func(*v
 // newMailbox makes a record with a UIDVALIDITY from the account's counter,
 // which the caller's event must carry too.
 func (m *Master) newMailbox(t *txn, a *event.AccountRecord, name string, use storage.SpecialUse) (*event.MailboxRecord, error) {
+	m.mailboxes.made(storage.AccountID(a.Id))
 	b := &event.MailboxRecord{Account: a.Id, Id: randomID(), Name: name, SpecialUse: string(use), Changed: m.modSeq(t, a), Born: uint64(m.next(t))}
 	if !event.NewUIDValidity(a, b, m.unclean) {
 		return nil, storage.Errorf(storage.ErrLimit, "create mailbox %q: the account has used up its UIDVALIDITY range", name)
@@ -161,19 +162,21 @@ func (m *Master) CreateMailbox(ctx context.Context, id storage.AccountID, name s
 	return made, nil
 }
 
-// checkRoom counts an account's mailboxes before a change begins: counting all of
-// them is too much for a closure. Commands that run side by side may each pass it.
+// checkRoom refuses one mailbox more than an account may have. It is asked before
+// the change begins, since counting is too much for a closure: commands that run
+// side by side may each pass it.
 func (m *Master) checkRoom(ctx context.Context, id storage.AccountID) error {
-	return m.view(ctx, func(v *view) error {
-		if _, err := loadAccount(v, id); err != nil {
+	full, err := m.mailboxes.full(id, storage.MaxMailboxes, func() (n int, err error) {
+		err = m.view(ctx, func(v *view) error {
+			n, err = countUpTo(v, event.NamesOf(id, ""), storage.MaxMailboxes)
 			return err
-		}
-		n, err := countUpTo(v, event.NamesOf(id, ""), storage.MaxMailboxes)
-		if err == nil && n >= storage.MaxMailboxes {
-			err = storage.Errorf(storage.ErrLimit, "create mailbox: the account has %d already", n)
-		}
-		return err
+		})
+		return n, err
 	})
+	if err == nil && full {
+		err = storage.Errorf(storage.ErrLimit, "create mailbox: the account has %d already", storage.MaxMailboxes)
+	}
+	return err
 }
 
 // countUpTo counts the records of a span, up to a number.
@@ -407,12 +410,14 @@ func (m *Master) Subscribe(ctx context.Context, id storage.AccountID, name strin
 	if err != nil {
 		return err
 	}
-	full := false // as counted before: it is too much for a closure
+	full := false
 	if on {
-		if err := m.view(ctx, func(v *view) error {
-			n, err := countUpTo(v, event.SubscriptionsOf(id), storage.MaxSubscriptions)
-			full = n == storage.MaxSubscriptions
-			return err
+		if full, err = m.subscriptions.full(id, storage.MaxSubscriptions, func() (n int, err error) {
+			err = m.view(ctx, func(v *view) error {
+				n, err = countUpTo(v, event.SubscriptionsOf(id), storage.MaxSubscriptions)
+				return err
+			})
+			return n, err
 		}); err != nil {
 			return err
 		}
@@ -427,6 +432,9 @@ func (m *Master) Subscribe(ctx context.Context, id storage.AccountID, name strin
 		}
 		if full {
 			return storage.Errorf(storage.ErrLimit, "subscribe %q: the account has %d subscriptions already", name, storage.MaxSubscriptions)
+		}
+		if on {
+			m.subscriptions.made(id)
 		}
 		return m.emit(t, subscription(uint64(id), name, on))
 	}, id)

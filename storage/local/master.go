@@ -48,6 +48,8 @@ type Master struct {
 	since     time.Duration // Clock.Mono when it began
 	clockBase uint64        // the slot clock then, ms
 
+	mailboxes, subscriptions rooms
+
 	stopOnce sync.Once
 	done     chan struct{}
 }
