@@ -38,7 +38,8 @@ const (
 	// closureKeysMax is how many keys one closure reads and writes at most: a MOVE of
 	// MaxTxnRecords messages, each with some 15.
 	closureKeysMax = 20 * storage.MaxTxnRecords
-	// smallMax is how many mailboxes or messages a closure renames.
+	// smallMax is how many messages or mailboxes a closure changes that others could
+	// follow in another one, or that could be prepared.
 	smallMax = 250
 )
 
@@ -107,6 +108,9 @@ func (d *draft) take(over *overlay, ev *event.Event, placed []slot.BodyRef) erro
 	for _, k := range over.order {
 		size += len(k) + len(over.m[k].value) + 2*binary.MaxVarintLen32
 	}
+	// Pebble sorts a batch of this size while the others wait, which is quick when it
+	// is sorted.
+	slices.Sort(over.order)
 	d.b = d.s.db.NewBatchWithSize(size)
 	for _, k := range over.order {
 		over.under.touch(1)

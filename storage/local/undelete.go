@@ -198,8 +198,9 @@ func (m *Master) Restore(ctx context.Context, id storage.AccountID, r storage.Re
 	}
 	// Those above come before those below, so that the names below find them.
 	slices.SortFunc(gone, func(x, y *event.MailboxRecord) int { return strings.Compare(x.Name, y.Name) })
+	tried := map[string]int{}
 	for _, b := range gone {
-		name, err := m.restoreMailbox(ctx, b.Ref())
+		name, err := m.restoreMailbox(ctx, b.Ref(), tried)
 		if err != nil {
 			return out, err
 		}
@@ -216,8 +217,22 @@ func (m *Master) Restore(ctx context.Context, id storage.AccountID, r storage.Re
 }
 
 // restoreMailbox brings a deleted mailbox back with its messages, under a new
-// UIDVALIDITY: to clients they are new (law 2).
-func (m *Master) restoreMailbox(ctx context.Context, ref storage.Ref) (name string, err error) {
+// UIDVALIDITY: to clients they are new (law 2). tried is which of its names the
+// last one of the same name got: so that few are looked at, and none of the many
+// that are taken in a closure.
+func (m *Master) restoreMailbox(ctx context.Context, ref storage.Ref, tried map[string]int) (name string, err error) {
+	was := ""
+	if err := m.view(ctx, func(v *view) error {
+		b := &event.MailboxRecord{}
+		if found, err := event.Load(v, event.MailboxKey(ref), b); err != nil || !found {
+			return err
+		}
+		was = b.Name
+		_, tried[was], err = freeName(v, ref.Account, was, tried[was])
+		return err
+	}); err != nil {
+		return "", err
+	}
 	err = m.acknowledged(ctx, func(t *txn) error {
 		a, err := loadAccount(t, ref.Account)
 		if err != nil {
@@ -228,7 +243,7 @@ func (m *Master) restoreMailbox(ctx context.Context, ref storage.Ref) (name stri
 		if err != nil || !found || !b.Deleted {
 			return err // freed, or restored by somebody else
 		}
-		if name, err = freeName(t, a, b.Name); err != nil {
+		if name, _, err = freeName(t, ref.Account, b.Name, tried[was]); err != nil {
 			return err
 		}
 		parents, err := m.missingParents(t, a, name, map[string]bool{})
@@ -244,9 +259,10 @@ func (m *Master) restoreMailbox(ctx context.Context, ref storage.Ref) (name stri
 	return name, err
 }
 
-// freeName gives the name, or the first of "name (2)", "name (3)", … that is free.
-func freeName(r reader, a *event.AccountRecord, name string) (string, error) {
-	for n := 1; ; n++ {
+// freeName returns the n-th of "name", "name (2)", "name (3)", … or the first behind
+// it that is free, and which it is.
+func freeName(r reader, id storage.AccountID, name string, n int) (string, int, error) {
+	for n = max(n, 1); ; n++ {
 		try := name
 		if n > 1 {
 			suffix := fmt.Sprintf(" (%d)", n)
@@ -256,8 +272,8 @@ func freeName(r reader, a *event.AccountRecord, name string) (string, error) {
 			}
 			try = name + suffix
 		}
-		if _, taken, err := mailboxID(r, storage.AccountID(a.Id), try); err != nil || !taken {
-			return try, err
+		if _, taken, err := mailboxID(r, id, try); err != nil || !taken {
+			return try, n, err
 		}
 	}
 }
