@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strings"
 	"sync"
 	"time"
 
@@ -297,6 +298,7 @@ func (k *keeper) openCopy(ctx context.Context) bool {
 	})
 	k.reindex.cause = nil
 	k.n.setCondition(monitor.IndexDamaged, k.id.String(), nil)
+	k.n.conditions.Put(len(s.OwnerMended()) > 0, monitor.SlotFileMended, k.id.String(), strings.Join(s.OwnerMended(), ", "))
 	k.madeAnew()
 	return true
 }

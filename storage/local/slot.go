@@ -85,7 +85,7 @@ type Slot struct {
 	com   committer
 	space spaceGuard
 
-	identity    identity         // of the SLOT file beside the index
+	owner       ownership
 	compactions *slotCompactions // its share of the node's
 	dog         *watchdog
 
@@ -333,7 +333,13 @@ func (s *Slot) begin() (string, error) {
 			return "", err
 		}
 	}
+	if err := s.noteOwner(b); err != nil {
+		return "", err
+	}
 	if err := s.guarded(func() error { return s.db.Apply(b, pebble.Sync) }); err != nil {
+		return "", err
+	}
+	if err := s.mendOwner(); err != nil {
 		return "", err
 	}
 	s.building.Store(s.building.Load() || refill)
