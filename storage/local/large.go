@@ -40,7 +40,7 @@ const (
 	closureKeysMax = 20 * storage.MaxTxnRecords
 	// smallMax is how many messages or mailboxes a closure changes that others could
 	// follow in another one, or that could be prepared.
-	smallMax = 250
+	smallMax = 100
 )
 
 // errOvertaken says that a large change rests on what is no longer so.
