@@ -38,9 +38,9 @@ const (
 	// closureKeysMax is how many keys one closure reads and writes at most: a MOVE of
 	// MaxTxnRecords messages, each with some 15.
 	closureKeysMax = 20 * storage.MaxTxnRecords
-	// smallMax is how many messages or mailboxes a closure changes that others could
-	// follow in another one, or that could be prepared.
-	smallMax = 100
+	// smallMax is how many messages or mailboxes a closure changes when more of them
+	// could be left to another one, or be prepared.
+	smallMax = storage.MaxStepMessages
 )
 
 // errOvertaken says that a large change rests on what is no longer so.
