@@ -151,12 +151,8 @@ func TestLaw08LargeEventOnAReplica(t *testing.T) {
 	if large != 3 {
 		t.Fatalf("%d large events, want 3: COPY and two RENAMEs", large)
 	}
-	for len(evs) > 0 {
-		n, err := r.ApplyEvents(ctx, evs)
-		if err != nil {
-			t.Fatal(err)
-		}
-		evs = evs[n:]
+	if _, err := applyAll(ctx, r, evs); err != nil {
+		t.Fatal(err)
 	}
 	want, err := stateOf(s)
 	if err != nil {

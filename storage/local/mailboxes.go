@@ -271,10 +271,10 @@ func (m *Master) renaming(ctx context.Context, id storage.AccountID, from string
 		return err
 	}
 	grown := false // since they were counted
-	if records <= smallMax {
+	if records <= m.s.o.sizes.small {
 		err := m.acknowledged(ctx, func(t *txn) error {
 			records, err := moves(t, id, from)
-			if grown = records > smallMax; err != nil || grown {
+			if grown = records > m.s.o.sizes.small; err != nil || grown {
 				return err
 			}
 			return fn(t)

@@ -238,7 +238,7 @@ func (m *Master) Copy(ctx context.Context, r storage.Ref, uids []storage.UID, to
 		return m.emit(t, changes...)
 	}
 	var err error
-	if len(uids) > storage.MaxTxnRecords {
+	if len(uids) > m.s.o.sizes.copied {
 		err = m.large(ctx, len(uids), r.Account, enter)
 	} else {
 		err = m.acknowledged(ctx, enter, r.Account)

@@ -22,7 +22,7 @@ func (s *Slot) ApplyEvents(ctx context.Context, evs []*event.Event) (applied int
 	for ; n < len(evs) && (n == 0 || changes+records(evs[n]) <= storage.MaxTxnRecords); n++ {
 		changes += records(evs[n])
 	}
-	if changes > 2*storage.MaxTxnRecords+closureSpare {
+	if changes > s.o.sizes.applied {
 		if err := s.applyLarge(ctx, evs[0]); err != nil {
 			return 0, err
 		}
@@ -44,8 +44,8 @@ func (s *Slot) ApplyEvents(ctx context.Context, evs []*event.Event) (applied int
 	return applied, refused
 }
 
-// closureSpare is how many records a step adds to those that it is about: its
-// mailbox, the account.
+// closureSpare is how many records an event has at most beside those that it is
+// about and their tombstones: mailboxes, the account.
 const closureSpare = 10
 
 // records counts the records that an event changes.

@@ -15,6 +15,7 @@
 package local
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -65,8 +66,22 @@ type Options struct {
 	Features  func() slot.FeatureLevel
 	uncounted bool // a Rebuild opens it, to compute its derived records
 	// PackBytesMax is for tests; 0: blob's default.
-	PackBytesMax  int64
-	eventBytesMax int // for tests; 0: event.BytesMax
+	PackBytesMax int64
+	sizes        sizes
+}
+
+// sizes are where changes are cut, refused, or prepared as large ones; tests have
+// smaller ones, 0 is the ordinary.
+type sizes struct {
+	eventBytes int // of one event at most
+	small      int // records of a RENAME from which on it is a large change
+	copied     int // messages of a COPY
+	applied    int // records of an event, at a replica
+}
+
+func (z sizes) withPresets() sizes {
+	return sizes{cmp.Or(z.eventBytes, event.BytesMax), cmp.Or(z.small, smallMax), cmp.Or(z.copied, storage.MaxTxnRecords),
+		cmp.Or(z.applied, 2*storage.MaxTxnRecords+closureSpare)}
 }
 
 func (o Options) features() slot.FeatureLevel {
@@ -155,9 +170,7 @@ func withPresets(o Options) Options {
 }
 
 func newSlot(o Options) *Slot {
-	if o.eventBytesMax == 0 {
-		o.eventBytesMax = event.BytesMax
-	}
+	o.sizes = o.sizes.withPresets()
 	s := &Slot{o: o, log: o.Logger.With("slot", o.Slot), failed: make(chan struct{}), recounting: make(chan struct{}, 1), readingAside: make(chan struct{}, 1),
 		compactions: &slotCompactions{all: o.Resources.compactions}, staged: map[slot.BodyRef]staged{}}
 	s.watch.init()

@@ -145,8 +145,8 @@ func (t *txn) apply(ev *event.Event) error {
 
 // fits refuses an event that is too large to be replicated.
 func (s *Slot) fits(ev *event.Event, bytes int) error {
-	if bytes > s.o.eventBytesMax {
-		return storage.Errorf(storage.ErrLimit, "apply event %s: it has %d bytes, at most %d can be replicated", slot.Position(ev.Position), bytes, s.o.eventBytesMax)
+	if bytes > s.o.sizes.eventBytes {
+		return storage.Errorf(storage.ErrLimit, "apply event %s: it has %d bytes, at most %d can be replicated", slot.Position(ev.Position), bytes, s.o.sizes.eventBytes)
 	}
 	return nil
 }
