@@ -3,6 +3,8 @@ package event
 import (
 	"slices"
 
+	"google.golang.org/protobuf/encoding/protowire"
+
 	"mailnode/storage"
 )
 
@@ -28,6 +30,33 @@ func Seal(into, place, rest []byte) {
 	copy(into[4+len(place):], rest)
 	be.PutUint32(into, Checksum(into[4:]))
 }
+
+// ClockOf reads the slot clock from the journal's form of an event, without the rest
+// of it and without proving it; ok is false when there is none to be read.
+func ClockOf(raw []byte) (clockMs uint64, ok bool) {
+	if len(raw) < 4 {
+		return 0, false
+	}
+	for b := raw[4:]; len(b) > 0; {
+		num, typ, n := protowire.ConsumeTag(b)
+		if n < 0 || num > fieldClock {
+			return 0, num == fieldClock+1 // an event at 0 ms has no such field
+		}
+		b = b[n:]
+		if num == fieldClock && typ == protowire.VarintType {
+			clockMs, n = protowire.ConsumeVarint(b)
+			return clockMs, n >= 0
+		}
+		if n = protowire.ConsumeFieldValue(num, typ, b); n < 0 {
+			return 0, false
+		}
+		b = b[n:]
+	}
+	return 0, true
+}
+
+// fieldClock is the number of Event.slot_clock_ms; changes have the next one.
+const fieldClock = 3
 
 // AccountOf returns the account of a key of the slot's state, and whether it has one.
 func AccountOf(key []byte) (storage.AccountID, bool) {

@@ -41,6 +41,8 @@ const (
 	// smallMax is how many messages or mailboxes a closure changes when more of them
 	// could be left to another one, or be prepared.
 	smallMax = storage.MaxStepMessages
+	// copyMax is how many messages a closure copies.
+	copyMax = 250
 )
 
 // errOvertaken says that a large change rests on what is no longer so.

@@ -80,7 +80,7 @@ type sizes struct {
 }
 
 func (z sizes) withPresets() sizes {
-	return sizes{cmp.Or(z.eventBytes, event.BytesMax), cmp.Or(z.small, smallMax), cmp.Or(z.copied, storage.MaxTxnRecords),
+	return sizes{cmp.Or(z.eventBytes, event.BytesMax), cmp.Or(z.small, smallMax), cmp.Or(z.copied, copyMax),
 		cmp.Or(z.applied, 2*storage.MaxTxnRecords+closureSpare)}
 }
 
