@@ -56,7 +56,7 @@ func tree(t *testing.T, m *Master, a storage.Account, n int) {
 // beside them. That no closure touches more than it may is checked when the slot
 // is closed.
 func TestLaw01Law08LargeChangesHoldNobodyUp(t *testing.T) {
-	const n = 2500
+	const n = 600
 	s := openSlot(t, options(t, newFS(t)))
 	m := serve(t, s, 1, 0)
 	ctx := context.Background()
@@ -130,8 +130,8 @@ func TestLaw08LargeEventOnAReplica(t *testing.T) {
 	s := openSlot(t, options(t, newFS(t)))
 	m := serve(t, s, 1, 0)
 	a := account(t, m, "u1@example.test")
-	ref, uids := fillInbox(t, m, a, 2500)
-	tree(t, m, a, 2500)
+	ref, uids := fillInbox(t, m, a, 600)
+	tree(t, m, a, 600)
 	if _, err := m.Copy(ctx, ref, uids, "Archive"); err != nil {
 		t.Fatal(err)
 	}
@@ -140,11 +140,13 @@ func TestLaw08LargeEventOnAReplica(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	r := openSlot(t, options(t, newFS(t)))
+	o := options(t, newFS(t))
+	o.sizes.applied = 500
+	r := openSlot(t, o)
 	copyBodies(t, s, r)
 	evs, large := journalOf(t, s, 0), 0
 	for _, ev := range evs {
-		if records(ev) > 2*storage.MaxTxnRecords+closureSpare {
+		if records(ev) > o.sizes.applied {
 			large++
 		}
 	}
