@@ -296,6 +296,9 @@ func (m *Master) moves(ctx context.Context, id storage.AccountID, from string) (
 
 // moves counts what a RENAME of a mailbox moves.
 func moves(r reader, id storage.AccountID, from string) (int, error) {
+	if _, err := loadAccount(r, id); err != nil {
+		return 0, err
+	}
 	if from != "INBOX" {
 		n, err := countUpTo(r, event.NamesOf(id, from+"/"), storage.MaxMailboxes)
 		return n + 1, err
