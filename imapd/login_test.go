@@ -10,7 +10,6 @@ import (
 	"strings"
 	"testing"
 	"time"
-
 )
 
 // TestIdentities: the authorisation identity of AUTHENTICATE PLAIN may be written

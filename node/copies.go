@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strings"
 	"sync"
 	"time"
 
@@ -323,6 +324,7 @@ func (k *keeper) openCopy(ctx context.Context) bool {
 	})
 	k.reindex.cause = nil
 	k.tellIndexDamage(nil)
+	k.n.conditions.Put(len(s.OwnerMended()) > 0, monitor.SlotFileMended, k.id.String(), strings.Join(s.OwnerMended(), ", "))
 	k.madeAnew()
 	return true
 }

@@ -156,7 +156,7 @@ func (n *Node) open() error {
 	n.conditions = monitor.NewConditions()
 	n.metrics = monitor.NewMetrics(n.sources(), n.version)
 	n.resources = local.NewResources(cfg.CacheBytes)
-	n.resources.OnSync, n.resources.OnAck = n.metrics.FsyncTook, n.metrics.AckWaited
+	n.resources.OnSync, n.resources.OnAck, n.resources.OnClosure = n.metrics.FsyncTook, n.metrics.AckWaited, n.metrics.ClosureTook
 	n.passwords = local.NewPasswords(max(1, runtime.NumCPU()))
 	n.spool = &storage.SpoolDir{FS: n.fs, Dir: filepath.Join(cfg.Node.Data, "spool")}
 	n.evidence = failover.NewEvidence(cfg.Node.Name, n.clock.Mono())

@@ -336,7 +336,10 @@ func TestLaw09DamagedSlotIsRefusedAlone(t *testing.T) {
 	}
 	n.stopped()
 	slots := filepath.Join(n.cfg.Node.Data, "slots")
-	flip(t, filepath.Join(slots, "s000", "SLOT"))
+	if err := os.Remove(filepath.Join(slots, "s000", "SLOT")); err != nil { // one that is only damaged is mended
+		t.Fatal(err)
+	}
+	flip(t, filepath.Join(slots, "s002", "SLOT"))
 	flip(t, filepath.Join(slots, "s001", "packs", "00000001.pack"))
 	s.start(n)
 	s.eventually("the slots that can be serve, the damage is named", func(st admin.Status) bool {
@@ -344,7 +347,7 @@ func TestLaw09DamagedSlotIsRefusedAlone(t *testing.T) {
 		for _, c := range st.Conditions {
 			named[string(c.Name)+" "+c.About] = true
 		}
-		return st.Slots[2].Serving && st.Slots[1].Serving && !st.Slots[0].Serving && named["slot-refused s000"] && named["message-missing s001"]
+		return st.Slots[2].Serving && st.Slots[1].Serving && !st.Slots[0].Serving && named["slot-refused s000"] && named["message-missing s001"] && named["slot-file-mended s002"]
 	})
 	for _, id := range []slot.ID{1, 2} {
 		if err := s.deliver(n, bySlot[id], "Subject: y\r\n\r\nhello\r\n"); err != nil {

@@ -19,9 +19,12 @@ const (
 	MaxCopyMessages       = 100_000 // one COPY (LAWS §4.3)
 	MaxPasswordBytes      = 1000
 	MaxSubscriptions      = 100_000
-	// MaxTxnRecords is how many records one event touches at the most, COPY
+	// MaxTxnRecords is how many records one event touches at the most, large changes
 	// excepted (LAWS §4.3).
 	MaxTxnRecords = 1000
+	// MaxStepMessages is how many messages one event of STORE, EXPUNGE or MOVE
+	// changes: few enough that nobody notices to have waited for it.
+	MaxStepMessages = 100
 	// The internal dates that can be told: years 1 to 9999, Unix seconds.
 	MinInternalDateUnix = -62_135_596_800
 	MaxInternalDateUnix = 253_402_300_799

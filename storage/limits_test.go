@@ -42,7 +42,8 @@ func limitRows() []struct{ names, what, limit, beyond string } {
 		{"MaxMessageBytes", "message, whatever the settings say", thousands(MaxMessageBytes) + " bytes; 0 bytes are a message, any bytes are", "552 5.3.4, `NO [LIMIT]`"},
 		{"MinInternalDateUnix MaxInternalDateUnix", "internal date", day(MinInternalDateUnix) + " to " + day(MaxInternalDateUnix) + ", UTC", "`NO [CANNOT]`"},
 		{"MaxCopyMessages", "messages of one COPY", thousands(MaxCopyMessages), "`NO [LIMIT]`"},
-		{"MaxTxnRecords", "messages per event of STORE, EXPUNGE, MOVE", thousands(MaxTxnRecords), "longer commands are several events"},
+		{"MaxTxnRecords", "records per event, but for COPY and RENAME", thousands(MaxTxnRecords), "long work is several events"},
+		{"MaxStepMessages", "messages per event of STORE, EXPUNGE, MOVE", thousands(MaxStepMessages), "longer commands are several events"},
 		{"MaxPasswordBytes", "password", "1 to " + thousands(MaxPasswordBytes) + " bytes of UTF-8 without line ends and NUL; compared in NFC", "refused, exit code 2"},
 	}
 }

@@ -49,6 +49,7 @@ type Metrics struct {
 	delivery   prometheus.Histogram
 	fsync      prometheus.Histogram
 	acks       prometheus.Histogram
+	closures   prometheus.Histogram
 	streamEnds *prometheus.CounterVec
 	commands   *prometheus.CounterVec
 	logins     *prometheus.CounterVec
@@ -68,6 +69,8 @@ func NewMetrics(sources Sources, version string) *Metrics {
 			Help: "Group commits: one fdatasync each.", Buckets: prometheus.ExponentialBuckets(0.0001, 2, 15)}),
 		acks: prometheus.NewHistogram(prometheus.HistogramOpts{Name: "mailnode_ack_wait_seconds",
 			Help: "From durable on the master to acknowledged: how long changes waited for a replica.", Buckets: prometheus.ExponentialBuckets(0.0005, 2, 15)}),
+		closures: prometheus.NewHistogram(prometheus.HistogramOpts{Name: "mailnode_closure_seconds",
+			Help: "How long each change kept the others of its slot from being run; 0.05 s is too long.", Buckets: prometheus.ExponentialBuckets(0.0001, 2, 12)}),
 		streamEnds: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "mailnode_replica_stream_ends_total",
 			Help: "Streams of this node's replicas from their masters that broke, by slot; the log says why."}, []string{"slot"}),
 		commands: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "mailnode_imap_commands_total",
@@ -91,7 +94,7 @@ func NewMetrics(sources Sources, version string) *Metrics {
 	for _, protocol := range []string{IMAP, LMTP} {
 		m.open.WithLabelValues(protocol)
 	}
-	m.registry.MustRegister(m.deliveries, m.delivery, m.fsync, m.acks, m.streamEnds, m.commands, m.logins, m.open, m.refused, build, &scraper{sources: sources},
+	m.registry.MustRegister(m.deliveries, m.delivery, m.fsync, m.acks, m.closures, m.streamEnds, m.commands, m.logins, m.open, m.refused, build, &scraper{sources: sources},
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
@@ -113,6 +116,9 @@ func (m *Metrics) FsyncTook(d time.Duration) { m.fsync.Observe(d.Seconds()) }
 // AckWaited notes how long a change that was durable here waited to be
 // acknowledged (law 1).
 func (m *Metrics) AckWaited(d time.Duration) { m.acks.Observe(d.Seconds()) }
+
+// ClosureTook notes how long a change kept the others of its slot from being run.
+func (m *Metrics) ClosureTook(d time.Duration) { m.closures.Observe(d.Seconds()) }
 
 // StreamEnded counts the end of a replica's stream from its master.
 func (m *Metrics) StreamEnded(s slot.ID) { m.streamEnds.WithLabelValues(s.String()).Inc() }

@@ -148,6 +148,7 @@ func TestMetrics(t *testing.T) {
 	m.DeliveryTook(3 * time.Millisecond)
 	m.FsyncTook(time.Millisecond)
 	m.AckWaited(time.Millisecond)
+	m.ClosureTook(time.Millisecond)
 	m.StreamEnded(3)
 	m.Command("FETCH", "OK")
 	m.Login(false)
@@ -162,6 +163,7 @@ func TestMetrics(t *testing.T) {
 		`mailnode_delivery_seconds_count 1`,
 		`mailnode_fsync_seconds_count 1`,
 		`mailnode_ack_wait_seconds_count 1`,
+		`mailnode_closure_seconds_count 1`,
 		`mailnode_replica_stream_ends_total{slot="s003"} 1`,
 		`mailnode_imap_commands_total{command="FETCH",response="OK"} 1`,
 		`mailnode_imap_logins_total{result="refused"} 1`,

@@ -37,6 +37,7 @@ const (
 	MessageMissing     Name = "message-missing"
 	BodyDamaged        Name = "body-damaged"
 	IndexDamaged       Name = "index-damaged"
+	SlotFileMended     Name = "slot-file-mended"
 	SlotReindexed      Name = "slot-reindexed"
 	OpenLoss           Name = "open-loss"
 	ProposalOpen       Name = "proposal-open"
@@ -128,6 +129,7 @@ func copyKinds() []Kind {
 		{MessageMissing, Warn, "slot", "No copy has the bodies of some messages, which were removed from their mailboxes; they come back when a copy that has them does.", "mailnode slot missing {}"},
 		{BodyDamaged, Warn, "slot", "Bodies of messages are damaged in this node's copy and are being fetched from the others.", "mailnode slot audit {}"},
 		{IndexDamaged, Page, "slot", "The index of this node's copy is damaged or contradicts itself; what can be read is served.", "mailnode job list"},
+		{SlotFileMended, Warn, "slot", "A SLOT file of this node's copy was damaged and is written anew, because the index proves whose it is: the disk loses bits.", "mailnode slot audit {}"},
 		{SlotReindexed, Warn, "slot", "Its index was made anew from what was left and from the packs; mail may have come back under new UIDs, flags may be lost.", "mailnode slot show {}"},
 	}
 }

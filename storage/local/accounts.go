@@ -109,7 +109,7 @@ func (m *Master) CreateAccount(ctx context.Context, addr slot.Address, password 
 	}
 	now := m.s.o.Clock.Wall()
 	var created storage.Account
-	err = m.growingSome(ctx, func(t *txn) error {
+	err = m.growing(ctx, func(t *txn) error {
 		old := &event.AddressRecord{}
 		found, err := event.Load(t, event.AddressKey(addr), old)
 		if err != nil {
@@ -188,7 +188,7 @@ func (m *Master) changeAccount(ctx context.Context, id storage.AccountID, set fu
 			t.endSessions()
 		}
 		return m.emit(t, accountChange(a))
-	})
+	}, id)
 }
 
 // Authenticate implements storage.Accounts.

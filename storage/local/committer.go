@@ -2,6 +2,7 @@ package local
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -14,6 +15,9 @@ import (
 const (
 	groupOpsMax   = 512     // changes in one group commit
 	groupBytesMax = 8 << 20 // size of a group's batch at which it is closed
+	// groupKeysMax is how many keys a group's closures read and write before it is
+	// closed: whoever comes while it is built waits for no more than this.
+	groupKeysMax = 20_000
 )
 
 // committer runs a copy's changes one after another and commits them in groups.
@@ -33,15 +37,17 @@ const (
 // the same (a replica's event, whose body comes on a stream of its own) makes
 // its group sync the packs again (txn.late).
 type committer struct {
-	s     *Slot
-	queue chan *op
-	quit  chan struct{} // made with the Slot: Pebble may wait for room before the committer runs
-	ended chan struct{} // closed when both goroutines have ended
-	idle  sync.WaitGroup
-	line  pipeline
-	next  []*op // taken from the queue, not yet run; the committer's own
+	s         *Slot
+	lanes     lanes
+	quit      chan struct{} // made with the Slot: Pebble may wait for room before the committer runs
+	idle      sync.WaitGroup
+	line      pipeline
+	work      work
+	lastEvent // in a batch, durable or in flight; the committer's own
+}
 
-	// Of the last event in a batch, durable or in flight; the committer's own.
+// lastEvent is how the last event left a state.
+type lastEvent struct {
 	head   slot.Position
 	clock  uint64 // its slot clock
 	events int    // in the journal
@@ -52,11 +58,23 @@ type committer struct {
 // to run it, or a caller that gives up, and then it never runs. So when do has
 // returned, nothing touches what the closure holds.
 type op struct {
+	accounts []storage.AccountID // whose records it is about; none: the slot's
+	// alone says that it brings a batch of its own (large.go), so that it is the first
+	// and last of its group.
+	alone bool
 	run   func(t *txn) error
 	taken atomic.Bool
 	ran   chan struct{} // closed when run has returned, or never will begin
 	done  chan error    // capacity 1: gets run's error, or nil when durable
 	err   error         // run's; the committer's until the op is answered
+}
+
+// lane is the lane that it waits in.
+func (o *op) lane() storage.AccountID {
+	if len(o.accounts) == 1 {
+		return o.accounts[0]
+	}
+	return 0
 }
 
 func (o *op) refuse(err error) {
@@ -67,7 +85,9 @@ func (o *op) refuse(err error) {
 }
 
 func (c *committer) start(s *Slot) error {
-	c.s, c.queue, c.ended = s, make(chan *op, 1024), make(chan struct{})
+	c.s = s
+	c.lanes.init()
+	c.work.large = make(chan struct{}, 1)
 	if err := c.reload(); err != nil {
 		return err
 	}
@@ -93,30 +113,32 @@ func (c *committer) reload() error {
 func (c *committer) stop() {
 	close(c.quit)
 	c.idle.Wait()
-	close(c.ended)
 }
 
-// do queues a change and waits until it is durable. When it returns an error of
-// ctx, or of the whole copy, the change may have happened or not, but nothing
-// of it runs any more: what run wrote may be read. So it is with ErrDiskFull when
-// the index waits for room: what is on its way to the disk may become durable later.
-func (s *Slot) do(ctx context.Context, run func(t *txn) error) error {
-	o := &op{run: run, ran: make(chan struct{}), done: make(chan error, 1)}
+// do queues a change of the slot, or of some accounts, and waits until it is
+// durable. When it returns an error of ctx, or of the whole copy, the change may
+// have happened or not, but nothing of it runs any more: what run wrote may be read.
+// So it is with ErrDiskFull when the index waits for room: what is on its way to the
+// disk may become durable later.
+func (s *Slot) do(ctx context.Context, run func(t *txn) error, accounts ...storage.AccountID) error {
+	return s.submit(ctx, &op{run: run, accounts: accounts})
+}
+
+func (s *Slot) submit(ctx context.Context, o *op) error {
+	o.ran, o.done = make(chan struct{}), make(chan error, 1)
+	if err := ctx.Err(); err != nil {
+		return storage.Errorf(storage.ErrUnavailable, "slot %s: %w", s.o.Slot, err)
+	}
+	if err := s.Failure(); err != nil {
+		return err
+	}
 	noRoom := s.space.stall.begins()
 	select {
 	case <-noRoom:
 		return s.noRoom()
 	default:
 	}
-	select {
-	case s.com.queue <- o:
-	case <-noRoom:
-		return s.noRoom()
-	case <-ctx.Done():
-		return storage.Errorf(storage.ErrUnavailable, "slot %s: %w", s.o.Slot, ctx.Err())
-	case <-s.failed:
-		return s.failure
-	case <-s.com.quit:
+	if !s.com.lanes.put(o) {
 		return s.com.closed()
 	}
 	giveUp := func(err error) error {
@@ -139,13 +161,6 @@ func (s *Slot) do(ctx context.Context, run func(t *txn) error) error {
 		default:
 		}
 		return err
-	case <-s.com.ended:
-		select {
-		case err := <-o.done:
-			return err
-		default: // queued when nobody took from the queue any more
-			return giveUp(s.com.closed())
-		}
 	}
 }
 
@@ -161,76 +176,65 @@ func (c *committer) closed() error {
 func (c *committer) loop() {
 	defer c.line.end()
 	for {
-		if len(c.next) == 0 {
-			select {
-			case <-c.quit:
-				c.drain()
-				return
-			case o := <-c.queue:
-				c.next = append(c.next, o)
+		select {
+		case <-c.quit:
+			c.refuse(c.lanes.close(), c.closed())
+			return
+		case <-c.lanes.filled:
+			for c.next() {
 			}
 		}
-		if c.s.Failure() != nil {
-			c.refuseNext(c.s.failure)
-			continue
-		}
-		// While the pipeline is full the next group gathers in the queue.
-		c.line.reserve()
-		c.gather()
-		c.group()
 	}
 }
 
-// gather takes what is queued.
-func (c *committer) gather() {
-	for len(c.next) < groupOpsMax {
-		select {
-		case o := <-c.queue:
-			c.next = append(c.next, o)
-		default:
-			return
-		}
+// next builds a group of what is queued, and reports whether there was anything.
+// While the pipeline is full it waits, and the group gathers in the lanes.
+func (c *committer) next() bool {
+	select {
+	case <-c.quit:
+		return false
+	default:
 	}
+	c.line.reserve()
+	ops := c.lanes.take(groupOpsMax)
+	if failure := c.s.Failure(); failure != nil || len(ops) == 0 {
+		c.line.cancel()
+		c.refuse(ops, failure)
+		return len(ops) > 0
+	}
+	if i := slices.IndexFunc(ops, func(o *op) bool { return o.alone }); i > 0 {
+		ops[0], ops[i] = ops[i], ops[0]
+	}
+	c.lanes.giveBack(c.group(ops))
+	return true
 }
 
-func (c *committer) refuseNext(err error) {
-	for _, o := range c.next {
+func (c *committer) refuse(ops []*op, err error) {
+	for _, o := range ops {
 		o.refuse(err)
-	}
-	c.next = c.next[:0]
-}
-
-// drain answers what is still queued at the end.
-func (c *committer) drain() {
-	for {
-		select {
-		case o := <-c.queue:
-			o.refuse(c.closed())
-		default:
-			return
-		}
 	}
 }
 
 // group runs what was gathered, as far as it fits into one batch, and puts it
-// in flight.
-func (c *committer) group() {
+// in flight. It returns the rest.
+func (c *committer) group(ops []*op) (rest []*op) {
 	t := newTxn(c)
 	f := &flight{b: t.b, began: c.s.o.Clock.Mono()}
 	packs := c.syncPacks()
 	ran, clean := 0, true
-	for ran < len(c.next) && clean && !t.alone && t.b.Len() < groupBytesMax {
-		o := c.next[ran]
+	for ran < len(ops) && clean && !t.alone && t.b.Len() < groupBytesMax && t.keys < groupKeysMax {
+		o := ops[ran]
+		if o.alone && ran > 0 {
+			break
+		}
 		ran++
 		if !o.taken.CompareAndSwap(false, true) {
 			continue // its caller gave up
 		}
-		clean, o.err = t.attempt(o.run)
-		clean = clean || o.err == nil
+		clean, o.err = c.run(t, o)
 		close(o.ran)
 		f.ops = append(f.ops, o)
 	}
-	c.next = c.next[:copy(c.next, c.next[ran:])]
 	err := <-packs
 	switch {
 	case err != nil:
@@ -245,12 +249,25 @@ func (c *committer) group() {
 	if err != nil {
 		c.s.fail(err)
 	}
+	if t.settles != nil && clean {
+		t.settles.settled = true
+	}
 	c.line.launch(f)
 	if t.reload && err == nil && c.line.drain() {
 		if err := c.reload(); err != nil {
 			c.s.fail(err)
 		}
 	}
+	return ops[ran:]
+}
+
+// run runs one closure, and notes how long it held up the others.
+func (c *committer) run(t *txn, o *op) (clean bool, err error) {
+	began, keys := c.s.o.Clock.Mono(), t.keys
+	clean, err = t.attempt(o.run)
+	c.work.note(t.keys - keys)
+	c.s.o.Resources.observeClosure(c.s.o.Clock.Mono() - began)
+	return clean || err == nil, err
 }
 
 // syncPacks begins to make durable what was staged until now.
@@ -267,7 +284,7 @@ func (c *committer) syncPacks() <-chan error {
 // launch hands a group to Pebble, whose log is being synced when it returns,
 // and takes the snapshot that becomes the durable view then.
 func (c *committer) launch(t *txn, f *flight) error {
-	if t.b.Empty() {
+	if t.b.Empty() && t.bulk == nil {
 		return nil
 	}
 	if t.late {
@@ -283,12 +300,22 @@ func (c *committer) launch(t *txn, f *flight) error {
 		return err
 	}
 	c.s.known = known
-	c.s.space.index.Took(int64(t.b.Len()))
+	if h := c.lanes.holding(); h != nil && t.bulk == nil {
+		h.note(t.b)
+	}
+	if t.bulk != nil { // what was computed in the closure lies above what was prepared
+		if err := t.bulk.Apply(t.b, nil); err != nil {
+			return err
+		}
+		t.b.Close()
+		f.b = t.bulk
+	}
+	c.s.space.index.Took(int64(f.b.Len()))
 	if err := f.apply(c.s); err != nil {
 		return err
 	}
 	f.view.users = t.users
-	c.head, c.clock, c.events, c.users = t.head, t.clock, t.events, t.users
+	c.lastEvent = t.lastEvent
 	f.placed, f.touched = t.placed, t.touched
 	return nil
 }

@@ -216,7 +216,7 @@ func TestCompactionCompressesOldPacks(t *testing.T) {
 	r := openSlot(t, options(t, newFS(t)))
 	evs := journalOf(t, k.s, 0)
 	giveBodies(t, k.s, r, evs)
-	if n, err := r.ApplyEvents(context.Background(), evs); err != nil || n != len(evs) {
+	if n, err := applyAll(context.Background(), r, evs); err != nil || n != len(evs) {
 		t.Fatal(n, err)
 	}
 	same(t, k.s, r)
@@ -380,7 +380,7 @@ func TestLaw01StagedBodySurvivesCompaction(t *testing.T) {
 	s := openUnchecked(t, smallPacks(t, newFS(t)))
 	evs := journalOf(t, from, 0)
 	giveBodies(t, from, s, evs)
-	if n, err := s.ApplyEvents(ctx, evs[:len(evs)-20]); err != nil || n != len(evs)-20 {
+	if n, err := applyAll(ctx, s, evs[:len(evs)-20]); err != nil || n != len(evs)-20 {
 		t.Fatal(n, err)
 	}
 	for _, ev := range evs[:len(evs)-20] {
@@ -394,7 +394,7 @@ func TestLaw01StagedBodySurvivesCompaction(t *testing.T) {
 	if err != nil || r.Removed == 0 {
 		t.Fatalf("%+v, %v", r, err)
 	}
-	if n, err := s.ApplyEvents(ctx, evs[len(evs)-20:len(evs)-10]); err != nil || n != 10 {
+	if n, err := applyAll(ctx, s, evs[len(evs)-20:len(evs)-10]); err != nil || n != 10 {
 		t.Fatalf("events whose bodies were staged before the compaction: %d, %v", n, err)
 	}
 	for range 2 {
@@ -408,7 +408,7 @@ func TestLaw01StagedBodySurvivesCompaction(t *testing.T) {
 		t.Errorf("a body that waited for two compactions: missing %v, %v", missing, err)
 	}
 	giveBodies(t, from, s, last)
-	if n, err := s.ApplyEvents(ctx, last); err != nil || n != 10 {
+	if n, err := applyAll(ctx, s, last); err != nil || n != 10 {
 		t.Fatal(n, err)
 	}
 	same(t, from, s)

@@ -20,7 +20,7 @@ func TestLaw01BodyInABatchSurvivesCompaction(t *testing.T) {
 	m := serve(t, s, 1, 0)
 	a := account(t, m, "u1@example.test")
 	queued := func(n int) {
-		for len(s.com.queue) < n {
+		for s.com.lanes.waiting() < n {
 			runtime.Gosched()
 		}
 	}

@@ -67,7 +67,13 @@ func (m *Master) Deliver(ctx context.Context, d storage.Delivery) []error {
 func (m *Master) deliverSome(ctx context.Context, base *event.MessageRecord, rcpts []storage.Recipient, errs []error, got map[storage.AccountID]bool) {
 	done := map[storage.AccountID]bool{}
 	var refused error
-	err := m.growingSome(ctx, func(t *txn) error {
+	var accounts []storage.AccountID
+	for i, r := range rcpts {
+		if errs[i] == nil && !got[r.Account] {
+			accounts = append(accounts, r.Account)
+		}
+	}
+	err := m.growing(ctx, func(t *txn) error {
 		var changes []*event.Change
 		for i, r := range rcpts {
 			if errs[i] != nil || got[r.Account] || done[r.Account] {
@@ -86,7 +92,7 @@ func (m *Master) deliverSome(ctx context.Context, base *event.MessageRecord, rcp
 		}
 		refused = m.emit(t, changes...)
 		return refused
-	})
+	}, accounts...)
 	if half := len(rcpts) / 2; half > 0 && errors.Is(refused, storage.ErrCorrupt) {
 		m.deliverSome(ctx, base, rcpts[:half], errs[:half], got)
 		m.deliverSome(ctx, base, rcpts[half:], errs[half:], got)
@@ -219,7 +225,7 @@ func (m *Master) Append(ctx context.Context, id storage.AccountID, r storage.App
 	defer m.s.abandon(ref)
 	base := &event.MessageRecord{SystemFlags: uint32(r.Flags.System), Keywords: r.Flags.Keywords, InternalDateUnix: r.InternalDate.Unix(),
 		Size: r.Body.Size(), Guid: ref.GUID[:], BodyId: uint64(ref.ID), SavedUnix: m.s.o.Clock.Wall().Unix(), Summary: summary}
-	err = m.growingSome(ctx, func(t *txn) error {
+	err = m.growing(ctx, func(t *txn) error {
 		a, err := loadAccount(t, id)
 		if err != nil {
 			return err
@@ -237,6 +243,6 @@ func (m *Master) Append(ctx context.Context, id storage.AccountID, r storage.App
 		}
 		out = storage.Appended{UIDValidity: storage.UIDValidity(b.Uidvalidity), UID: uid}
 		return m.emit(t, append(changes, messageChange(m.born(t, base, a, b, uid)))...)
-	})
+	}, id)
 	return out, err
 }

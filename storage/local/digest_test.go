@@ -34,7 +34,7 @@ func TestLaw08DigestsAreEqualAtEqualPositions(t *testing.T) {
 		for applied < len(evs) {
 			from := max(0, applied-rng.IntN(5)) // some come again
 			to := min(len(evs), applied+1+rng.IntN(8))
-			if n, err := r.ApplyEvents(ctx, evs[from:to]); err != nil || n != to-from {
+			if n, err := applyAll(ctx, r, evs[from:to]); err != nil || n != to-from {
 				t.Fatalf("events %d to %d: %d applied, %v", from, to, n, err)
 			}
 			applied = to

@@ -219,7 +219,7 @@ func TestLaw08EventsMayComeAgain(t *testing.T) {
 	evs := journalOf(t, s, 0)
 	giveBodies(t, s, r, evs)
 	for _, from := range []int{0, 3, 0, len(evs) - 1} {
-		if n, err := r.ApplyEvents(ctx, evs[from:]); err != nil || n != len(evs)-from {
+		if n, err := applyAll(ctx, r, evs[from:]); err != nil || n != len(evs)-from {
 			t.Fatalf("events from %d on: %d applied, %v", from, n, err)
 		}
 	}

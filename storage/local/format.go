@@ -37,13 +37,16 @@ type identity struct {
 // the packs' SLOT file first, so that one beside the index proves that the other
 // was there.
 func (s *Slot) openFolder() (string, error) {
+	if err := s.proveOwner(); err != nil {
+		return "", err
+	}
 	fs := s.o.FS
 	own, packs := fs.PathJoin(s.o.Dir, "SLOT"), fs.PathJoin(s.o.PacksDir, "SLOT")
 	id, found, err := s.readIdentity(own)
 	if err != nil {
 		return "", err
 	}
-	s.identity = id
+	s.owner.identity = id
 	packsID, packsFound, err := s.readIdentity(packs)
 	if err != nil {
 		return "", err
@@ -97,7 +100,7 @@ func (s *Slot) openFolder() (string, error) {
 	} else if err := s.writeIdentity(packs, born); err != nil {
 		return "", err
 	}
-	s.identity = identity{Format: formatVersion, Copy: born}
+	s.owner.identity = identity{Format: formatVersion, Copy: born}
 	return text + ", made now", s.writeIdentity(own, born)
 }
 
@@ -107,17 +110,28 @@ func (s *Slot) readIdentity(path string) (id identity, found bool, err error) {
 		return id, false, err
 	}
 	if err == errSeal || err == nil && json.Unmarshal([]byte(line), &id) != nil {
+		if id, damaged := s.owner.byIndex, slices.Contains(s.owner.damaged, path); damaged && id != nil {
+			return *id, true, nil
+		}
 		return id, false, storage.Errorf(storage.ErrCorrupt, "%q is damaged", path)
 	}
-	switch {
-	case id.Format > formatVersion:
-		return id, false, fmt.Errorf("%q has format %d, this release knows %d: %w", path, id.Format, formatVersion, errNewerFormat)
-	case id.Cluster != s.o.Cluster:
-		return id, false, fmt.Errorf("%q belongs to cluster %q, this node to %q: is this the right disk?", path, id.Cluster, s.o.Cluster)
-	case id.Slot != s.o.Slot:
-		return id, false, fmt.Errorf("%q belongs to slot %s: is this the right folder?", path, id.Slot)
+	if err := s.mine(path, id); err != nil {
+		return id, false, err
 	}
 	return id, true, nil
+}
+
+// mine refuses what is of another cluster or slot, or of a newer release.
+func (s *Slot) mine(path string, id identity) error {
+	switch {
+	case id.Format > formatVersion:
+		return fmt.Errorf("%q has format %d, this release knows %d: %w", path, id.Format, formatVersion, errNewerFormat)
+	case id.Cluster != s.o.Cluster:
+		return fmt.Errorf("%q belongs to cluster %q, this node to %q: is this the right disk?", path, id.Cluster, s.o.Cluster)
+	case id.Slot != s.o.Slot:
+		return fmt.Errorf("%q belongs to slot %s: is this the right folder?", path, id.Slot)
+	}
+	return nil
 }
 
 func (s *Slot) writeIdentity(path, born string) error {

@@ -2,6 +2,7 @@ package local
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"mailnode/storage"
@@ -54,7 +55,7 @@ type freeing struct {
 }
 
 // change makes one event, when fn gives changes.
-func (f *freeing) change(records int, fn func(t *txn) ([]*event.Change, error)) error {
+func (f *freeing) change(records int, fn func(t *txn) ([]*event.Change, error), accounts ...storage.AccountID) error {
 	if err := f.spend(f.ctx, records); err != nil {
 		return err
 	}
@@ -64,7 +65,7 @@ func (f *freeing) change(records int, fn func(t *txn) ([]*event.Change, error)) 
 			return err
 		}
 		return f.m.emit(t, changes...)
-	})
+	}, accounts...)
 	return err
 }
 
@@ -93,65 +94,133 @@ func (f *freeing) accounts() error {
 }
 
 func (f *freeing) account(id storage.AccountID) error {
+	over := false
+	if err := f.change(1, func(t *txn) ([]*event.Change, error) {
+		a, changes, err := f.over(t, id)
+		over = a != nil
+		return changes, err
+	}, id); err != nil || !over {
+		return err
+	}
+	if err := f.endMailboxes(id); err != nil {
+		return err
+	}
+	if err := f.unsubscribe(id); err != nil {
+		return err
+	}
 	gone := false
 	err := f.change(1, func(t *txn) ([]*event.Change, error) {
-		a := &event.AccountRecord{}
-		found, err := event.Load(t, event.AccountKey(id), a)
-		if err != nil || !found || !a.Deleted {
-			return nil, err // undeleted meanwhile
-		}
-		held, err := holdsAddress(t, a)
-		if err != nil || held && a.DeletedClockMs > f.cutoff {
+		a, changes, err := f.over(t, id)
+		if err != nil || a == nil {
 			return nil, err
 		}
-		changes, left, err := f.endMailboxes(t, a)
-		if err != nil {
-			return nil, err
-		}
-		if held { // in the first step: nobody can bring a part of it back
-			rec := &event.AddressRecord{}
-			if _, err := event.Load(t, event.AddressKey(slot.Address(a.Address)), rec); err != nil {
+		left := 0
+		for _, sp := range []event.Span{event.MailboxesOf(id), event.SubscriptionsOf(id)} {
+			n, err := countUpTo(t, sp, 1)
+			if err != nil {
 				return nil, err
 			}
-			event.EraseAddress(rec, a)
-			changes = append(changes, addressChange(rec))
+			left += n
 		}
-		if left {
+		if gone = left == 0; !gone {
 			return changes, nil
 		}
-		sp := event.SubscriptionsOf(id)
-		if err := each(t, sp, func(key, _ []byte) error {
-			changes = append(changes, subscription(a.Id, string(key[len(sp.Lower):]), false))
-			return nil
-		}); err != nil {
-			return nil, err
-		}
-		gone = true
 		return append(changes, freedChange(&event.FreedRecord{Account: a.Id, Whole: true})), nil
-	})
+	}, id)
 	if err == nil && gone {
 		f.out.Accounts++
 	}
 	return err
 }
 
-// endMailboxes marks an account's mailboxes as deleted long ago, a step at a
-// time; left says that the account still has some.
-func (f *freeing) endMailboxes(t *txn, a *event.AccountRecord) (changes []*event.Change, left bool, err error) {
-	err = each(t, event.MailboxesOf(storage.AccountID(a.Id)), func(_, value []byte) error {
-		left = true
-		b := &event.MailboxRecord{}
-		if err := unmarshal(value, b); err != nil || len(changes) == storage.MaxTxnRecords {
+// over loads an account whose time is over, or nil. Its address goes with the first
+// step: nobody can bring a part of it back.
+func (f *freeing) over(t *txn, id storage.AccountID) (*event.AccountRecord, []*event.Change, error) {
+	a := &event.AccountRecord{}
+	found, err := event.Load(t, event.AccountKey(id), a)
+	if err != nil || !found || !a.Deleted {
+		return nil, nil, err // undeleted meanwhile
+	}
+	held, err := holdsAddress(t, a)
+	if err != nil || held && a.DeletedClockMs > f.cutoff {
+		return nil, nil, err
+	}
+	if !held {
+		return a, nil, nil
+	}
+	rec := &event.AddressRecord{}
+	if _, err := event.Load(t, event.AddressKey(slot.Address(a.Address)), rec); err != nil {
+		return nil, nil, err
+	}
+	event.EraseAddress(rec, a)
+	return a, []*event.Change{addressChange(rec)}, nil
+}
+
+// endMailboxes marks an account's mailboxes as deleted long ago, in steps.
+func (f *freeing) endMailboxes(id storage.AccountID) error {
+	var refs []storage.Ref
+	if err := f.m.view(f.ctx, func(v *view) error {
+		return each(v, event.MailboxesOf(id), func(_, value []byte) error {
+			b := &event.MailboxRecord{}
+			err := unmarshal(value, b)
+			if err == nil && !(b.Deleted && b.DeletedClockMs == 0) {
+				refs = append(refs, b.Ref())
+			}
+			return err
+		})
+	}); err != nil {
+		return err
+	}
+	for some := range slices.Chunk(refs, smallMax) {
+		if err := f.change(len(some), func(t *txn) ([]*event.Change, error) {
+			a, changes, err := f.over(t, id)
+			if err != nil || a == nil {
+				return nil, err
+			}
+			for _, ref := range some {
+				b := &event.MailboxRecord{}
+				if found, err := event.Load(t, event.MailboxKey(ref), b); err != nil {
+					return nil, err
+				} else if found {
+					b.Deleted, b.DeletedClockMs, b.Changed = true, 0, f.m.modSeq(t, a)
+					changes = append(changes, mailboxChange(b))
+				}
+			}
+			return changes, nil
+		}, id); err != nil {
 			return err
 		}
-		if b.Deleted && b.DeletedClockMs == 0 {
+	}
+	return nil
+}
+
+// unsubscribe takes an account's subscriptions away, in steps.
+func (f *freeing) unsubscribe(id storage.AccountID) error {
+	var names []string
+	if err := f.m.view(f.ctx, func(v *view) error {
+		sp := event.SubscriptionsOf(id)
+		return each(v, sp, func(key, _ []byte) error {
+			names = append(names, string(key[len(sp.Lower):]))
 			return nil
+		})
+	}); err != nil {
+		return err
+	}
+	for some := range slices.Chunk(names, storage.MaxTxnRecords) {
+		if err := f.change(len(some), func(t *txn) ([]*event.Change, error) {
+			a, changes, err := f.over(t, id)
+			if err != nil || a == nil {
+				return nil, err
+			}
+			for _, name := range some {
+				changes = append(changes, subscription(a.Id, name, false))
+			}
+			return changes, nil
+		}, id); err != nil {
+			return err
 		}
-		b.Deleted, b.DeletedClockMs, b.Changed = true, 0, f.m.modSeq(t, a)
-		changes = append(changes, mailboxChange(b))
-		return nil
-	})
-	return changes, left, err
+	}
+	return nil
 }
 
 // mailboxes forgets deleted mailboxes with what is in them.
@@ -197,7 +266,7 @@ func (f *freeing) mailbox(ref storage.Ref) error {
 			}
 			x.Whole, n = !more, len(x.Uids)
 			return []*event.Change{freedChange(x)}, nil
-		})
+		}, ref.Account)
 		if err != nil {
 			return err
 		}
@@ -303,7 +372,7 @@ func (f *freeing) tombstonesOf(ref storage.Ref, uids []uint32) error {
 			return nil, nil
 		}
 		return []*event.Change{mailboxChange(b), freedChange(x)}, nil
-	})
+	}, ref.Account)
 	f.out.Messages += n
 	return err
 }

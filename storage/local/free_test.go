@@ -69,7 +69,7 @@ func TestLaw07Law08RemovalsOnMasterAndReplica(t *testing.T) {
 		giveBodies(t, s, replica, evs)
 		for len(evs) > 0 {
 			n := min(len(evs), 1+rng.IntN(8))
-			if done, err := replica.ApplyEvents(t.Context(), evs[:n]); err != nil || done != n {
+			if done, err := applyAll(t.Context(), replica, evs[:n]); err != nil || done != n {
 				t.Fatalf("%d of %d events applied: %v", done, n, err)
 			}
 			evs = evs[n:]

@@ -156,12 +156,23 @@ func newHarness(t *testing.T, rng *rand.Rand, accounts int) *harness {
 		h.pointsMax = 6 // each takes its time
 	}
 	h.o = options(t, h.fs)
+	h.o.sizes = someSizes(t, rng)
 	h.o.PackBytesMax, h.o.JournalEventsMax, h.o.Undelete = 24<<10, 64, -1 // Free takes all that was removed
 	h.s = openSlot(t, h.o)
 	h.w = newWalk(t, serve(t, h.s, 1, 0), rng, accounts)
 	h.hist.follow(t, h.s)
 	h.show()
 	return h
+}
+
+// someSizes are the ordinary ones, or such that nearly everything that may be a
+// large change is one.
+func someSizes(t *testing.T, rng *rand.Rand) sizes {
+	if rng.IntN(2) == 0 {
+		return sizes{}
+	}
+	t.Log("everything is a large change")
+	return sizes{small: -1, copied: -1, applied: 2}
 }
 
 // show notes what a reader sees now; a power loss from here on must not take it

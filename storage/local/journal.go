@@ -106,7 +106,7 @@ func (s *Slot) TrimJournalClock(ctx context.Context, before uint64) error {
 				return err
 			}
 			upTo, n, err := t.olderThan(start, before)
-			if more = n == trimStepEvents; err != nil || n == 0 {
+			if more = n > 0; err != nil || n == 0 {
 				return err
 			}
 			return t.forget(start, n, upTo)
@@ -118,18 +118,21 @@ func (s *Slot) TrimJournalClock(ctx context.Context, before uint64) error {
 }
 
 // olderThan finds at most a step of events after start that are older than a
-// time of the slot clock. The last event always stays: its place is the head's.
+// time of the slot clock. The last event always stays: its place is the head's. It
+// reads no more of an event than its place: large ones are none of a closure.
 func (t *txn) olderThan(start slot.Position, clock uint64) (upTo slot.Position, n int, err error) {
 	it, err := t.iter(journalSpan(start))
 	if err != nil {
 		return 0, 0, err
 	}
 	defer it.Close()
-	for ok := it.First(); ok && n < trimStepEvents && event.PositionOf(it.Key()) < t.head; ok = it.Next() {
+	bytes := 0
+	for ok := it.First(); ok && n < trimStepEvents && bytes < groupBytesMax && event.PositionOf(it.Key()) < t.head; ok = it.Next() {
 		// A damaged one is as old as its neighbours, and has been applied.
-		if ev, err := event.Decode(it.Value()); err == nil && ev.SlotClockMs >= clock {
+		if at, ok := event.ClockOf(it.Value()); ok && at >= clock {
 			break
 		}
+		bytes += len(it.Value())
 		upTo, n = event.PositionOf(it.Key()), n+1
 	}
 	return upTo, n, it.Error()

@@ -66,11 +66,11 @@ func TestLaw01GivenUpBodyStaysUntilItHasLanded(t *testing.T) {
 	ended := started(func() error {
 		return m.Deliver(ctx, storage.Delivery{Body: spooled(mail(1)), Recipients: []storage.Recipient{{Account: a.ID}}})[0]
 	})
-	for len(s.com.queue) < 1 {
+	for s.com.lanes.waiting() < 1 {
 		runtime.Gosched()
 	}
 	held, second := hold()
-	for len(s.com.queue) < 2 {
+	for s.com.lanes.waiting() < 2 {
 		runtime.Gosched()
 	}
 	close(first)

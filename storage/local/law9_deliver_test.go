@@ -62,7 +62,7 @@ func TestLaw01KeepBodiesKeepsThemOrSaysSo(t *testing.T) {
 // trace.
 func TestLaw05Law09EventTooLargeToReplicateIsRefused(t *testing.T) {
 	o := options(t, newFS(t))
-	o.eventBytesMax = 4 << 10
+	o.sizes.eventBytes = 4 << 10
 	s := openSlot(t, o)
 	m := serve(t, s, 1, 0)
 	a := account(t, m, "u1@example.test")

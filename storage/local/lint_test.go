@@ -101,7 +101,8 @@ func identityRefusals() map[string]refusal {
 		"packs of another copy": {func(t *testing.T, o *Options) {
 			slotFile(t, *o, o.FS.PathJoin(o.Dir, "packs"), identity{Format: formatVersion, Cluster: "test", Slot: 7, Copy: "1"})
 		}, "identity", "two copies of the slot", nextDisk},
-		"damaged SLOT": {func(t *testing.T, o *Options) {
+		"damaged SLOT that nothing proves": {func(t *testing.T, o *Options) {
+			damageIndex(t, *o, func(db *pebble.DB) error { return db.Delete(localKey(keyIdentity), pebble.Sync) })
 			rewrite(t, o.FS, o.FS.PathJoin(o.Dir, "SLOT"), func(b []byte) []byte { b[12] ^= 4; return b })
 		}, "identity", "SLOT\" is damaged", nextDisk},
 		"SLOT gone": {func(t *testing.T, o *Options) {

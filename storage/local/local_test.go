@@ -60,6 +60,9 @@ func closeOnce(t *testing.T, s *Slot) {
 			t.Errorf("check: %v", err)
 		}
 	}
+	if most := s.com.work.most.Load(); most > closureKeysMax {
+		t.Errorf("a closure touched %d keys, at most %d may be (LAWS §4.3)", most, closureKeysMax)
+	}
 	s.Close()
 }
 

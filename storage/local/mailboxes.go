@@ -29,11 +29,15 @@ func (m *Master) showMailbox(r reader, a *event.AccountRecord, b *event.MailboxR
 	if _, err := event.Load(r, event.StatsKey(b.Ref()), &st); err != nil {
 		return storage.Mailbox{}, err
 	}
+	return m.shown(a, b, &st), nil
+}
+
+func (m *Master) shown(a *event.AccountRecord, b *event.MailboxRecord, st *event.MailboxStats) storage.Mailbox {
 	return storage.Mailbox{
 		ID: storage.MailboxID(b.Id), Name: b.Name, UIDValidity: storage.UIDValidity(b.Uidvalidity),
 		UIDNext: event.UIDNext(b, m.unclean), HighestModSeq: max(storage.ModSeq(st.HighestModseq), m.shownFloor(a)),
 		SpecialUse: storage.SpecialUse(b.SpecialUse), Messages: st.Messages, Unseen: st.Unseen, Deleted: st.Deleted, Bytes: st.Bytes,
-	}, nil
+	}
 }
 
 // Mailboxes implements storage.Mailboxes.
@@ -87,6 +91,7 @@ func (m *Master) mailbox(ctx context.Context, id storage.AccountID, find func(*v
 // newMailbox makes a record with a UIDVALIDITY from the account's counter,
 // which the caller's event must carry too.
 func (m *Master) newMailbox(t *txn, a *event.AccountRecord, name string, use storage.SpecialUse) (*event.MailboxRecord, error) {
+	m.mailboxes.made(storage.AccountID(a.Id))
 	b := &event.MailboxRecord{Account: a.Id, Id: randomID(), Name: name, SpecialUse: string(use), Changed: m.modSeq(t, a), Born: uint64(m.next(t))}
 	if !event.NewUIDValidity(a, b, m.unclean) {
 		return nil, storage.Errorf(storage.ErrLimit, "create mailbox %q: the account has used up its UIDVALIDITY range", name)
@@ -126,13 +131,13 @@ func (m *Master) CreateMailbox(ctx context.Context, id storage.AccountID, name s
 	if err != nil {
 		return storage.Mailbox{}, err
 	}
-	var ref storage.Ref
-	err = m.growingSome(ctx, func(t *txn) error {
+	if err := m.checkRoom(ctx, id); err != nil {
+		return storage.Mailbox{}, err
+	}
+	var made storage.Mailbox
+	err = m.growing(ctx, func(t *txn) error {
 		a, err := loadAccount(t, id)
 		if err != nil {
-			return err
-		}
-		if err := m.checkRoom(t, id); err != nil {
 			return err
 		}
 		if _, exists, err := mailboxID(t, id, name); err != nil {
@@ -148,23 +153,42 @@ func (m *Master) CreateMailbox(ctx context.Context, id storage.AccountID, name s
 		if err != nil {
 			return err
 		}
-		ref = b.Ref()
+		made = m.shown(a, b, &event.MailboxStats{HighestModseq: b.Changed})
 		return m.emit(t, append(changes, mailboxChange(b), accountChange(a))...)
-	})
+	}, id)
 	if err != nil {
 		return storage.Mailbox{}, err
 	}
-	return m.MailboxByID(ctx, ref)
+	return made, nil
 }
 
-func (m *Master) checkRoom(t *txn, id storage.AccountID) error {
-	n := 0
-	return each(t, event.NamesOf(id, ""), func(_, _ []byte) error {
-		if n++; n >= storage.MaxMailboxes {
-			return storage.Errorf(storage.ErrLimit, "create mailbox: the account has %d already", n)
-		}
-		return nil
+// checkRoom refuses one mailbox more than an account may have. It is asked before
+// the change begins, since counting is too much for a closure: commands that run
+// side by side may each pass it.
+func (m *Master) checkRoom(ctx context.Context, id storage.AccountID) error {
+	full, err := m.mailboxes.full(id, storage.MaxMailboxes, func() (n int, err error) {
+		err = m.view(ctx, func(v *view) error {
+			n, err = countUpTo(v, event.NamesOf(id, ""), storage.MaxMailboxes)
+			return err
+		})
+		return n, err
 	})
+	if err == nil && full {
+		err = storage.Errorf(storage.ErrLimit, "create mailbox: the account has %d already", storage.MaxMailboxes)
+	}
+	return err
+}
+
+// countUpTo counts the records of a span, up to a number.
+func countUpTo(r reader, sp event.Span, most int) (n int, err error) {
+	err = stopEarly(each(r, sp, func(_, _ []byte) error {
+		if n == most {
+			return errEnough
+		}
+		n++
+		return nil
+	}))
+	return n, err
 }
 
 // DeleteMailbox implements storage.Mailboxes. The records of its messages stay,
@@ -184,7 +208,7 @@ func (m *Master) DeleteMailbox(ctx context.Context, id storage.AccountID, name s
 		}
 		b.Deleted, b.DeletedClockMs, b.Changed = true, m.slotClock(t), m.modSeq(t, a)
 		return m.emit(t, mailboxChange(b))
-	})
+	}, id)
 }
 
 // RenameMailbox implements storage.Mailboxes.
@@ -202,7 +226,7 @@ func (m *Master) RenameMailbox(ctx context.Context, id storage.AccountID, from, 
 	if to == from || strings.HasPrefix(to, from+"/") {
 		return storage.Errorf(storage.ErrInvalid, "rename mailbox %q: %q lies inside it", from, to)
 	}
-	return m.growingSome(ctx, func(t *txn) error {
+	return m.renaming(ctx, id, from, func(t *txn) error {
 		a, err := loadAccount(t, id)
 		if err != nil {
 			return err
@@ -238,6 +262,56 @@ func (m *Master) RenameMailbox(ctx context.Context, id storage.AccountID, from, 
 	})
 }
 
+// renaming runs a change of whatever a RENAME moves: mailboxes, or messages of
+// INBOX. It is one event, and where that is too much for a closure it is prepared
+// as a large change.
+func (m *Master) renaming(ctx context.Context, id storage.AccountID, from string, fn func(t *txn) error) error {
+	records, err := m.moves(ctx, id, from)
+	if err != nil {
+		return err
+	}
+	grown := false // since they were counted
+	if records <= m.s.o.sizes.small {
+		err := m.growing(ctx, func(t *txn) error {
+			records, err := moves(t, id, from)
+			if grown = records > m.s.o.sizes.small; err != nil || grown {
+				return err
+			}
+			return fn(t)
+		}, id)
+		if err != nil || !grown {
+			return err
+		}
+	}
+	return m.large(ctx, records, id, fn)
+}
+
+func (m *Master) moves(ctx context.Context, id storage.AccountID, from string) (records int, err error) {
+	err = m.view(ctx, func(v *view) error {
+		records, err = moves(v, id, from)
+		return err
+	})
+	return records, err
+}
+
+// moves counts what a RENAME of a mailbox moves.
+func moves(r reader, id storage.AccountID, from string) (int, error) {
+	if _, err := loadAccount(r, id); err != nil {
+		return 0, err
+	}
+	if from != "INBOX" {
+		n, err := countUpTo(r, event.NamesOf(id, from+"/"), storage.MaxMailboxes)
+		return n + 1, err
+	}
+	inbox, err := mailboxByName(r, id, from)
+	if err != nil {
+		return 0, err
+	}
+	var st event.MailboxStats
+	_, err = event.Load(r, event.StatsKey(inbox.Ref()), &st)
+	return int(st.Messages), err
+}
+
 // namesBelow gives the mailbox with a name and all below it.
 func namesBelow(r reader, id storage.AccountID, name string) ([]*event.MailboxRecord, error) {
 	var out []*event.MailboxRecord
@@ -261,27 +335,63 @@ func namesBelow(r reader, id storage.AccountID, name string) ([]*event.MailboxRe
 	return out, err
 }
 
-// renameInbox moves INBOX's messages to a new mailbox (RFC 3501, section 6.3.5).
+// renameInbox moves INBOX's messages to a new mailbox (RFC 3501, section 6.3.5):
+// all of them or none, and what arrives meanwhile stays in INBOX.
 func (m *Master) renameInbox(ctx context.Context, id storage.AccountID, to string) error {
-	inbox, err := m.Mailbox(ctx, id, "INBOX")
-	if err != nil {
+	if err := m.checkRoom(ctx, id); err != nil {
 		return err
 	}
-	if _, err := m.CreateMailbox(ctx, id, to, ""); err != nil {
-		return err
-	}
-	ref := storage.Ref{Account: id, Mailbox: inbox.ID}
+	return m.renaming(ctx, id, "INBOX", func(t *txn) error {
+		a, err := loadAccount(t, id)
+		if err != nil {
+			return err
+		}
+		inbox, err := mailboxByName(t, id, "INBOX")
+		if err != nil {
+			return err
+		}
+		if _, exists, err := mailboxID(t, id, to); err != nil {
+			return err
+		} else if exists {
+			return storage.Errorf(storage.ErrExists, "rename INBOX to %q: it exists already", to)
+		}
+		changes, err := m.missingParents(t, a, to, map[string]bool{})
+		if err != nil {
+			return err
+		}
+		b, err := m.newMailbox(t, a, to, "")
+		if err != nil {
+			return err
+		}
+		moved, err := m.moveAll(t, a, inbox, b)
+		if err != nil {
+			return err
+		}
+		return m.emit(t, append(append(changes, accountChange(a)), moved...)...)
+	})
+}
+
+// moveAll makes the changes that move all messages of a mailbox into a new one.
+func (m *Master) moveAll(t *txn, a *event.AccountRecord, from, to *event.MailboxRecord) ([]*event.Change, error) {
 	var uids []storage.UID
-	if err := m.Scan(ctx, ref, 1, inbox.UIDNext, func(msg storage.Message) error {
-		uids = append(uids, msg.UID)
+	if err := each(t, event.MessagesIn(from.Ref(), 0, ^storage.UID(0)), func(key, _ []byte) error {
+		uids = append(uids, event.UIDOf(key))
 		return nil
 	}); err != nil {
-		return err
+		return nil, err
 	}
-	if _, err := m.Move(ctx, ref, uids, to); err != nil {
-		return fmt.Errorf("rename INBOX to %q: %w", to, err)
+	recs, _, err := withSummaries(t, from.Ref(), uids)
+	if err != nil || len(recs) == 0 {
+		return []*event.Change{mailboxChange(to)}, err
 	}
-	return nil
+	first, changes, err := m.takeUIDs(t, a, to, len(recs))
+	if err != nil {
+		return nil, err
+	}
+	for i, rec := range recs {
+		changes = append(changes, messageChange(m.born(t, rec, a, to, first+storage.UID(i))), m.expunged(t, a, rec, true))
+	}
+	return changes, nil
 }
 
 // Subscribe implements storage.Mailboxes.
@@ -290,32 +400,38 @@ func (m *Master) Subscribe(ctx context.Context, id storage.AccountID, name strin
 	if err != nil {
 		return err
 	}
+	full := false
+	if on {
+		if full, err = m.subscriptions.full(id, storage.MaxSubscriptions, func() (n int, err error) {
+			err = m.view(ctx, func(v *view) error {
+				n, err = countUpTo(v, event.SubscriptionsOf(id), storage.MaxSubscriptions)
+				return err
+			})
+			return n, err
+		}); err != nil {
+			return err
+		}
+	}
 	change := m.acknowledged
 	if on {
-		change = m.growingSome
+		change = m.growing
 	}
 	return change(ctx, func(t *txn) error {
 		if _, err := loadAccount(t, id); err != nil {
 			return err
 		}
 		_, is, err := t.Get(event.SubscriptionKey(id, name))
-		if err != nil {
+		if err != nil || is == on {
 			return err
 		}
-		if is == on {
-			return nil
+		if full {
+			return storage.Errorf(storage.ErrLimit, "subscribe %q: the account has %d subscriptions already", name, storage.MaxSubscriptions)
 		}
 		if on {
-			n := 0
-			if err := each(t, event.SubscriptionsOf(id), func(_, _ []byte) error { n++; return nil }); err != nil {
-				return err
-			}
-			if n >= storage.MaxSubscriptions {
-				return storage.Errorf(storage.ErrLimit, "subscribe %q: the account has %d subscriptions already", name, n)
-			}
+			m.subscriptions.made(id)
 		}
 		return m.emit(t, subscription(uint64(id), name, on))
-	})
+	}, id)
 }
 
 // takeUIDs takes n UIDs of a mailbox, giving it a new UIDVALIDITY when its range

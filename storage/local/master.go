@@ -49,7 +49,8 @@ type Master struct {
 	since     time.Duration // Clock.Mono when it began
 	clockBase uint64        // the slot clock then, ms
 
-	announced announcements
+	announced                announcements
+	mailboxes, subscriptions rooms
 
 	stopOnce sync.Once
 	done     chan struct{}
@@ -144,33 +145,40 @@ func (m *Master) view(ctx context.Context, fn func(v *view) error) error {
 	return m.s.read(fn)
 }
 
-// change runs a change to its local durability and gives its position.
-func (m *Master) change(ctx context.Context, fn func(t *txn) error) (slot.Position, error) {
+// admit reports whether a change may begin.
+func (m *Master) admit() error {
+	if err := m.live(); err != nil {
+		return err
+	}
+	if a, ok := m.gate.(Admission); ok {
+		return a.Admit()
+	}
+	return nil
+}
+
+// change runs a change of some accounts, or of none, to its local durability, and
+// returns its position.
+func (m *Master) change(ctx context.Context, fn func(t *txn) error, accounts ...storage.AccountID) (slot.Position, error) {
 	var at slot.Position
 	if _, err := m.s.space.hold(disk.Change, 0); err != nil {
 		return 0, err
 	}
 	err := m.s.do(ctx, func(t *txn) error {
-		if err := m.live(); err != nil {
+		if err := m.admit(); err != nil {
 			return err
-		}
-		if a, ok := m.gate.(Admission); ok {
-			if err := a.Admit(); err != nil {
-				return err
-			}
 		}
 		if err := fn(t); err != nil {
 			return err
 		}
 		at = t.head
 		return nil
-	})
+	}, accounts...)
 	return at, err
 }
 
 // acknowledged is change, and the wait for law 1.
-func (m *Master) acknowledged(ctx context.Context, fn func(t *txn) error) error {
-	at, err := m.change(ctx, fn)
+func (m *Master) acknowledged(ctx context.Context, fn func(t *txn) error, accounts ...storage.AccountID) error {
+	at, err := m.change(ctx, fn, accounts...)
 	if err != nil {
 		return err
 	}
@@ -194,7 +202,15 @@ func (m *Master) emit(t *txn, changes ...*event.Change) error {
 	return t.applyAt(m, m.next(t), changes...)
 }
 
-func (m *Master) next(t *txn) slot.Position { return slot.At(m.epoch, t.head.N()+1) }
+// next is the position of the next event. That of a large change leaves room for
+// what others change while it is prepared.
+func (m *Master) next(t *txn) slot.Position {
+	n := t.head.N() + 1
+	if t.large != nil {
+		n += t.large.ahead
+	}
+	return slot.At(m.epoch, n)
+}
 
 // modSeq is the MODSEQ that the next event gives in an account.
 func (m *Master) modSeq(t *txn, a *event.AccountRecord) uint64 {
@@ -210,7 +226,7 @@ func (m *Master) shownFloor(a *event.AccountRecord) storage.ModSeq {
 }
 
 func (t *txn) applyAt(m *Master, p slot.Position, changes ...*event.Change) error {
-	if p.N() == slot.MaxN {
+	if p.N() >= slot.MaxN {
 		panic(fmt.Sprintf("slot %s: epoch %d is used up", m.s.o.Slot, m.epoch))
 	}
 	if err := event.Permit(m.s.o.features(), changes); err != nil {

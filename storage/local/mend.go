@@ -223,7 +223,7 @@ func (g *givingUp) some(ctx context.Context, ref storage.Ref, uids []storage.UID
 			return nil
 		}
 		return m.emit(t, changes...)
-	})
+	}, ref.Account)
 	if err == nil {
 		g.out = append(g.out, part...)
 	}
@@ -378,7 +378,7 @@ func (m *Master) TakeBack(ctx context.Context, ref slot.BodyRef) (int, error) {
 		if err := m.acknowledged(ctx, func(t *txn) (err error) {
 			done, err = m.takeBackOne(t, x, summary)
 			return err
-		}); err != nil {
+		}, x.Message.Ref().Account); err != nil {
 			return n, err
 		}
 		if done {

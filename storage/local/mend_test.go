@@ -255,7 +255,7 @@ func TestLaw07ReturningCopyKeepsMissingBody(t *testing.T) {
 		}
 		evs := journalOf(t, s, h.Position)
 		giveBodies(t, s, away, evs)
-		if n, err := away.ApplyEvents(context.Background(), evs); err != nil || n != len(evs) {
+		if n, err := applyAll(context.Background(), away, evs); err != nil || n != len(evs) {
 			t.Fatalf("applied %d of %d: %v", n, len(evs), err)
 		}
 		same(t, s, away)

@@ -13,14 +13,14 @@ import (
 // migrate brings an older slot to formatVersion. It may be cut off at any point:
 // the SLOT file says the new version only when everything is durable.
 func (s *Slot) migrate() (string, error) {
-	from := s.identity.Format
+	from := s.owner.Format
 	if from >= formatVersion {
 		return fmt.Sprint(from), nil
 	}
 	if err := s.countRefs(); err != nil {
 		return "", fmt.Errorf("bring it from format %d to %d: %w", from, formatVersion, err)
 	}
-	if err := s.writeIdentity(s.o.FS.PathJoin(s.o.Dir, "SLOT"), s.identity.Copy); err != nil {
+	if err := s.writeIdentity(s.o.FS.PathJoin(s.o.Dir, "SLOT"), s.owner.Copy); err != nil {
 		return "", err
 	}
 	s.log.Info("slot format raised", "from", from, "to", formatVersion)

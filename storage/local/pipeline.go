@@ -42,6 +42,9 @@ func (p *pipeline) init(s *Slot) {
 // reserve waits until a group may be built.
 func (p *pipeline) reserve() { p.room <- struct{}{} }
 
+// cancel gives a place back for which there is no group.
+func (p *pipeline) cancel() { <-p.room }
+
 // launch gives a group to settle, which answers it in any case.
 func (p *pipeline) launch(f *flight) {
 	p.landed.Add(1)

@@ -16,14 +16,25 @@ import (
 // ApplyEvents applies events of the master in their order and returns when they
 // are durable here. applied counts those that are; err is why the next one is
 // not, and that event has left no trace: storage.ErrNotFound when one of its
-// bodies is not here, storage.ErrDiverged when it does not follow the head.
+// bodies is not here, storage.ErrDiverged when it does not follow the head. It
+// takes no more of them than fit into one closure, or one large event.
 func (s *Slot) ApplyEvents(ctx context.Context, evs []*event.Event) (applied int, err error) {
 	if _, err := s.space.hold(disk.Change, 0); err != nil {
 		return 0, err // the master hears nothing more of this copy until there is room
 	}
+	n, changes := 0, 0
+	for ; n < len(evs) && (n == 0 || changes+records(evs[n]) <= storage.MaxTxnRecords); n++ {
+		changes += records(evs[n])
+	}
+	if changes > s.o.sizes.applied {
+		if err := s.applyLarge(ctx, evs[0]); err != nil {
+			return 0, err
+		}
+		return 1, nil
+	}
 	var refused error
 	err = s.do(ctx, func(t *txn) error {
-		for _, ev := range evs {
+		for _, ev := range evs[:n] {
 			if refused = t.applyReplica(ev); refused != nil {
 				return nil
 			}
@@ -35,6 +46,19 @@ func (s *Slot) ApplyEvents(ctx context.Context, evs []*event.Event) (applied int
 		return 0, err
 	}
 	return applied, refused
+}
+
+// closureSpare is how many records an event has at most beside those that it is
+// about and their tombstones: mailboxes, the account.
+const closureSpare = 10
+
+// records counts the records that an event changes.
+func records(ev *event.Event) int {
+	n := len(ev.Changes)
+	for _, c := range ev.Changes {
+		n += len(c.GetFreed().GetUids())
+	}
+	return n
 }
 
 // applyReplica applies one event; what panics in it is that event's fault alone

@@ -47,6 +47,7 @@ func newReplicaHarness(t *testing.T, rng *rand.Rand) *harness {
 	h.w = newWalk(t, serve(t, openSlot(t, options(t, newFS(t))), 1, 0), rng, 3)
 	h.hist.follow(t, h.w.m.s)
 	h.o = options(t, h.fs)
+	h.o.sizes = someSizes(t, rng)
 	h.o.PackBytesMax, h.o.JournalEventsMax = 24<<10, 64
 	h.s = openSlot(t, h.o)
 	return h
@@ -76,12 +77,22 @@ func (r *replicaHarness) follow(n int) error {
 		return err
 	}
 	for part := range slices.Chunk(evs, n) {
-		if did, err := h.s.ApplyEvents(context.Background(), part); err != nil || did != len(part) {
+		if did, err := applyAll(context.Background(), h.s, part); err != nil || did != len(part) {
 			return fmt.Errorf("%d of %d events: %w", did, len(part), err)
 		}
 		h.show()
 	}
 	return nil
+}
+
+// applyAll applies events in as many commits as it takes.
+func applyAll(ctx context.Context, s *Slot, evs []*event.Event) (applied int, err error) {
+	for applied < len(evs) && err == nil {
+		var n int
+		n, err = s.ApplyEvents(ctx, evs[applied:])
+		applied += n
+	}
+	return applied, err
 }
 
 func (h *harness) applyAgain() error {
@@ -93,7 +104,7 @@ func (h *harness) applyAgain() error {
 		return err
 	}
 	evs := journalOf(h.t, h.s, head.KeptAfter)
-	_, err = h.s.ApplyEvents(context.Background(), evs[len(evs)/2:])
+	_, err = applyAll(context.Background(), h.s, evs[len(evs)/2:])
 	return err
 }
 

@@ -35,6 +35,9 @@ type Resources struct {
 	// OnAck, when set before the first Open, is told how long each change that was
 	// durable here waited for its acknowledgement to be allowed (law 1).
 	OnAck func(time.Duration)
+	// OnClosure, when set before the first Open, is told how long each change kept
+	// the others of its slot from being run (LAWS §4.3).
+	OnClosure func(time.Duration)
 }
 
 const (
@@ -48,6 +51,12 @@ const (
 func (r *Resources) observeSync(took time.Duration) {
 	if r.OnSync != nil {
 		r.OnSync(took)
+	}
+}
+
+func (r *Resources) observeClosure(took time.Duration) {
+	if r.OnClosure != nil {
+		r.OnClosure(took)
 	}
 }
 

@@ -15,6 +15,7 @@
 package local
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -65,8 +66,22 @@ type Options struct {
 	Features  func() slot.FeatureLevel
 	uncounted bool // a Rebuild opens it, to compute its derived records
 	// PackBytesMax is for tests; 0: blob's default.
-	PackBytesMax  int64
-	eventBytesMax int // for tests; 0: event.BytesMax
+	PackBytesMax int64
+	sizes        sizes
+}
+
+// sizes are where changes are cut, refused, or prepared as large ones; tests have
+// smaller ones, 0 is the ordinary.
+type sizes struct {
+	eventBytes int // of one event at most
+	small      int // records of a RENAME from which on it is a large change
+	copied     int // messages of a COPY
+	applied    int // records of an event, at a replica
+}
+
+func (z sizes) withPresets() sizes {
+	return sizes{cmp.Or(z.eventBytes, event.BytesMax), cmp.Or(z.small, smallMax), cmp.Or(z.copied, copyMax),
+		cmp.Or(z.applied, 2*storage.MaxTxnRecords+closureSpare)}
 }
 
 func (o Options) features() slot.FeatureLevel {
@@ -85,7 +100,7 @@ type Slot struct {
 	com   committer
 	space space
 
-	identity    identity         // of the SLOT file beside the index
+	owner       ownership
 	compactions *slotCompactions // its share of the node's
 	dog         *watchdog
 
@@ -155,9 +170,7 @@ func withPresets(o Options) Options {
 }
 
 func newSlot(o Options) *Slot {
-	if o.eventBytesMax == 0 {
-		o.eventBytesMax = event.BytesMax
-	}
+	o.sizes = o.sizes.withPresets()
 	s := &Slot{o: o, log: o.Logger.With("slot", o.Slot), failed: make(chan struct{}), recounting: make(chan struct{}, 1), readingAside: make(chan struct{}, 1),
 		compactions: &slotCompactions{all: o.Resources.compactions}, staged: map[slot.BodyRef]staged{}}
 	s.com.quit = make(chan struct{})
@@ -336,7 +349,13 @@ func (s *Slot) begin() (string, error) {
 			return "", err
 		}
 	}
+	if err := s.noteOwner(b); err != nil {
+		return "", err
+	}
 	if err := s.guarded(func() error { return s.db.Apply(b, pebble.Sync) }); err != nil {
+		return "", err
+	}
+	if err := s.mendOwner(); err != nil {
 		return "", err
 	}
 	s.building.Store(s.building.Load() || refill)

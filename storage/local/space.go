@@ -11,7 +11,6 @@ import (
 
 	"mailnode/storage"
 	"mailnode/storage/disk"
-	"mailnode/storage/event"
 )
 
 // space is a copy's room: that of the disk with its index, and that of the disk
@@ -124,35 +123,19 @@ func (m *Master) Announce(ctx context.Context, id storage.AccountID, bytes int64
 	return end, nil
 }
 
-// growing is acknowledged for a change that takes about so many bytes on the disk.
-// It is refused before anything is written when they would not leave the reserve.
-func (m *Master) growing(ctx context.Context, bytes int64, fn func(t *txn) error) error {
-	room, err := m.s.space.hold(disk.Grow, bytes)
-	if err != nil {
+// growing is acknowledged for a change that takes more of the disk: it is refused
+// before anything is written when the reserve would not be left. What a large one
+// takes is known when it is prepared (prepareAndEnter).
+func (m *Master) growing(ctx context.Context, fn func(t *txn) error, accounts ...storage.AccountID) error {
+	if _, err := m.s.space.hold(disk.Grow, 0); err != nil {
 		return err
 	}
-	defer room.release()
 	return m.acknowledged(ctx, func(t *txn) error {
 		if err := m.s.space.allow(disk.Grow); err != nil {
 			return err // it has waited in the queue
 		}
 		return fn(t)
-	})
-}
-
-// growingSome is growing for a few records.
-func (m *Master) growingSome(ctx context.Context, fn func(t *txn) error) error {
-	return m.growing(ctx, 0, fn)
-}
-
-// recordBytes is what an event with copies of recs takes: in the journal, and as
-// records.
-func recordBytes(recs []*event.MessageRecord) (sum int64) {
-	const recordOverheadBytes = 512 // keys, flags, digests, the index of changes
-	for _, r := range recs {
-		sum += 2 * int64(len(r.Summary)+recordOverheadBytes)
-	}
-	return sum
+	}, accounts...)
 }
 
 // roomForKeywords refuses keywords that a mailbox does not have yet when there is

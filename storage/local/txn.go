@@ -12,25 +12,38 @@ import (
 // txn is the state as a group's closures see it: the durable state and what
 // the closures before them did.
 type txn struct {
-	s       *Slot
-	b       *pebble.Batch
-	head    slot.Position
-	clock   uint64
-	events  int // in the journal
-	users   userCount
+	s *Slot
+	b *pebble.Batch
+	reads
+	bodies
+	lastEvent
 	touched map[storage.Ref]struct{}
+	alone   bool          // nothing may follow in this group
+	reload  bool          // the head was replaced
+	torn    bool          // an event is in the batch in part
+	lineage bool          // the slot's record is in the batch
+	trimmed bool          // the journal's start is
+	large   *draft        // it prepares a large change, and is not the committer's
+	bulk    *pebble.Batch // a large change's, below b
+	settles *hold         // everything before this group is settled for it
+}
+
+// reads is what a txn reads from, and how much it has touched.
+type reads struct {
+	src  pebble.Reader // the batch; the snapshot of a large change
+	keys int           // read and written
+}
+
+// bodies is what a txn notes of the bodies that its events name.
+type bodies struct {
 	placed  []slot.BodyRef
 	covered uint64 // bodies staged up to here are in the group's sync of the packs
 	late    bool   // one that is named was staged later: the packs must be synced again
-	alone   bool   // nothing may follow in this group
-	reload  bool   // the head was replaced
-	torn    bool   // an event is in the batch in part
-	lineage bool   // the slot's record is in the batch
-	trimmed bool   // the journal's start is
 }
 
 func newTxn(c *committer) *txn {
-	return &txn{s: c.s, b: c.s.db.NewIndexedBatch(), head: c.head, clock: c.clock, events: c.events, users: c.users, covered: c.s.stagedCount(),
+	b := c.s.db.NewIndexedBatch()
+	return &txn{s: c.s, b: b, reads: reads{src: b}, bodies: bodies{covered: c.s.stagedCount()}, lastEvent: c.lastEvent,
 		touched: map[storage.Ref]struct{}{}}
 }
 
@@ -73,9 +86,23 @@ func (t *txn) headAfter() (event.Head, error) {
 }
 
 // Get and iter make a txn a reader.
-func (t *txn) Get(key []byte) ([]byte, bool, error) { return pebbleGet(t.b, key) }
+func (t *txn) Get(key []byte) ([]byte, bool, error) {
+	t.touch(1)
+	if t.large != nil {
+		if err := t.large.ctx.Err(); err != nil {
+			return nil, false, storage.Errorf(storage.ErrUnavailable, "slot %s: %w", t.s.o.Slot, err)
+		}
+	}
+	return pebbleGet(t.src, key)
+}
 
-func (t *txn) iter(sp event.Span) (*pebble.Iterator, error) { return newIter(t.b, sp) }
+func (t *txn) iter(sp event.Span) (*pebble.Iterator, error) { return newIter(t.src, sp) }
+
+// touch counts keys that are read or written.
+func (t *txn) touch(n int) {
+	t.keys += n
+	t.s.com.work.keys.Add(uint64(n))
+}
 
 // apply enters one event: its records, its bodies' places and its journal entry
 // all go into the batch, or none does.
@@ -89,9 +116,12 @@ func (t *txn) apply(ev *event.Event) error {
 		return err
 	}
 	over.dropBodies()
+	if t.large != nil {
+		return t.large.take(&over, ev, placed)
+	}
 	raw := event.Encode(ev)
-	if len(raw) > t.s.o.eventBytesMax {
-		return storage.Errorf(storage.ErrLimit, "apply event %s: it has %d bytes, at most %d can be replicated", slot.Position(ev.Position), len(raw), t.s.o.eventBytesMax)
+	if err := t.s.fits(ev, len(raw)); err != nil {
+		return err
 	}
 	if err := t.countUsers(&over); err != nil {
 		return err
@@ -103,14 +133,33 @@ func (t *txn) apply(ev *event.Event) error {
 	if err := over.flush(t.b); err != nil {
 		return err
 	}
+	t.touch(len(over.order))
 	t.torn = false
-	t.events++
 	t.notePlaced(placed...)
-	t.head, t.clock = slot.Position(ev.Position), ev.SlotClockMs
-	for _, d := range ev.Digests {
-		t.touched[storage.Ref{Account: storage.AccountID(d.Account), Mailbox: storage.MailboxID(d.Mailbox)}] = struct{}{}
+	t.entered(ev)
+	touched(t.touched, ev)
+	return nil
+}
+
+// fits refuses an event that is too large to be replicated.
+func (s *Slot) fits(ev *event.Event, bytes int) error {
+	if bytes > s.o.sizes.eventBytes {
+		return storage.Errorf(storage.ErrLimit, "apply event %s: it has %d bytes, at most %d can be replicated", slot.Position(ev.Position), bytes, s.o.sizes.eventBytes)
 	}
 	return nil
+}
+
+// entered makes an event the last one.
+func (t *txn) entered(ev *event.Event) {
+	t.events++
+	t.head, t.clock = slot.Position(ev.Position), ev.SlotClockMs
+}
+
+// touched adds the mailboxes whose watchers an event wakes.
+func touched(in map[storage.Ref]struct{}, ev *event.Event) {
+	for _, d := range ev.Digests {
+		in[storage.Ref{Account: storage.AccountID(d.Account), Mailbox: storage.MailboxID(d.Mailbox)}] = struct{}{}
+	}
 }
 
 // place notes where the event's bodies lie. A body that is nowhere is an error:

@@ -24,7 +24,7 @@ func (m *Master) DeleteAccount(ctx context.Context, id storage.AccountID) error 
 		a.Deleted, a.DeletedClockMs = true, m.slotClock(t)
 		t.endSessions()
 		return m.emit(t, accountChange(a))
-	})
+	}, id)
 }
 
 // endSessions wakes whoever ends the sessions of accounts (storage.Changes) once
@@ -125,20 +125,22 @@ func deletedAccount(r reader, addr slot.Address) (*event.AccountRecord, *event.A
 
 // UndeleteAccount implements storage.Undelete.
 func (m *Master) UndeleteAccount(ctx context.Context, addr slot.Address) (storage.Account, error) {
-	var id storage.AccountID
+	var out storage.Account
 	err := m.acknowledged(ctx, func(t *txn) error {
 		a, _, err := deletedAccount(t, addr)
 		if err != nil {
 			return err
 		}
-		id = storage.AccountID(a.Id)
 		a.Deleted, a.DeletedClockMs = false, 0
+		if out, err = showAccount(t, a); err != nil {
+			return err
+		}
 		return m.emit(t, accountChange(a))
 	})
 	if err != nil {
 		return storage.Account{}, err
 	}
-	return m.Account(ctx, id)
+	return out, nil
 }
 
 // EraseAccount implements storage.Undelete. Free takes the mail.
@@ -195,8 +197,9 @@ func (m *Master) Restore(ctx context.Context, id storage.AccountID, r storage.Re
 	}
 	// Those above come before those below, so that the names below find them.
 	slices.SortFunc(gone, func(x, y *event.MailboxRecord) int { return strings.Compare(x.Name, y.Name) })
+	tried := map[string]int{}
 	for _, b := range gone {
-		name, err := m.restoreMailbox(ctx, b.Ref())
+		name, err := m.restoreMailbox(ctx, b.Ref(), tried)
 		if err != nil {
 			return out, err
 		}
@@ -213,9 +216,23 @@ func (m *Master) Restore(ctx context.Context, id storage.AccountID, r storage.Re
 }
 
 // restoreMailbox brings a deleted mailbox back with its messages, under a new
-// UIDVALIDITY: to clients they are new (law 2).
-func (m *Master) restoreMailbox(ctx context.Context, ref storage.Ref) (name string, err error) {
-	err = m.growingSome(ctx, func(t *txn) error {
+// UIDVALIDITY: to clients they are new (law 2). tried is which of its names the
+// last one of the same name got: so that few are looked at, and none of the many
+// that are taken in a closure.
+func (m *Master) restoreMailbox(ctx context.Context, ref storage.Ref, tried map[string]int) (name string, err error) {
+	was := ""
+	if err := m.view(ctx, func(v *view) error {
+		b := &event.MailboxRecord{}
+		if found, err := event.Load(v, event.MailboxKey(ref), b); err != nil || !found {
+			return err
+		}
+		was = b.Name
+		_, tried[was], err = freeName(v, ref.Account, was, tried[was])
+		return err
+	}); err != nil {
+		return "", err
+	}
+	err = m.growing(ctx, func(t *txn) error {
 		a, err := loadAccount(t, ref.Account)
 		if err != nil {
 			return err
@@ -225,7 +242,7 @@ func (m *Master) restoreMailbox(ctx context.Context, ref storage.Ref) (name stri
 		if err != nil || !found || !b.Deleted {
 			return err // freed, or restored by somebody else
 		}
-		if name, err = freeName(t, a, b.Name); err != nil {
+		if name, _, err = freeName(t, ref.Account, b.Name, tried[was]); err != nil {
 			return err
 		}
 		parents, err := m.missingParents(t, a, name, map[string]bool{})
@@ -237,13 +254,14 @@ func (m *Master) restoreMailbox(ctx context.Context, ref storage.Ref) (name stri
 			return storage.Errorf(storage.ErrLimit, "restore mailbox %q: its UIDs, or the account's UIDVALIDITYs, are used up", name)
 		}
 		return m.emit(t, append(parents, mailboxChange(b), accountChange(a))...)
-	})
+	}, ref.Account)
 	return name, err
 }
 
-// freeName gives the name, or the first of "name (2)", "name (3)", … that is free.
-func freeName(r reader, a *event.AccountRecord, name string) (string, error) {
-	for n := 1; ; n++ {
+// freeName returns the n-th of "name", "name (2)", "name (3)", … or the first behind
+// it that is free, and which it is.
+func freeName(r reader, id storage.AccountID, name string, n int) (string, int, error) {
+	for n = max(n, 1); ; n++ {
 		try := name
 		if n > 1 {
 			suffix := fmt.Sprintf(" (%d)", n)
@@ -253,8 +271,8 @@ func freeName(r reader, a *event.AccountRecord, name string) (string, error) {
 			}
 			try = name + suffix
 		}
-		if _, taken, err := mailboxID(r, storage.AccountID(a.Id), try); err != nil || !taken {
-			return try, err
+		if _, taken, err := mailboxID(r, id, try); err != nil || !taken {
+			return try, n, err
 		}
 	}
 }
@@ -277,10 +295,10 @@ func (m *Master) restoreMessages(ctx context.Context, ref storage.Ref, since uin
 	}
 	return inChunks(uids, func(uids []storage.UID) error {
 		restored, gone := 0, 0
-		if err := m.growingSome(ctx, func(t *txn) (err error) {
+		if err := m.growing(ctx, func(t *txn) (err error) {
 			restored, gone, err = m.restoreSome(t, ref, uids, since)
 			return err
-		}); err != nil {
+		}, ref.Account); err != nil {
 			return err
 		}
 		out.Messages += restored

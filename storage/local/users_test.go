@@ -82,7 +82,7 @@ func (u *userSteps) count() {
 func (u *userSteps) follow() {
 	h, err := u.copied.Head()
 	u.must(err)
-	_, err = u.copied.ApplyEvents(context.Background(), journalOf(u.t, u.lead, h.Position))
+	_, err = applyAll(context.Background(), u.copied, journalOf(u.t, u.lead, h.Position))
 	u.must(err)
 }
 

@@ -103,6 +103,7 @@ type reader interface {
 	Get(key []byte) ([]byte, bool, error)
 	iter(sp event.Span) (*pebble.Iterator, error)
 	met(damage error)
+	touch(keys int)
 }
 
 // each calls fn for the records of a span, in key order, until its first error.
@@ -112,6 +113,7 @@ func each(r reader, sp event.Span, fn func(key, value []byte) error) error {
 		return err
 	}
 	for ok := it.First(); ok; ok = it.Next() {
+		r.touch(1)
 		v, err := it.ValueAndErr()
 		if err == nil {
 			err = fn(it.Key(), v)

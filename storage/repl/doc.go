@@ -67,8 +67,12 @@ type Sink interface {
 	StageBody(ref slot.BodyRef, note []byte, body io.ReaderAt, size int64) error
 	KeepBodies(ctx context.Context, refs []slot.BodyRef) error
 	NeededBodies(fn func(ref slot.BodyRef, live bool) error) error
-	// ApplyEvents applies events until the first that cannot be; err says why.
+	// ApplyEvents applies events until the first that cannot be; err says why. It
+	// takes no more of them than one commit should have.
 	ApplyEvents(ctx context.Context, evs []*event.Event) (applied int, err error)
+	// Worked counts keys read and written for changes, also of those that have not
+	// ended.
+	Worked() uint64
 	Quarantine(ev *event.Event, reason error) error
 	SetAside(ctx context.Context) (name string, err error)
 	BeginImport(ctx context.Context) error

@@ -51,10 +51,11 @@ type Follower struct {
 	progress bool
 	ended    string
 
-	mu    sync.Mutex // guards all below
-	state FollowerState
-	bytes uint64 // received since the stream began
-	poked chan struct{}
+	mu     sync.Mutex // guards all below
+	state  FollowerState
+	bytes  uint64 // received since the stream began
+	worked uint64 // what the copy had worked when it began
+	poked  chan struct{}
 
 	again chan string // capacity 1: why the whole state is to be fetched
 }
@@ -269,7 +270,7 @@ func (f *Follower) began(s FollowerState) {
 	if s.Viable {
 		s.Problem = f.ended
 	}
-	f.state, f.bytes = s, 0
+	f.state, f.bytes, f.worked = s, 0, f.o.Slot.Worked()
 }
 
 func (f *Follower) received(n int) {
@@ -338,15 +339,20 @@ func (f *Follower) receive(ctx context.Context, stream Replication_FollowClient,
 func (f *Follower) applyLoop(ctx context.Context, stream Replication_FollowClient, bodies *bodyStream, events *eventQueue, at, history slot.Position) error {
 	tick := time.NewTicker(ackEvery)
 	defer tick.Stop()
+	var told uint64 // bytes received
+	send := func(viable bool, problem string) error {
+		return stream.Send(&FollowUp{Ack: &Ack{Position: uint64(at), BytesReceived: told, Viable: viable, Problem: problem, Worked: f.o.Slot.Worked() - f.worked}})
+	}
 	ack := func(viable bool, problem string) error {
 		f.mu.Lock()
-		n := f.bytes
+		told = f.bytes
 		if f.state.Viable, f.state.Problem = viable, problem; viable && !f.progress {
 			f.state.Problem = f.ended
 		}
 		f.mu.Unlock()
-		return stream.Send(&FollowUp{Ack: &Ack{Position: uint64(at), BytesReceived: n, Viable: viable, Problem: problem}})
+		return send(viable, problem)
 	}
+	acks := progress{waiting: func() error { return ack(true, "") }, working: func() error { return send(true, "") }}
 	for {
 		if err := ack(true, ""); err != nil {
 			return err
@@ -369,11 +375,14 @@ func (f *Follower) applyLoop(ctx context.Context, stream Replication_FollowClien
 			return ctx.Err()
 		}
 		for len(group) > 0 {
-			n, err := f.applySome(ctx, bodies, group, history, func() error { return ack(true, "") })
+			n, err := f.applySome(ctx, bodies, group, history, acks)
 			if n > 0 {
 				at = slot.Position(group[n-1].Position)
 				group = group[n:]
 				f.progress = true
+				if ackErr := ack(true, ""); ackErr != nil && err == nil {
+					err = ackErr
+				}
 			}
 			if err != nil && refusesEvent(err) {
 				if qerr := f.poison(group[0], err, ack); qerr != nil {
@@ -410,7 +419,7 @@ func (f *Follower) poison(ev *event.Event, why error, ack func(bool, string) err
 // applySome waits for bodies and applies what it can of the group in one commit.
 // Bodies of events up to history are not pushed: they are asked for at once, the
 // whole group's together.
-func (f *Follower) applySome(ctx context.Context, bodies *bodyStream, group []*event.Event, history slot.Position, ack func() error) (int, error) {
+func (f *Follower) applySome(ctx context.Context, bodies *bodyStream, group []*event.Event, history slot.Position, acks progress) (int, error) {
 	for _, ev := range group {
 		if slot.Position(ev.Position) > history {
 			break
@@ -434,13 +443,44 @@ func (f *Follower) applySome(ctx context.Context, bodies *bodyStream, group []*e
 			continue
 		}
 		if i > 0 { // what is complete is made durable first
-			return f.o.Slot.ApplyEvents(ctx, group[:i])
+			return f.apply(ctx, group[:i], acks.working)
 		}
-		if err := f.awaitBodies(ctx, bodies, missing, ack); err != nil {
+		if err := f.awaitBodies(ctx, bodies, missing, acks.waiting); err != nil {
 			return 0, err
 		}
 	}
-	return f.o.Slot.ApplyEvents(ctx, group)
+	return f.apply(ctx, group, acks.working)
+}
+
+// progress tells the master while something takes its time: that bytes come in,
+// or that the copy works. What comes in while it works is no sign of life of its
+// disk.
+type progress struct{ waiting, working func() error }
+
+// apply applies what fits into one commit. A disk that is slow, or a large event,
+// is told from a dead one by what the copy has read and written meanwhile.
+func (f *Follower) apply(ctx context.Context, evs []*event.Event, working func() error) (applied int, err error) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		applied, err = f.o.Slot.ApplyEvents(ctx, evs)
+	}()
+	tick := time.NewTicker(ackEvery)
+	defer tick.Stop()
+	var broken error
+	for {
+		select {
+		case <-done:
+			if err == nil {
+				err = broken
+			}
+			return applied, err
+		case <-tick.C:
+			if broken == nil {
+				broken = working()
+			}
+		}
+	}
 }
 
 // awaitBodies waits for bodies; those that were not pushed are asked for. While

@@ -188,7 +188,7 @@ func (f *Feed) fenced(why string) {
 func (f *Feed) onAck(n slot.NodeName, conn int, a *Ack) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.step(ack.Acked{At: f.o.Clock.Mono(), Node: n, Conn: conn, Position: slot.Position(a.Position), Bytes: a.BytesReceived, Viable: a.Viable, Problem: a.Problem})
+	f.step(ack.Acked{At: f.o.Clock.Mono(), Node: n, Conn: conn, Position: slot.Position(a.Position), Moved: a.BytesReceived + a.Worked, Viable: a.Viable, Problem: a.Problem})
 }
 
 // connect notes that a replica holds everything up to p, and gives the number

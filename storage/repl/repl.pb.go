@@ -229,13 +229,14 @@ func (x *Hello) GetRefill() bool {
 	return false
 }
 
-// Ack says what is durable on the replica, and that bytes move.
+// Ack says what is durable on the replica, and that it moves.
 type Ack struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Position      uint64                 `protobuf:"fixed64,1,opt,name=position,proto3" json:"position,omitempty"`
 	BytesReceived uint64                 `protobuf:"varint,2,opt,name=bytes_received,json=bytesReceived,proto3" json:"bytes_received,omitempty"` // events and bodies, since the stream began
 	Viable        bool                   `protobuf:"varint,3,opt,name=viable,proto3" json:"viable,omitempty"`                                    // false: building, or an event was quarantined
 	Problem       string                 `protobuf:"bytes,4,opt,name=problem,proto3" json:"problem,omitempty"`                                   // why not viable
+	Worked        uint64                 `protobuf:"varint,5,opt,name=worked,proto3" json:"worked,omitempty"`                                    // keys read and written for events, since the stream began
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -296,6 +297,13 @@ func (x *Ack) GetProblem() string {
 		return x.Problem
 	}
 	return ""
+}
+
+func (x *Ack) GetWorked() uint64 {
+	if x != nil {
+		return x.Worked
+	}
+	return 0
 }
 
 type FollowDown struct {
@@ -1263,12 +1271,13 @@ const file_repl_proto_rawDesc = "" +
 	"\alineage\x18\x05 \x03(\v2\x18.mailnode.repl.v1.BranchR\alineage\x12\x1a\n" +
 	"\bbuilding\x18\x06 \x01(\bR\bbuilding\x12\x1a\n" +
 	"\bfeatures\x18\a \x03(\tR\bfeatures\x12\x16\n" +
-	"\x06refill\x18\b \x01(\bR\x06refill\"z\n" +
+	"\x06refill\x18\b \x01(\bR\x06refill\"\x92\x01\n" +
 	"\x03Ack\x12\x1a\n" +
 	"\bposition\x18\x01 \x01(\x06R\bposition\x12%\n" +
 	"\x0ebytes_received\x18\x02 \x01(\x04R\rbytesReceived\x12\x16\n" +
 	"\x06viable\x18\x03 \x01(\bR\x06viable\x12\x18\n" +
-	"\aproblem\x18\x04 \x01(\tR\aproblem\"\xdb\x01\n" +
+	"\aproblem\x18\x04 \x01(\tR\aproblem\x12\x16\n" +
+	"\x06worked\x18\x05 \x01(\x04R\x06worked\"\xdb\x01\n" +
 	"\n" +
 	"FollowDown\x123\n" +
 	"\awelcome\x18\x01 \x01(\v2\x19.mailnode.repl.v1.WelcomeR\awelcome\x12\x14\n" +

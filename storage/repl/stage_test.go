@@ -61,6 +61,7 @@ type realNode struct {
 	saved   *vfs.MemFS
 	disk    *valve // closed: nothing is synced
 	intake  *valve // closed: nothing is taken in from a master
+	effort  atomic.Uint64
 	o       local.Options
 	spool   *storage.SpoolDir
 	copy    *local.Slot
@@ -513,7 +514,7 @@ func (n *realNode) converge() {
 }
 
 func (n *realNode) follow(sl cluster.Slot) {
-	n.follower = NewFollower(FollowerOptions{Slot: throttled{n.copy, n.intake}, Node: n.name, Master: sl.Master, Epoch: sl.Epoch,
+	n.follower = NewFollower(FollowerOptions{Slot: throttled{n.copy, n.intake, &n.effort}, Node: n.name, Master: sl.Master, Epoch: sl.Epoch,
 		Client: NewReplicationClient(n.conns[sl.Master]), Spool: n.spool, Clock: n.o.Clock, Logger: n.o.Logger})
 	ctx, cancel := context.WithCancel(n.life)
 	var wg sync.WaitGroup
@@ -694,7 +695,11 @@ func (v *valve) String() string { return "(valve)" }
 type throttled struct {
 	*local.Slot
 	intake *valve
+	effort *atomic.Uint64 // what it has worked while it took in nothing
 }
+
+// Worked implements Copy.
+func (c throttled) Worked() uint64 { return c.Slot.Worked() + c.effort.Load() }
 
 // ApplyEvents implements Copy.
 func (c throttled) ApplyEvents(ctx context.Context, evs []*event.Event) (int, error) {

@@ -182,13 +182,14 @@ func CatchUp(ctx context.Context, s Copy, c ReplicationClient, spool *storage.Sp
 	go func() { defer close(ended); b.run() }()
 	defer func() { cancel(); <-ended }()
 	f := &Follower{o: FollowerOptions{Slot: s}}
+	untold := progress{waiting: func() error { return nil }, working: func() error { return nil }}
 	for {
 		head, err := s.Head()
 		if err != nil {
 			return 0, err
 		}
 		n, gone, err := readJournal(ctx, c, s.ID(), head.Position, func(ev *event.Event) error {
-			_, err := f.applySome(ctx, b, []*event.Event{ev}, slot.Position(ev.Position), func() error { return nil })
+			_, err := f.applySome(ctx, b, []*event.Event{ev}, slot.Position(ev.Position), untold)
 			return err
 		})
 		if gone {

@@ -44,7 +44,8 @@ func (r Record) same(o Record) bool {
 type Settings struct {
 	// Waits is ack = "replica" for a slot that has replicas.
 	Waits bool
-	// AckTimeout is how long no byte may move before the master goes on alone.
+	// AckTimeout is how long no byte may move before the master goes on alone. A
+	// replica that works through a large event moves, though it ends nothing.
 	AckTimeout time.Duration
 	// ProtectAfter is how long a replica must be at the head to count.
 	ProtectAfter time.Duration
@@ -70,7 +71,7 @@ type Replica struct {
 	Conn      int // number of its newest connection: what is said on older ones is stale
 	Connected bool
 	Acked     slot.Position // applied and durable there
-	Bytes     uint64        // received on this connection
+	Moved     uint64        // bytes received, keys read and written, on this connection
 	Viable    bool
 	Problem   string        // why not viable
 	Progress  time.Duration // when it last moved

@@ -79,6 +79,7 @@ type story struct {
 //	start [again] [local] [alone N] (protected NODES | unprotected N) head N
 //	change N              a change is durable at N
 //	connect NODE N, refill NODE, ack NODE N [unviable], gone NODE
+//	works NODE DURATION   it tells that it reads and writes, and ends nothing
 //	record done|refused|unknown|unsent     how the last proposal ended
 //	raft (protected NODES | unprotected N) Raft has another record, later than all
 //	marked | unmarkable
@@ -98,6 +99,8 @@ func (st *story) play(w []string) []string {
 	case "ack":
 		n := slot.NodeName(w[1])
 		return st.step(Acked{At: st.now, Node: n, Conn: st.s.Replica(n).Conn, Position: pos(w[2]), Viable: !slices.Contains(w, "unviable")})
+	case "works":
+		return st.works(slot.NodeName(w[1]), w[2])
 	case "gone":
 		return st.step(Disconnected{st.now, slot.NodeName(w[1]), st.s.Replica(slot.NodeName(w[1])).Conn})
 	case "record":
@@ -130,6 +133,24 @@ func (st *story) play(w []string) []string {
 	}
 	st.t.Fatalf("no such event: %v", w)
 	return nil
+}
+
+// works tells for a while, ten times a second, that a replica's copy works: what
+// it holds stays the same.
+func (st *story) works(n slot.NodeName, how string) (out []string) {
+	d, err := time.ParseDuration(how)
+	if err != nil {
+		st.t.Fatal(err)
+	}
+	for end := st.now + d; st.now < end; {
+		r := st.s.Replica(n)
+		st.step(Acked{At: st.now, Node: n, Conn: r.Conn, Position: r.Acked, Moved: r.Moved + 1, Viable: true})
+		st.now += 100 * time.Millisecond
+		for _, l := range st.step(Tick{st.now, st.head}) {
+			out = append(out, fmt.Sprintf("%s (at %s)", l, st.now))
+		}
+	}
+	return out
 }
 
 func (st *story) start(w []string) []string {

@@ -32,13 +32,13 @@ type Refilled struct {
 	Node slot.NodeName
 }
 
-// Acked: a replica has applied a position and made it durable, or bytes moved.
+// Acked: a replica has applied a position and made it durable, or it moved.
 type Acked struct {
 	At       time.Duration
 	Node     slot.NodeName
 	Conn     int
 	Position slot.Position
-	Bytes    uint64
+	Moved    uint64 // bytes received, keys read and written: it only grows
 	Viable   bool
 	Problem  string
 }
@@ -181,11 +181,11 @@ func (s State) acked(e Acked) (State, []Action) {
 	if r.Conn != e.Conn || e.Conn == 0 {
 		return s, nil
 	}
-	if e.Viable && (e.Position > r.Acked || e.Bytes > r.Bytes) {
+	if e.Viable && (e.Position > r.Acked || e.Moved > r.Moved) {
 		r.Progress = s.now
 	}
 	turned := r.Viable != e.Viable
-	r.Acked, r.Bytes, r.Viable, r.Problem = e.Position, e.Bytes, e.Viable, e.Problem
+	r.Acked, r.Moved, r.Viable, r.Problem = e.Position, e.Moved, e.Viable, e.Problem
 	s.put(r)
 	if turned || s.joining != nil {
 		return s.decide()

@@ -1,0 +1,357 @@
+package local
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"slices"
+	"sync/atomic"
+
+	"github.com/cockroachdb/pebble/v2"
+
+	"mailnode/storage"
+	"mailnode/storage/disk"
+	"mailnode/storage/event"
+	"mailnode/storage/slot"
+)
+
+// A large change touches more records than a closure may (LAWS §4.3), and is one
+// event all the same: nobody sees half of it, on no copy, whatever crashes. It is
+// prepared beside the committer, on a snapshot; its closure only gives it its
+// place. Meanwhile:
+//
+//   - the changes of its accounts wait (lanes), so the snapshot of their records
+//     stays true;
+//   - everybody else's go on. Its event has a position far enough ahead, so that
+//     every MODSEQ is known before;
+//   - what others write all the same is noted (hold): counts of references, which
+//     accounts share, are corrected in the closure, and whatever else it rests on
+//     makes it be prepared a second time.
+
+const (
+	// largeTries is how often a large change is prepared before it is given up.
+	largeTries = 5
+	// largeAhead is how many positions are left free before a large change, for each
+	// of its records and once more: others change little while it is prepared.
+	largeAhead = 4
+	// largeAheadMin is for those that are hardly large.
+	largeAheadMin = 1000
+	// closureKeysMax is how many keys one closure reads and writes at most: a MOVE of
+	// MaxTxnRecords messages, each with some 15.
+	closureKeysMax = 20 * storage.MaxTxnRecords
+	// smallMax is how many messages or mailboxes a closure changes when more of them
+	// could be left to another one, or be prepared.
+	smallMax = storage.MaxStepMessages
+	// copyMax is how many messages a closure copies.
+	copyMax = 250
+)
+
+// errOvertaken says that a large change rests on what is no longer so.
+var errOvertaken = errors.New("others have changed what it rests on")
+
+// hold keeps the changes of some accounts waiting, and notes what is written
+// meanwhile. All but accounts is the committer's own.
+type hold struct {
+	accounts  []storage.AccountID
+	settled   bool                // what was taken before it began is in the snapshot
+	overtaken bool                // records of its accounts were written since
+	refs      map[string]struct{} // counts of references that were written since it began
+}
+
+func (h *hold) has(id storage.AccountID) bool { return slices.Contains(h.accounts, id) }
+
+// note looks through a batch of others.
+func (h *hold) note(b *pebble.Batch) {
+	for r := b.Reader(); ; {
+		kind, key, _, ok, err := r.Next()
+		if err != nil {
+			h.overtaken = true
+		}
+		if err != nil || !ok {
+			return
+		}
+		id, ofAccount := event.AccountOf(key)
+		switch {
+		case kind == pebble.InternalKeyKindRangeDelete && key[0] != event.PrefixJournal:
+			h.overtaken = true
+		case key[0] == event.PrefixRefs:
+			h.refs[string(key)] = struct{}{}
+		case ofAccount && h.settled && h.has(id):
+			h.overtaken = true
+		}
+	}
+}
+
+// draft is a large change as it was prepared.
+type draft struct {
+	ctx    context.Context
+	s      *Slot
+	ahead  uint64       // positions left free before it
+	ev     *event.Event // nil: there is nothing to change
+	rest   []byte       // of its encoding, all but its place
+	b      *pebble.Batch
+	births event.HeadRecord // how many it adds
+	slot   bool             // it names the slot's record
+
+	refs     map[string]int64 // references that it adds
+	accounts []event.Record
+	placed   []slot.BodyRef
+	touched  map[storage.Ref]struct{}
+}
+
+// take makes the batch of what came out.
+func (d *draft) take(over *overlay, ev *event.Event, placed []slot.BodyRef) error {
+	d.rest = event.EncodeRest(ev)
+	if err := d.s.fits(ev, len(d.rest)); err != nil {
+		return err
+	}
+	d.ev, d.placed, d.refs, d.touched = ev, placed, map[string]int64{}, map[storage.Ref]struct{}{}
+	touched(d.touched, ev)
+	size := len(d.rest) + 1<<16
+	for _, k := range over.order {
+		size += len(k) + len(over.m[k].value) + 2*binary.MaxVarintLen32
+	}
+	// Pebble sorts a batch of this size while the others wait, which is quick when it
+	// is sorted.
+	slices.Sort(over.order)
+	d.b = d.s.db.NewBatchWithSize(size)
+	for _, k := range over.order {
+		over.under.touch(1)
+		if err := d.record(over.under, []byte(k), over.m[k]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// record puts one record into the batch, but for those that depend on what others
+// do until it enters.
+func (d *draft) record(under reader, key []byte, c change) error {
+	switch key[0] {
+	case event.PrefixBody:
+		if !c.delete {
+			return nil // its place is looked up when it enters
+		}
+	case event.PrefixAccount:
+		d.accounts = append(d.accounts, event.Record{Key: key, Value: c.value})
+	case event.PrefixRefs:
+		was, now, err := refsChange(under, key, c)
+		if err != nil {
+			return err
+		}
+		d.refs[string(key)] = int64(now) - int64(was)
+	case event.PrefixSlot:
+		if string(key) == string(event.HeadKey()) {
+			return d.countBirths(under, c.value)
+		}
+		d.slot = true
+	}
+	if c.delete {
+		return d.b.Delete(key, nil)
+	}
+	return d.b.Set(key, c.value, nil)
+}
+
+func refsChange(under reader, key []byte, c change) (was, now uint64, err error) {
+	body := event.BodyOf(key)
+	v, _, err := under.Get(key)
+	if err == nil {
+		was, err = event.ParseRefs(body, v)
+	}
+	if err == nil && !c.delete {
+		now, err = event.ParseRefs(body, c.value)
+	}
+	return was, now, err
+}
+
+func (d *draft) countBirths(under reader, value []byte) error {
+	var was, now event.HeadRecord
+	if _, err := event.Load(under, event.HeadKey(), &was); err != nil {
+		return err
+	}
+	if err := unmarshal(value, &now); err != nil {
+		return err
+	}
+	d.births.Births, d.births.BirthBytes = now.Births-was.Births, now.BirthBytes-was.BirthBytes
+	return nil
+}
+
+// enter is the closure of a large change: it reads first and writes last.
+func (d *draft) enter(t *txn, h *hold, clockMs uint64) error {
+	if h.overtaken || t.head >= slot.Position(d.ev.Position) {
+		return errOvertaken
+	}
+	late, err := d.late(t, h)
+	if err != nil {
+		return err
+	}
+	var head event.HeadRecord
+	if _, err := event.Load(t, event.HeadKey(), &head); err != nil {
+		return err
+	}
+	head.Births, head.BirthBytes = head.Births+d.births.Births, head.BirthBytes+d.births.BirthBytes
+	head.Position, head.SlotClockMs = d.ev.Position, clockMs
+	late = append(late, event.Record{Key: event.HeadKey(), Value: event.Marshal(&head)})
+	users := t.users
+	for _, a := range d.accounts {
+		if err := t.countUser(a.Key, a.Value); err != nil {
+			t.users = users
+			return err
+		}
+	}
+	d.ev.Previous, d.ev.SlotClockMs = uint64(t.head), clockMs
+	t.torn = true
+	for _, r := range late {
+		if err := t.b.Set(r.Key, r.Value, nil); err != nil {
+			return err
+		}
+	}
+	key, place := event.JournalKey(slot.Position(d.ev.Position)), event.EncodePlace(d.ev)
+	in := d.b.SetDeferred(len(key), event.SealedBytes(place, d.rest))
+	copy(in.Key, key)
+	event.Seal(in.Value, place, d.rest)
+	if err := in.Finish(); err != nil {
+		return err
+	}
+	t.torn = false
+	t.bulk, t.alone, t.touched = d.b, true, d.touched
+	d.b = nil // the group's
+	t.lineage = t.lineage || d.slot
+	t.notePlaced(d.placed...)
+	t.entered(d.ev)
+	return nil
+}
+
+// late computes the records that depend on what others did since the snapshot: the
+// counts of references that they changed, and where new bodies lie.
+func (d *draft) late(t *txn, h *hold) (out []event.Record, err error) {
+	for key := range h.refs {
+		more, named := d.refs[key]
+		if !named {
+			continue
+		}
+		v, _, err := t.Get([]byte(key))
+		if err != nil {
+			return nil, err
+		}
+		have, err := event.ParseRefs(event.BodyOf([]byte(key)), v)
+		if err != nil {
+			return nil, err
+		}
+		// A body of which the last reference goes is not decided here.
+		now := int64(have) + more
+		if now <= 0 || have == 0 || len(out) == storage.MaxTxnRecords {
+			return nil, errOvertaken
+		}
+		out = append(out, event.Record{Key: []byte(key), Value: binary.AppendUvarint(nil, uint64(now))})
+	}
+	for _, ref := range d.placed {
+		loc, ok := t.stagedAt(ref)
+		if !ok {
+			return nil, storage.Errorf(storage.ErrNotFound, "body %s is not here", ref)
+		}
+		out = append(out, event.Record{Key: event.BodyKey(ref), Value: encodeLocation(loc)})
+	}
+	return out, nil
+}
+
+// largeChange makes one event of what prepare gives; prepare may run several
+// times. enter runs it in the committer. What it takes must leave what level leaves. One at a time in a slot: what is
+// prepared lies in memory.
+func (s *Slot) largeChange(ctx context.Context, level disk.Level, records int, accounts []storage.AccountID, prepare func(t *txn) error, enter func(t *txn, h *hold, d *draft) error) error {
+	ctx, cancel := s.whileOpen(ctx)
+	defer cancel()
+	select {
+	case s.com.work.large <- struct{}{}:
+		defer func() { <-s.com.work.large }()
+	case <-ctx.Done():
+		return storage.Errorf(storage.ErrUnavailable, "slot %s: %w", s.o.Slot, context.Cause(ctx))
+	}
+	ahead := uint64(largeAhead*records + largeAheadMin)
+	for try := 1; ; try++ {
+		err := s.prepareAndEnter(ctx, level, ahead, accounts, prepare, enter)
+		if !errors.Is(err, errOvertaken) {
+			return err
+		}
+		if try == largeTries {
+			return storage.Errorf(storage.ErrUnavailable, "change %d records of slot %s: %w", records, s.o.Slot, err)
+		}
+		ahead *= 4
+	}
+}
+
+func (s *Slot) prepareAndEnter(ctx context.Context, level disk.Level, ahead uint64, accounts []storage.AccountID, prepare func(t *txn) error, enter func(t *txn, h *hold, d *draft) error) error {
+	h := &hold{accounts: accounts, refs: map[string]struct{}{}}
+	s.com.lanes.begin(h)
+	defer s.com.lanes.end()
+	if err := s.do(ctx, func(t *txn) error { t.settles = h; return nil }); err != nil {
+		return err
+	}
+	d := &draft{ctx: ctx, s: s, ahead: ahead}
+	defer func() {
+		if d.b != nil {
+			d.b.Close()
+		}
+	}()
+	if err := s.read(func(v *view) error {
+		head, clock, err := v.head()
+		if err != nil {
+			return err
+		}
+		return prepare(&txn{s: s, reads: reads{src: v.snap}, lastEvent: lastEvent{head: head, clock: clock}, large: d})
+	}); err != nil || d.ev == nil {
+		return err
+	}
+	room, err := s.space.hold(level, int64(d.b.Len()+len(d.rest)))
+	if err != nil {
+		return err
+	}
+	defer room.cancel() // the committer counts what it writes
+	return s.submit(ctx, &op{alone: true, run: func(t *txn) error { return enter(t, h, d) }})
+}
+
+// large is change for what is too large for a closure, and the wait for law 1.
+func (m *Master) large(ctx context.Context, records int, id storage.AccountID, prepare func(t *txn) error) error {
+	if err := m.admit(); err != nil {
+		return err
+	}
+	var at slot.Position
+	if err := m.s.largeChange(ctx, disk.Grow, records, []storage.AccountID{id}, prepare, func(t *txn, h *hold, d *draft) error {
+		if err := m.admit(); err != nil {
+			return err
+		}
+		if err := d.enter(t, h, m.slotClock(t)); err != nil {
+			return err
+		}
+		at = t.head
+		return nil
+	}); err != nil {
+		return err
+	}
+	return m.await(ctx, at)
+}
+
+// applyLarge applies a large event of the master.
+func (s *Slot) applyLarge(ctx context.Context, ev *event.Event) error {
+	return s.largeChange(ctx, disk.Change, len(ev.Changes), ev.Accounts(), func(t *txn) error { return t.applyReplica(ev) }, func(t *txn, h *hold, d *draft) error {
+		if t.head != slot.Position(ev.Previous) {
+			return errOvertaken
+		}
+		return d.enter(t, h, ev.SlotClockMs)
+	})
+}
+
+// work is how much a copy has to do.
+type work struct {
+	keys  atomic.Uint64 // read and written for changes, since it was opened
+	most  atomic.Int64  // by one closure
+	large chan struct{} // capacity 1: held by a large change
+}
+
+// note notes what one closure touched. Only the committer calls it.
+func (w *work) note(keys int) { w.most.Store(max(w.most.Load(), int64(keys))) }
+
+// Worked is how many keys this copy has read and written for changes since it was
+// opened, also for those that have not ended: as long as it grows, the copy is
+// slow and not dead.
+func (s *Slot) Worked() uint64 { return s.com.work.keys.Load() }
