@@ -432,3 +432,21 @@ func (c *handClock) add(d time.Duration) {
 	defer c.mu.Unlock()
 	c.now += d
 }
+
+// A copy that cannot even be opened for want of room is refused by its own kind, so
+// that it is opened again, and leaves nothing behind that would keep it from that.
+func TestFullDiskPutsOffAnOpen(t *testing.T) {
+	mem := newFS(t)
+	o := options(t, mem)
+	filled(t, o, 3)
+	free := map[string]uint64{"/": disk.FloorBytes - 1}
+	o.FS = fullFS{mem, free}
+	if _, err := Open(o); !errors.Is(err, storage.ErrDiskFull) {
+		t.Fatalf("opened on a full disk: %v", err)
+	}
+	free["/"] = disk.FloorBytes
+	s := openSlot(t, o)
+	if list, err := serve(t, s, 1, 0).Accounts(t.Context()); err != nil || len(list) == 0 {
+		t.Errorf("%d accounts when there is room: %v", len(list), err)
+	}
+}
