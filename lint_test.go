@@ -39,7 +39,7 @@ type arrow struct {
 var arrows = map[string]arrow{
 	".":            {[]string{"node", "node/cli"}, "main hands the node to the command line, nothing else"},
 	"storage/slot": {nil, "the vocabulary is below everything: standard library only"},
-	"storage/disk": {nil, "room on a disk is counted for whoever writes there: it knows no mail"},
+	"storage/disk": {nil, "what a disk can do is the same for whoever writes there: it knows no mail"},
 	"storage/fair": {nil, "who is next does not depend on what for: addresses and names in, turns out"},
 	"storage":      {[]string{"storage/slot", "storage/disk"}, "an interface does not know who implements it"},
 	"storage/mime": {nil, "bytes in, offsets out: the scanner knows no mailbox"},

@@ -30,6 +30,7 @@ import (
 
 	"mailnode/storage"
 	"mailnode/storage/blob"
+	"mailnode/storage/disk"
 	"mailnode/storage/event"
 	"mailnode/storage/slot"
 )
@@ -102,7 +103,7 @@ type Slot struct {
 
 	owner       ownership
 	compactions *slotCompactions // its share of the node's
-	dog         *watchdog
+	dog         *disk.Watchdog
 
 	checks []Check  // of Open
 	wall   wallSeen // by Open
@@ -185,10 +186,10 @@ func newSlot(o Options) *Slot {
 func open(o Options) (*Slot, error) {
 	s := newSlot(o)
 	if s.o.HangAfter == 0 {
-		s.o.HangAfter = hangAfter
+		s.o.HangAfter = disk.HangAfter
 	}
-	s.dog = startWatchdog(s.o.HangAfter, s.fail)
-	s.o.FS = watchedFS{o.FS, s.dog}
+	s.dog = disk.StartWatchdog(s.o.HangAfter, s.fail)
+	s.o.FS = s.dog.FS(o.FS)
 	done := make(chan error, 1)
 	s.unlessHung(func() { done <- s.open() })
 	var err error
@@ -199,7 +200,7 @@ func open(o Options) (*Slot, error) {
 		err = &Refused{Slot: o.Slot, Checks: []Check{{"disk", CheckFailed, text}}, Next: nextDamage, Err: s.Failure()}
 	}
 	if err != nil {
-		s.dog.close()
+		s.dog.Close()
 		return nil, err
 	}
 	return s, nil
@@ -392,7 +393,7 @@ func readError(err error) error {
 
 // Hangs says what the copy's disk has not answered yet, and for how long it surely
 // has not; "" while it answers. Much is slow for a moment.
-func (s *Slot) Hangs() (what string, since time.Duration) { return s.dog.slowest() }
+func (s *Slot) Hangs() (what string, since time.Duration) { return s.dog.Slowest() }
 
 // step tells whoever waits for Open how far it is.
 func (s *Slot) step(what string, percent int) {
@@ -459,7 +460,7 @@ func (s *Slot) whileOpen(ctx context.Context) (context.Context, context.CancelFu
 // Close stops the committer, waits for readers, and closes the copy; after a
 // failure nothing is marked clean, so that the next open checks.
 func (s *Slot) Close() error {
-	defer s.dog.close()
+	defer s.dog.Close()
 	s.unlessHung(s.com.stop)
 	if s.Failure() == nil {
 		s.unlessHung(s.stopCompaction)

@@ -1,4 +1,4 @@
-package local
+package disk
 
 import (
 	"fmt"
@@ -11,18 +11,18 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 )
 
-// hangAfter is how long an operation may take: a disk that is only slow
+// HangAfter is how long an operation may take: a disk that is only slow
 // comes back sooner, one that is gone does not answer at all.
-const hangAfter = 30 * time.Second
+const HangAfter = 30 * time.Second
 
 // hangTicks is in how many looks an operation must have been under way: a
 // process that was stopped for a minute looks once afterwards, and nothing hangs.
 const hangTicks = 20
 
-// watchdog notices a disk that no longer answers. Whoever waits for it cannot be
-// woken; the copy fails instead, so that the slot is served elsewhere (law 9). That
+// Watchdog notices a disk that no longer answers. Whoever waits for it cannot be
+// woken; what lies on it fails instead, so that it is served elsewhere (law 9). That
 // concerns reads as well: who holds a record up holds up its slot.
-type watchdog struct {
+type Watchdog struct {
 	fail func(error)
 	tick time.Duration // from one look to the next
 	stop chan struct{}
@@ -38,8 +38,10 @@ type diskOp struct {
 	looks      int // in how many it was seen
 }
 
-func startWatchdog(after time.Duration, fail func(error)) *watchdog {
-	w := &watchdog{fail: fail, tick: after / hangTicks, stop: make(chan struct{}), ops: map[*diskOp]struct{}{}}
+// StartWatchdog watches until Close. fail is called, once, with the first operation
+// that has not returned for as long as after.
+func StartWatchdog(after time.Duration, fail func(error)) *Watchdog {
+	w := &Watchdog{fail: fail, tick: after / hangTicks, stop: make(chan struct{}), ops: map[*diskOp]struct{}{}}
 	go func() {
 		t := time.NewTicker(w.tick)
 		defer t.Stop()
@@ -58,10 +60,11 @@ func startWatchdog(after time.Duration, fail func(error)) *watchdog {
 	return w
 }
 
-func (w *watchdog) close() { w.end.Do(func() { close(w.stop) }) }
+// Close ends the watch.
+func (w *Watchdog) Close() { w.end.Do(func() { close(w.stop) }) }
 
-// look gives an operation that hangs.
-func (w *watchdog) look() *diskOp {
+// look returns an operation that hangs.
+func (w *Watchdog) look() *diskOp {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for op := range w.ops {
@@ -72,9 +75,9 @@ func (w *watchdog) look() *diskOp {
 	return nil
 }
 
-// slowest gives the operation that is under way for longest, and for how long it
+// Slowest returns the operation that is under way for longest, and for how long it
 // surely is.
-func (w *watchdog) slowest() (what string, since time.Duration) {
+func (w *Watchdog) Slowest() (what string, since time.Duration) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	var worst *diskOp
@@ -90,7 +93,7 @@ func (w *watchdog) slowest() (what string, since time.Duration) {
 }
 
 // during watches fn.
-func (w *watchdog) during(what, path string, fn func() error) error {
+func (w *Watchdog) during(what, path string, fn func() error) error {
 	op := &diskOp{what: what, path: path}
 	w.mu.Lock()
 	w.ops[op] = struct{}{}
@@ -103,11 +106,14 @@ func (w *watchdog) during(what, path string, fn func() error) error {
 	return fn()
 }
 
+// FS returns fs with its operations watched.
+func (w *Watchdog) FS(fs vfs.FS) vfs.FS { return watchedFS{fs, w} }
+
 // watchedFS is a file system whose operations are watched, but for RemoveAll, which
 // is many in one.
 type watchedFS struct {
 	vfs.FS
-	w *watchdog
+	w *Watchdog
 }
 
 // Unwrap implements vfs.FS.
@@ -195,7 +201,7 @@ func (f watchedFS) GetDiskUsage(path string) (u vfs.DiskUsage, err error) {
 type watchedFile struct {
 	vfs.File
 	path string
-	w    *watchdog
+	w    *Watchdog
 }
 
 // Read implements vfs.File.
