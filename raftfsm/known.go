@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"mailnode/raftfsm/cluster"
+	"mailnode/storage/disk"
 )
 
 // knownName is the file in Config.Memory.Dir with the state applied last. Raft does not
@@ -58,7 +59,7 @@ func (k *knownFile) write(dir string, s *cluster.State) error {
 	if s.Index <= k.written {
 		return nil
 	}
-	if err := replaceFile(filepath.Join(dir, knownName), cluster.EncodeSnapshot(s)); err != nil {
+	if err := disk.ReplaceFile(filepath.Join(dir, knownName), cluster.EncodeSnapshot(s)); err != nil {
 		return fmt.Errorf("write known cluster state: %w", err)
 	}
 	k.written = s.Index

@@ -10,7 +10,7 @@ import (
 	"github.com/cockroachdb/pebble/v2"
 
 	"mailnode/storage"
-	"mailnode/storage/blob"
+	"mailnode/storage/disk"
 	"mailnode/storage/slot"
 )
 
@@ -105,11 +105,11 @@ func (s *Slot) openFolder() (string, error) {
 }
 
 func (s *Slot) readIdentity(path string) (id identity, found bool, err error) {
-	line, found, err := readSealed(s.o.FS, path)
+	line, found, err := disk.ReadSealed(s.o.FS, path)
 	if !found {
 		return id, false, err
 	}
-	if err == errSeal || err == nil && json.Unmarshal([]byte(line), &id) != nil {
+	if err == disk.ErrSeal || err == nil && json.Unmarshal([]byte(line), &id) != nil {
 		if id, damaged := s.owner.byIndex, slices.Contains(s.owner.damaged, path); damaged && id != nil {
 			return *id, true, nil
 		}
@@ -139,7 +139,7 @@ func (s *Slot) writeIdentity(path, born string) error {
 	if err != nil {
 		return err
 	}
-	if err := writeSealed(s.o.FS, path, "mailnode-slot", string(line)); err != nil {
+	if err := disk.WriteSealed(s.o.FS, path, "mailnode-slot", string(line)); err != nil {
 		return err
 	}
 	return s.syncFolders(s.o.FS.PathDir(s.o.FS.PathDir(path))) // its own folder is synced
@@ -150,7 +150,7 @@ func (s *Slot) writeIdentity(path, born string) error {
 func (s *Slot) syncFolders(dir string) error {
 	fs := s.o.FS
 	for d := dir; ; d = fs.PathDir(d) {
-		if err := blob.SyncDir(fs, d); err != nil {
+		if err := disk.SyncDir(fs, d); err != nil {
 			return err
 		}
 		if up := fs.PathDir(d); up == d || d == "." {

@@ -12,8 +12,8 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"mailnode/storage"
-	"mailnode/storage/blob"
 	"mailnode/storage/check"
+	"mailnode/storage/disk"
 	"mailnode/storage/slot"
 )
 
@@ -191,12 +191,12 @@ func (s *Slot) headFile() string { return s.o.FS.PathJoin(s.o.Dir, "HEAD") }
 // witness reads the HEAD file. One that is damaged witnesses nothing: it is
 // written anew, and the copy is as good without it.
 func (s *Slot) witness() (p slot.Position, found bool, err error) {
-	line, found, err := readSealed(s.o.FS, s.headFile())
-	if !found || err != nil && err != errSeal {
+	line, found, err := disk.ReadSealed(s.o.FS, s.headFile())
+	if !found || err != nil && err != disk.ErrSeal {
 		return 0, false, err
 	}
 	n, bad := strconv.ParseUint(line, 10, 64)
-	if err == errSeal || bad != nil {
+	if err == disk.ErrSeal || bad != nil {
 		s.damaged(Damage{Err: fmt.Errorf("%q is damaged: it is written anew", s.headFile())})
 		return 0, false, nil
 	}
@@ -205,7 +205,7 @@ func (s *Slot) witness() (p slot.Position, found bool, err error) {
 
 // writeWitness writes how far the index is.
 func (s *Slot) writeWitness(p slot.Position) error {
-	return writeSealed(s.o.FS, s.headFile(), "mailnode-slot", strconv.FormatUint(uint64(p), 10))
+	return disk.WriteSealed(s.o.FS, s.headFile(), "mailnode-slot", strconv.FormatUint(uint64(p), 10))
 }
 
 // proveHead compares the index with the HEAD file, and writes that anew.
@@ -239,5 +239,5 @@ func forgetWitness(fs vfs.FS, dir string) error {
 	if err := fs.Remove(fs.PathJoin(dir, "HEAD")); err != nil {
 		return err
 	}
-	return blob.SyncDir(fs, dir)
+	return disk.SyncDir(fs, dir)
 }
