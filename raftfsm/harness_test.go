@@ -174,11 +174,19 @@ func (s *server) must(t *testing.T, c cluster.Command) cluster.Result {
 
 // trio forms a cluster of three voters over loopback. On a busy machine the
 // leadership may move while a voter is added: then the new leader is asked.
-func trio(t *testing.T) []*server {
+func trio(t *testing.T) []*server { return trioThatStalls(t, 0) }
+
+// trioThatStalls has another StallLimit.
+func trioThatStalls(t *testing.T, limit time.Duration) []*server {
 	t.Helper()
-	all := []*server{first(t, config(t, "n1", listen(t, "127.0.0.1:0")))}
+	with := func(name string) Config {
+		cfg := config(t, name, listen(t, "127.0.0.1:0"))
+		cfg.StallLimit = limit
+		return cfg
+	}
+	all := []*server{first(t, with("n1"))}
 	for _, name := range []string{"n2", "n3"} {
-		s := start(t, config(t, name, listen(t, "127.0.0.1:0")))
+		s := start(t, with(name))
 		until(t, string(name)+" has a vote", func() bool {
 			return slices.ContainsFunc(all, func(o *server) bool {
 				_, err := o.Propose(t.Context(), cluster.AddMember{Member: s.member()})

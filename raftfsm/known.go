@@ -82,7 +82,7 @@ func (n *Node) keepKnown() {
 	defer close(n.kept)
 	for stopping := false; ; {
 		changed := n.Changed()
-		if n.latch.err() == nil {
+		if n.latch.Err() == nil {
 			if err := n.known.write(n.cfg.Memory.Dir, n.State()); err != nil {
 				n.log.Warn("cluster state not kept for the next start", "cause", err)
 			}
@@ -91,7 +91,7 @@ func (n *Node) keepKnown() {
 			return
 		}
 		select {
-		case <-n.latch.halted:
+		case <-n.latch.Tripped():
 			return
 		case <-n.stop:
 			stopping = true

@@ -4,7 +4,8 @@
 // still grow on a file system; keeps account of what was announced and is not
 // written yet; and holds a ballast, a file whose blocks are given up when a write
 // finds no room after all. A Watchdog notices a disk that no longer answers.
-// WriteFile replaces a small file, so that a crash leaves the old one or the new.
+// A Latch remembers the first failure, which is final. WriteFile replaces a small
+// file, so that a crash leaves the old one or the new.
 package disk
 
 import (

@@ -6,7 +6,7 @@ import "testing"
 // operation that began an hour ago; only one that stays is a hang.
 func TestPauseIsNoHang(t *testing.T) {
 	w := &Watchdog{ops: map[*diskOp]struct{}{}}
-	w.during("sync", "file", func() error {
+	w.During("sync", "file", func() error {
 		for range hangTicks {
 			if op := w.look(); op != nil {
 				t.Errorf("%+v hangs after %d looks", op, op.looks)

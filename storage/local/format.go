@@ -251,8 +251,8 @@ func (s *Slot) guarded(fn func() error) error {
 	select {
 	case err := <-done:
 		return err
-	case <-s.failed:
-		return s.failure
+	case <-s.Failed():
+		return s.Failure()
 	}
 }
 

@@ -125,9 +125,7 @@ type Slot struct {
 	indexTold, recordTold atomic.Bool
 	readTold              atomic.Bool // a compaction could not read a table: logged once
 
-	failOnce sync.Once
-	failed   chan struct{} // closed when the store can no longer commit
-	failure  error         // why; set before failed is closed
+	latch *disk.Latch // trips when the copy can no longer commit
 
 	stagedMu sync.Mutex
 	staged   map[slot.BodyRef]staged // put, not yet in a committed batch
@@ -172,7 +170,7 @@ func withPresets(o Options) Options {
 
 func newSlot(o Options) *Slot {
 	o.sizes = o.sizes.withPresets()
-	s := &Slot{o: o, log: o.Logger.With("slot", o.Slot), failed: make(chan struct{}), recounting: make(chan struct{}, 1), readingAside: make(chan struct{}, 1),
+	s := &Slot{o: o, log: o.Logger.With("slot", o.Slot), latch: disk.NewLatch(), recounting: make(chan struct{}, 1), readingAside: make(chan struct{}, 1),
 		compactions: &slotCompactions{all: o.Resources.compactions}, staged: map[slot.BodyRef]staged{}}
 	s.com.quit = make(chan struct{})
 	s.watch.init()
@@ -408,25 +406,16 @@ func (s *Slot) ID() slot.ID { return s.o.Slot }
 // Failed is closed when the copy can no longer change; Failure says why. It
 // must then be closed, and opened by a new process (LAWS §4.7: a failed fsync is
 // final; Pebble cannot be closed after one).
-func (s *Slot) Failed() <-chan struct{} { return s.failed }
+func (s *Slot) Failed() <-chan struct{} { return s.latch.Tripped() }
 
 // Failure says why Failed is closed, nil before.
-func (s *Slot) Failure() error {
-	select {
-	case <-s.failed:
-		return s.failure
-	default:
-		return nil
-	}
-}
+func (s *Slot) Failure() error { return s.latch.Err() }
 
 func (s *Slot) fail(err error) {
-	s.failOnce.Do(func() {
-		s.failure = storage.Errorf(storage.ErrUnavailable, "slot %s has stopped: %w", s.o.Slot, err)
+	if s.latch.Trip(storage.Errorf(storage.ErrUnavailable, "slot %s has stopped: %w", s.o.Slot, err)) {
 		s.log.Error("slot stopped", "err", err)
-		close(s.failed)
 		go s.compactions.drop() // whoever fails may hold Pebble's locks
-	})
+	}
 }
 
 // StillThere stops the copy when its folders are gone: deleted under a running
@@ -449,8 +438,8 @@ func (s *Slot) whileOpen(ctx context.Context) (context.Context, context.CancelFu
 		select {
 		case <-s.com.quit:
 			cancel(errors.New("the copy is being closed"))
-		case <-s.failed:
-			cancel(s.failure)
+		case <-s.Failed():
+			cancel(s.Failure())
 		case <-ctx.Done():
 		}
 	}()
@@ -503,7 +492,7 @@ func (s *Slot) unlessHung(fn func()) {
 	select {
 	case <-done:
 		return
-	case <-s.failed:
+	case <-s.Failed():
 	}
 	grace := time.NewTimer(hungGrace)
 	defer grace.Stop()

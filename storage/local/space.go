@@ -295,7 +295,7 @@ func (p *poisonFS) awaitRoom(cause error) {
 	case <-p.s.com.quit:
 		p.s.fail(fmt.Errorf("write index: closed while it waited for room: %w", cause))
 		select {}
-	case <-p.s.failed:
+	case <-p.s.Failed():
 		select {}
 	}
 }
@@ -330,7 +330,7 @@ func (p *poisonFS) leaveRoom() error {
 		case <-again.C:
 		case <-s.com.quit:
 			return err
-		case <-s.failed:
+		case <-s.Failed():
 			return err
 		}
 		_, err = s.space.hold(disk.Follow, 0)
