@@ -32,6 +32,7 @@ import (
 	"mailnode/storage/blob"
 	"mailnode/storage/disk"
 	"mailnode/storage/event"
+	"mailnode/storage/index"
 	"mailnode/storage/slot"
 )
 
@@ -102,7 +103,7 @@ type Slot struct {
 	space space
 
 	owner       ownership
-	compactions *slotCompactions // its share of the node's
+	compactions *index.CompactionShare // its share of the node's
 	dog         *disk.Watchdog
 
 	checks []Check  // of Open
@@ -171,7 +172,7 @@ func withPresets(o Options) Options {
 func newSlot(o Options) *Slot {
 	o.sizes = o.sizes.withPresets()
 	s := &Slot{o: o, log: o.Logger.With("slot", o.Slot), latch: disk.NewLatch(), recounting: make(chan struct{}, 1), readingAside: make(chan struct{}, 1),
-		compactions: &slotCompactions{all: o.Resources.compactions}, staged: map[slot.BodyRef]staged{}}
+		compactions: o.Resources.compactions.Share(), staged: map[slot.BodyRef]staged{}}
 	s.com.quit = make(chan struct{})
 	s.watch.init()
 	s.heads.init()
@@ -414,7 +415,7 @@ func (s *Slot) Failure() error { return s.latch.Err() }
 func (s *Slot) fail(err error) {
 	if s.latch.Trip(storage.Errorf(storage.ErrUnavailable, "slot %s has stopped: %w", s.o.Slot, err)) {
 		s.log.Error("slot stopped", "err", err)
-		go s.compactions.drop() // whoever fails may hold Pebble's locks
+		go s.compactions.Drop() // whoever fails may hold Pebble's locks
 	}
 }
 

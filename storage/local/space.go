@@ -272,12 +272,12 @@ func (p *poisonFS) roomy(write func() error) error {
 	if s.space.stall.begin(err, s.o.Clock.Mono()) {
 		s.log.Error("the disk is full: changes wait for room, reading goes on", "err", err)
 	}
-	s.compactions.pause()
+	s.compactions.Pause()
 	for diskFull(err) {
 		p.awaitRoom(err)
 		err = write()
 	}
-	s.compactions.resume()
+	s.compactions.Resume()
 	if s.space.stall.end() {
 		s.log.Info("there is room again: changes go on")
 	}
@@ -322,8 +322,8 @@ func (p *poisonFS) leaveRoom() error {
 	if err == nil {
 		return nil
 	}
-	s.compactions.pause()
-	defer s.compactions.resume()
+	s.compactions.Pause()
+	defer s.compactions.Resume()
 	for err != nil {
 		again := time.NewTimer(roomAgainEvery)
 		select {
