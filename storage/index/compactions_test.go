@@ -10,12 +10,6 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 )
 
-type quietLogger struct{}
-
-func (quietLogger) Infof(string, ...any)         {}
-func (quietLogger) Errorf(string, ...any)        {}
-func (quietLogger) Fatalf(f string, args ...any) { panic(fmt.Sprintf(f, args...)) }
-
 // TestLaw12CompactionsAreBoundedOverSlots: several real indexes that all have
 // something to compact: never more at once than the node allows, and every one
 // gets its turn.

@@ -11,6 +11,7 @@ import (
 
 	"mailnode/storage"
 	"mailnode/storage/disk"
+	"mailnode/storage/index"
 	"mailnode/storage/slot"
 )
 
@@ -189,7 +190,9 @@ func (s *Slot) openIndex() (string, error) {
 		return "", err
 	}
 	opts.ErrorIfNotExists = witnessed // one that lost its marker is not a new one
-	if s.doubt, err = proveIndex(s.o.FS, s.o.FS.PathJoin(s.o.Dir, "index"), func(percent int) { s.step("proves its logs", percent) }); err != nil {
+	if s.doubt, err = index.Prove(s.o.FS, s.o.FS.PathJoin(s.o.Dir, "index"), func(percent int) { s.step("proves its logs", percent) }); errors.Is(err, index.ErrDamaged) {
+		return "", storage.Errorf(storage.ErrCorrupt, "open index: %w", err)
+	} else if err != nil {
 		return "", fmt.Errorf("open index: %w", err)
 	}
 	s.step("replays its logs", -1)
