@@ -33,7 +33,7 @@ UIDs per mailbox and unclean epoch | storage/event/ranges.go uidRange
 freeing | node/upkeep.go freeRecordsPerSec
 events per epoch | storage/slot/position.go PositionBits
 disk reserve | storage/disk/disk.go ReserveBytes
-the same | storage/local/watchdog.go hangAfter
+the same | storage/disk/watchdog.go HangAfter
 a node without a quorum, with 'fence_without_quorum' | node/fence.go fenceAfter
 open table files of all indexes | storage/local/resources.go filesOpenMax
 jobs | node/job/job.go queuedMax keptMax findingsMax

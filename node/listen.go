@@ -20,10 +20,10 @@ import (
 
 	"mailnode/imapd"
 	"mailnode/lmtpd"
-	"mailnode/node/admin"
 	"mailnode/node/config"
 	"mailnode/node/monitor"
 	"mailnode/node/peer"
+	"mailnode/storage/disk"
 	"mailnode/storage/slot"
 )
 
@@ -260,8 +260,8 @@ func selfSigned(certPath, keyPath, hostname string, name slot.NodeName, now time
 	if err != nil {
 		return err
 	}
-	if err := admin.ReplaceFile(keyPath, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: k})); err != nil {
+	if err := disk.ReplaceFile(keyPath, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: k})); err != nil {
 		return err
 	}
-	return admin.ReplaceFile(certPath, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))
+	return disk.ReplaceFile(certPath, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))
 }

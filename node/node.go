@@ -35,6 +35,7 @@ import (
 	"mailnode/raftfsm"
 	"mailnode/raftfsm/cluster"
 	"mailnode/storage"
+	"mailnode/storage/disk"
 	"mailnode/storage/local"
 	"mailnode/storage/slot"
 )
@@ -192,7 +193,7 @@ func (n *Node) openRaft() error {
 		return err
 	}
 	if n.raft = r; r.Err() == nil {
-		n.logErr("remember raft's server", admin.ReplaceFile(n.raftMarker(), []byte(r.ServerID()+"\n")))
+		n.logErr("remember raft's server", disk.ReplaceFile(n.raftMarker(), []byte(r.ServerID()+"\n")))
 	}
 	return nil
 }

@@ -9,9 +9,9 @@ import (
 	"sync/atomic"
 	"time"
 
-	"mailnode/node/admin"
 	"mailnode/node/job"
 	"mailnode/node/monitor"
+	"mailnode/storage/disk"
 	"mailnode/storage/repl"
 	"mailnode/storage/slot"
 )
@@ -77,7 +77,7 @@ func (r *scrubRound) save() {
 	r.st.SpentS = int64(r.spent() / time.Second)
 	b, err := json.Marshal(r.st)
 	if err == nil {
-		err = admin.ReplaceFile(r.n.scrubFile(), b)
+		err = disk.ReplaceFile(r.n.scrubFile(), b)
 	}
 	r.n.logErr("remember where the scrub is", err)
 }

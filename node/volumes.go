@@ -16,9 +16,8 @@ import (
 	"github.com/cockroachdb/errors/oserror"
 	"github.com/cockroachdb/pebble/v2/vfs"
 
-	"mailnode/node/admin"
 	"mailnode/node/config"
-	"mailnode/storage/blob"
+	"mailnode/storage/disk"
 	"mailnode/storage/slot"
 )
 
@@ -296,7 +295,7 @@ func (v *volumes) mark(dir string) error {
 	if err := v.fs.MkdirAll(dir, 0o700); err != nil {
 		return err
 	}
-	return blob.WriteFile(v.fs, filepath.Join(dir, volumeMark), "mailnode-volume", nil)
+	return disk.WriteFile(v.fs, filepath.Join(dir, volumeMark), "mailnode-volume", nil)
 }
 
 // had says whether a slot that this node has held lies on a volume.
@@ -344,7 +343,7 @@ func (v *volumes) remember(id slot.ID, p place) error {
 	if err := os.MkdirAll(filepath.Join(v.home, "held"), 0o700); err != nil {
 		return err
 	}
-	return admin.ReplaceFile(v.marker(id), []byte(p.volume.Meta+"\n"+p.volume.Data+"\n"))
+	return disk.ReplaceFile(v.marker(id), []byte(p.volume.Meta+"\n"+p.volume.Data+"\n"))
 }
 
 func names(list []config.Volume) []string {

@@ -29,7 +29,7 @@ func (n *Node) WaitApplied(ctx context.Context, index uint64) error {
 		if n.State().Index >= index {
 			return nil
 		}
-		if err := n.latch.err(); err != nil {
+		if err := n.latch.Err(); err != nil {
 			return fmt.Errorf("wait for raft index %d: %w", index, err)
 		}
 		select {

@@ -11,10 +11,12 @@ import (
 	"strings"
 	"syscall"
 
+	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/hashicorp/raft"
 	berrors "go.etcd.io/bbolt/errors"
 
 	"mailnode/raftfsm/cluster"
+	"mailnode/storage/disk"
 	"mailnode/storage/slot"
 )
 
@@ -285,10 +287,10 @@ func setAside(dir string, cause error) error {
 			return err
 		}
 	}
-	if err := replaceFile(filepath.Join(aside, "why"), []byte(cause.Error()+"\n")); err != nil {
+	if err := disk.ReplaceFile(filepath.Join(aside, "why"), []byte(cause.Error()+"\n")); err != nil {
 		return err
 	}
-	return syncDir(dir)
+	return disk.SyncDir(vfs.Default, dir)
 }
 
 // wasSetAside returns why files were set aside; false when a person has removed
@@ -328,30 +330,10 @@ func readServerID(dir string) (string, error) {
 
 // writeServerID makes the ID durable, and with it the log's directory entry.
 func writeServerID(dir, id string) error {
-	if err := replaceFile(filepath.Join(dir, idName), []byte(id+"\n")); err != nil {
+	if err := disk.ReplaceFile(filepath.Join(dir, idName), []byte(id+"\n")); err != nil {
 		return fmt.Errorf("write raft server ID %q: %w", id, err)
 	}
 	return nil
-}
-
-// replaceFile writes a file so that a crash leaves the old one or the new one,
-// and makes it and its name durable.
-func replaceFile(path string, content []byte) error {
-	f, err := os.OpenFile(path+".new", os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(content)
-	if err == nil {
-		err = f.Sync()
-	}
-	if err = errors.Join(err, f.Close()); err != nil {
-		return err
-	}
-	if err := os.Rename(path+".new", path); err != nil {
-		return err
-	}
-	return syncDir(filepath.Dir(path))
 }
 
 // Recover makes this server the only voter of what its Dir holds, for

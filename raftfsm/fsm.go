@@ -73,7 +73,7 @@ func (f *fsm) Apply(l *raft.Log) any { return f.ApplyBatch([]*raft.Log{l})[0] }
 // be read stops Raft on this node: to skip it would make this node's state
 // differ from the others'.
 func (f *fsm) ApplyBatch(logs []*raft.Log) []any {
-	if f.latch.err() != nil {
+	if f.latch.Err() != nil {
 		runtime.Goexit()
 	}
 	state, changed := f.work.Clone(), false

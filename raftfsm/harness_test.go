@@ -22,21 +22,21 @@ func (tcpStream) Dial(addr string, timeout time.Duration) (net.Conn, error) {
 	return net.DialTimeout("tcp", addr, timeout)
 }
 
-// disk is a backend that can be told to fail or to hang.
-type disk struct {
+// faultyBackend is a backend that can be told to fail or to hang.
+type faultyBackend struct {
 	backend
 	mu   sync.Mutex
 	err  error
 	hang chan struct{}
 }
 
-func (d *disk) set(err error, hang chan struct{}) {
+func (d *faultyBackend) set(err error, hang chan struct{}) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.err, d.hang = err, hang
 }
 
-func (d *disk) write(f func() error) error {
+func (d *faultyBackend) write(f func() error) error {
 	d.mu.Lock()
 	err, hang := d.err, d.hang
 	d.mu.Unlock()
@@ -49,16 +49,18 @@ func (d *disk) write(f func() error) error {
 	return f()
 }
 
-func (d *disk) StoreLogs(l []*raft.Log) error {
+func (d *faultyBackend) StoreLogs(l []*raft.Log) error {
 	return d.write(func() error { return d.backend.StoreLogs(l) })
 }
-func (d *disk) Set(k, v []byte) error { return d.write(func() error { return d.backend.Set(k, v) }) }
+func (d *faultyBackend) Set(k, v []byte) error {
+	return d.write(func() error { return d.backend.Set(k, v) })
+}
 
 // server is one node under test, with what it raised.
 type server struct {
 	*Node
 	cfg        Config
-	disk       *disk
+	disk       *faultyBackend
 	conditions chan string
 }
 
@@ -78,7 +80,7 @@ func listen(t *testing.T, addr string) StreamLayer {
 
 func start(t *testing.T, cfg Config) *server {
 	t.Helper()
-	s := &server{disk: &disk{}, conditions: make(chan string, 16)}
+	s := &server{disk: &faultyBackend{}, conditions: make(chan string, 16)}
 	cfg.wrap = func(b backend) backend { s.disk.backend = b; return s.disk }
 	cfg.OnCondition = func(name string, err error) {
 		if err != nil {
@@ -172,11 +174,19 @@ func (s *server) must(t *testing.T, c cluster.Command) cluster.Result {
 
 // trio forms a cluster of three voters over loopback. On a busy machine the
 // leadership may move while a voter is added: then the new leader is asked.
-func trio(t *testing.T) []*server {
+func trio(t *testing.T) []*server { return trioThatStalls(t, 0) }
+
+// trioThatStalls has another StallLimit.
+func trioThatStalls(t *testing.T, limit time.Duration) []*server {
 	t.Helper()
-	all := []*server{first(t, config(t, "n1", listen(t, "127.0.0.1:0")))}
+	with := func(name string) Config {
+		cfg := config(t, name, listen(t, "127.0.0.1:0"))
+		cfg.StallLimit = limit
+		return cfg
+	}
+	all := []*server{first(t, with("n1"))}
 	for _, name := range []string{"n2", "n3"} {
-		s := start(t, config(t, name, listen(t, "127.0.0.1:0")))
+		s := start(t, with(name))
 		until(t, string(name)+" has a vote", func() bool {
 			return slices.ContainsFunc(all, func(o *server) bool {
 				_, err := o.Propose(t.Context(), cluster.AddMember{Member: s.member()})

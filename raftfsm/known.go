@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"mailnode/raftfsm/cluster"
+	"mailnode/storage/disk"
 )
 
 // knownName is the file in Config.Memory.Dir with the state applied last. Raft does not
@@ -58,7 +59,7 @@ func (k *knownFile) write(dir string, s *cluster.State) error {
 	if s.Index <= k.written {
 		return nil
 	}
-	if err := replaceFile(filepath.Join(dir, knownName), cluster.EncodeSnapshot(s)); err != nil {
+	if err := disk.ReplaceFile(filepath.Join(dir, knownName), cluster.EncodeSnapshot(s)); err != nil {
 		return fmt.Errorf("write known cluster state: %w", err)
 	}
 	k.written = s.Index
@@ -81,7 +82,7 @@ func (n *Node) keepKnown() {
 	defer close(n.kept)
 	for stopping := false; ; {
 		changed := n.Changed()
-		if n.latch.err() == nil {
+		if n.latch.Err() == nil {
 			if err := n.known.write(n.cfg.Memory.Dir, n.State()); err != nil {
 				n.log.Warn("cluster state not kept for the next start", "cause", err)
 			}
@@ -90,7 +91,7 @@ func (n *Node) keepKnown() {
 			return
 		}
 		select {
-		case <-n.latch.halted:
+		case <-n.latch.Tripped():
 			return
 		case <-n.stop:
 			stopping = true

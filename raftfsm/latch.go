@@ -3,11 +3,10 @@ package raftfsm
 import (
 	"fmt"
 	"runtime"
-	"sync"
-	"sync/atomic"
 	"time"
 
 	"mailnode/raftfsm/cluster"
+	"mailnode/storage/disk"
 )
 
 // Conditions that this package raises. All but ConditionSnapshotFailed mean that
@@ -43,42 +42,30 @@ func (*ErrHalted) Outcome() cluster.Outcome { return cluster.Halted }
 // goroutine that ran into it ends instead, with its deferred calls: a leader
 // steps down that way, and nothing is left to wait for at shutdown.
 type latch struct {
-	halted chan struct{} // closed by the first fault
+	*disk.Latch
 	onHalt func(*ErrHalted)
-	slow   atomic.Bool // a store operation takes a good part of the limit
-
-	mu     sync.Mutex // guards what follows
-	fault  *ErrHalted
-	nextOp uint64
-	ops    map[uint64]string // store operations that have not returned
+	dog    *disk.Watchdog // of store operations; nil: none
 }
 
 func newLatch(onHalt func(*ErrHalted)) *latch {
-	return &latch{halted: make(chan struct{}), onHalt: onHalt, ops: map[uint64]string{}}
+	return &latch{Latch: disk.NewLatch(), onHalt: onHalt}
 }
 
-// err gives the fault, nil while there is none.
-func (l *latch) err() error {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.fault == nil {
-		return nil
-	}
-	return l.fault
+// slowPart: a leader of which a store operation takes that part of StallLimit has no
+// quorum to speak of.
+const slowPart = 5
+
+// watch trips the latch when one store operation is under way for limit.
+func (l *latch) watch(limit time.Duration) {
+	l.dog = disk.StartWatchdog(limit, func(err error) { l.trip(ConditionStoreFailed, err) })
 }
 
 // trip records a fault; only the first counts.
 func (l *latch) trip(condition string, cause error) {
-	l.mu.Lock()
-	if l.fault != nil {
-		l.mu.Unlock()
-		return
-	}
 	fault := &ErrHalted{Condition: condition, Cause: cause}
-	l.fault = fault
-	l.mu.Unlock()
-	close(l.halted)
-	l.onHalt(fault)
+	if l.Trip(fault) {
+		l.onHalt(fault)
+	}
 }
 
 // fail trips the latch and ends the calling goroutine, which must be Raft's.
@@ -87,71 +74,17 @@ func (l *latch) fail(condition string, cause error) {
 	runtime.Goexit()
 }
 
-// begin enters a store operation, and ends the goroutine when the latch has
-// tripped: after the first fault nothing touches the store any more.
-func (l *latch) begin(op string) uint64 {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.fault != nil {
+// during runs a store operation. It ends the goroutine when the latch has tripped,
+// before it or meanwhile: after the first fault nothing touches the store any more,
+// and nobody hears of what did.
+func (l *latch) during(op, path string, f func() error) error {
+	l.endIfTripped()
+	defer l.endIfTripped()
+	return l.dog.During(op, path, f)
+}
+
+func (l *latch) endIfTripped() {
+	if l.Err() != nil {
 		runtime.Goexit()
 	}
-	l.nextOp++
-	l.ops[l.nextOp] = op
-	return l.nextOp
-}
-
-func (l *latch) end(id uint64) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	delete(l.ops, id)
-	if l.fault != nil {
-		runtime.Goexit()
-	}
-}
-
-// The watchdog divides its limit into so many ticks.
-const (
-	stallTicks = 10
-	slowTicks  = 2
-)
-
-// watch trips the latch when one store operation is under way for limit. It
-// counts its own ticks instead of comparing times: a process that was paused
-// for a minute has a write that looks a minute old, and has missed the ticks.
-func (l *latch) watch(limit time.Duration, stop <-chan struct{}) {
-	tick := time.NewTicker(max(limit/stallTicks, time.Millisecond))
-	defer tick.Stop()
-	seen := map[uint64]int{}
-	for {
-		select {
-		case <-stop:
-			return
-		case <-l.halted:
-			return
-		case <-tick.C:
-		}
-		if op := l.overdue(seen); op != "" {
-			l.trip(ConditionStoreFailed, fmt.Errorf("%s: no progress for %s", op, limit))
-		}
-	}
-}
-
-// overdue ages the operations under way and names one that is stallTicks old.
-func (l *latch) overdue(seen map[uint64]int) string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	for id := range seen {
-		if _, running := l.ops[id]; !running {
-			delete(seen, id)
-		}
-	}
-	slow := false
-	for id, op := range l.ops {
-		if seen[id]++; seen[id] > stallTicks {
-			return op
-		}
-		slow = slow || seen[id] > slowTicks
-	}
-	l.slow.Store(slow)
-	return ""
 }

@@ -30,13 +30,12 @@ func TestLaw09RaftDiskFailureKeepsProcess(t *testing.T) {
 }
 
 func lawNine(t *testing.T, fault error, hangs bool) {
-	all := trio(t)
+	all := trioThatStalls(t, 3*time.Second)
 	leader, others := leaderOf(t, all)
 	leader.must(t, cluster.AssignSlot{Slot: 0, Master: "n1"})
 	var hang chan struct{}
 	if hangs {
 		hang = make(chan struct{})
-		go leader.latch.watch(200*time.Millisecond, t.Context().Done()) // beside its own of 10 s
 	}
 	leader.disk.set(fault, hang)
 	_, err := leader.Propose(t.Context(), decidedOn(leader.Node, cluster.SetUnprotected{Slot: 0, Epoch: 1, Since: 5}))

@@ -13,7 +13,10 @@ import (
 	"sync"
 	"syscall"
 
+	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/hashicorp/raft"
+
+	"mailnode/storage/disk"
 )
 
 // memoryName is the file in Config.Memory.Dir with what this server has promised.
@@ -82,7 +85,7 @@ func openMemory(dir string) (*memory, error) {
 		}
 	}
 	if !m.known { // its name, and that of its folder, become durable
-		err = errors.Join(syncDir(dir), syncDir(filepath.Dir(dir)))
+		err = errors.Join(disk.SyncDir(vfs.Default, dir), disk.SyncDir(vfs.Default, filepath.Dir(dir)))
 	}
 	if err != nil {
 		return nil, errors.Join(err, f.Close())
@@ -193,11 +196,3 @@ func (p promises) lacks(had promises, termAt func(index uint64) uint64) string {
 
 // close closes the file; what was written is durable already.
 func (m *memory) close() error { return m.file.Close() }
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
-}

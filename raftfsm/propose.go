@@ -108,7 +108,7 @@ func (n *Node) TransferLeadership(ctx context.Context) error {
 // await starts an operation and waits for it, for ctx and for the latch. start
 // runs in a goroutine: Raft's channels may block while its main loop does.
 func (n *Node) await(ctx context.Context, start func(enqueue time.Duration) raft.Future) error {
-	if err := n.latch.err(); err != nil {
+	if err := n.latch.Err(); err != nil {
 		return err
 	}
 	if err := ctx.Err(); err != nil {
@@ -125,8 +125,8 @@ func (n *Node) await(ctx context.Context, start func(enqueue time.Duration) raft
 		return n.outcome(err)
 	case <-ctx.Done():
 		return fmt.Errorf("%w (%w)", ErrUnknownOutcome, ctx.Err())
-	case <-n.latch.halted:
-		return fmt.Errorf("%w (%w)", ErrUnknownOutcome, n.latch.err())
+	case <-n.latch.Tripped():
+		return fmt.Errorf("%w (%w)", ErrUnknownOutcome, n.latch.Err())
 	}
 }
 
@@ -152,18 +152,18 @@ func (n *Node) outcome(err error) error {
 }
 
 // Err gives the fault that stopped Raft on this node, an *ErrHalted, or nil.
-func (n *Node) Err() error { return n.latch.err() }
+func (n *Node) Err() error { return n.latch.Err() }
 
 // ServerID gives this node's name in Raft.
 func (n *Node) ServerID() string { return string(n.id) }
 
 // IsLeader says whether this node leads, as far as it knows: another may have
 // been elected within the last lease. See VerifyLeader.
-func (n *Node) IsLeader() bool { return n.latch.err() == nil && n.raft.State() == raft.Leader }
+func (n *Node) IsLeader() bool { return n.latch.Err() == nil && n.raft.State() == raft.Leader }
 
 // Leader gives the leader that this node follows or is; empty when it knows none.
 func (n *Node) Leader() (name slot.NodeName, serverID, addr string) {
-	if n.latch.err() != nil {
+	if n.latch.Err() != nil {
 		return "", "", ""
 	}
 	a, id := n.raft.LeaderWithID()
@@ -204,12 +204,13 @@ func (n *Node) LastContact() (time.Duration, bool) {
 // loses it steps down after its lease, so a follower that heard from one within
 // two heartbeat timeouts may believe it.
 func (n *Node) Quorum() bool {
-	if n.latch.err() != nil {
+	if n.latch.Err() != nil {
 		return false
 	}
 	if n.raft.State() == raft.Leader {
 		// A main loop that waits for its disk does not look at its lease.
-		return !n.latch.slow.Load()
+		_, since := n.latch.dog.Slowest()
+		return since < n.cfg.StallLimit/slowPart
 	}
 	if _, id := n.raft.LeaderWithID(); id == "" {
 		return false

@@ -96,7 +96,7 @@ func Open(cfg Config) (*Node, error) {
 	if err := n.open(); err != nil {
 		n.latch.trip(conditionOf(err), err)
 	}
-	if n.latch.err() != nil {
+	if n.latch.Err() != nil {
 		n.stopRaft()
 	}
 	go n.observe()
@@ -144,7 +144,7 @@ func (n *Node) open() error {
 		go n.abstains.run(n.trans.NetworkTransport.Consumer(), n.stop)
 	}
 	n.tellSetAside()
-	go n.latch.watch(n.cfg.StallLimit, n.stop)
+	n.latch.watch(n.cfg.StallLimit)
 	r, err := n.start()
 	if err != nil {
 		return fmt.Errorf("open raft in %q: %w", n.cfg.Dir, err)
@@ -250,9 +250,9 @@ func (l *latch) run(f func() error) error {
 		if returned {
 			return err
 		}
-	case <-l.halted:
+	case <-l.Tripped():
 	}
-	return l.err()
+	return l.Err()
 }
 
 func (c Config) withDefaults() Config {
@@ -353,7 +353,7 @@ func (n *Node) observe() {
 		select {
 		case <-n.stop:
 			return
-		case <-n.latch.halted:
+		case <-n.latch.Tripped():
 			return
 		case leading := <-n.raft.LeaderCh():
 			if leading {
@@ -393,6 +393,7 @@ func (n *Node) Shutdown(ctx context.Context) error {
 	default:
 		close(n.stop)
 	}
+	n.latch.dog.Close()
 	n.mu.Unlock()
 	ended := n.stopRaft()
 	n.gate.close()
@@ -420,7 +421,7 @@ func (n *Node) Shutdown(ctx context.Context) error {
 func (n *Node) closeFiles() error {
 	var errs []error
 	if n.back != nil {
-		errs = append(errs, closeBackend(n.back, n.latch.err()))
+		errs = append(errs, closeBackend(n.back, n.latch.Err()))
 	}
 	if n.mem != nil {
 		errs = append(errs, n.mem.close())

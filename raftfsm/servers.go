@@ -38,7 +38,7 @@ func (n *Node) Bootstrap(ctx context.Context) error {
 // Servers gives Raft's configuration in its order.
 func (n *Node) Servers() ([]Server, error) {
 	if n.raft == nil {
-		return nil, fmt.Errorf("read raft configuration: %w", n.latch.err())
+		return nil, fmt.Errorf("read raft configuration: %w", n.latch.Err())
 	}
 	f := n.raft.GetConfiguration()
 	if err := f.Error(); err != nil {
@@ -153,8 +153,8 @@ func (n *Node) caughtUp(ctx context.Context, id string) error {
 				return fmt.Errorf("it never answered: %w", ctx.Err())
 			}
 			return fmt.Errorf("it holds the log up to %d of %d: %w", p.match, target, ctx.Err())
-		case <-n.latch.halted:
-			return n.latch.err()
+		case <-n.latch.Tripped():
+			return n.latch.Err()
 		case <-n.stop:
 			return errors.New("this node shuts down")
 		case <-tick.C:

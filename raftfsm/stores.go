@@ -107,9 +107,7 @@ const sumLen = 4
 
 // guard runs one operation.
 func (s *store) guard(op string, f func() error) error {
-	id := s.latch.begin(op)
-	defer s.latch.end(id)
-	return caught(f)
+	return s.latch.during(op, logName, func() error { return caught(f) })
 }
 
 // must is guard for operations of which every error is terminal.

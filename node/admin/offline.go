@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"sync"
@@ -15,6 +14,7 @@ import (
 	"mailnode/node/config"
 	"mailnode/node/peer"
 	"mailnode/raftfsm/cluster"
+	"mailnode/storage/disk"
 	"mailnode/storage/slot"
 )
 
@@ -215,32 +215,7 @@ func writeFirstStart(dir string, f FirstStart) error {
 	if err != nil {
 		return fmt.Errorf("write first start: %w", err)
 	}
-	return ReplaceFile(filepath.Join(dir, FirstStartFile), append(text, '\n'))
-}
-
-// ReplaceFile replaces a file's content durably: after a crash it is the old or
-// the new one. Mode 0600.
-func ReplaceFile(path string, content []byte) error {
-	f, err := os.CreateTemp(filepath.Dir(path), ".new-*")
-	if err != nil {
-		return fmt.Errorf("replace %q: %w", path, err)
-	}
-	_, err = f.Write(content)
-	err = errors.Join(err, f.Sync(), f.Close())
-	if err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	if err != nil {
-		return fmt.Errorf("replace %q: %w", path, errors.Join(err, os.Remove(f.Name())))
-	}
-	folder, err := os.Open(filepath.Dir(path))
-	if err != nil {
-		return fmt.Errorf("replace %q: %w", path, err)
-	}
-	if err := errors.Join(folder.Sync(), folder.Close()); err != nil && !errors.Is(err, fs.ErrInvalid) {
-		return fmt.Errorf("replace %q: %w", path, err)
-	}
-	return nil
+	return disk.ReplaceFile(filepath.Join(dir, FirstStartFile), append(text, '\n'))
 }
 
 // newServerID tells installations of one name apart.

@@ -1,18 +1,19 @@
 package peer
 
 import (
-	"bytes"
 	"crypto/ed25519"
 	"crypto/x509"
 	"encoding/json"
 	"encoding/pem"
 	"errors"
 	"fmt"
-	"hash/crc32"
 	"io/fs"
 	"os"
 	"path/filepath"
 
+	"github.com/cockroachdb/pebble/v2/vfs"
+
+	"mailnode/storage/disk"
 	"mailnode/storage/slot"
 )
 
@@ -37,8 +38,6 @@ const (
 	folderFormat = 1
 )
 
-var castagnoli = crc32.MakeTable(crc32.Castagnoli)
-
 // clusterRecord is the content of CLUSTER.
 type clusterRecord struct {
 	Format     int             `json:"format"`
@@ -53,16 +52,16 @@ func (r clusterRecord) encode() []byte {
 	if err != nil {
 		panic(fmt.Sprintf("encode %+v: %v", r, err)) // plain strings and numbers
 	}
-	return fmt.Appendf(nil, "%s\ncrc32c %08x\n", line, crc32.Checksum(line, castagnoli))
+	return disk.Seal(string(line))
 }
 
 func decodeClusterRecord(text []byte) (clusterRecord, error) {
 	var r clusterRecord
-	line, _, _ := bytes.Cut(text, []byte("\n"))
-	if want := fmt.Sprintf("%s\ncrc32c %08x\n", line, crc32.Checksum(line, castagnoli)); want != string(text) {
-		return r, fmt.Errorf("read %s: damaged (checksum)", clusterFile)
+	line, err := disk.Unseal(text)
+	if err != nil {
+		return r, fmt.Errorf("read %s: %w", clusterFile, err)
 	}
-	if err := json.Unmarshal(line, &r); err != nil {
+	if err := json.Unmarshal([]byte(line), &r); err != nil {
 		return r, fmt.Errorf("read %s: %w", clusterFile, err)
 	}
 	if r.Format != folderFormat {
@@ -214,48 +213,12 @@ func createFolder(folder string, files []file) error {
 		return err
 	}
 	for _, f := range files {
-		if err := writeFile(filepath.Join(draft, f.name), f.content); err != nil {
+		if err := disk.ReplaceFile(filepath.Join(draft, f.name), f.content); err != nil {
 			return err
 		}
-	}
-	if err := syncFolder(draft); err != nil {
-		return err
 	}
 	if err := os.Rename(draft, folder); err != nil {
 		return err
 	}
-	return syncFolder(parent)
-}
-
-// replaceFile writes a file's new content durably, or leaves the old one.
-func replaceFile(path string, content []byte) error {
-	draft := path + ".new"
-	if err := writeFile(draft, content); err != nil {
-		return err
-	}
-	if err := os.Rename(draft, path); err != nil {
-		return err
-	}
-	return syncFolder(filepath.Dir(path))
-}
-
-// writeFile creates a file that only its owner reads, and syncs it.
-func writeFile(path string, content []byte) error {
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(content)
-	if err == nil {
-		err = f.Sync()
-	}
-	return errors.Join(err, f.Close())
-}
-
-func syncFolder(path string) error {
-	f, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	return errors.Join(f.Sync(), f.Close())
+	return disk.SyncDir(vfs.Default, parent)
 }

@@ -14,6 +14,7 @@ import (
 	"sync"
 	"time"
 
+	"mailnode/storage/disk"
 	"mailnode/storage/slot"
 )
 
@@ -76,7 +77,7 @@ func (id *Identity) SetGeneration(g slot.Generation) error {
 		return fmt.Errorf("set generation %d of node %q: it belongs to generation %d already", g, id.name, id.generation)
 	}
 	record := clusterRecord{Format: folderFormat, Cluster: id.cluster, Name: id.name, Generation: g}
-	if err := replaceFile(filepath.Join(id.folder, clusterFile), record.encode()); err != nil {
+	if err := disk.ReplaceFile(filepath.Join(id.folder, clusterFile), record.encode()); err != nil {
 		return fmt.Errorf("set generation %d of node %q: %w", g, id.name, err)
 	}
 	id.generation = g

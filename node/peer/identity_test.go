@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"mailnode/storage/disk"
 	"mailnode/storage/slot"
 )
 
@@ -121,7 +122,7 @@ func TestCrashWhileCreating(t *testing.T) {
 			t.Fatal(err)
 		}
 		for _, f := range files[:n] {
-			if err := writeFile(filepath.Join(draft, f.name), f.content); err != nil {
+			if err := disk.ReplaceFile(filepath.Join(draft, f.name), f.content); err != nil {
 				t.Fatal(err)
 			}
 		}

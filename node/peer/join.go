@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"mailnode/storage/disk"
 	"mailnode/storage/slot"
 )
 
@@ -169,7 +170,7 @@ func joinKey(dir string) (ed25519.PrivateKey, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("write key: %w", err)
 	}
-	if err := replaceFile(path, text); err != nil {
+	if err := disk.ReplaceFile(path, text); err != nil {
 		return nil, fmt.Errorf("write key: %w", err)
 	}
 	return key, nil

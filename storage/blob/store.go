@@ -12,6 +12,7 @@ import (
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 
+	"mailnode/storage/disk"
 	"mailnode/storage/slot"
 )
 
@@ -318,22 +319,11 @@ func (s *Store) create(path, magic string, preallocateBytes int64) (vfs.File, er
 		s.o.FS.Remove(path + newSuffix)
 		return nil, err
 	}
-	if err := SyncDir(s.o.FS, s.o.Dir); err != nil {
+	if err := disk.SyncDir(s.o.FS, s.o.Dir); err != nil {
 		f.Close()
 		return nil, err
 	}
 	return f, nil
-}
-
-// SyncDir makes a folder's entries durable: a synced file in a folder that was
-// not synced is lost with the power (LAWS §4.5).
-func SyncDir(fs vfs.FS, dir string) error {
-	d, err := fs.OpenDir(dir)
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	return d.Sync()
 }
 
 // Unsynced says whether a Put has returned that no finished Sync covers. While

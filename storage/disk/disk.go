@@ -1,7 +1,11 @@
-// Package disk keeps room on a node's disks. A Space says, before anything is
-// written, whether something may still grow on a file system; keeps account of
-// what was announced and is not written yet; and holds a ballast, a file whose
-// blocks are given up when a write finds no room after all. It knows no mail.
+// Package disk is about what a disk can do to us. It knows no mail.
+//
+// A Space keeps room: it says, before anything is written, whether something may
+// still grow on a file system; keeps account of what was announced and is not
+// written yet; and holds a ballast, a file whose blocks are given up when a write
+// finds no room after all. A Watchdog notices a disk that no longer answers.
+// A Latch remembers the first failure, which is final. WriteFile replaces a small
+// file, so that a crash leaves the old one or the new.
 package disk
 
 import (

@@ -70,9 +70,9 @@ func (s *Slot) ReadAside(ctx context.Context, name string, fn func(AsideMessage)
 		return AsideContent{}, storage.Errorf(storage.ErrUnavailable, "read %q of slot %s: %w", name, s.o.Slot, context.Cause(ctx))
 	}
 	x := openSalvage(s, dir)
-	defer x.close()
+	defer x.Close()
 	r := asideReader{ctx: ctx, s: s, x: x, fn: fn, packs: map[uint32]bool{}}
-	if x.db != nil {
+	if x.DB != nil {
 		if err := s.read(func(v *view) error {
 			r.now = v
 			return r.run()
@@ -80,7 +80,7 @@ func (s *Slot) ReadAside(ctx context.Context, name string, fn func(AsideMessage)
 			return r.out, fmt.Errorf("read %q of slot %s: %w", name, s.o.Slot, err)
 		}
 	}
-	r.out.Unread = boundedLines(x.why)
+	r.out.Unread = boundedLines(x.Why)
 	return r.out, nil
 }
 
@@ -151,7 +151,7 @@ func (r *asideReader) run() error {
 
 // load reads a record of the old state; one that cannot be read is named, and empty.
 func (r *asideReader) load(key []byte, into proto.Message) {
-	v, found, err := pebbleGet(r.x.db, key)
+	v, found, err := pebbleGet(r.x.DB, key)
 	if err == nil && found {
 		err = unmarshal(v, into)
 	}
@@ -341,12 +341,12 @@ func (r *asideReader) message(box *event.MailboxRecord, m *event.MessageRecord) 
 	if r.account.Address == "" {
 		out.Address = slot.Address(fmt.Sprintf("account %016x", m.Account))
 	}
-	if v, found, err := pebbleGet(r.x.db, event.SummaryKey(m.Ref(), out.UID)); err == nil && found {
+	if v, found, err := pebbleGet(r.x.DB, event.SummaryKey(m.Ref(), out.UID)); err == nil && found {
 		out.MessageID = messageID(v)
 	} else if err != nil {
 		r.x.lose(keySpan(event.SummaryKey(m.Ref(), out.UID)), "an envelope cannot be read: %v", firstLine{err})
 	}
-	if v, found, err := pebbleGet(r.x.db, event.BodyKey(m.Body())); err == nil && found {
+	if v, found, err := pebbleGet(r.x.DB, event.BodyKey(m.Body())); err == nil && found {
 		loc, err := decodeLocation(v)
 		out.Body = err == nil && r.packs[loc.Pack]
 	}

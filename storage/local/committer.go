@@ -152,8 +152,8 @@ func (s *Slot) submit(ctx context.Context, o *op) error {
 		return err
 	case <-ctx.Done():
 		return giveUp(storage.Errorf(storage.ErrUnavailable, "slot %s: %w", s.o.Slot, ctx.Err()))
-	case <-s.failed:
-		return giveUp(s.failure)
+	case <-s.Failed():
+		return giveUp(s.Failure())
 	case <-noRoom:
 		err := giveUp(s.noRoom())
 		select {

@@ -7,6 +7,7 @@ import (
 	"github.com/cockroachdb/pebble/v2"
 
 	"mailnode/storage"
+	"mailnode/storage/index"
 	"mailnode/storage/slot"
 )
 
@@ -80,5 +81,5 @@ func (s *Slot) met(err error) error {
 // itself Pebble takes that for fatal, and the reader would hang; but one bad block
 // is damage of what lies in it, not of the slot (law 9).
 func (s *Slot) tableDamaged(i pebble.DataCorruptionInfo) {
-	s.met(storage.Errorf(storage.ErrCorrupt, "read index: %q is damaged: %w: %w", i.Path, errFileDamaged, firstLine{i.Details}))
+	s.met(storage.Errorf(storage.ErrCorrupt, "read index: %q is damaged: %w: %w", i.Path, index.ErrDamaged, firstLine{i.Details}))
 }

@@ -10,7 +10,8 @@ import (
 	"github.com/cockroachdb/pebble/v2"
 
 	"mailnode/storage"
-	"mailnode/storage/blob"
+	"mailnode/storage/disk"
+	"mailnode/storage/index"
 	"mailnode/storage/slot"
 )
 
@@ -105,11 +106,11 @@ func (s *Slot) openFolder() (string, error) {
 }
 
 func (s *Slot) readIdentity(path string) (id identity, found bool, err error) {
-	line, found, err := readSealed(s.o.FS, path)
+	line, found, err := disk.ReadSealed(s.o.FS, path)
 	if !found {
 		return id, false, err
 	}
-	if err == errSeal || err == nil && json.Unmarshal([]byte(line), &id) != nil {
+	if err == disk.ErrSeal || err == nil && json.Unmarshal([]byte(line), &id) != nil {
 		if id, damaged := s.owner.byIndex, slices.Contains(s.owner.damaged, path); damaged && id != nil {
 			return *id, true, nil
 		}
@@ -139,7 +140,7 @@ func (s *Slot) writeIdentity(path, born string) error {
 	if err != nil {
 		return err
 	}
-	if err := writeSealed(s.o.FS, path, "mailnode-slot", string(line)); err != nil {
+	if err := disk.WriteSealed(s.o.FS, path, "mailnode-slot", string(line)); err != nil {
 		return err
 	}
 	return s.syncFolders(s.o.FS.PathDir(s.o.FS.PathDir(path))) // its own folder is synced
@@ -150,7 +151,7 @@ func (s *Slot) writeIdentity(path, born string) error {
 func (s *Slot) syncFolders(dir string) error {
 	fs := s.o.FS
 	for d := dir; ; d = fs.PathDir(d) {
-		if err := blob.SyncDir(fs, d); err != nil {
+		if err := disk.SyncDir(fs, d); err != nil {
 			return err
 		}
 		if up := fs.PathDir(d); up == d || d == "." {
@@ -189,7 +190,9 @@ func (s *Slot) openIndex() (string, error) {
 		return "", err
 	}
 	opts.ErrorIfNotExists = witnessed // one that lost its marker is not a new one
-	if s.doubt, err = proveIndex(s.o.FS, s.o.FS.PathJoin(s.o.Dir, "index"), func(percent int) { s.step("proves its logs", percent) }); err != nil {
+	if s.doubt, err = index.Prove(s.o.FS, s.o.FS.PathJoin(s.o.Dir, "index"), func(percent int) { s.step("proves its logs", percent) }); errors.Is(err, index.ErrDamaged) {
+		return "", storage.Errorf(storage.ErrCorrupt, "open index: %w", err)
+	} else if err != nil {
 		return "", fmt.Errorf("open index: %w", err)
 	}
 	s.step("replays its logs", -1)
@@ -251,8 +254,8 @@ func (s *Slot) guarded(fn func() error) error {
 	select {
 	case err := <-done:
 		return err
-	case <-s.failed:
-		return s.failure
+	case <-s.Failed():
+		return s.Failure()
 	}
 }
 

@@ -11,6 +11,8 @@ import (
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
+
+	"mailnode/storage/disk"
 )
 
 // crashes clones what a power loss would leave, at each sync and rename.
@@ -87,7 +89,7 @@ func TestCopyOfTheFirstRelease(t *testing.T) {
 	o := options(t, newFS(t))
 	filled(t, o, 2)
 	line := fmt.Sprintf(`{"format":1,"cluster":%q,"slot":"s007"}`, o.Cluster)
-	rewrite(t, o.FS, "/slots/s007/SLOT", func([]byte) []byte { return []byte(line + "\n" + sumLine(line) + "\n") })
+	rewrite(t, o.FS, "/slots/s007/SLOT", func([]byte) []byte { return disk.Seal(line) })
 	if err := o.FS.Remove("/slots/s007/packs/SLOT"); err != nil {
 		t.Fatal(err)
 	}

@@ -89,7 +89,7 @@ func identityRefusals() map[string]refusal {
 	slotFile := func(t *testing.T, o Options, dir string, id identity) {
 		rewrite(t, o.FS, o.FS.PathJoin(dir, "SLOT"), func([]byte) []byte {
 			line := fmt.Sprintf(`{"format":%d,"cluster":%q,"slot":%q,"copy":%q}`, id.Format, id.Cluster, id.Slot, id.Copy)
-			return []byte(line + "\n" + sumLine(line) + "\n")
+			return disk.Seal(line)
 		})
 	}
 	return map[string]refusal{

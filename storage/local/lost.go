@@ -9,10 +9,8 @@ import (
 	"github.com/cockroachdb/pebble/v2"
 
 	"mailnode/storage"
+	"mailnode/storage/index"
 )
-
-// errFileDamaged says that a file of the index, not a record in it, is damaged.
-var errFileDamaged = errors.New("index damaged")
 
 // IndexLost says whether an error means that files of the index are damaged, so
 // that only a Rebuild helps; a record that is merely wrong is a Recount's. A copy
@@ -27,7 +25,7 @@ func IndexLost(err error) bool {
 		}
 		return false
 	}
-	return errors.Is(err, errFileDamaged) || pebble.IsCorruptionError(err)
+	return errors.Is(err, index.ErrDamaged) || pebble.IsCorruptionError(err)
 }
 
 // indexThere refuses packs without an index, which was there when the first pack
@@ -40,14 +38,17 @@ func (s *Slot) indexThere() (string, error) {
 		return "", err
 	}
 	if slices.ContainsFunc(names, func(n string) bool { return strings.HasPrefix(n, "MANIFEST-") }) {
-		return "matches its checksums", s.manifestRefuses(dir)
+		if err := index.ProveManifest(fs, dir); err != nil {
+			return "", storage.Errorf(storage.ErrCorrupt, "%w: mailnode slot reindex %s --from-packs", err, s.o.Slot)
+		}
+		return "matches its checksums", nil
 	}
 	packs, err := fs.List(s.o.PacksDir)
 	if err != nil && !oserror.IsNotExist(err) {
 		return "", err
 	}
 	if slices.ContainsFunc(packs, func(n string) bool { return strings.HasSuffix(n, ".pack") }) {
-		return "", storage.Errorf(storage.ErrCorrupt, "the index is missing beside the packs: %w: mailnode slot reindex %s --from-packs", errFileDamaged, s.o.Slot)
+		return "", storage.Errorf(storage.ErrCorrupt, "the index is missing beside the packs: %w: mailnode slot reindex %s --from-packs", index.ErrDamaged, s.o.Slot)
 	}
 	return "a new copy", nil
 }

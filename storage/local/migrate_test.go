@@ -8,6 +8,7 @@ import (
 	"github.com/cockroachdb/pebble/v2"
 
 	"mailnode/storage"
+	"mailnode/storage/disk"
 	"mailnode/storage/event"
 )
 
@@ -83,7 +84,7 @@ func asFormat1(t *testing.T, s *Slot) {
 		t.Fatal(err)
 	}
 	defer f.Close()
-	if _, err := f.Write([]byte(line + "\n" + sumLine(line) + "\n")); err != nil {
+	if _, err := f.Write(disk.Seal(line)); err != nil {
 		t.Fatal(err)
 	}
 }

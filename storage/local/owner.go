@@ -8,6 +8,7 @@ import (
 	"github.com/cockroachdb/pebble/v2"
 
 	"mailnode/storage"
+	"mailnode/storage/disk"
 )
 
 // ownership is whose a copy's folders are. The SLOT files say it, and the index
@@ -27,8 +28,8 @@ func (s *Slot) proveOwner() error {
 	s.owner = ownership{}
 	for _, dir := range []string{s.o.Dir, s.o.PacksDir} {
 		path := s.o.FS.PathJoin(dir, "SLOT")
-		line, found, err := readSealed(s.o.FS, path)
-		if errors.Is(err, errSeal) || found && err == nil && json.Unmarshal([]byte(line), &identity{}) != nil {
+		line, found, err := disk.ReadSealed(s.o.FS, path)
+		if errors.Is(err, disk.ErrSeal) || found && err == nil && json.Unmarshal([]byte(line), &identity{}) != nil {
 			s.owner.damaged = append(s.owner.damaged, path)
 		}
 	}

@@ -9,6 +9,7 @@ import (
 	"github.com/cockroachdb/errors/oserror"
 
 	"mailnode/storage/blob"
+	"mailnode/storage/disk"
 )
 
 // packPins says which packs must stay although no body of the index lies in
@@ -152,7 +153,7 @@ const (
 )
 
 func (s *Slot) writePinFile(dir string) error {
-	return writeSealed(s.o.FS, s.o.FS.PathJoin(dir, pinFile), "mailnode-quarantine", fmt.Sprint(s.packs.NewestPack()))
+	return disk.WriteSealed(s.o.FS, s.o.FS.PathJoin(dir, pinFile), "mailnode-quarantine", fmt.Sprint(s.packs.NewestPack()))
 }
 
 // setAsideUpTo gives the newest pack that a state in quarantine may point into;
@@ -173,7 +174,7 @@ func (s *Slot) setAsideUpTo() (upTo uint32, err error) {
 }
 
 func (s *Slot) readPinFile(path string) (upTo uint32) {
-	line, found, err := readSealed(s.o.FS, path)
+	line, found, err := disk.ReadSealed(s.o.FS, path)
 	if _, scanErr := fmt.Sscan(line, &upTo); !found || err != nil || scanErr != nil {
 		return math.MaxUint32
 	}

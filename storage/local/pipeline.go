@@ -65,7 +65,7 @@ func (p *pipeline) settle() {
 	for f := range p.flights {
 		if err := p.land(f); err != nil {
 			p.s.fail(err)
-			f.fail(p.s.failure)
+			f.fail(p.s.Failure())
 		}
 		p.landed.Done()
 		<-p.room

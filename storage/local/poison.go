@@ -10,7 +10,7 @@ import (
 	"github.com/cockroachdb/errors/oserror"
 	"github.com/cockroachdb/pebble/v2/vfs"
 
-	"mailnode/storage/blob"
+	"mailnode/storage/disk"
 )
 
 // poisonFS is the file system as the index has it. Pebble answers an error of
@@ -50,7 +50,7 @@ func (p *poisonFS) Unwrap() vfs.FS { return p.FS }
 // name is made durable first.
 func (p *poisonFS) Create(name string, c vfs.DiskWriteCategory) (vfs.File, error) {
 	if strings.HasPrefix(p.PathBase(name), "marker.") {
-		if err := p.poisoned(blob.SyncDir(p.FS, p.PathDir(name))); err != nil {
+		if err := p.poisoned(disk.SyncDir(p.FS, p.PathDir(name))); err != nil {
 			return nil, err
 		}
 	}

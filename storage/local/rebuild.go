@@ -14,6 +14,7 @@ import (
 
 	"mailnode/storage"
 	"mailnode/storage/blob"
+	"mailnode/storage/disk"
 	"mailnode/storage/slot"
 )
 
@@ -190,7 +191,7 @@ func (rb *rebuild) run() error {
 	}
 	rb.o.Logger.Warn("index made anew", "slot", rb.o.Slot, "mode", rb.ro.Mode, "bodies", rb.out.Bodies, "kept", rb.out.Kept,
 		"from_packs", rb.out.FromPacks, "new_uidvalidity", rb.out.NewUIDValidity, "lost", len(rb.out.Lost)+rb.out.LostMore)
-	return blob.SyncDir(rb.fs, rb.dir)
+	return disk.SyncDir(rb.fs, rb.dir)
 }
 
 func (rb *rebuild) index() string { return rb.fs.PathJoin(rb.dir, "index") }
@@ -302,10 +303,10 @@ func (rb *rebuild) move() error {
 			return err
 		}
 	}
-	if err := blob.SyncDir(rb.fs, rb.quarantine("")); err != nil {
+	if err := disk.SyncDir(rb.fs, rb.quarantine("")); err != nil {
 		return err
 	}
-	return blob.SyncDir(rb.fs, rb.dir)
+	return disk.SyncDir(rb.fs, rb.dir)
 }
 
 // fill makes a fresh index and puts into it what its mode gives.
@@ -405,7 +406,7 @@ func (rb *rebuild) report() error {
 	if o.LostMore > 0 {
 		fmt.Fprintf(&b, "lost: %d more\n", o.LostMore)
 	}
-	return blob.WriteFile(rb.fs, rb.quarantine(rb.mark.Old+reasonSuffix), "mailnode-slot", []byte(b.String()))
+	return disk.WriteFile(rb.fs, rb.quarantine(rb.mark.Old+reasonSuffix), "mailnode-slot", []byte(b.String()))
 }
 
 func (rb *rebuild) writeMark() error {
@@ -413,16 +414,16 @@ func (rb *rebuild) writeMark() error {
 	if err != nil {
 		return err
 	}
-	return writeSealed(rb.fs, rb.fs.PathJoin(rb.dir, markName), "mailnode-slot", string(line))
+	return disk.WriteSealed(rb.fs, rb.fs.PathJoin(rb.dir, markName), "mailnode-slot", string(line))
 }
 
 func (rb *rebuild) readMark() (m mark, found bool, err error) {
 	path := rb.fs.PathJoin(rb.dir, markName)
-	line, found, err := readSealed(rb.fs, path)
+	line, found, err := disk.ReadSealed(rb.fs, path)
 	if !found {
 		return m, false, err
 	}
-	if err == errSeal || err == nil && json.Unmarshal([]byte(line), &m) != nil {
+	if err == disk.ErrSeal || err == nil && json.Unmarshal([]byte(line), &m) != nil {
 		return m, false, storage.Errorf(storage.ErrCorrupt, "%q is damaged: mailnode slot reindex %s --from-packs", path, rb.o.Slot)
 	}
 	return m, true, nil

@@ -68,7 +68,7 @@ func (g *regain) run() error {
 	g.validity, g.fresh = map[storage.AccountID]uint32{}, map[storage.Ref]bool{}
 	g.highest, g.births = map[storage.Ref]storage.UID{}, map[storage.AccountID]*remembered{}
 	g.old = openSalvage(g.s, g.rb.quarantine(g.rb.mark.Old))
-	defer g.old.close()
+	defer g.old.Close()
 	for _, step := range []func() error{g.copy, g.replay, g.holders, g.bodies, g.messages, g.place, g.unnamed, g.finish} {
 		if err := step(); err != nil {
 			return err
@@ -77,7 +77,7 @@ func (g *regain) run() error {
 			return err
 		}
 	}
-	for _, why := range g.old.why {
+	for _, why := range g.old.Why {
 		g.rb.lost("%s", why)
 	}
 	return nil
@@ -101,7 +101,7 @@ func (g *regain) copy() error {
 		}
 		return g.to.room()
 	}
-	if g.old.db != nil {
+	if g.old.DB != nil {
 		for _, p := range salvaged() {
 			if err := g.old.each(event.SpanOf([]byte{p}), take); err != nil {
 				return err
@@ -113,7 +113,7 @@ func (g *regain) copy() error {
 	for _, p := range salvaged() {
 		wanted[p] = true
 	}
-	return g.old.raw(func(k, v []byte) error {
+	return g.old.Raw(func(k, v []byte) error {
 		if len(k) == 0 || !wanted[k[0]] {
 			return nil
 		}

@@ -295,11 +295,11 @@ func (g *regain) unnamedBody(f blob.Found) error {
 // references gives how many references a body had, when the old index knows.
 func (g *regain) references(b slot.BodyRef) (n uint64, known bool) {
 	k := event.RefsKey(b)
-	if g.old.db == nil || !g.old.sound(keySpan(k)) {
+	if g.old.DB == nil || !g.old.sound(keySpan(k)) {
 		return 0, false
 	}
 	err := g.s.guarded(func() error {
-		v, found, err := pebbleGet(g.old.db, k)
+		v, found, err := pebbleGet(g.old.DB, k)
 		if err == nil && found {
 			n, err = event.ParseRefs(b, v)
 		}
@@ -382,7 +382,7 @@ func (g *regain) finish() error {
 			return err
 		}
 	}
-	if !g.old.whole() || g.leaps > 0 { // who is not known any more had numbers all the same (law 2)
+	if !g.old.Whole() || g.leaps > 0 { // who is not known any more had numbers all the same (law 2)
 		g.slotRec.Losses, g.slotRec.LossesUnclean = uint32(g.losses()), g.slotRec.Unclean
 	}
 	g.head.Position = uint64(g.next)
@@ -411,7 +411,7 @@ func (g *regain) furnish(a *event.AccountRecord) error {
 			return err
 		}
 	}
-	if g.old.whole() {
+	if g.old.Whole() {
 		return nil
 	}
 	for _, sp := range specialMailboxes() {

@@ -135,7 +135,7 @@ func (g *regain) positions() error {
 	g.slotRec.Unclean = max(g.slotRec.Unclean, uint32(g.rb.ro.Unclean))
 	known, last := g.known.Epoch(), g.slotRec.SlotLineage().Last()
 	epoch := max(known, last, 1)
-	if !g.old.whole() {
+	if !g.old.Whole() {
 		epoch = max(epoch, g.rb.ro.Epoch)
 	}
 	if epoch > last {
@@ -145,7 +145,7 @@ func (g *regain) positions() error {
 		}
 	}
 	switch {
-	case known == epoch && g.old.whole():
+	case known == epoch && g.old.Whole():
 		g.next = slot.At(epoch, g.known.N()+uncleanJump)
 	case known == epoch: // what was lost may have gone on for long
 		g.next = slot.At(epoch, max(g.known.N()+uncleanJump, g.far()))

@@ -7,7 +7,6 @@ import (
 	"strings"
 
 	"mailnode/storage"
-	"mailnode/storage/blob"
 	"mailnode/storage/disk"
 	"mailnode/storage/event"
 	"mailnode/storage/slot"
@@ -106,9 +105,9 @@ func (s *Slot) Quarantine(ev *event.Event, reason error) error {
 	fs, dir := s.o.FS, s.o.FS.PathJoin(s.o.Dir, "quarantine")
 	at := slot.Position(ev.Position)
 	base := fs.PathJoin(dir, fmt.Sprintf("event-%d-%d", at.Epoch(), at.N()))
-	err := blob.WriteFile(fs, base+".reason", "mailnode-quarantine", []byte(reason.Error()+"\n"))
+	err := disk.WriteFile(fs, base+".reason", "mailnode-quarantine", []byte(reason.Error()+"\n"))
 	if err == nil {
-		err = blob.WriteFile(fs, base+".event", "mailnode-quarantine", event.Encode(ev))
+		err = disk.WriteFile(fs, base+".event", "mailnode-quarantine", event.Encode(ev))
 	}
 	if err != nil {
 		return fmt.Errorf("quarantine event %s: %w", at, err)

@@ -9,6 +9,7 @@ import (
 
 	"mailnode/storage/blob"
 	"mailnode/storage/disk"
+	"mailnode/storage/index"
 )
 
 // Resources are the node-wide budgets that copies share: blocks and memtables,
@@ -21,7 +22,7 @@ import (
 type Resources struct {
 	cache       *pebble.Cache
 	files       *pebble.FileCache
-	compactions *compactions
+	compactions *index.Compactions
 	cacheBytes  int64
 	copies      atomic.Int64
 	packs       *blob.Handles
@@ -64,7 +65,7 @@ func (r *Resources) observeClosure(took time.Duration) {
 // quarter more is for listings.
 func NewResources(cacheBytes int64) *Resources {
 	return &Resources{cache: pebble.NewCache(cacheBytes), cacheBytes: cacheBytes, files: pebble.NewFileCache(4, filesOpenMax), packs: blob.NewHandles(packFilesMax),
-		compactions: newCompactions(compactionsMax(runtime.GOMAXPROCS(0))), listings: newListingCache(cacheBytes / 4)}
+		compactions: index.NewCompactions(compactionsMax(runtime.GOMAXPROCS(0))), listings: newListingCache(cacheBytes / 4)}
 }
 
 // compactionsMax is how many compactions run at once on so many cores: half of

@@ -10,6 +10,7 @@ import (
 
 	"mailnode/storage"
 	"mailnode/storage/blob"
+	"mailnode/storage/index"
 )
 
 // tables lists the files of the index, each once.
@@ -54,7 +55,7 @@ func (x *scrubbing) tables() error {
 		case err != nil && blob.Unread(err): // it says nothing about the table
 			x.found(ScrubFinding{Kind: IndexDamaged, Err: storage.Errorf(storage.ErrUnavailable, "%q: %w", path, err)})
 		case err != nil:
-			x.found(ScrubFinding{Kind: IndexDamaged, Err: storage.Errorf(storage.ErrCorrupt, "%w: %q: %w", errFileDamaged, path, firstLine{err})})
+			x.found(ScrubFinding{Kind: IndexDamaged, Err: storage.Errorf(storage.ErrCorrupt, "%w: %q: %w", index.ErrDamaged, path, firstLine{err})})
 		}
 	}
 	return nil

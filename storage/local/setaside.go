@@ -13,7 +13,7 @@ import (
 	"github.com/cockroachdb/pebble/v2"
 
 	"mailnode/storage"
-	"mailnode/storage/blob"
+	"mailnode/storage/disk"
 	"mailnode/storage/event"
 	"mailnode/storage/slot"
 )
@@ -103,7 +103,7 @@ func (s *Slot) SetAside(ctx context.Context) (name string, err error) {
 	if names, err := fs.List(path); err == nil && len(names) > 0 {
 		// Set aside before a crash, nothing was written since; perhaps the crash
 		// came before its name was durable.
-		return name, blob.SyncDir(fs, fs.PathJoin(s.o.Dir, "quarantine"))
+		return name, disk.SyncDir(fs, fs.PathJoin(s.o.Dir, "quarantine"))
 	}
 	tmp := path + ".new"
 	if err := fs.RemoveAll(tmp); err != nil {
@@ -134,7 +134,7 @@ func (s *Slot) SetAside(ctx context.Context) (name string, err error) {
 	if err := fs.Rename(tmp, path); err != nil {
 		return "", fmt.Errorf("set aside %s: %w", s.o.Slot, err)
 	}
-	return name, blob.SyncDir(fs, fs.PathJoin(s.o.Dir, "quarantine"))
+	return name, disk.SyncDir(fs, fs.PathJoin(s.o.Dir, "quarantine"))
 }
 
 // writeAsideNote writes down what the copy was. What cannot be read is left out,
@@ -161,7 +161,7 @@ func (s *Slot) writeAside(path string, v any) error {
 	if err != nil {
 		return err
 	}
-	return writeSealed(s.o.FS, path, "mailnode-quarantine", string(b))
+	return disk.WriteSealed(s.o.FS, path, "mailnode-quarantine", string(b))
 }
 
 // asidePath is the folder of a state that was set aside. name comes from outside.
@@ -211,7 +211,7 @@ func (s *Slot) Asides() ([]Aside, error) {
 func (s *Slot) aside(name string, head slot.Position) Aside {
 	a := Aside{Name: name, Head: head}
 	read := func(file string, into any) bool {
-		line, found, err := readSealed(s.o.FS, s.o.FS.PathJoin(s.o.Dir, "quarantine", name, file))
+		line, found, err := disk.ReadSealed(s.o.FS, s.o.FS.PathJoin(s.o.Dir, "quarantine", name, file))
 		if found && err == nil {
 			err = json.Unmarshal([]byte(line), into)
 		}

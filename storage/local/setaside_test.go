@@ -180,9 +180,9 @@ func TestLaw07SetAsideRightAfterTheStartIsWhole(t *testing.T) {
 			t.Fatal(err)
 		}
 		x := openSalvage(s, o.FS.PathJoin(o.Dir, "quarantine", name))
-		if !x.whole() {
-			t.Errorf("run %d: %v", i, x.why)
+		if !x.Whole() {
+			t.Errorf("run %d: %v", i, x.Why)
 		}
-		x.close()
+		x.Close()
 	}
 }

@@ -30,7 +30,9 @@ import (
 
 	"mailnode/storage"
 	"mailnode/storage/blob"
+	"mailnode/storage/disk"
 	"mailnode/storage/event"
+	"mailnode/storage/index"
 	"mailnode/storage/slot"
 )
 
@@ -101,8 +103,8 @@ type Slot struct {
 	space space
 
 	owner       ownership
-	compactions *slotCompactions // its share of the node's
-	dog         *watchdog
+	compactions *index.CompactionShare // its share of the node's
+	dog         *disk.Watchdog
 
 	checks []Check  // of Open
 	wall   wallSeen // by Open
@@ -124,9 +126,7 @@ type Slot struct {
 	indexTold, recordTold atomic.Bool
 	readTold              atomic.Bool // a compaction could not read a table: logged once
 
-	failOnce sync.Once
-	failed   chan struct{} // closed when the store can no longer commit
-	failure  error         // why; set before failed is closed
+	latch *disk.Latch // trips when the copy can no longer commit
 
 	stagedMu sync.Mutex
 	staged   map[slot.BodyRef]staged // put, not yet in a committed batch
@@ -171,8 +171,8 @@ func withPresets(o Options) Options {
 
 func newSlot(o Options) *Slot {
 	o.sizes = o.sizes.withPresets()
-	s := &Slot{o: o, log: o.Logger.With("slot", o.Slot), failed: make(chan struct{}), recounting: make(chan struct{}, 1), readingAside: make(chan struct{}, 1),
-		compactions: &slotCompactions{all: o.Resources.compactions}, staged: map[slot.BodyRef]staged{}}
+	s := &Slot{o: o, log: o.Logger.With("slot", o.Slot), latch: disk.NewLatch(), recounting: make(chan struct{}, 1), readingAside: make(chan struct{}, 1),
+		compactions: o.Resources.compactions.Share(), staged: map[slot.BodyRef]staged{}}
 	s.com.quit = make(chan struct{})
 	s.watch.init()
 	s.heads.init()
@@ -185,10 +185,10 @@ func newSlot(o Options) *Slot {
 func open(o Options) (*Slot, error) {
 	s := newSlot(o)
 	if s.o.HangAfter == 0 {
-		s.o.HangAfter = hangAfter
+		s.o.HangAfter = disk.HangAfter
 	}
-	s.dog = startWatchdog(s.o.HangAfter, s.fail)
-	s.o.FS = watchedFS{o.FS, s.dog}
+	s.dog = disk.StartWatchdog(s.o.HangAfter, s.fail)
+	s.o.FS = s.dog.FS(o.FS)
 	done := make(chan error, 1)
 	s.unlessHung(func() { done <- s.open() })
 	var err error
@@ -199,7 +199,7 @@ func open(o Options) (*Slot, error) {
 		err = &Refused{Slot: o.Slot, Checks: []Check{{"disk", CheckFailed, text}}, Next: nextDamage, Err: s.Failure()}
 	}
 	if err != nil {
-		s.dog.close()
+		s.dog.Close()
 		return nil, err
 	}
 	return s, nil
@@ -392,7 +392,7 @@ func readError(err error) error {
 
 // Hangs says what the copy's disk has not answered yet, and for how long it surely
 // has not; "" while it answers. Much is slow for a moment.
-func (s *Slot) Hangs() (what string, since time.Duration) { return s.dog.slowest() }
+func (s *Slot) Hangs() (what string, since time.Duration) { return s.dog.Slowest() }
 
 // step tells whoever waits for Open how far it is.
 func (s *Slot) step(what string, percent int) {
@@ -407,25 +407,16 @@ func (s *Slot) ID() slot.ID { return s.o.Slot }
 // Failed is closed when the copy can no longer change; Failure says why. It
 // must then be closed, and opened by a new process (LAWS §4.7: a failed fsync is
 // final; Pebble cannot be closed after one).
-func (s *Slot) Failed() <-chan struct{} { return s.failed }
+func (s *Slot) Failed() <-chan struct{} { return s.latch.Tripped() }
 
 // Failure says why Failed is closed, nil before.
-func (s *Slot) Failure() error {
-	select {
-	case <-s.failed:
-		return s.failure
-	default:
-		return nil
-	}
-}
+func (s *Slot) Failure() error { return s.latch.Err() }
 
 func (s *Slot) fail(err error) {
-	s.failOnce.Do(func() {
-		s.failure = storage.Errorf(storage.ErrUnavailable, "slot %s has stopped: %w", s.o.Slot, err)
+	if s.latch.Trip(storage.Errorf(storage.ErrUnavailable, "slot %s has stopped: %w", s.o.Slot, err)) {
 		s.log.Error("slot stopped", "err", err)
-		close(s.failed)
-		go s.compactions.drop() // whoever fails may hold Pebble's locks
-	})
+		go s.compactions.Drop() // whoever fails may hold Pebble's locks
+	}
 }
 
 // StillThere stops the copy when its folders are gone: deleted under a running
@@ -448,8 +439,8 @@ func (s *Slot) whileOpen(ctx context.Context) (context.Context, context.CancelFu
 		select {
 		case <-s.com.quit:
 			cancel(errors.New("the copy is being closed"))
-		case <-s.failed:
-			cancel(s.failure)
+		case <-s.Failed():
+			cancel(s.Failure())
 		case <-ctx.Done():
 		}
 	}()
@@ -459,7 +450,7 @@ func (s *Slot) whileOpen(ctx context.Context) (context.Context, context.CancelFu
 // Close stops the committer, waits for readers, and closes the copy; after a
 // failure nothing is marked clean, so that the next open checks.
 func (s *Slot) Close() error {
-	defer s.dog.close()
+	defer s.dog.Close()
 	s.unlessHung(s.com.stop)
 	if s.Failure() == nil {
 		s.unlessHung(s.stopCompaction)
@@ -502,7 +493,7 @@ func (s *Slot) unlessHung(fn func()) {
 	select {
 	case <-done:
 		return
-	case <-s.failed:
+	case <-s.Failed():
 	}
 	grace := time.NewTimer(hungGrace)
 	defer grace.Stop()

@@ -272,12 +272,12 @@ func (p *poisonFS) roomy(write func() error) error {
 	if s.space.stall.begin(err, s.o.Clock.Mono()) {
 		s.log.Error("the disk is full: changes wait for room, reading goes on", "err", err)
 	}
-	s.compactions.pause()
+	s.compactions.Pause()
 	for diskFull(err) {
 		p.awaitRoom(err)
 		err = write()
 	}
-	s.compactions.resume()
+	s.compactions.Resume()
 	if s.space.stall.end() {
 		s.log.Info("there is room again: changes go on")
 	}
@@ -295,7 +295,7 @@ func (p *poisonFS) awaitRoom(cause error) {
 	case <-p.s.com.quit:
 		p.s.fail(fmt.Errorf("write index: closed while it waited for room: %w", cause))
 		select {}
-	case <-p.s.failed:
+	case <-p.s.Failed():
 		select {}
 	}
 }
@@ -325,15 +325,15 @@ func (p *poisonFS) leaveRoom() error {
 	if err == nil {
 		return nil
 	}
-	s.compactions.pause()
-	defer s.compactions.resume()
+	s.compactions.Pause()
+	defer s.compactions.Resume()
 	for err != nil {
 		again := time.NewTimer(roomAgainEvery)
 		select {
 		case <-again.C:
 		case <-s.com.quit:
 			return err
-		case <-s.failed:
+		case <-s.Failed():
 			return err
 		}
 		_, err = s.space.hold(disk.Follow, 0)

@@ -73,7 +73,7 @@ func (s *Slot) stage(ref slot.BodyRef, l disk.Level, note *blob.BirthNote, body 
 	}
 	if errors.Is(err, syscall.EIO) || errors.Is(err, syscall.EROFS) {
 		s.fail(err) // a disk that cannot be written to: the slot is to be served elsewhere
-		return s.failure
+		return s.Failure()
 	}
 	if err != nil {
 		return writeError(err)

@@ -100,28 +100,6 @@ func TestLaw09HungDiskWhileOpening(t *testing.T) {
 	}
 }
 
-// TestPauseIsNoHang: a process that was stopped for an hour looks once at an
-// operation that began an hour ago; only one that stays is a hang.
-func TestPauseIsNoHang(t *testing.T) {
-	w := &watchdog{ops: map[*diskOp]struct{}{}}
-	w.during("sync", "file", func() error {
-		for range hangTicks {
-			if op := w.look(); op != nil {
-				t.Errorf("%+v hangs after %d looks", op, op.looks)
-			}
-		}
-		if op := w.look(); op == nil || op.what != "sync" || op.path != "file" {
-			t.Errorf("one that stays is not noticed: %+v", op)
-		}
-		return nil
-	})
-	for range 2 * hangTicks {
-		if op := w.look(); op != nil {
-			t.Errorf("%+v has returned", op)
-		}
-	}
-}
-
 // TestLaw09HungReadFailsTheCopy: a read that does not return fails the copy as a
 // write does, and until then, and after, whoever asks for the head is answered.
 func TestLaw09HungReadFailsTheCopy(t *testing.T) {

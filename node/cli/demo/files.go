@@ -11,6 +11,7 @@ import (
 	"syscall"
 
 	"mailnode/node/admin"
+	"mailnode/storage/disk"
 )
 
 // cacheBytes keeps many nodes on a small machine modest.
@@ -33,7 +34,7 @@ func (s State) writeConfig(dir string, n Node) error {
 	}
 	// hostname resolves nowhere: what is dialled is the address itself.
 	fmt.Fprintf(&b, "peer_advertise = %s\ncache_bytes = %d\n", quoted(n.Peer), cacheBytes)
-	return admin.ReplaceFile(n.config(dir), []byte(b.String()))
+	return disk.ReplaceFile(n.config(dir), []byte(b.String()))
 }
 
 // quoted writes a TOML basic string: \u for what may not stand in one as it is.

@@ -12,6 +12,7 @@ import (
 	"syscall"
 
 	"mailnode/node/admin"
+	"mailnode/storage/disk"
 )
 
 const (
@@ -155,7 +156,7 @@ func (s State) write(dir string) error {
 	if err != nil {
 		return fmt.Errorf("write demo: %w", err)
 	}
-	return admin.ReplaceFile(filepath.Join(dir, stateFile), append(text, '\n'))
+	return disk.ReplaceFile(filepath.Join(dir, stateFile), append(text, '\n'))
 }
 
 // changeState reads, changes and replaces demo.json; a demo and a --restart may

@@ -1,4 +1,4 @@
-package local
+package index
 
 import (
 	"context"
@@ -8,14 +8,12 @@ import (
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/batchrepr"
 	"github.com/cockroachdb/pebble/v2/sstable"
-
-	"mailnode/storage/event"
 )
 
-// raw gives the records of an index whose list of files is damaged: of every
+// Raw calls fn for the records of an index whose list of files is damaged: of every
 // table, then of every log, older ones first. What was deleted or overwritten may
 // be among them, so the caller keeps the newer of two by what the records say.
-func (x *salvage) raw(fn func(key, value []byte) error) error {
+func (x *Salvage) Raw(fn func(key, value []byte) error) error {
 	names, err := x.fs.List(x.dir)
 	if err != nil {
 		return nil //nolint:nilerr // there is none, and that was said
@@ -56,28 +54,28 @@ func sets(batch []byte, fn func(key, value []byte) error) error {
 }
 
 // table reads a table as far as its blocks are sound.
-func (x *salvage) table(name string, fn func(key, value []byte) error) error {
+func (x *Salvage) table(name string, fn func(key, value []byte) error) error {
 	f, err := x.fs.Open(x.fs.PathJoin(x.dir, name))
 	if err != nil {
-		x.why = append(x.why, name+": "+err.Error())
+		x.Why = append(x.Why, name+": "+err.Error())
 		return nil
 	}
 	readable, err := sstable.NewSimpleReadable(f)
 	if err != nil {
 		f.Close()
-		x.why = append(x.why, name+": "+err.Error())
+		x.Why = append(x.Why, name+": "+err.Error())
 		return nil
 	}
 	r, err := sstable.NewReader(context.Background(), readable, sstable.ReaderOptions{})
 	if err != nil {
 		readable.Close()
-		x.why = append(x.why, name+": "+err.Error())
+		x.Why = append(x.Why, name+": "+err.Error())
 		return nil
 	}
 	defer r.Close()
 	it, err := r.NewIter(sstable.NoTransforms, nil, nil, sstable.AssertNoBlobHandles)
 	if err != nil {
-		x.why = append(x.why, name+": "+err.Error())
+		x.Why = append(x.Why, name+": "+err.Error())
 		return nil
 	}
 	defer it.Close()
@@ -93,34 +91,7 @@ func (x *salvage) table(name string, fn func(key, value []byte) error) error {
 		}
 	}
 	if err := it.Error(); err != nil {
-		x.why = append(x.why, name+": "+err.Error())
+		x.Why = append(x.Why, name+": "+err.Error())
 	}
 	return nil
-}
-
-// newer says whether a record replaces the one that there is, by what they say of
-// themselves; those that say nothing go by age of the file.
-func newer(key, have, value []byte) bool {
-	switch key[0] {
-	case event.PrefixMessage:
-		a, b := &event.MessageRecord{}, &event.MessageRecord{}
-		return unmarshal(have, a) != nil || unmarshal(value, b) == nil && b.Modseq >= a.Modseq
-	case event.PrefixExpunged:
-		a, b := &event.ExpungedRecord{}, &event.ExpungedRecord{}
-		return unmarshal(have, a) != nil || unmarshal(value, b) == nil && b.Message.GetModseq() >= a.Message.GetModseq()
-	case event.PrefixMailbox:
-		a, b := &event.MailboxRecord{}, &event.MailboxRecord{}
-		return unmarshal(have, a) != nil || unmarshal(value, b) == nil && b.Changed >= a.Changed && b.Uidnext >= a.Uidnext
-	case event.PrefixAccount:
-		a, b := &event.AccountRecord{}, &event.AccountRecord{}
-		return unmarshal(have, a) != nil || unmarshal(value, b) == nil && b.UidvalidityNext >= a.UidvalidityNext
-	case event.PrefixSlot:
-		if string(key) == string(event.HeadKey()) {
-			a, b := &event.HeadRecord{}, &event.HeadRecord{}
-			return unmarshal(have, a) != nil || unmarshal(value, b) == nil && b.Position >= a.Position
-		}
-		a, b := &event.SlotRecord{}, &event.SlotRecord{}
-		return unmarshal(have, a) != nil || unmarshal(value, b) == nil && len(b.Lineage) >= len(a.Lineage)
-	}
-	return true
 }

@@ -1,8 +1,7 @@
-package local
+package index
 
 import (
 	"fmt"
-	"log/slog"
 	"sync"
 	"testing"
 	"time"
@@ -16,12 +15,12 @@ import (
 // gets its turn.
 func TestLaw12CompactionsAreBoundedOverSlots(t *testing.T) {
 	const slots = 4
-	shared := newCompactions(1)
+	shared := NewCompactions(1)
 	var mu sync.Mutex
 	running, most, ended := 0, 0, map[int]int{}
 	var dbs []*pebble.DB
 	for i := range slots {
-		o := &pebble.Options{FS: vfs.NewMem(), MemTableSize: 256 << 10, L0CompactionThreshold: 2, Logger: pebbleLogger{&Slot{log: slog.New(slog.DiscardHandler)}}, FormatMajorVersion: pebble.FormatWALSyncChunks,
+		o := &pebble.Options{FS: vfs.NewMem(), MemTableSize: 256 << 10, L0CompactionThreshold: 2, Logger: quietLogger{}, FormatMajorVersion: pebble.FormatWALSyncChunks,
 			EventListener: &pebble.EventListener{
 				CompactionBegin: func(pebble.CompactionInfo) {
 					mu.Lock()
@@ -36,7 +35,7 @@ func TestLaw12CompactionsAreBoundedOverSlots(t *testing.T) {
 					ended[i]++
 				},
 			}}
-		o.Experimental.CompactionScheduler = &slotCompactions{all: shared}
+		o.Experimental.CompactionScheduler = shared.Share()
 		db, err := pebble.Open("/db", o)
 		if err != nil {
 			t.Fatal(err)
@@ -102,12 +101,12 @@ func (d stuckDB) GetWaitingCompaction() (bool, pebble.WaitingCompaction) {
 // TestLaw09FailedSlotGivesCompactionsBack: neither one that runs for ever nor one
 // that never answers keeps the other slots from compacting.
 func TestLaw09FailedSlotGivesCompactionsBack(t *testing.T) {
-	shared := newCompactions(1)
+	shared := NewCompactions(1)
 	stuck := stuckDB{make(chan struct{}), make(chan struct{})}
 	defer close(stuck.stuck)
 	idle := stuckDB{make(chan struct{}), make(chan struct{})}
 	close(idle.stuck)
-	one, two, three := &slotCompactions{all: shared}, &slotCompactions{all: shared}, &slotCompactions{all: shared}
+	one, two, three := shared.Share(), shared.Share(), shared.Share()
 	one.Register(2, stuckDB{})
 	two.Register(2, stuck)
 	three.Register(2, idle)
@@ -117,12 +116,12 @@ func TestLaw09FailedSlotGivesCompactionsBack(t *testing.T) {
 	if ok, _ := two.TrySchedule(); ok {
 		t.Fatal("two at once")
 	}
-	one.drop() // it failed in its compaction: now two is offered one, and hangs
+	one.Drop() // it failed in its compaction: now two is offered one, and hangs
 	<-stuck.asked
 	if ok, _ := three.TrySchedule(); ok {
 		t.Fatal("two at once")
 	}
-	two.drop()
+	two.Drop()
 	two.Unregister()   // does not wait for what never answers
 	<-idle.asked       // the place is offered on
 	three.Unregister() // waits for the answer: it has nothing to do
@@ -131,19 +130,6 @@ func TestLaw09FailedSlotGivesCompactionsBack(t *testing.T) {
 	defer shared.mu.Unlock()
 	if shared.running != 0 {
 		t.Errorf("%d running, want 0", shared.running)
-	}
-}
-
-// TestMemTablesShareTheCache: however many copies, their memtables fit into half
-// of the cache, as long as each has the least that works.
-func TestMemTablesShareTheCache(t *testing.T) {
-	r := NewResources(256 << 20)
-	defer r.Close()
-	for copies, want := range map[int]uint64{0: memTableBytesMax, 1: memTableBytesMax, 8: memTableBytesMax, 32: 2 << 20, 500: memTableBytesMin} {
-		r.Expect(copies)
-		if got := r.memTableBytes(); got != want {
-			t.Errorf("%d copies: %d, want %d", copies, got, want)
-		}
 	}
 }
 
@@ -159,8 +145,8 @@ func (idleIndex) Schedule(pebble.CompactionGrantHandle) bool { return false }
 // TestLaw09CompactionThatWaitsForRoomLendsItsTurn: a full disk concerns its slots
 // alone, also when it holds up a compaction, or when its copy fails meanwhile.
 func TestLaw09CompactionThatWaitsForRoomLendsItsTurn(t *testing.T) {
-	shared := newCompactions(1)
-	full, other := &slotCompactions{all: shared}, &slotCompactions{all: shared}
+	shared := NewCompactions(1)
+	full, other := shared.Share(), shared.Share()
 	full.Register(1, idleIndex{})
 	other.Register(1, idleIndex{})
 	settle := func() { // offers are made beside, and nobody takes these
@@ -170,7 +156,7 @@ func TestLaw09CompactionThatWaitsForRoomLendsItsTurn(t *testing.T) {
 			shared.offered.Wait()
 		}
 	}
-	take := func(s *slotCompactions, want bool) {
+	take := func(s *CompactionShare, want bool) {
 		t.Helper()
 		settle()
 		if got, _ := s.TrySchedule(); got != want {
@@ -179,20 +165,20 @@ func TestLaw09CompactionThatWaitsForRoomLendsItsTurn(t *testing.T) {
 	}
 	take(full, true)
 	take(other, false)
-	full.pause()
+	full.Pause()
 	take(full, false)
 	take(other, true)
-	full.resume() // two run now, until one has ended
+	full.Resume() // two run now, until one has ended
 	other.Done()
 	take(other, false)
 	full.Done()
 	take(other, true)
-	other.pause()
+	other.Pause()
 	other.Done() // it has failed while it waited
-	other.resume()
+	other.Resume()
 	take(full, true)
-	full.pause()
-	full.drop()
+	full.Pause()
+	full.Drop()
 	take(other, true)
 	other.Done()
 	settle()

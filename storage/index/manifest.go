@@ -1,15 +1,12 @@
-package local
+package index
 
 import (
-	"encoding/binary"
+	"fmt"
 	"io"
 
 	"github.com/cockroachdb/errors/oserror"
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/vfs"
-
-	"mailnode/storage"
-	"mailnode/storage/event"
 )
 
 // manifestState is how the list of an index's files is read.
@@ -20,6 +17,18 @@ const (
 	manifestTorn                  // its end is cut off or damaged: nobody can tell which
 	manifestDamaged               // sound records lie behind one that is not
 )
+
+// ProveManifest refuses a list of files that is damaged. One whose end is torn
+// passes: a crash leaves that.
+func ProveManifest(fs vfs.FS, dir string) error {
+	switch state, err := checkManifest(fs, dir); {
+	case err != nil:
+		return fmt.Errorf("read the index's list of files: %w: %w", ErrDamaged, err)
+	case state == manifestDamaged:
+		return fmt.Errorf("the index's list of files does not match its checksums: %w", ErrDamaged)
+	}
+	return nil
+}
 
 // checkManifest proves the list of files itself. Pebble takes its first unsound
 // record for its end: it would open an older state and remove the tables that are
@@ -41,20 +50,18 @@ func checkManifest(fs vfs.FS, dir string) (manifestState, error) {
 	return readManifest(b), nil
 }
 
-const manifestHeaderBytes = 7 // CRC, length, kind
-
 // readManifest walks the chunks, which never cross a block.
 func readManifest(b []byte) manifestState {
 	state := manifestSound
 	for at := 0; at < len(b); {
-		block := b[at:min(len(b), at-at%logBlockBytes+logBlockBytes)]
+		block := b[at:min(len(b), at-at%blockBytes+blockBytes)]
 		if len(block) < manifestHeaderBytes || allZero(block) {
 			at += len(block)
 			continue
 		}
-		n := manifestHeaderBytes + int(binary.LittleEndian.Uint16(block[4:]))
+		n, ok := chunkAt(block, manifestHeaderBytes)
 		switch {
-		case n <= len(block) && chunkProves(block[:n]):
+		case ok:
 			if state == manifestTorn {
 				return manifestDamaged
 			}
@@ -68,35 +75,7 @@ func readManifest(b []byte) manifestState {
 	return state
 }
 
-func allZero(b []byte) bool {
-	for _, x := range b {
-		if x != 0 {
-			return false
-		}
-	}
-	return true
-}
-
-// chunkProves checks a chunk's CRC-32C, in the masked form of LevelDB's logs.
-func chunkProves(chunk []byte) bool {
-	const maskDelta = 0xa282ead8
-	c := event.Checksum(chunk[6:])
-	return (c>>15|c<<17)+maskDelta == binary.LittleEndian.Uint32(chunk)
-}
-
-// manifestRefuses is the error of a copy whose list of files is damaged.
-func (s *Slot) manifestRefuses(dir string) error {
-	state, err := checkManifest(s.o.FS, dir)
-	switch {
-	case err != nil:
-		return storage.Errorf(storage.ErrCorrupt, "read the index's list of files: %w: %w", errFileDamaged, err)
-	case state == manifestDamaged:
-		return storage.Errorf(storage.ErrCorrupt, "the index's list of files does not match its checksums: %w: mailnode slot reindex %s --from-packs", errFileDamaged, s.o.Slot)
-	}
-	return nil
-}
-
-// manifestIn gives the list of files that is in force, "" when there is no index.
+// manifestIn returns the list of files that is in force, "" when there is no index.
 func manifestIn(fs vfs.FS, dir string) (path string, err error) {
 	desc, err := pebble.Peek(dir, fs)
 	if oserror.IsNotExist(err) {

@@ -1,4 +1,4 @@
-package local
+package disk
 
 import (
 	"fmt"
@@ -11,18 +11,19 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 )
 
-// hangAfter is how long an operation may take: a disk that is only slow
+// HangAfter is how long an operation may take: a disk that is only slow
 // comes back sooner, one that is gone does not answer at all.
-const hangAfter = 30 * time.Second
+const HangAfter = 30 * time.Second
 
 // hangTicks is in how many looks an operation must have been under way: a
 // process that was stopped for a minute looks once afterwards, and nothing hangs.
 const hangTicks = 20
 
-// watchdog notices a disk that no longer answers. Whoever waits for it cannot be
-// woken; the copy fails instead, so that the slot is served elsewhere (law 9). That
-// concerns reads as well: who holds a record up holds up its slot.
-type watchdog struct {
+// Watchdog notices a disk that no longer answers. Whoever waits for it cannot be
+// woken; what lies on it fails instead, so that it is served elsewhere (law 9). That
+// concerns reads as well: who holds a record up holds up its slot. A nil Watchdog
+// watches nothing.
+type Watchdog struct {
 	fail func(error)
 	tick time.Duration // from one look to the next
 	stop chan struct{}
@@ -38,8 +39,10 @@ type diskOp struct {
 	looks      int // in how many it was seen
 }
 
-func startWatchdog(after time.Duration, fail func(error)) *watchdog {
-	w := &watchdog{fail: fail, tick: after / hangTicks, stop: make(chan struct{}), ops: map[*diskOp]struct{}{}}
+// StartWatchdog watches until Close. fail is called, once, with the first operation
+// that has not returned for as long as after.
+func StartWatchdog(after time.Duration, fail func(error)) *Watchdog {
+	w := &Watchdog{fail: fail, tick: after / hangTicks, stop: make(chan struct{}), ops: map[*diskOp]struct{}{}}
 	go func() {
 		t := time.NewTicker(w.tick)
 		defer t.Stop()
@@ -58,10 +61,15 @@ func startWatchdog(after time.Duration, fail func(error)) *watchdog {
 	return w
 }
 
-func (w *watchdog) close() { w.end.Do(func() { close(w.stop) }) }
+// Close ends the watch.
+func (w *Watchdog) Close() {
+	if w != nil {
+		w.end.Do(func() { close(w.stop) })
+	}
+}
 
-// look gives an operation that hangs.
-func (w *watchdog) look() *diskOp {
+// look returns an operation that hangs.
+func (w *Watchdog) look() *diskOp {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for op := range w.ops {
@@ -72,9 +80,9 @@ func (w *watchdog) look() *diskOp {
 	return nil
 }
 
-// slowest gives the operation that is under way for longest, and for how long it
+// Slowest returns the operation that is under way for longest, and for how long it
 // surely is.
-func (w *watchdog) slowest() (what string, since time.Duration) {
+func (w *Watchdog) Slowest() (what string, since time.Duration) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	var worst *diskOp
@@ -89,8 +97,11 @@ func (w *watchdog) slowest() (what string, since time.Duration) {
 	return fmt.Sprintf("%s of %s", worst.what, filepath.Join(filepath.Base(filepath.Dir(worst.path)), filepath.Base(worst.path))), time.Duration(worst.looks-1) * w.tick
 }
 
-// during watches fn.
-func (w *watchdog) during(what, path string, fn func() error) error {
+// During watches fn.
+func (w *Watchdog) During(what, path string, fn func() error) error {
+	if w == nil {
+		return fn()
+	}
 	op := &diskOp{what: what, path: path}
 	w.mu.Lock()
 	w.ops[op] = struct{}{}
@@ -103,11 +114,14 @@ func (w *watchdog) during(what, path string, fn func() error) error {
 	return fn()
 }
 
+// FS returns fs with its operations watched.
+func (w *Watchdog) FS(fs vfs.FS) vfs.FS { return watchedFS{fs, w} }
+
 // watchedFS is a file system whose operations are watched, but for RemoveAll, which
 // is many in one.
 type watchedFS struct {
 	vfs.FS
-	w *watchdog
+	w *Watchdog
 }
 
 // Unwrap implements vfs.FS.
@@ -115,7 +129,7 @@ func (f watchedFS) Unwrap() vfs.FS { return f.FS }
 
 func (f watchedFS) open(what, name string, open func() (vfs.File, error)) (vfs.File, error) {
 	var file vfs.File
-	err := f.w.during(what, name, func() (err error) { file, err = open(); return err })
+	err := f.w.During(what, name, func() (err error) { file, err = open(); return err })
 	if err != nil {
 		return nil, err
 	}
@@ -149,45 +163,45 @@ func (f watchedFS) OpenDir(name string) (vfs.File, error) {
 
 // Rename implements vfs.FS.
 func (f watchedFS) Rename(oldname, newname string) error {
-	return f.w.during("rename", newname, func() error { return f.FS.Rename(oldname, newname) })
+	return f.w.During("rename", newname, func() error { return f.FS.Rename(oldname, newname) })
 }
 
 // Remove implements vfs.FS.
 func (f watchedFS) Remove(name string) error {
-	return f.w.during("remove", name, func() error { return f.FS.Remove(name) })
+	return f.w.During("remove", name, func() error { return f.FS.Remove(name) })
 }
 
 // Link implements vfs.FS.
 func (f watchedFS) Link(oldname, newname string) error {
-	return f.w.during("link", newname, func() error { return f.FS.Link(oldname, newname) })
+	return f.w.During("link", newname, func() error { return f.FS.Link(oldname, newname) })
 }
 
 // MkdirAll implements vfs.FS.
 func (f watchedFS) MkdirAll(dir string, perm os.FileMode) error {
-	return f.w.during("make folder", dir, func() error { return f.FS.MkdirAll(dir, perm) })
+	return f.w.During("make folder", dir, func() error { return f.FS.MkdirAll(dir, perm) })
 }
 
 // Lock implements vfs.FS.
 func (f watchedFS) Lock(name string) (c io.Closer, err error) {
-	err = f.w.during("lock", name, func() (err error) { c, err = f.FS.Lock(name); return err })
+	err = f.w.During("lock", name, func() (err error) { c, err = f.FS.Lock(name); return err })
 	return c, err
 }
 
 // List implements vfs.FS.
 func (f watchedFS) List(dir string) (names []string, err error) {
-	err = f.w.during("list", dir, func() (err error) { names, err = f.FS.List(dir); return err })
+	err = f.w.During("list", dir, func() (err error) { names, err = f.FS.List(dir); return err })
 	return names, err
 }
 
 // Stat implements vfs.FS.
 func (f watchedFS) Stat(name string) (st vfs.FileInfo, err error) {
-	err = f.w.during("stat", name, func() (err error) { st, err = f.FS.Stat(name); return err })
+	err = f.w.During("stat", name, func() (err error) { st, err = f.FS.Stat(name); return err })
 	return st, err
 }
 
 // GetDiskUsage implements vfs.FS.
 func (f watchedFS) GetDiskUsage(path string) (u vfs.DiskUsage, err error) {
-	err = f.w.during("statfs", path, func() (err error) { u, err = f.FS.GetDiskUsage(path); return err })
+	err = f.w.During("statfs", path, func() (err error) { u, err = f.FS.GetDiskUsage(path); return err })
 	return u, err
 }
 
@@ -195,51 +209,51 @@ func (f watchedFS) GetDiskUsage(path string) (u vfs.DiskUsage, err error) {
 type watchedFile struct {
 	vfs.File
 	path string
-	w    *watchdog
+	w    *Watchdog
 }
 
 // Read implements vfs.File.
 func (f *watchedFile) Read(b []byte) (n int, err error) {
-	err = f.w.during("read", f.path, func() (err error) { n, err = f.File.Read(b); return err })
+	err = f.w.During("read", f.path, func() (err error) { n, err = f.File.Read(b); return err })
 	return n, err
 }
 
 // ReadAt implements vfs.File.
 func (f *watchedFile) ReadAt(b []byte, off int64) (n int, err error) {
-	err = f.w.during("read", f.path, func() (err error) { n, err = f.File.ReadAt(b, off); return err })
+	err = f.w.During("read", f.path, func() (err error) { n, err = f.File.ReadAt(b, off); return err })
 	return n, err
 }
 
 // Prefetch implements vfs.File.
 func (f *watchedFile) Prefetch(off, n int64) error {
-	return f.w.during("read ahead", f.path, func() error { return f.File.Prefetch(off, n) })
+	return f.w.During("read ahead", f.path, func() error { return f.File.Prefetch(off, n) })
 }
 
 // Write implements vfs.File.
 func (f *watchedFile) Write(b []byte) (n int, err error) {
-	err = f.w.during("write", f.path, func() (err error) { n, err = f.File.Write(b); return err })
+	err = f.w.During("write", f.path, func() (err error) { n, err = f.File.Write(b); return err })
 	return n, err
 }
 
 // WriteAt implements vfs.File.
 func (f *watchedFile) WriteAt(b []byte, off int64) (n int, err error) {
-	err = f.w.during("write", f.path, func() (err error) { n, err = f.File.WriteAt(b, off); return err })
+	err = f.w.During("write", f.path, func() (err error) { n, err = f.File.WriteAt(b, off); return err })
 	return n, err
 }
 
 // Preallocate implements vfs.File.
 func (f *watchedFile) Preallocate(off, n int64) error {
-	return f.w.during("preallocate", f.path, func() error { return f.File.Preallocate(off, n) })
+	return f.w.During("preallocate", f.path, func() error { return f.File.Preallocate(off, n) })
 }
 
 // Sync implements vfs.File.
-func (f *watchedFile) Sync() error { return f.w.during("sync", f.path, f.File.Sync) }
+func (f *watchedFile) Sync() error { return f.w.During("sync", f.path, f.File.Sync) }
 
 // SyncData implements vfs.File.
-func (f *watchedFile) SyncData() error { return f.w.during("sync", f.path, f.File.SyncData) }
+func (f *watchedFile) SyncData() error { return f.w.During("sync", f.path, f.File.SyncData) }
 
 // SyncTo implements vfs.File.
 func (f *watchedFile) SyncTo(length int64) (full bool, err error) {
-	err = f.w.during("sync", f.path, func() (err error) { full, err = f.File.SyncTo(length); return err })
+	err = f.w.During("sync", f.path, func() (err error) { full, err = f.File.SyncTo(length); return err })
 	return full, err
 }

@@ -1,4 +1,4 @@
-package local
+package index
 
 import (
 	"slices"
@@ -7,32 +7,36 @@ import (
 	"github.com/cockroachdb/pebble/v2"
 )
 
-// compactions bounds how many compactions of indexes run at once on the node,
-// whatever the number of its slots (law 12). Those that wait take turns. A slot
+// Compactions bounds how many compactions of indexes run at once on the node,
+// whatever the number of its slots (law 12). Those that wait take turns. An index
 // that has failed gives back what it held, because its goroutines may be parked
 // for ever (law 9).
 //
 // Pebble's locks come before this one: it is never held while a DB is called,
 // but for GetAllowedWithoutPermission, which takes none.
-type compactions struct {
+type Compactions struct {
 	max int
 
-	mu      sync.Mutex // guards all below, and all of each slotCompactions
+	mu      sync.Mutex // guards all below, and all of each CompactionShare
 	offered sync.Cond  // an offer has returned
 	running int
-	members []*slotCompactions // in turn: who has run goes to the end
+	members []*CompactionShare // in turn: who has run goes to the end
 }
 
-func newCompactions(running int) *compactions {
-	c := &compactions{max: running}
+// NewCompactions returns a bound of so many at once.
+func NewCompactions(running int) *Compactions {
+	c := &Compactions{max: running}
 	c.offered.L = &c.mu
 	return c
 }
 
-// slotCompactions is one index's share: it implements pebble.CompactionScheduler
+// Share returns the share of one more index.
+func (c *Compactions) Share() *CompactionShare { return &CompactionShare{all: c} }
+
+// CompactionShare is one index's share: it implements pebble.CompactionScheduler
 // and its grants.
-type slotCompactions struct {
-	all     *compactions
+type CompactionShare struct {
+	all     *Compactions
 	db      pebble.DBForCompaction
 	member  bool
 	dead    bool // what it holds was given back
@@ -43,12 +47,12 @@ type slotCompactions struct {
 }
 
 var (
-	_ pebble.CompactionScheduler   = (*slotCompactions)(nil)
-	_ pebble.CompactionGrantHandle = (*slotCompactions)(nil)
+	_ pebble.CompactionScheduler   = (*CompactionShare)(nil)
+	_ pebble.CompactionGrantHandle = (*CompactionShare)(nil)
 )
 
 // Register implements pebble.CompactionScheduler.
-func (s *slotCompactions) Register(_ int, db pebble.DBForCompaction) {
+func (s *CompactionShare) Register(_ int, db pebble.DBForCompaction) {
 	s.all.mu.Lock()
 	defer s.all.mu.Unlock()
 	s.db, s.member = db, true
@@ -56,7 +60,7 @@ func (s *slotCompactions) Register(_ int, db pebble.DBForCompaction) {
 }
 
 // Unregister implements pebble.CompactionScheduler.
-func (s *slotCompactions) Unregister() {
+func (s *CompactionShare) Unregister() {
 	c := s.all
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -66,13 +70,13 @@ func (s *slotCompactions) Unregister() {
 	}
 }
 
-func (s *slotCompactions) leave() {
+func (s *CompactionShare) leave() {
 	s.member = false
-	s.all.members = slices.DeleteFunc(s.all.members, func(m *slotCompactions) bool { return m == s })
+	s.all.members = slices.DeleteFunc(s.all.members, func(m *CompactionShare) bool { return m == s })
 }
 
-// drop gives back what a failed slot holds.
-func (s *slotCompactions) drop() {
+// Drop gives back what a failed index holds.
+func (s *CompactionShare) Drop() {
 	c := s.all
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -89,7 +93,7 @@ func (s *slotCompactions) drop() {
 }
 
 // TrySchedule implements pebble.CompactionScheduler.
-func (s *slotCompactions) TrySchedule() (bool, pebble.CompactionGrantHandle) {
+func (s *CompactionShare) TrySchedule() (bool, pebble.CompactionGrantHandle) {
 	c := s.all
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -104,7 +108,7 @@ func (s *slotCompactions) TrySchedule() (bool, pebble.CompactionGrantHandle) {
 	return true, s
 }
 
-func (s *slotCompactions) take() {
+func (s *CompactionShare) take() {
 	c := s.all
 	c.running++
 	s.running++
@@ -114,14 +118,14 @@ func (s *slotCompactions) take() {
 }
 
 // UpdateGetAllowedWithoutPermission implements pebble.CompactionScheduler.
-func (s *slotCompactions) UpdateGetAllowedWithoutPermission() {
+func (s *CompactionShare) UpdateGetAllowedWithoutPermission() {
 	s.all.mu.Lock()
 	defer s.all.mu.Unlock()
 	s.all.offer()
 }
 
 // offer gives what is free to those that want it; c.mu is held.
-func (c *compactions) offer() {
+func (c *Compactions) offer() {
 	for _, s := range slices.Clone(c.members) {
 		if c.running >= c.max {
 			return
@@ -134,9 +138,9 @@ func (c *compactions) offer() {
 	}
 }
 
-// ask offers one compaction. It is a goroutine of its own, because the DB of a
-// slot that fails may never answer.
-func (s *slotCompactions) ask() {
+// ask offers one compaction. It is a goroutine of its own, because the DB of an
+// index that fails may never answer.
+func (s *CompactionShare) ask() {
 	taken := false
 	if waiting, _ := s.db.GetWaitingCompaction(); waiting {
 		taken = s.db.Schedule(s)
@@ -152,7 +156,7 @@ func (s *slotCompactions) ask() {
 }
 
 // giveBack ends one compaction, or one that did not begin; c.mu is held.
-func (s *slotCompactions) giveBack() {
+func (s *CompactionShare) giveBack() {
 	if s.dead {
 		return
 	}
@@ -163,9 +167,9 @@ func (s *slotCompactions) giveBack() {
 	s.all.offer()
 }
 
-// pause lends what a slot holds to the others while one of its writes waits for room
+// Pause lends what an index holds to the others while one of its writes waits for room
 // on its disk, which is not theirs (law 9).
-func (s *slotCompactions) pause() {
+func (s *CompactionShare) Pause() {
 	c := s.all
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -175,8 +179,8 @@ func (s *slotCompactions) pause() {
 	}
 }
 
-// resume takes it back. More than max may run then, until the next one ends.
-func (s *slotCompactions) resume() {
+// Resume takes it back. More than max may run then, until the next one ends.
+func (s *CompactionShare) Resume() {
 	c := s.all
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -187,7 +191,7 @@ func (s *slotCompactions) resume() {
 }
 
 // Done implements pebble.CompactionGrantHandle.
-func (s *slotCompactions) Done() {
+func (s *CompactionShare) Done() {
 	s.all.mu.Lock()
 	defer s.all.mu.Unlock()
 	s.wants = s.member // Pebble asks once only while something waits
@@ -195,10 +199,10 @@ func (s *slotCompactions) Done() {
 }
 
 // Started implements pebble.CompactionGrantHandle.
-func (s *slotCompactions) Started() {}
+func (s *CompactionShare) Started() {}
 
 // MeasureCPU implements pebble.CompactionGrantHandle.
-func (s *slotCompactions) MeasureCPU(pebble.CompactionGoroutineKind) {}
+func (s *CompactionShare) MeasureCPU(pebble.CompactionGoroutineKind) {}
 
 // CumulativeStats implements pebble.CompactionGrantHandle.
-func (s *slotCompactions) CumulativeStats(pebble.CompactionGrantHandleStats) {}
+func (s *CompactionShare) CumulativeStats(pebble.CompactionGrantHandleStats) {}

@@ -1,0 +1,98 @@
+package local
+
+import (
+	"fmt"
+	"slices"
+	"strconv"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+
+	"mailnode/storage"
+	"mailnode/storage/check"
+	"mailnode/storage/disk"
+	"mailnode/storage/slot"
+)
+
+// Two proofs stand behind Pebble, beside those before it (storage/index): the records
+// prove each other when the list of files is in doubt (proveRecords), and the HEAD file
+// says how far the index was at the last start or clean stop, so that an index which
+// was cut short or began anew is refused (proveHead).
+//
+// What remains is LAWS §4.1's: the last group before a crash is ambiguous, and a
+// log cut at a chunk's end after a crash. A starting master asks its replicas.
+
+// proveRecords runs the checker, without bodies, on what the index came to. What
+// an older MANIFEST gives is whole records that do not belong together: the copy
+// is refused. A record that cannot be read is told, and stays its own trouble
+// (law 9); so is quota use, which never blocks mail.
+func (s *Slot) proveRecords() (string, error) {
+	return "they prove each other, as must be after such a stop", s.Inspect(func(x Snapshot) error {
+		found, err := check.Run(x, check.Options{Progress: func(part, parts int) { s.step("proves its records", 100*part/parts) }})
+		if err != nil || len(found) == 0 {
+			return err
+		}
+		unread := slices.ContainsFunc(found, func(f check.Finding) bool { return f.Law == 6 })
+		if unread || !slices.ContainsFunc(found, func(f check.Finding) bool { return !f.Quota }) {
+			s.tell(Damage{Index: true, Err: storage.Errorf(storage.ErrCorrupt, "%d findings in the index, such as: %s", len(found), found[0])})
+			return nil
+		}
+		return storage.Errorf(storage.ErrCorrupt, "the index is damaged (%d findings): %s; put the disk right, or remove %q to have it fetched from a replica",
+			len(found), found[0], s.o.Dir)
+	})
+}
+
+func (s *Slot) headFile() string { return s.o.FS.PathJoin(s.o.Dir, "HEAD") }
+
+// witness reads the HEAD file. One that is damaged witnesses nothing: it is
+// written anew, and the copy is as good without it.
+func (s *Slot) witness() (p slot.Position, found bool, err error) {
+	line, found, err := disk.ReadSealed(s.o.FS, s.headFile())
+	if !found || err != nil && err != disk.ErrSeal {
+		return 0, false, err
+	}
+	n, bad := strconv.ParseUint(line, 10, 64)
+	if err == disk.ErrSeal || bad != nil {
+		s.damaged(Damage{Err: fmt.Errorf("%q is damaged: it is written anew", s.headFile())})
+		return 0, false, nil
+	}
+	return slot.Position(n), true, nil
+}
+
+// writeWitness writes how far the index is.
+func (s *Slot) writeWitness(p slot.Position) error {
+	return disk.WriteSealed(s.o.FS, s.headFile(), "mailnode-slot", strconv.FormatUint(uint64(p), 10))
+}
+
+// proveHead compares the index with the HEAD file, and writes that anew.
+func (s *Slot) proveHead() (string, error) {
+	was, found, err := s.witness()
+	if err != nil {
+		return "", err
+	}
+	h, err := s.Head()
+	if err != nil || h.Building {
+		return "the copy is being built", err
+	}
+	if h.Position < was {
+		return "", storage.Errorf(storage.ErrCorrupt, "the index ends at %s, it had reached %s: its log or MANIFEST was cut short; "+
+			"put the disk right, or remove %q to have it fetched from a replica", h.Position, was, s.o.Dir)
+	}
+	if h.Position > was || !found {
+		if err := s.writeWitness(h.Position); err != nil {
+			s.log.Warn("head not written down", "err", err)
+		}
+	}
+	return fmt.Sprintf("%s, once it was at %s", h.Position, was), nil
+}
+
+// forgetWitness is for whoever begins the index anew.
+func forgetWitness(fs vfs.FS, dir string) error {
+	names, err := fs.List(dir)
+	if err != nil || !slices.Contains(names, "HEAD") {
+		return err
+	}
+	if err := fs.Remove(fs.PathJoin(dir, "HEAD")); err != nil {
+		return err
+	}
+	return disk.SyncDir(fs, dir)
+}
