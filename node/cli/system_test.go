@@ -1,4 +1,4 @@
-package main
+package cli_test
 
 import (
 	"bufio"
@@ -77,7 +77,7 @@ func startSystem(t *testing.T, dir string, args ...string) *system {
 	t.Helper()
 	s := &system{t: t, bin: filepath.Join(t.TempDir(), "mailnode"), dir: filepath.Join(dir, "d"), out: &bytes.Buffer{},
 		acked: map[string]string{}, uids: map[string]map[string]string{}}
-	build := exec.Command("go", "build", "-trimpath", "-o", s.bin, ".")
+	build := exec.Command("go", "build", "-trimpath", "-o", s.bin, "mailnode")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("build: %v\n%s", err, out)
