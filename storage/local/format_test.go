@@ -1,7 +1,6 @@
 package local
 
 import (
-	"fmt"
 	"math/rand/v2"
 	"os"
 	"strconv"
@@ -81,13 +80,11 @@ func TestPowerLossWhileACopyIsMade(t *testing.T) {
 	}
 }
 
-// TestCopyOfTheFirstRelease: it has one SLOT file without a copy's number, and
-// gets the other one; from then on an emptied packs folder is noticed.
-func TestCopyOfTheFirstRelease(t *testing.T) {
+// The SLOT file beside the packs is written again from its twin in the same
+// folder; an emptied packs folder is refused all the same.
+func TestLostSlotFileOfThePacksIsWrittenAgain(t *testing.T) {
 	o := options(t, newFS(t))
 	filled(t, o, 2)
-	line := fmt.Sprintf(`{"format":1,"cluster":%q,"slot":"s007"}`, o.Cluster)
-	rewrite(t, o.FS, "/slots/s007/SLOT", func([]byte) []byte { return []byte(line + "\n" + sumLine(line) + "\n") })
 	if err := o.FS.Remove("/slots/s007/packs/SLOT"); err != nil {
 		t.Fatal(err)
 	}
