@@ -16,7 +16,7 @@ import (
 	"mailnode/storage/slot"
 )
 
-// home gives the slot that holds an address's record, and its owner.
+// home returns the slot that holds an address's record, and its owner.
 func (n *Node) home(a slot.Address) (cluster.Slot, error) {
 	st := n.State()
 	if st.SlotCount == 0 {

@@ -57,7 +57,7 @@ func newLatch(onHalt func(*ErrHalted)) *latch {
 	return &latch{halted: make(chan struct{}), onHalt: onHalt, ops: map[uint64]string{}}
 }
 
-// err gives the fault, nil while there is none.
+// err returns the fault, nil while there is none.
 func (l *latch) err() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -166,7 +166,7 @@ func (s *system) node(name string) demoNode {
 	return demoNode{}
 }
 
-// cli runs a verb at a node and gives its exit code and output.
+// cli runs a verb at a node and returns its exit code and output.
 func (s *system) cli(at demoNode, args ...string) (int, string) {
 	s.t.Helper()
 	out, err := exec.Command(s.bin, append([]string{"--socket", at.Admin}, args...)...).CombinedOutput()

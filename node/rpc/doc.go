@@ -56,7 +56,7 @@ func (passThrough) Info() credentials.ProtocolInfo {
 func (p passThrough) Clone() credentials.TransportCredentials { return p }
 func (passThrough) OverrideServerName(string) error           { return nil }
 
-// PeerName gives the proved name of a call's other end.
+// PeerName returns the proved name of a call's other end.
 func PeerName(ctx context.Context) (slot.NodeName, bool) {
 	p, ok := peer.FromContext(ctx)
 	if !ok {
