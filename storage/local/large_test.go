@@ -248,6 +248,29 @@ func TestLanesAreFair(t *testing.T) {
 	}
 }
 
+// A copy is closed at the moment at which a large change ends: whoever waited for it
+// is answered, by one of the two.
+func TestLanesAreClosedWhileAHoldEnds(t *testing.T) {
+	for range 10_000 {
+		var l lanes
+		l.init()
+		l.begin(&hold{accounts: []storage.AccountID{1}})
+		l.put(&op{accounts: []storage.AccountID{1}})
+		if got := l.take(1); len(got) != 0 {
+			t.Fatal("a held change was taken")
+		}
+		ended := make(chan struct{})
+		go func() { defer close(ended); l.end() }()
+		for l.holding() != nil { // close comes as soon as the hold has ended
+		}
+		left := l.close()
+		<-ended
+		if len(left) != 1 || l.waiting() != 0 {
+			t.Fatalf("close returns %d changes, %d are left behind", len(left), l.waiting())
+		}
+	}
+}
+
 // CREATE, RENAME INBOX, DELETE and deliveries race for one name: each answers what
 // its own commit did. So as many mailboxes were made as are there and were deleted,
 // and no message is lost or doubled.
