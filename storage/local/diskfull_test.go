@@ -346,9 +346,16 @@ func TestLaw01FullReplicaGoesOnByItself(t *testing.T) {
 // Below the reserve nothing grows, whatever command it is; reading goes on, and so
 // does all that frees room or needs none.
 func TestFullDiskRefusesWhatGrows(t *testing.T) {
+	for name, z := range map[string]sizes{"small changes": {}, "large changes": {small: -1, copied: -1}} {
+		t.Run(name, func(t *testing.T) { refusesWhatGrows(t, z) })
+	}
+}
+
+func refusesWhatGrows(t *testing.T, z sizes) {
 	ctx := t.Context()
 	free := map[string]uint64{"/": 1 << 40}
 	o := options(t, newFS(t))
+	o.sizes = z
 	o.FS = fullFS{o.FS, free}
 	clock := newHandClock()
 	o.Clock.Mono = clock.mono

@@ -2,6 +2,7 @@ package local
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -219,6 +220,63 @@ func TestLargeChangeIsPreparedAgain(t *testing.T) {
 	}
 	if got, err := m.Account(ctx, a.ID); err != nil || got.QuotaBytes != 1 {
 		t.Errorf("quota %d, %v: want 1, from the one that entered", got.QuotaBytes, err)
+	}
+}
+
+// What a large change would need more memory for than it may have is not even loaded.
+func TestLaw09LargeChangeIsRefusedBeforeItIsLoaded(t *testing.T) {
+	const n = 400
+	o := options(t, newFS(t))
+	s := openSlot(t, o)
+	m := serve(t, s, 1, 0)
+	a := account(t, m, "u1@example.test")
+	ref, uids := fillInbox(t, m, a, n)
+	s.o.sizes = sizes{eventBytes: 8 << 10}.withPresets()
+	for what, run := range map[string]func() error{
+		"COPY":         func() error { _, err := m.Copy(t.Context(), ref, uids, "INBOX"); return err },
+		"RENAME INBOX": func() error { return m.RenameMailbox(t.Context(), a.ID, "INBOX", "old") },
+	} {
+		before := s.Worked()
+		if err := run(); !errors.Is(err, storage.ErrLimit) {
+			t.Errorf("%s of %d messages: %v", what, n, err)
+		}
+		if keys := s.Worked() - before; keys > n+n/2 { // RENAME lists all their UIDs; to load one takes two more
+			t.Errorf("%s: %d keys were read to refuse %d messages", what, keys, n)
+		}
+	}
+}
+
+// A panic in a large change is its caller's alone, and holds nobody up.
+func TestLaw09PanicInALargeChange(t *testing.T) {
+	s := openSlot(t, options(t, newFS(t)))
+	m := serve(t, s, 1, 0)
+	a := account(t, m, "u1@example.test")
+	if err := m.large(t.Context(), 1, a.ID, func(*txn) error { panic("a bug") }); !errors.Is(err, storage.ErrUnavailable) {
+		t.Errorf("a panic while it is prepared: %v", err)
+	}
+	deliver(t, m, mail(1), a)
+	tree(t, m, a, smallMax)
+	if err := m.RenameMailbox(t.Context(), a.ID, "top", "new"); err != nil {
+		t.Error(err)
+	}
+}
+
+// A large change that takes the last reference of a body takes its place too. When
+// somebody has named the body since, that is not corrected but prepared again.
+func TestLaw07LastReferenceIsNotDecidedLate(t *testing.T) {
+	s := openSlot(t, options(t, newFS(t)))
+	key := event.RefsKey(slot.BodyRef{ID: 1})
+	d := &draft{refs: map[string]refCount{string(key): {was: 1, now: 0}}}
+	h := &hold{refs: map[string]struct{}{string(key): {}}}
+	err := s.do(t.Context(), func(t *txn) error {
+		if err := t.b.Set(key, binary.AppendUvarint(nil, 2), nil); err != nil {
+			return err
+		}
+		_, err := d.late(t, h)
+		return err
+	})
+	if !errors.Is(err, errOvertaken) {
+		t.Errorf("a body of which the last reference was to go, and one came: %v", err)
 	}
 }
 

@@ -380,7 +380,7 @@ func (m *Master) moveAll(t *txn, a *event.AccountRecord, from, to *event.Mailbox
 	}); err != nil {
 		return nil, err
 	}
-	recs, _, err := withSummaries(t, from.Ref(), uids)
+	recs, _, err := t.withSummaries(from.Ref(), uids)
 	if err != nil || len(recs) == 0 {
 		return []*event.Change{mailboxChange(to)}, err
 	}
