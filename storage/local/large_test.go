@@ -223,6 +223,57 @@ func TestLargeChangeIsPreparedAgain(t *testing.T) {
 	}
 }
 
+// An account can have as many mailboxes as the limit says, and all of them can be
+// renamed at once; no command makes more, RENAME with the levels above the new name
+// neither.
+func TestAsManyMailboxesAsTheLimitSays(t *testing.T) {
+	s := openSlot(t, options(t, newFS(t)))
+	m := serve(t, s, 1, 0)
+	ctx := t.Context()
+	a := account(t, m, "u1@example.test")
+	tree(t, m, a, 1)
+	there, err := m.Mailboxes(ctx, a.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	more := storage.MaxMailboxes - len(there)
+	if err := m.large(ctx, more, a.ID, func(t *txn) error {
+		rec, err := loadAccount(t, a.ID)
+		if err != nil {
+			return err
+		}
+		var changes []*event.Change
+		for i := range more {
+			b, err := m.newMailbox(t, rec, fmt.Sprintf("top/more %d", i), "")
+			if err != nil {
+				return err
+			}
+			changes = append(changes, mailboxChange(b))
+		}
+		return m.emit(t, append(changes, accountChange(rec))...)
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if err := m.RenameMailbox(ctx, a.ID, "top", "all"); err != nil {
+		t.Errorf("rename %d mailboxes: %v", more+2, err)
+	}
+	if _, err := m.Mailbox(ctx, a.ID, fmt.Sprintf("all/more %d", more-1)); err != nil {
+		t.Error(err)
+	}
+	for what, run := range map[string]func() error{
+		"CREATE":                func() error { _, err := m.CreateMailbox(ctx, a.ID, "x", ""); return err },
+		"RENAME to a new level": func() error { return m.RenameMailbox(ctx, a.ID, "Junk", "x/y") },
+		"RENAME INBOX":          func() error { return m.RenameMailbox(ctx, a.ID, "INBOX", "x") },
+	} {
+		if err := run(); !errors.Is(err, storage.ErrLimit) {
+			t.Errorf("%s with %d mailboxes: %v", what, storage.MaxMailboxes, err)
+		}
+	}
+	if err := m.RenameMailbox(ctx, a.ID, "Junk", "Spam"); err != nil {
+		t.Errorf("RENAME that makes nothing: %v", err)
+	}
+}
+
 // What a large change would need more memory for than it may have is not even loaded.
 func TestLaw09LargeChangeIsRefusedBeforeItIsLoaded(t *testing.T) {
 	const n = 400
