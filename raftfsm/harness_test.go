@@ -12,6 +12,7 @@ import (
 
 	"github.com/hashicorp/raft"
 
+	"mailnode/node/testport"
 	"mailnode/raftfsm/cluster"
 	"mailnode/storage/slot"
 )
@@ -65,6 +66,12 @@ type server struct {
 func config(t *testing.T, name string, s StreamLayer) Config {
 	return Config{Dir: filepath.Join(t.TempDir(), "raft"), Name: slot.NodeName(name), Transport: s,
 		HeartbeatTimeout: 150 * time.Millisecond, LeaseTimeout: 100 * time.Millisecond}
+}
+
+// listenNew listens on a port that stays this test's while nobody listens on it.
+func listenNew(t *testing.T) StreamLayer {
+	t.Helper()
+	return listen(t, testport.Take(t).Addr())
 }
 
 func listen(t *testing.T, addr string) StreamLayer {
@@ -174,9 +181,9 @@ func (s *server) must(t *testing.T, c cluster.Command) cluster.Result {
 // leadership may move while a voter is added: then the new leader is asked.
 func trio(t *testing.T) []*server {
 	t.Helper()
-	all := []*server{first(t, config(t, "n1", listen(t, "127.0.0.1:0")))}
+	all := []*server{first(t, config(t, "n1", listenNew(t)))}
 	for _, name := range []string{"n2", "n3"} {
-		s := start(t, config(t, name, listen(t, "127.0.0.1:0")))
+		s := start(t, config(t, name, listenNew(t)))
 		until(t, string(name)+" has a vote", func() bool {
 			return slices.ContainsFunc(all, func(o *server) bool {
 				_, err := o.Propose(t.Context(), cluster.AddMember{Member: s.member()})
