@@ -206,6 +206,17 @@ func TestProposalShape(t *testing.T) {
 	}
 }
 
+func TestHalfEscapedCharacters(t *testing.T) {
+	for text, want := range map[string]bool{
+		`"p\udce4ss"`: true, `"\ud83d"`: true, `"\ud83dx"`: true, `"\ud83d\ud83d"`: true, `"\ude00\ud83d"`: true, `"\ud83d\n\ude00"`: true, `"\\\udce4"`: true,
+		`"\ud83d\ude00"`: false, `"\uD83D\uDE00"`: false, `"\\udce4"`: false, `"\ufffd\u00e4"`: false, `"ä"`: false, `"\u"`: false, `"\`: false, ``: false,
+	} {
+		if got := halfEscaped([]byte(text)); got != want {
+			t.Errorf("%s: %t, want %t", text, got, want)
+		}
+	}
+}
+
 func TestChoiceOfProposal(t *testing.T) {
 	one, two := Proposal{ID: "p3", State: "open"}, Proposal{ID: "p4", State: "open"}
 	for _, c := range []struct {
@@ -308,6 +319,7 @@ func TestRequestsThatAreRefused(t *testing.T) {
 		{"POST", "/v1/users", `{"address":"u@example.org","password":""}`, `{"error":"check password: want 1 to 1000 bytes without line ends and NUL","exit":2}`},
 		{"POST", "/v1/users", `{"address":"u@example.org","password":"a\u0000b"}`, `{"error":"check password: want 1 to 1000 bytes without line ends and NUL","exit":2}`},
 		{"POST", "/v1/users/password", `{"address":"u@example.org","password":"p` + "\xe4" + `ss"}`, `{"error":"read request: it is not UTF-8","exit":2}`},
+		{"POST", "/v1/users/password", `{"address":"u@example.org","password":"p\udce4ss"}`, `{"error":"read request: it escapes half of a character (such as \\udce4): it is not Unicode","exit":2}`},
 		{"POST", "/v1/users", `{} {}`, `{"error":"read request: more than one JSON value","exit":2}`},
 		{"POST", "/v1/users", `{"address":"` + strings.Repeat("x", bodyMax) + `"}`, `{"error":"read request: http: request body too large","exit":2}`},
 	} {
