@@ -135,6 +135,9 @@ func (n *Node) leaderless() (time.Duration, bool) {
 // noQuorum says what this node knows of the voters while it knows no leader: they
 // may well have one.
 func (n *Node) noQuorum(st *cluster.State, v failover.View) string {
+	if n.raft.Err() != nil {
+		return "raft does not run on this node; the others may have a leader"
+	}
 	voters, heard := 0, 0
 	for _, m := range st.Members {
 		if m.Role == cluster.Nonvoter {

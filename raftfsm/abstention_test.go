@@ -96,6 +96,25 @@ func TestLaw04ForgottenVoteIsNotGivenAgain(t *testing.T) {
 	}
 }
 
+// A server that had not acknowledged a single entry owes none: the power that fails
+// while a cluster is founded does not leave a founder that waits for a leader for ever.
+func TestFounderLosesAnEmptyLog(t *testing.T) {
+	cfg := config(t, "n1", listenNew(t))
+	if err := os.MkdirAll(cfg.Dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	write(t, filepath.Join(cfg.Dir, logName), make([]byte, 16<<10)) // never came to the disk
+	s := start(t, cfg)
+	s.want(t, ConditionStoreFailed)
+	if s.abstains != nil {
+		t.Fatal("it abstains, and nobody can fill it")
+	}
+	if err := s.Bootstrap(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	until(t, "it leads", s.IsLeader)
+}
+
 // commit proposes a command at whoever leads, until it is applied: on a busy machine
 // the leadership moves.
 func commit(t *testing.T, among []*server, c cluster.Command) {

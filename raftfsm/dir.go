@@ -236,7 +236,10 @@ func (n *Node) beginAgain(had promises) error {
 	if known := n.fsm.current.Load().state; had.Sole && known.ClusterID != "" {
 		return n.beginAlone(had, known)
 	}
-	return n.mem.change(func(p *promises) { p.Owes = max(p.Owes, had.Last, 1) })
+	if had.Last == 0 { // its term and its vote are back, and it had no entry: it lacks nothing
+		return nil
+	}
+	return n.mem.change(func(p *promises) { p.Owes = max(p.Owes, had.Last) })
 }
 
 // beginAlone makes the known state the beginning of a sole voter's log.

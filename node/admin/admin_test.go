@@ -493,6 +493,36 @@ func TestInit(t *testing.T) {
 	}
 }
 
+// TestNoNewIdentityBesideOldPromises: a folder that lost its identity keeps what its
+// server promised and knew, and becomes part of no other cluster.
+func TestNoNewIdentityBesideOldPromises(t *testing.T) {
+	id, err := peer.Init(t.TempDir(), "n1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	token, _, _, err := peer.NewToken(id.ClusterID(), id.CAFingerprint(), []string{"127.0.0.1:1"}, "n2")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"raft", "remembered"} {
+		c := nodeConfig(t, "n2")
+		if err := os.MkdirAll(filepath.Join(c.Node.Data, name), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		_, initErr := InitCluster(t.Context(), c, InitOptions{Slots: 2, BesideOthers: true})
+		_, joinErr := JoinCluster(t.Context(), c, token)
+		for what, err := range map[string]error{"init": initErr, "join": joinErr} {
+			var refusal *Error
+			if !errors.As(err, &refusal) || refusal.Exit != ExitRefused || !strings.Contains(refusal.Text, "a folder "+name) {
+				t.Errorf("%s beside %s: %v", what, name, err)
+			}
+		}
+		if _, err := ReadFirstStart(c.Node.Data); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("beside %s something was written: %v", name, err)
+		}
+	}
+}
+
 // TestInitBesideALivingCluster: a machine whose configuration names a peer that
 // answers, or on whose disks slots lie, founds no second cluster unless it is meant.
 func TestInitBesideALivingCluster(t *testing.T) {
