@@ -330,6 +330,13 @@ func TestEmptiedRaftFolderFoundsNothing(t *testing.T) {
 	}
 }
 
+func (s *site) rename(from, to string) {
+	s.t.Helper()
+	if err := os.Rename(from, to); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
 func (s *site) remove(path string) {
 	s.t.Helper()
 	if err := os.RemoveAll(path); err != nil {

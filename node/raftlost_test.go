@@ -97,6 +97,38 @@ func TestLaw04ForgottenEpochDoesNotComeTrue(t *testing.T) {
 	}
 }
 
+// Two of three nodes have lost Raft's file: there is no leader, and each says why.
+// When what was only out of reach is put back there is one again.
+func TestLaw04RaftFilesOfTwoOfThree(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, 3, 1, 3)
+	s.stopAll()
+	for _, r := range s.nodes[1:] {
+		s.rename(filepath.Join(r.cfg.Node.Data, "raft"), filepath.Join(r.cfg.Node.Data, "out-of-reach"))
+	}
+	for _, r := range s.nodes {
+		s.start(r)
+	}
+	for _, r := range s.nodes {
+		s.eventuallyAt(r, "it says why there is no leader", func(st admin.Status) bool {
+			c, is := conditionOf(st, monitor.RaftNoQuorum, "")
+			return is && strings.Contains(c.Text, "3 of 3 voters are heard") && strings.Contains(c.Text, "2 of them have lost raft's files")
+		})
+	}
+	s.stopAll()
+	for _, r := range s.nodes[1:] {
+		s.remove(filepath.Join(r.cfg.Node.Data, "raft"))
+		s.rename(filepath.Join(r.cfg.Node.Data, "out-of-reach"), filepath.Join(r.cfg.Node.Data, "raft"))
+	}
+	for _, r := range s.nodes {
+		s.start(r)
+	}
+	s.eventually("a leader, and all slots serve", func(st admin.Status) bool {
+		_, no := conditionOf(st, monitor.RaftNoQuorum, "")
+		return !no && !slices.ContainsFunc(st.Slots, func(sl admin.SlotStatus) bool { return !sl.Serving })
+	})
+}
+
 // Raft's file of one of three nodes is cut short while it is down. Its slots are
 // served again as soon as a leader has said that they are still its own, it says
 // what happened, and its vote counts again when it has been filled.

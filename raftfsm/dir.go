@@ -42,7 +42,10 @@ func (n *Node) openFiles() error {
 		return n.mem.change(func(p *promises) {
 			owes := p.Owes
 			*p = now
-			p.ServerID, p.Owes = string(n.id), owes
+			p.ServerID = string(n.id)
+			if now.Last < owes { // else it is filled, or its own files were put back
+				p.Owes = owes
+			}
 		})
 	}
 	if !damaged(cause) {
