@@ -119,6 +119,11 @@ func TestJoinLeavesNoGhost(t *testing.T) {
 	if n := st.Nodes[1]; n.State != "joined" || n.Voter {
 		t.Errorf("a node that never started: %+v", n)
 	}
+	n1.node.stopping.Store(true)
+	if st := s.status(ctx, n1); st.Nodes[0].State != "stopping" || st.Nodes[1].State != "joined" {
+		t.Errorf("while n1 stops: n1 is %s, n2 is %s", st.Nodes[0].State, st.Nodes[1].State)
+	}
+	n1.node.stopping.Store(false)
 	_, before := s.votes()
 	ghostly := t.TempDir()
 	s.rename(filepath.Join(n2.cfg.Node.Data, "cluster"), filepath.Join(ghostly, "cluster"))
