@@ -83,10 +83,10 @@ func TestLaw04ForgottenEpochDoesNotComeTrue(t *testing.T) {
 	if err := s.deliver(old, user, "x\r\n"); err == nil || !strings.HasPrefix(err.Error(), "4") {
 		t.Errorf("deliver under the forgotten epoch: %v, want a 4xx", err)
 	}
-	if out, err := living[0].admin.Confirm(ctx, admin.ConfirmRequest{}); err == nil && out.Exit != admin.ExitRefused {
+	if out, err := old.admin.Confirm(ctx, admin.ConfirmRequest{}); err == nil && out.Exit != admin.ExitRefused {
 		t.Errorf("confirm without a word about the loss: %+v, %v", out, err)
 	}
-	if out, err = living[0].admin.Confirm(ctx, admin.ConfirmRequest{Slots: []slot.ID{0}, AcceptLoss: true}); err != nil || out.Exit != admin.ExitDone {
+	if out, err = old.admin.Confirm(ctx, admin.ConfirmRequest{Slots: []slot.ID{0}, AcceptLoss: true}); err != nil || out.Exit != admin.ExitDone {
 		t.Fatalf("confirm: %+v, %v", out, err)
 	}
 	if n, err := s.count(old, user, "pw"); err != nil || n != 3 {
