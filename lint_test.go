@@ -96,6 +96,7 @@ var arrows = map[string]arrow{
 	"node/rpc": {[]string{"storage", "storage/slot"}, "what travels between nodes: plain messages and error kinds"},
 	"node": {[]string{"failover", "imapd", "imapd/wire", "lmtpd", "raftfsm/...", "storage/...", "storage", "raftfsm",
 		"node/config", "node/job", "node/peer", "node/admin", "node/monitor", "node/rpc"}, "node assembles everything, and the command line runs node"},
+	"node/testport": {nil, "a test of any package takes its ports there; no program imports it"},
 	"node/cli": {[]string{"node/config", "node/admin", "node/monitor", "node/peer", "node/cli/demo", "storage", "storage/slot"},
 		"one file per verb, no logic beyond printing: it asks the admin API, and is handed the node that serve runs"},
 	"node/cli/demo": {[]string{"node/config", "node/admin", "node/peer", "storage/disk", "storage/slot"},

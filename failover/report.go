@@ -23,6 +23,7 @@ type Report struct {
 	Heard     []Heard       `json:"heard,omitempty"`      // Evidence.Heard of the sender
 	Trouble   string        `json:"trouble,omitempty"`    // why it serves nothing, Raft does not run on it for example
 	LastWords string        `json:"last_words,omitempty"` // Stopping or CleanStop; "" while all is well
+	Abstains  bool          `json:"abstains,omitempty"`   // Raft's files were lost: it takes no part in votes until it is filled again
 	Asides    []AsideReport `json:"asides,omitempty"`     // that nobody has looked at
 	WallUnix  int64         `json:"wall,omitempty"`       // the sender's wall clock, shown only (law 11)
 }

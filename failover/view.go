@@ -31,6 +31,7 @@ type NodeView struct {
 	Since     time.Duration // since when its reports come without a gap, from this process of it
 	LastWords string
 	Trouble   string
+	Abstains  bool                 // see Report
 	WallUnix  int64                // its wall clock at HeardAt, shown only (law 11)
 	Copies    map[slot.ID]CopyView // by its last report
 	Served    map[slot.ID]Served   // when it last reported that it serves a slot

@@ -106,11 +106,11 @@ func (n *Node) nodes(st *cluster.State, v failover.View) []admin.NodeStatus {
 		silence := v.Silence(m.Name)
 		switch nv := v.Nodes[m.Name]; {
 		case m.Name == n.cfg.Node.Name:
-		case !nv.Known && st.Absent(m.Name):
-			ns.State, ns.Voter = "joined", false
 			if n.stopping.Load() {
 				ns.State = "stopping"
 			}
+		case !nv.Known && st.Absent(m.Name):
+			ns.State, ns.Voter = "joined", false
 		case nv.LastWords == failover.Stopping && silence < lateAfter:
 			ns.State = "stopping"
 		case nv.LastWords == failover.CleanStop:

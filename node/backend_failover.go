@@ -18,6 +18,7 @@ type failovers struct{ n *Node }
 
 // Proposals implements admin.Failovers.
 func (f failovers) Proposals(ctx context.Context, all bool) ([]admin.Proposal, error) {
+	f.n.catchUp(ctx)
 	st, v := f.n.State(), f.n.view()
 	open, err := failover.List(ctx, st, v, f.n.cfg.Replication.SuspectAfter, f.n)
 	if err != nil {
@@ -63,6 +64,7 @@ func planned(st *cluster.State, p failover.Plan) admin.Proposal {
 
 // Plan implements admin.Failovers.
 func (f failovers) Plan(ctx context.Context, id string) (admin.Plan, error) {
+	f.n.catchUp(ctx)
 	st := f.n.State()
 	p, err := failover.MakePlan(ctx, st, f.n.view(), f.n.cfg.Replication.SuspectAfter, id, f.n)
 	if err != nil {
@@ -101,11 +103,29 @@ func (f failovers) Reject(ctx context.Context, r admin.RejectRequest) error {
 	if err := f.n.needQuorum(ctx, "reject"); err != nil {
 		return err
 	}
+	f.n.catchUp(ctx)
 	o, err := failover.Reject(ctx, f.n, r.ID, r.By, r.Why)
 	if err == nil && o.ExitCode != 0 {
 		err = &admin.Error{Text: strings.TrimSpace(o.Text), Exit: o.ExitCode, Next: "mailnode failover list"}
 	}
 	return err
+}
+
+// catchUpWithin is how long an answer waits for what the leader knows already.
+const catchUpWithin = time.Second
+
+// catchUp brings this node's state up to what was committed before the call, when
+// a leader can be asked: a proposal that was opened elsewhere a moment ago is not
+// denied. Without one the answer is what is known here, and says so.
+func (n *Node) catchUp(ctx context.Context) {
+	if !n.raft.Quorum() {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, catchUpWithin)
+	defer cancel()
+	if err := n.currency.prove(ctx); err != nil {
+		n.log.Debug("an answer may be behind the leader", "err", err)
+	}
 }
 
 // quorumWithin is how long an order waits for an election to end.

@@ -241,6 +241,44 @@ func TestLaw04MasterWithoutRaftIsToldOfItsEnd(t *testing.T) {
 	}
 }
 
+// What the leader has recorded is seen at every node that is asked afterwards, also
+// by one that has not applied it yet.
+func TestProposalIsSeenAtEveryNode(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, 3, 1, 3)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	var leader *running
+	s.eventually("a leader", func(st admin.Status) bool {
+		for _, r := range s.nodes {
+			if r.node.raft.IsLeader() {
+				leader = r
+			}
+		}
+		return leader != nil
+	})
+	sl, _ := leader.node.State().Slot(0)
+	for range 5 {
+		p, err := leader.node.Propose(ctx, cluster.OpenProposal{By: "test", Reason: "test", Slots: []cluster.ProposedSlot{{Slot: 0, Epoch: sl.Epoch, From: sl.Master, To: sl.Replicas[0]}}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, r := range s.nodes {
+			if plan, err := r.admin.Plan(ctx, ""); err != nil || plan.ID != p.Proposal {
+				t.Fatalf("%s shows %q, %v: want %q", r.name, plan.ID, err, p.Proposal)
+			}
+		}
+		if _, err := leader.node.Propose(ctx, cluster.RejectProposal{Proposal: p.Proposal, By: "test"}); err != nil {
+			t.Fatal(err)
+		}
+		for _, r := range s.nodes {
+			if open, err := r.admin.Proposals(ctx, false); err != nil || len(open.Proposals) != 0 {
+				t.Fatalf("%s lists %d proposals, %v: want none", r.name, len(open.Proposals), err)
+			}
+		}
+	}
+}
+
 // A role that was ended while it began is not taken: what proved it is old.
 func TestRoleEndedWhileItBegins(t *testing.T) {
 	k := &keeper{}
@@ -289,6 +327,13 @@ func TestEmptiedRaftFolderFoundsNothing(t *testing.T) {
 	s.eventually("nothing remembers the cluster", func(st admin.Status) bool { return said(st) && len(st.Slots) == 0 })
 	if err := s.deliver(n, users[0], "x\r\n"); err == nil || !strings.HasPrefix(err.Error(), "451") {
 		t.Errorf("deliver without Raft: %v, want 451", err)
+	}
+}
+
+func (s *site) rename(from, to string) {
+	s.t.Helper()
+	if err := os.Rename(from, to); err != nil {
+		s.t.Fatal(err)
 	}
 }
 

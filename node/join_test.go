@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"mailnode/node/admin"
+	"mailnode/node/peer"
 	"mailnode/storage/slot"
 )
 
@@ -118,10 +119,15 @@ func TestJoinLeavesNoGhost(t *testing.T) {
 	if n := st.Nodes[1]; n.State != "joined" || n.Voter {
 		t.Errorf("a node that never started: %+v", n)
 	}
-	_, before := s.votes()
-	if err := os.RemoveAll(n2.cfg.Node.Data); err != nil {
-		t.Fatal(err)
+	n1.node.stopping.Store(true)
+	if st := s.status(ctx, n1); st.Nodes[0].State != "stopping" || st.Nodes[1].State != "joined" {
+		t.Errorf("while n1 stops: n1 is %s, n2 is %s", st.Nodes[0].State, st.Nodes[1].State)
 	}
+	n1.node.stopping.Store(false)
+	_, before := s.votes()
+	ghostly := t.TempDir()
+	s.rename(filepath.Join(n2.cfg.Node.Data, "cluster"), filepath.Join(ghostly, "cluster"))
+	s.remove(n2.cfg.Node.Data)
 	s.letIn(ctx, n2)
 	s.start(n2)
 	s.eventuallyAt(n1, "it votes, and its ghost is gone", func(admin.Status) bool {
@@ -132,6 +138,14 @@ func TestJoinLeavesNoGhost(t *testing.T) {
 		m, ok := n1.node.State().Member("n2")
 		return ok && m.Release != ""
 	})
+	ghost, err := peer.Load(ghostly)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var refused *peer.RefusedError
+	if _, err := peer.NewDialer(ghost, peer.Options{}).Dial(ctx, peer.ProtoGRPC, "n1", n1.cfg.Node.Peer); !errors.As(err, &refused) || !strings.Contains(refused.Reason, "another key") {
+		t.Errorf("the ghost calls: %v", err)
+	}
 	var refusal *admin.Error
 	if _, err := n1.admin.Token(ctx, admin.TokenRequest{Node: "n2"}); !errors.As(err, &refusal) || refusal.Exit != admin.ExitRefused || refusal.Next == "" {
 		t.Errorf("a token for a member: %v", err)

@@ -135,17 +135,26 @@ func (n *Node) leaderless() (time.Duration, bool) {
 // noQuorum says what this node knows of the voters while it knows no leader: they
 // may well have one.
 func (n *Node) noQuorum(st *cluster.State, v failover.View) string {
-	voters, heard := 0, 0
+	if n.raft.Err() != nil {
+		return "raft does not run on this node; the others may have a leader"
+	}
+	voters, heard, abstain := 0, 0, 0
 	for _, m := range st.Members {
 		if m.Role == cluster.Nonvoter {
 			continue
 		}
 		if voters++; n.heardNow(m.Name, v) {
 			heard++
+			if v.Nodes[m.Name].Abstains || m.Name == n.cfg.Node.Name && n.raft.Abstains() {
+				abstain++
+			}
 		}
 	}
 	d, _ := n.leaderless()
 	text := fmt.Sprintf("no leader for %s; %d of %d voters are heard, this node among them", ageText(d), heard, voters)
+	if abstain > 0 {
+		text += fmt.Sprintf("; %d of them have lost raft's files and do not vote: bring back the other voters, or those files", abstain)
+	}
 	if heard <= voters/2 {
 		return text + "; the others may have a leader"
 	}

@@ -238,12 +238,19 @@ func (l raftLayer) Dial(addr string, timeout time.Duration) (net.Conn, error) {
 }
 
 // admit refuses nodes that are no members: a removed one still has its
-// certificate. While this node knows no members at all it believes certificates.
-func (n *Node) admit(name slot.NodeName, _ string) error {
+// certificate, and so has one that never came up and was replaced. While this node
+// knows no members at all it believes certificates.
+func (n *Node) admit(name slot.NodeName, key string) error {
 	<-n.raftOpened // the port listens before
 	st := n.raft.State()
-	if _, ok := st.Member(name); !ok && len(st.Members) > 0 && n.raft.Quorum() {
+	m, ok := st.Member(name)
+	switch {
+	case len(st.Members) == 0 || !n.raft.Quorum():
+		return nil
+	case !ok:
 		return fmt.Errorf("node %q is not a member of this cluster", name)
+	case m.Key != "" && m.Key != key:
+		return fmt.Errorf("node %q has joined again with another key, from another data folder: stop this one", name)
 	}
 	return nil
 }

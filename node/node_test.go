@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"math/rand/v2"
 	"net"
 	"net/smtp"
 	"os"
@@ -22,6 +21,7 @@ import (
 	"mailnode/node/admin"
 	"mailnode/node/config"
 	"mailnode/node/monitor"
+	"mailnode/node/testport"
 	"mailnode/storage/slot"
 )
 
@@ -29,6 +29,7 @@ import (
 type site struct {
 	t           *testing.T
 	nodes       []*running
+	ports       *testport.Block
 	upkeepEvery time.Duration // 0: the node's
 }
 
@@ -41,21 +42,6 @@ type running struct {
 	stop   context.CancelFunc
 	ended  sync.WaitGroup
 	runErr error
-}
-
-// freePort returns an address that nothing listens on, and that no connection of
-// another test is given: below the ports that the kernel hands out.
-func freePort(t *testing.T) string {
-	t.Helper()
-	for range 1000 {
-		addr := fmt.Sprintf("127.0.0.1:%d", 12000+rand.IntN(18000))
-		if ln, err := net.Listen("tcp", addr); err == nil {
-			ln.Close()
-			return addr
-		}
-	}
-	t.Fatal("no port is free")
-	return ""
 }
 
 func newSite(t *testing.T, nodes, replicas, slots int) *site {
@@ -101,8 +87,11 @@ func newSiteWith(t *testing.T, s *site, nodes, replicas, slots int, settings str
 // install gives a machine its configuration; its node runs when start is called.
 func (s *site) install(base, name, settings string) *running {
 	s.t.Helper()
+	if s.ports == nil {
+		s.ports = testport.Take(s.t)
+	}
 	text := fmt.Sprintf("name = %q\ndata = %q\nhostname = \"%s.example.test\"\npeer = %q\nsocket = %q\nmetrics = %q\nimap = %q\nimaps = %q\nlmtp = %q\nlmtp_socket = \"\"\nsuspect_after = \"2s\"\nlog_level = \"info\"\n",
-		name, filepath.Join(base, name), name, freePort(s.t), filepath.Join(base, name+".sock"), freePort(s.t), freePort(s.t), freePort(s.t), freePort(s.t))
+		name, filepath.Join(base, name), name, s.ports.Addr(), filepath.Join(base, name+".sock"), s.ports.Addr(), s.ports.Addr(), s.ports.Addr(), s.ports.Addr())
 	cfg, problems := config.Parse("test", text+settings)
 	if len(problems) > 0 {
 		s.t.Fatal(problems)

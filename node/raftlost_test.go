@@ -83,10 +83,10 @@ func TestLaw04ForgottenEpochDoesNotComeTrue(t *testing.T) {
 	if err := s.deliver(old, user, "x\r\n"); err == nil || !strings.HasPrefix(err.Error(), "4") {
 		t.Errorf("deliver under the forgotten epoch: %v, want a 4xx", err)
 	}
-	if out, err := living[0].admin.Confirm(ctx, admin.ConfirmRequest{}); err == nil && out.Exit != admin.ExitRefused {
+	if out, err := old.admin.Confirm(ctx, admin.ConfirmRequest{}); err == nil && out.Exit != admin.ExitRefused {
 		t.Errorf("confirm without a word about the loss: %+v, %v", out, err)
 	}
-	if out, err = living[0].admin.Confirm(ctx, admin.ConfirmRequest{Slots: []slot.ID{0}, AcceptLoss: true}); err != nil || out.Exit != admin.ExitDone {
+	if out, err = old.admin.Confirm(ctx, admin.ConfirmRequest{Slots: []slot.ID{0}, AcceptLoss: true}); err != nil || out.Exit != admin.ExitDone {
 		t.Fatalf("confirm: %+v, %v", out, err)
 	}
 	if n, err := s.count(old, user, "pw"); err != nil || n != 3 {
@@ -95,6 +95,38 @@ func TestLaw04ForgottenEpochDoesNotComeTrue(t *testing.T) {
 	if got := s.status(ctx, old).Slots[0]; got.Epoch != 3 || got.Master == slot.NodeName(old.name) {
 		t.Errorf("epoch %d at %s, want 3 at whoever had 2", got.Epoch, got.Master)
 	}
+}
+
+// Two of three nodes have lost Raft's file: there is no leader, and each says why.
+// When what was only out of reach is put back there is one again.
+func TestLaw04RaftFilesOfTwoOfThree(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, 3, 1, 3)
+	s.stopAll()
+	for _, r := range s.nodes[1:] {
+		s.rename(filepath.Join(r.cfg.Node.Data, "raft"), filepath.Join(r.cfg.Node.Data, "out-of-reach"))
+	}
+	for _, r := range s.nodes {
+		s.start(r)
+	}
+	for _, r := range s.nodes {
+		s.eventuallyAt(r, "it says why there is no leader", func(st admin.Status) bool {
+			c, is := conditionOf(st, monitor.RaftNoQuorum, "")
+			return is && strings.Contains(c.Text, "3 of 3 voters are heard") && strings.Contains(c.Text, "2 of them have lost raft's files")
+		})
+	}
+	s.stopAll()
+	for _, r := range s.nodes[1:] {
+		s.remove(filepath.Join(r.cfg.Node.Data, "raft"))
+		s.rename(filepath.Join(r.cfg.Node.Data, "out-of-reach"), filepath.Join(r.cfg.Node.Data, "raft"))
+	}
+	for _, r := range s.nodes {
+		s.start(r)
+	}
+	s.eventually("a leader, and all slots serve", func(st admin.Status) bool {
+		_, no := conditionOf(st, monitor.RaftNoQuorum, "")
+		return !no && !slices.ContainsFunc(st.Slots, func(sl admin.SlotStatus) bool { return !sl.Serving })
+	})
 }
 
 // Raft's file of one of three nodes is cut short while it is down. Its slots are

@@ -96,6 +96,64 @@ func TestLaw04ForgottenVoteIsNotGivenAgain(t *testing.T) {
 	}
 }
 
+// Files that were only out of reach, such as a disk that was not mounted, are put
+// back: they are what the server wrote last, and it votes without a leader. So two of
+// three that were lost together make a leader again.
+func TestLaw04OwnFilesPutBack(t *testing.T) {
+	all := trio(t)
+	leader, others := leaderOf(t, all)
+	commit(t, all, cluster.AssignSlot{Slot: 0, Master: "n1"})
+	until(t, "both know", func() bool {
+		return !slices.ContainsFunc(others, func(s *server) bool { sl, _ := s.State().Slot(0); return sl.Epoch != 1 })
+	})
+	for _, s := range all {
+		s.end(t)
+	}
+	owns := map[*server][]byte{}
+	for _, s := range others {
+		owns[s] = copyOfLog(t, s)
+		write(t, filepath.Join(s.cfg.Dir, logName), nil)
+	}
+	knows := restart(t, leader)
+	for i, s := range others {
+		others[i] = restart(t, s)
+		owns[others[i]] = owns[s]
+	}
+	until(t, "they were asked for votes", func() bool {
+		return !slices.ContainsFunc(others, func(s *server) bool { return s.abstains.asked.Load() < 3 })
+	})
+	if knows.Quorum() {
+		t.Fatal("a leader was elected by those who abstain")
+	}
+	for i, s := range others {
+		s.end(t)
+		write(t, filepath.Join(s.cfg.Dir, logName), owns[s])
+		if others[i] = restart(t, s); others[i].abstains != nil {
+			t.Error("it has its own files again and abstains")
+		}
+	}
+	leaderOf(t, append(others, knows))
+}
+
+// A server that had not acknowledged a single entry owes none: the power that fails
+// while a cluster is founded does not leave a founder that waits for a leader for ever.
+func TestFounderLosesAnEmptyLog(t *testing.T) {
+	cfg := config(t, "n1", listenNew(t))
+	if err := os.MkdirAll(cfg.Dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	write(t, filepath.Join(cfg.Dir, logName), make([]byte, 16<<10)) // never came to the disk
+	s := start(t, cfg)
+	s.want(t, ConditionStoreFailed)
+	if s.abstains != nil {
+		t.Fatal("it abstains, and nobody can fill it")
+	}
+	if err := s.Bootstrap(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	until(t, "it leads", s.IsLeader)
+}
+
 // commit proposes a command at whoever leads, until it is applied: on a busy machine
 // the leadership moves.
 func commit(t *testing.T, among []*server, c cluster.Command) {

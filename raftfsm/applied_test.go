@@ -100,7 +100,7 @@ func TestRefusalNamesItsState(t *testing.T) {
 // log is not replayed yet, without a leader; one that is filled by a snapshot has
 // its index, although the snapshot's last entry was a refusal.
 func TestAppliedSurvivesARestart(t *testing.T) {
-	cfg := config(t, "n1", listen(t, "127.0.0.1:0"))
+	cfg := config(t, "n1", listenNew(t))
 	s := first(t, cfg)
 	res := s.must(t, cluster.AssignSlot{Slot: 3, Master: "n1"})
 	if _, err := s.Propose(t.Context(), cluster.DropToken{ID: "none"}); err == nil {
@@ -129,7 +129,7 @@ func TestAppliedSurvivesARestart(t *testing.T) {
 // TestWaitAppliedEndsWithTheLatch: a node whose Raft has stopped applies nothing
 // any more, and says so instead of waiting.
 func TestWaitAppliedEndsWithTheLatch(t *testing.T) {
-	s := first(t, config(t, "n1", listen(t, "127.0.0.1:0")))
+	s := first(t, config(t, "n1", listenNew(t)))
 	waiting := returned(func() error { return s.WaitApplied(t.Context(), 1<<40) })
 	s.latch.trip(ConditionStoreFailed, errors.New("made up"))
 	asHalted(t, <-waiting, ConditionStoreFailed)

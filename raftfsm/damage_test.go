@@ -71,7 +71,7 @@ func seeded(t *testing.T) *rand.Rand {
 // configuration, its last state and its log.
 func longLog(t *testing.T) (Config, *cluster.State, []byte) {
 	t.Helper()
-	cfg := config(t, "n1", listen(t, "127.0.0.1:0"))
+	cfg := config(t, "n1", listenNew(t))
 	n1 := first(t, cfg)
 	n1.must(t, cluster.AssignSlot{Slot: 0, Master: "n1"})
 	for i := range 300 {
@@ -167,7 +167,7 @@ func TestLaw09LogDamagedUnderARunningNode(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			cfg := config(t, "n1", listen(t, "127.0.0.1:0"))
+			cfg := config(t, "n1", listenNew(t))
 			n1 := first(t, cfg)
 			n1.must(t, cluster.AssignSlot{Slot: 0, Master: "n1"})
 			for i := range 50 {
@@ -195,7 +195,7 @@ func TestLaw09LogDamagedUnderARunningNode(t *testing.T) {
 			n1.end(t)
 			state := cluster.EncodeSnapshot(n1.State())
 			for range 2 {
-				cfg.Transport = listen(t, "127.0.0.1:0")
+				cfg.Transport = listenNew(t)
 				again := start(t, cfg)
 				until(t, "a leader", again.IsLeader)
 				if err := again.Barrier(t.Context()); err != nil {
@@ -220,7 +220,7 @@ func TestLaw06SnapshotDamageIsFound(t *testing.T) {
 		"no end": func(t *testing.T, dir string) { write(t, filepath.Join(dir, "state.bin"), nil) },
 	} {
 		t.Run(name, func(t *testing.T) {
-			cfg := config(t, "n1", listen(t, "127.0.0.1:0"))
+			cfg := config(t, "n1", listenNew(t))
 			cfg.TrailingLogs, cfg.SnapshotThreshold = 4, 8
 			n1 := first(t, cfg)
 			n1.must(t, cluster.AssignSlot{Slot: 0, Master: "n1"})
@@ -238,7 +238,7 @@ func TestLaw06SnapshotDamageIsFound(t *testing.T) {
 			for _, dir := range all {
 				damage(t, dir)
 			}
-			cfg.Transport = listen(t, "127.0.0.1:0")
+			cfg.Transport = listenNew(t)
 			again := start(t, cfg)
 			again.want(t, ConditionStoreFailed)
 			until(t, "a leader", again.IsLeader)
@@ -278,14 +278,14 @@ func TestLaw09FilesOfEveryKind(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			cfg := config(t, "n1", listen(t, "127.0.0.1:0"))
+			cfg := config(t, "n1", listenNew(t))
 			n1 := first(t, cfg)
 			n1.must(t, cluster.AssignSlot{Slot: 0, Master: "n1"})
 			n1.end(t)
 			if err := put(cfg); err != nil {
 				t.Fatal(err)
 			}
-			cfg.Transport, cfg.StallLimit = listen(t, "127.0.0.1:0"), time.Second
+			cfg.Transport, cfg.StallLimit = listenNew(t), time.Second
 			n, err := Open(cfg)
 			if err != nil {
 				t.Fatal(err)

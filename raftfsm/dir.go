@@ -44,7 +44,10 @@ func (n *Node) openFiles() error {
 		return n.mem.change(func(p *promises) {
 			owes := p.Owes
 			*p = now
-			p.ServerID, p.Owes = string(n.id), owes
+			p.ServerID = string(n.id)
+			if now.Last < owes { // else it is filled, or its own files were put back
+				p.Owes = owes
+			}
 		})
 	}
 	if !damaged(cause) {
@@ -238,7 +241,10 @@ func (n *Node) beginAgain(had promises) error {
 	if known := n.fsm.current.Load().state; had.Sole && known.ClusterID != "" {
 		return n.beginAlone(had, known)
 	}
-	return n.mem.change(func(p *promises) { p.Owes = max(p.Owes, had.Last, 1) })
+	if had.Last == 0 { // its term and its vote are back, and it had no entry: it lacks nothing
+		return nil
+	}
+	return n.mem.change(func(p *promises) { p.Owes = max(p.Owes, had.Last) })
 }
 
 // beginAlone makes the known state the beginning of a sole voter's log.

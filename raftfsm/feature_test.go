@@ -20,7 +20,7 @@ func TestReleaseTooOldForTheLevel(t *testing.T) {
 		"from a snapshot":                   {known: true, log: true},
 	} {
 		t.Run(name, func(t *testing.T) {
-			cfg := config(t, "n1", listen(t, "127.0.0.1:0"))
+			cfg := config(t, "n1", listenNew(t))
 			cfg.Features = 2
 			s := first(t, cfg)
 			s.must(t, cluster.UpdateMember{Name: "n1", Features: 2, Release: "2.0"})

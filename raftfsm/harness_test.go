@@ -12,6 +12,7 @@ import (
 
 	"github.com/hashicorp/raft"
 
+	"mailnode/node/testport"
 	"mailnode/raftfsm/cluster"
 	"mailnode/storage/slot"
 )
@@ -67,6 +68,12 @@ type server struct {
 func config(t *testing.T, name string, s StreamLayer) Config {
 	return Config{Dir: filepath.Join(t.TempDir(), "raft"), Name: slot.NodeName(name), Transport: s,
 		HeartbeatTimeout: 150 * time.Millisecond, LeaseTimeout: 100 * time.Millisecond}
+}
+
+// listenNew listens on a port that stays this test's while nobody listens on it.
+func listenNew(t *testing.T) StreamLayer {
+	t.Helper()
+	return listen(t, testport.Take(t).Addr())
 }
 
 func listen(t *testing.T, addr string) StreamLayer {
@@ -180,7 +187,7 @@ func trio(t *testing.T) []*server { return trioThatStalls(t, 0) }
 func trioThatStalls(t *testing.T, limit time.Duration) []*server {
 	t.Helper()
 	with := func(name string) Config {
-		cfg := config(t, name, listen(t, "127.0.0.1:0"))
+		cfg := config(t, name, listenNew(t))
 		cfg.StallLimit = limit
 		return cfg
 	}

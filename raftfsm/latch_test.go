@@ -96,7 +96,7 @@ func TestUnreadableCommandHalts(t *testing.T) {
 		frame           []byte
 	}{{"flipped bit", ConditionLogCorrupt, flipped}, {"unknown command", ConditionLogNewer, append(unknown, body...)}} {
 		t.Run(tt.name, func(t *testing.T) {
-			n1 := first(t, config(t, "n1", listen(t, "127.0.0.1:0")))
+			n1 := first(t, config(t, "n1", listenNew(t)))
 			n1.raft.Apply(tt.frame, 0)
 			n1.want(t, tt.condition)
 			if sl, _ := n1.State().Slot(0); sl.Master != "" {
@@ -125,7 +125,7 @@ func TestLaw06LogDamageIsFound(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			cfg := config(t, "n1", listen(t, "127.0.0.1:0"))
+			cfg := config(t, "n1", listenNew(t))
 			n1 := first(t, cfg)
 			n1.must(t, cluster.AssignSlot{Slot: 0, Master: "n1"})
 			n1.end(t)
@@ -139,7 +139,7 @@ func TestLaw06LogDamageIsFound(t *testing.T) {
 			if err := b.Close(); err != nil {
 				t.Fatal(err)
 			}
-			cfg.Transport = listen(t, "127.0.0.1:0")
+			cfg.Transport = listenNew(t)
 			forgetful := cfg
 			forgetful.Memory.Dir = t.TempDir()
 			n, err := Open(forgetful)
@@ -150,7 +150,7 @@ func TestLaw06LogDamageIsFound(t *testing.T) {
 			if err := n.Shutdown(t.Context()); err != nil {
 				t.Error(err)
 			}
-			cfg.Transport = listen(t, "127.0.0.1:0")
+			cfg.Transport = listenNew(t)
 			again := start(t, cfg)
 			again.want(t, ConditionStoreFailed)
 			until(t, "a leader", again.IsLeader)

@@ -225,6 +225,10 @@ func (n *Node) tellSetAside() {
 	}
 }
 
+// Abstains reports whether this server takes no part in votes, because its log was
+// lost and no leader has filled it yet.
+func (n *Node) Abstains() bool { return n.abstains.holds() }
+
 // DecidesAlone reports whether Raft's files failed on a server that is the only one
 // with a vote: nobody can have changed the state that it knows.
 func (n *Node) DecidesAlone() bool {

@@ -70,7 +70,7 @@ func TestFormKillLeaderRestart(t *testing.T) {
 // TestUnreachableVoter: a server that does not answer gets no vote, so that it
 // takes no quorum away.
 func TestUnreachableVoter(t *testing.T) {
-	n1 := first(t, config(t, "n1", listen(t, "127.0.0.1:0")))
+	n1 := first(t, config(t, "n1", listenNew(t)))
 	ctx, cancel := context.WithTimeout(t.Context(), 400*time.Millisecond)
 	defer cancel()
 	err := n1.AddVoter(ctx, "n2-dead", "127.0.0.1:1")
@@ -87,7 +87,7 @@ func TestUnreachableVoter(t *testing.T) {
 }
 
 func TestSnapshotForLateJoiner(t *testing.T) {
-	cfg := config(t, "n1", listen(t, "127.0.0.1:0"))
+	cfg := config(t, "n1", listenNew(t))
 	cfg.SnapshotThreshold, cfg.TrailingLogs, cfg.SnapshotInterval = 16, 4, 20*time.Millisecond
 	n1 := first(t, cfg)
 	n1.must(t, cluster.AssignSlot{Slot: 0, Master: "n1"})
@@ -96,7 +96,7 @@ func TestSnapshotForLateJoiner(t *testing.T) {
 	}
 	until(t, "the log is trimmed", func() bool { i, err := n1.disk.FirstIndex(); return err == nil && i > 40 })
 
-	n2 := start(t, config(t, "n2", listen(t, "127.0.0.1:0")))
+	n2 := start(t, config(t, "n2", listenNew(t)))
 	if err := n1.AddVoter(t.Context(), n2.ServerID(), n2.Node.cfg.Addr); err != nil {
 		t.Fatal(err)
 	}
@@ -157,7 +157,7 @@ func TestRecover(t *testing.T) {
 }
 
 func TestOpenRefuses(t *testing.T) {
-	cfg := config(t, "n1", listen(t, "127.0.0.1:0"))
+	cfg := config(t, "n1", listenNew(t))
 	n1 := first(t, cfg)
 	if !strings.HasPrefix(n1.ServerID(), "n1-") || len(n1.ServerID()) != len("n1-")+8 {
 		t.Errorf("server ID %q", n1.ServerID())
@@ -168,7 +168,7 @@ func TestOpenRefuses(t *testing.T) {
 	n1.end(t)
 	refused := func(cfg Config, want string) {
 		t.Helper()
-		cfg.Transport = listen(t, "127.0.0.1:0")
+		cfg.Transport = listenNew(t)
 		n, err := Open(cfg)
 		if err != nil {
 			t.Fatal(err)

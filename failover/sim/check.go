@@ -66,8 +66,13 @@ func (w *world) committed(c cluster.Command, sent time.Duration) {
 		}
 		w.checkRecord("recorded")
 	case cluster.ConfirmSlot:
-		w.sent.losses[c.Epoch+1] = c.AcceptLoss
-		w.say("%s is to serve epoch %d, accepted loss %t", c.To, c.Epoch+1, c.AcceptLoss)
+		for e, n := range w.sent.masters {
+			if e >= c.Begins() {
+				w.broken("law 4: epoch %d begins at %s, and %s has served epoch %d", c.Begins(), c.To, n, e)
+			}
+		}
+		w.sent.losses[c.Begins()] = c.AcceptLoss
+		w.say("%s is to serve epoch %d, accepted loss %t", c.To, c.Begins(), c.AcceptLoss)
 	}
 }
 

@@ -20,6 +20,7 @@ const (
 	FaultDroppedInSilence Fault = "dropped-in-silence" // a diverged copy that is told to refill is not set aside
 	FaultUnlisted         Fault = "unlisted"           // a node that Raft does not list follows and counts
 	FaultNoClaim          Fault = "no-claim"           // a master that serves again does not replace the record
+	FaultSeenIgnored      Fault = "seen-ignored"       // an epoch begins that was served already, and forgotten
 )
 
 func (w *world) is(f Fault) bool { return w.fault == f }
@@ -31,6 +32,9 @@ func (w *world) putBack(c cluster.Command) cluster.Command {
 	case cluster.ConfirmSlot:
 		if w.is(FaultOldPlan) {
 			x.Version = now
+		}
+		if w.is(FaultSeenIgnored) {
+			x.Seen = 0
 		}
 		return x
 	case cluster.SetProtected:
@@ -50,5 +54,5 @@ func (w *world) putBack(c cluster.Command) cluster.Command {
 // Faults lists all.
 func Faults() []Fault {
 	return []Fault{FaultAloneForgotten, FaultSettingIgnored, FaultRefusalIsUnknown, FaultOldPlan, FaultNoEvidence, FaultFreshIsOld,
-		FaultLateRecord, FaultNoPromise, FaultDroppedInSilence, FaultUnlisted, FaultNoClaim}
+		FaultLateRecord, FaultNoPromise, FaultDroppedInSilence, FaultUnlisted, FaultNoClaim, FaultSeenIgnored}
 }

@@ -2,6 +2,7 @@ package sim
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -39,6 +40,9 @@ func (w *world) id() uint64 { w.lastID++; return w.lastID }
 
 // act is one step.
 func (w *world) act() {
+	if w.forgets && w.chance(40) {
+		w.forgetChange()
+	}
 	n := pick(w, w.nodes)
 	switch k := w.rng.IntN(100); {
 	case k < 18:
@@ -253,6 +257,43 @@ func (w *world) restoreOlder(n *node) {
 	n.start()
 }
 
+// forgetChange puts Raft's files of all nodes back to before the last change of
+// masters, with what is remembered of them. All start, and can be asked. What was
+// acknowledged in the epoch that is forgotten is hidden until a person begins one
+// above it, and he accepts a loss then.
+func (w *world) forgetChange() {
+	epoch := w.record().Epoch
+	before := slices.IndexFunc(w.states, func(st *cluster.State) bool { sl, _ := st.Slot(theSlot); return sl.Epoch == epoch })
+	if epoch == 1 {
+		return
+	}
+	for _, n := range w.nodes {
+		if n.up {
+			n.crash()
+		}
+	}
+	w.states = slices.Clip(w.states[:before])
+	w.mail, w.acks, w.ambush, w.ambushed = nil, nil, false, nil
+	clear(w.cut)
+	for _, a := range w.sent.acked {
+		a.givenUp = a.givenUp || a.epoch >= epoch
+	}
+	maps.DeleteFunc(w.sent.losses, func(e slot.Epoch, _ bool) bool { return e >= epoch })
+	w.say("raft forgets epoch %d on all nodes", epoch)
+	for _, n := range w.nodes {
+		n.known = min(n.known, len(w.states)-1)
+		n.wentBack = min(n.wentBack, w.record().Epoch) // a disk that was restored since lacks what that epoch had
+		n.opens = 0
+		n.start()
+	}
+}
+
+// unseen reports whether an epoch was served of which nobody knows who can be asked.
+func (w *world) unseen(n *node) bool {
+	served := slices.Max(slices.Collect(maps.Keys(w.sent.masters)))
+	return !slices.ContainsFunc(w.nodes, func(o *node) bool { return w.linked(n, o) && o.disk.lineage.Last() >= served })
+}
+
 // change is what operators do beside failovers, and what a copy does by itself.
 func (w *world) change(n *node) {
 	sl := w.record()
@@ -381,8 +422,8 @@ func (w *world) operate(n *node) {
 			continue
 		}
 		w.say("an operator at %s confirms %s -> %s at %s, safe %t, version %d", n.name, s.From, s.To, s.Position, s.Safe, s.Version)
-		_ = w.propose(&letter{from: n, reply: func(error) {}, unknown: func() {}, blind: s.Safe && w.blind(n, sl),
-			command: cluster.ConfirmSlot{Proposal: p.ID, Slot: theSlot, Epoch: s.Epoch, Version: s.Version, To: s.To, Position: s.Position, Unclean: true, AcceptLoss: accept}})
+		_ = w.propose(&letter{from: n, reply: func(error) {}, unknown: func() {}, blind: s.Safe && w.blind(n, sl) || w.unseen(n),
+			command: cluster.ConfirmSlot{Proposal: p.ID, Slot: theSlot, Epoch: s.Epoch, Seen: s.SeenEpoch, Version: s.Version, To: s.To, Position: s.Position, Unclean: true, AcceptLoss: accept}})
 	}
 }
 

@@ -31,17 +31,18 @@ const (
 
 // world is one run.
 type world struct {
-	rng    *rand.Rand
-	fault  Fault
-	now    time.Duration
-	tick   time.Duration
-	nodes  []*node
-	byName map[slot.NodeName]*node
-	cut    map[[2]slot.NodeName]bool // [from, to]: nothing arrives
-	states []*cluster.State          // Raft's, after each committed command
-	leader slot.NodeName
-	mail   []*letter // commands under way to the leader
-	acks   []ackLetter
+	rng     *rand.Rand
+	fault   Fault
+	now     time.Duration
+	tick    time.Duration
+	nodes   []*node
+	byName  map[slot.NodeName]*node
+	cut     map[[2]slot.NodeName]bool // [from, to]: nothing arrives
+	states  []*cluster.State          // Raft's, after each committed command
+	leader  slot.NodeName
+	mail    []*letter // commands under way to the leader
+	acks    []ackLetter
+	forgets bool // now and then Raft's files are put back to before a change of masters
 	// ambush delays the next record of protection; ambushed is that record.
 	ambush   bool
 	ambushed *letter
@@ -69,7 +70,7 @@ type letter struct {
 // a replica and dropped again by operators.
 func newWorld(seed uint64, f Fault) *world {
 	w := &world{rng: rand.New(rand.NewPCG(seed, 0x6d61696c)), fault: f, now: time.Minute, tick: 100 * time.Millisecond, byName: map[slot.NodeName]*node{}, cut: map[[2]slot.NodeName]bool{}}
-	w.states = []*cluster.State{cluster.New()}
+	w.states, w.forgets = []*cluster.State{cluster.New()}, seed%8 == 7
 	w.sent = ledger{acked: map[uint64]*acknowledged{}, numbers: map[uint64]uint64{}, masters: map[slot.Epoch]slot.NodeName{}, losses: map[slot.Epoch]bool{}}
 	for i, name := range []slot.NodeName{"n1", "n2", "n3", "n4"} {
 		m := cluster.Member{Name: name, ServerID: string(name) + "-1", Addr: "127.0.0.1:24", Role: cluster.Voter}

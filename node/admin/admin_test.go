@@ -206,6 +206,17 @@ func TestProposalShape(t *testing.T) {
 	}
 }
 
+func TestHalfEscapedCharacters(t *testing.T) {
+	for text, want := range map[string]bool{
+		`"p\udce4ss"`: true, `"\ud83d"`: true, `"\ud83dx"`: true, `"\ud83d\ud83d"`: true, `"\ude00\ud83d"`: true, `"\ud83d\n\ude00"`: true, `"\\\udce4"`: true,
+		`"\ud83d\ude00"`: false, `"\uD83D\uDE00"`: false, `"\\udce4"`: false, `"\ufffd\u00e4"`: false, `"ä"`: false, `"\u"`: false, `"\`: false, ``: false,
+	} {
+		if got := halfEscaped([]byte(text)); got != want {
+			t.Errorf("%s: %t, want %t", text, got, want)
+		}
+	}
+}
+
 func TestChoiceOfProposal(t *testing.T) {
 	one, two := Proposal{ID: "p3", State: "open"}, Proposal{ID: "p4", State: "open"}
 	for _, c := range []struct {
@@ -308,6 +319,7 @@ func TestRequestsThatAreRefused(t *testing.T) {
 		{"POST", "/v1/users", `{"address":"u@example.org","password":""}`, `{"error":"check password: want 1 to 1000 bytes without line ends and NUL","exit":2}`},
 		{"POST", "/v1/users", `{"address":"u@example.org","password":"a\u0000b"}`, `{"error":"check password: want 1 to 1000 bytes without line ends and NUL","exit":2}`},
 		{"POST", "/v1/users/password", `{"address":"u@example.org","password":"p` + "\xe4" + `ss"}`, `{"error":"read request: it is not UTF-8","exit":2}`},
+		{"POST", "/v1/users/password", `{"address":"u@example.org","password":"p\udce4ss"}`, `{"error":"read request: it escapes half of a character (such as \\udce4): it is not Unicode","exit":2}`},
 		{"POST", "/v1/users", `{} {}`, `{"error":"read request: more than one JSON value","exit":2}`},
 		{"POST", "/v1/users", `{"address":"` + strings.Repeat("x", bodyMax) + `"}`, `{"error":"read request: http: request body too large","exit":2}`},
 	} {
@@ -478,6 +490,36 @@ func TestInit(t *testing.T) {
 	var refusal *Error
 	if _, err := InitCluster(t.Context(), c, InitOptions{Slots: 12}); !errors.As(err, &refusal) || refusal.Exit != ExitRefused {
 		t.Errorf("a second init: %v", err)
+	}
+}
+
+// TestNoNewIdentityBesideOldPromises: a folder that lost its identity keeps what its
+// server promised and knew, and becomes part of no other cluster.
+func TestNoNewIdentityBesideOldPromises(t *testing.T) {
+	id, err := peer.Init(t.TempDir(), "n1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	token, _, _, err := peer.NewToken(id.ClusterID(), id.CAFingerprint(), []string{"127.0.0.1:1"}, "n2")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"raft", "remembered"} {
+		c := nodeConfig(t, "n2")
+		if err := os.MkdirAll(filepath.Join(c.Node.Data, name), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		_, initErr := InitCluster(t.Context(), c, InitOptions{Slots: 2, BesideOthers: true})
+		_, joinErr := JoinCluster(t.Context(), c, token)
+		for what, err := range map[string]error{"init": initErr, "join": joinErr} {
+			var refusal *Error
+			if !errors.As(err, &refusal) || refusal.Exit != ExitRefused || !strings.Contains(refusal.Text, "a folder "+name) {
+				t.Errorf("%s beside %s: %v", what, name, err)
+			}
+		}
+		if _, err := ReadFirstStart(c.Node.Data); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("beside %s something was written: %v", name, err)
+		}
 	}
 }
 

@@ -182,6 +182,14 @@ func virgin(c config.Config) error {
 		}
 		return refusedIdentity(fmt.Errorf("look at data folder %q: %w", c.Node.Data, err))
 	}
+	// A server that takes part in another cluster with what it promised and knew in the
+	// first one would believe the wrong state.
+	for _, name := range []string{"raft", "remembered"} {
+		if _, err := os.Lstat(filepath.Join(c.Node.Data, name)); err == nil {
+			return &Error{Text: fmt.Sprintf("the data folder %q has no identity (its folder cluster is gone), and a folder %s of the node that had one: bring cluster back from a backup, or give the node an empty data folder", c.Node.Data, name),
+				Exit: ExitRefused, Next: "ls -l " + c.Node.Data}
+		}
+	}
 	return nil
 }
 

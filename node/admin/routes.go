@@ -147,11 +147,15 @@ func (s *Server) choose(ctx context.Context, id string) (string, error) {
 	if id != "" {
 		return id, nil
 	}
-	open, led, err := s.open(ctx)
+	open, err := s.open(ctx)
+	if err != nil {
+		return "", err
+	}
+	st, err := s.backend.Health.Status(ctx)
 	switch {
 	case err != nil:
 		return "", err
-	case len(open) == 0 && !led:
+	case len(open) == 0 && st.Leader == "":
 		return "", &Error{Text: "no proposal is open, and none can be made: this node knows no Raft leader; more than half of the voters must be up", Exit: ExitRefused, Next: "mailnode status"}
 	case len(open) == 0:
 		return "", &Error{Text: "no proposal is open", Exit: ExitNothing}
@@ -161,19 +165,15 @@ func (s *Server) choose(ctx context.Context, id string) (string, error) {
 	return open[0], nil
 }
 
-// open names the open proposals, and reports whether a leader is known who could
-// make one.
-func (s *Server) open(ctx context.Context) (ids []string, led bool, err error) {
-	st, err := s.backend.Health.Status(ctx)
-	if err != nil {
-		return nil, false, err
-	}
-	for _, p := range st.Proposals {
+// open names the open proposals.
+func (s *Server) open(ctx context.Context) (ids []string, err error) {
+	list, err := s.backend.Failovers.Proposals(ctx, false)
+	for _, p := range list {
 		if p.State == "open" {
 			ids = append(ids, p.ID)
 		}
 	}
-	return ids, st.Leader != "", nil
+	return ids, err
 }
 
 // unknown says which proposals there are when the backend did not find one. One
@@ -184,7 +184,7 @@ func (s *Server) unknown(ctx context.Context, id string, err error) error {
 		return err
 	}
 	there := "no proposal is open"
-	if open, _, err := s.open(ctx); err == nil && len(open) > 0 {
+	if open, err := s.open(ctx); err == nil && len(open) > 0 {
 		there = "open are " + strings.Join(open, ", ")
 	}
 	return &Error{Text: fmt.Sprintf("find proposal %q: %s", id, there), Exit: ExitUsage, Next: "mailnode failover list", status: http.StatusNotFound}

@@ -12,6 +12,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"strconv"
 	"time"
 	"unicode/utf8"
 
@@ -167,8 +168,8 @@ func change[Q, T any](s *Server, what string, limit time.Duration, do func(ctx c
 
 // decode reads one JSON value and nothing after it; a field that is not known
 // was meant to do something that this release does not do. JSON is UTF-8 (RFC 8259,
-// section 8.1): the decoder would put U+FFFD in the place of anything else, which in
-// a password nobody would ever type.
+// section 8.1): the decoder would put U+FFFD in the place of anything else, and of an
+// escaped half of a character, which in a password nobody would ever type.
 func decode(body io.Reader, into any) error {
 	text, err := io.ReadAll(body)
 	if err != nil {
@@ -176,6 +177,9 @@ func decode(body io.Reader, into any) error {
 	}
 	if !utf8.Valid(text) {
 		return &Error{Text: "read request: it is not UTF-8", Exit: ExitUsage}
+	}
+	if halfEscaped(text) {
+		return &Error{Text: `read request: it escapes half of a character (such as \udce4): it is not Unicode`, Exit: ExitUsage}
 	}
 	d := json.NewDecoder(bytes.NewReader(text))
 	d.DisallowUnknownFields()
@@ -186,6 +190,26 @@ func decode(body io.Reader, into any) error {
 		return &Error{Text: "read request: more than one JSON value", Exit: ExitUsage}
 	}
 	return nil
+}
+
+// halfEscaped reports whether JSON escapes one half of a surrogate pair without the
+// other (RFC 8259, section 8.2): so programs write bytes that they could not decode.
+func halfEscaped(text []byte) bool {
+	first := false // the first half of a pair stands just before
+	for i := 0; i < len(text); i++ {
+		unit := uint64(0)
+		if text[i] == '\\' {
+			if i++; i+4 < len(text) && text[i] == 'u' {
+				unit, _ = strconv.ParseUint(string(text[i+1:i+5]), 16, 16) // what is no number is the decoder's to refuse
+				i += 4
+			}
+		}
+		if second := unit >= 0xDC00 && unit <= 0xDFFF; second != first {
+			return true
+		}
+		first = unit >= 0xD800 && unit <= 0xDBFF
+	}
+	return first
 }
 
 func (s *Server) answer(w http.ResponseWriter, v any) {

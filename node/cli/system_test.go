@@ -21,6 +21,8 @@ import (
 
 	"github.com/emersion/go-imap/v2"
 	"github.com/emersion/go-imap/v2/imapclient"
+
+	"mailnode/node/testport"
 )
 
 // The system tier: the real static binary, real processes on loopback, kill -9
@@ -52,26 +54,6 @@ type system struct {
 	next  int
 }
 
-// freeBase finds a base port whose neighbourhood is free, below the range from
-// which the kernel takes the ports of outgoing connections: one of those could sit
-// on the port of a node that is down.
-func freeBase(t *testing.T) int {
-	t.Helper()
-next:
-	for base := 20000; base < 32000; base += 100 {
-		for p := base; p < base+35; p++ {
-			ln, err := net.Listen("tcp", "127.0.0.1:"+strconv.Itoa(p))
-			if err != nil {
-				continue next
-			}
-			ln.Close()
-		}
-		return base
-	}
-	t.Fatal("no free ports on loopback")
-	return 0
-}
-
 // startSystem builds the binary and starts a demo with its data in dir/d.
 func startSystem(t *testing.T, dir string, args ...string) *system {
 	t.Helper()
@@ -82,7 +64,7 @@ func startSystem(t *testing.T, dir string, args ...string) *system {
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("build: %v\n%s", err, out)
 	}
-	demo := exec.Command(s.bin, append([]string{"demo", "--dir", s.dir, "--base-port", strconv.Itoa(freeBase(t))}, args...)...)
+	demo := exec.Command(s.bin, append([]string{"demo", "--dir", s.dir, "--base-port", strconv.Itoa(testport.Take(t).Base())}, args...)...)
 	pipe, err := demo.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)

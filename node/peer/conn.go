@@ -44,9 +44,10 @@ type Options struct {
 	// Connect makes the raw connection; nil is TCP.
 	Connect func(ctx context.Context, address string) (net.Conn, error)
 	// Admit is asked about every member that dials, after its certificate and
-	// HELLO were found good: a removed node still has its certificate. Its error
-	// is told to the caller. nil admits every member.
-	Admit func(name slot.NodeName, proto string) error
+	// HELLO were found good: a removed node still has its certificate, and so has one
+	// whose name was given to another. The key is as JoinRequest has it. Its error is
+	// told to the caller. nil admits every member.
+	Admit func(name slot.NodeName, key string) error
 	// HigherGeneration is told when a member of this cluster belongs to a higher
 	// generation. The connection is refused all the same.
 	HigherGeneration func(name slot.NodeName, g slot.Generation)
@@ -209,7 +210,7 @@ func (id *Identity) greetAsDialled(c *tls.Conn, o Options) (Hello, error) {
 	own := id.hello(o.Features)
 	verdict := judge(own, theirs, certified)
 	if verdict == nil && o.Admit != nil {
-		verdict = o.Admit(certified, c.ConnectionState().NegotiatedProtocol)
+		verdict = o.Admit(certified, keyHash(c.ConnectionState().PeerCertificates[0].PublicKey))
 	}
 	if verdict != nil {
 		own.Refusal = refusalFor(own, verdict)

@@ -4,8 +4,10 @@ import (
 	"context"
 	"crypto/ed25519"
 	"crypto/rand"
+	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/hex"
 	"errors"
 	"io"
 	"math/big"
@@ -240,7 +242,9 @@ func readByte(c net.Conn) error {
 
 func TestAdmit(t *testing.T) {
 	n1 := newCluster(t)
-	s := startServer(t, n1, Options{Admit: func(name slot.NodeName, proto string) error {
+	asked := map[slot.NodeName]string{}
+	s := startServer(t, n1, Options{Admit: func(name slot.NodeName, key string) error {
+		asked[name] = key
 		if name == "n2" {
 			return errors.New("n2 was removed by `cluster remove`")
 		}
@@ -251,11 +255,15 @@ func TestAdmit(t *testing.T) {
 	if !errors.As(err, &refused) || !strings.Contains(refused.Reason, "removed") {
 		t.Errorf("got %v", err)
 	}
-	c, err := NewDialer(newMember(t, n1, "n3"), Options{}).Dial(t.Context(), ProtoRaft, "n1", s.Addr().String())
+	n3 := newMember(t, n1, "n3")
+	c, err := NewDialer(n3, Options{}).Dial(t.Context(), ProtoRaft, "n1", s.Addr().String())
 	if err != nil {
 		t.Fatal(err)
 	}
 	c.Close()
+	if want := sha256.Sum256(n3.key.Public().(ed25519.PublicKey)); asked["n3"] != hex.EncodeToString(want[:]) || asked["n2"] == asked["n3"] {
+		t.Errorf("asked about the keys %q", asked)
+	}
 }
 
 func TestHigherGenerationIsTold(t *testing.T) {

@@ -3,6 +3,7 @@ package peer
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -467,5 +468,21 @@ func TestJoinerJudgesAnswers(t *testing.T) {
 		if (err == nil) != row.ok {
 			t.Errorf("%s: %v", row.name, err)
 		}
+	}
+}
+
+// Strangers who shake hands and ask nothing keep nobody from joining.
+func TestJoinBesideSilentStrangers(t *testing.T) {
+	n1 := newCluster(t)
+	o, address := startOffice(t, n1)
+	for range joinersMax + 1 {
+		c, err := tls.Dial("tcp", address, &tls.Config{MinVersion: tls.VersionTLS13, NextProtos: []string{ProtoJoin}, InsecureSkipVerify: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+	}
+	if _, _, err := Join(t.Context(), o.issue(t, n1, "n2", address), t.TempDir(), joiner("n2"), Options{}); err != nil {
+		t.Fatal(err)
 	}
 }

@@ -12,9 +12,12 @@ import (
 	"net"
 	"sync"
 	"time"
+
+	"mailnode/storage/fair"
 )
 
-// joinersMax bounds how many joiners are served at one time; more are closed.
+// joinersMax bounds how many joiners are served at one time: so many that have not
+// asked yet, of which one more ends the oldest, and so many that have; more are closed.
 const joinersMax = 64
 
 // Authorizer decides about a joiner: it uses the token up and adds the member,
@@ -32,7 +35,7 @@ func ServeJoin(ctx context.Context, ln net.Listener, id *Identity, authorize Aut
 	defer cancel()
 	stop := context.AfterFunc(ctx, func() { ln.Close() })
 	defer stop()
-	free := make(chan struct{}, joinersMax)
+	office := joinOffice{id: id, authorize: authorize, silent: fair.NewPending(joinersMax, joinersMax/2), free: make(chan struct{}, joinersMax), log: log}
 	for {
 		c, err := ln.Accept()
 		if errors.Is(err, net.ErrClosed) {
@@ -41,25 +44,28 @@ func ServeJoin(ctx context.Context, ln net.Listener, id *Identity, authorize Aut
 		if err != nil {
 			return fmt.Errorf("accept joiner: %w", err)
 		}
-		select {
-		case free <- struct{}{}:
-		default:
-			log.Warn("joiner closed, too many at one time", slog.String("remote", c.RemoteAddr().String()))
-			c.Close()
-			continue
+		if office.silent.Add(c, client(c)) {
+			log.Warn("joiner that had not asked dropped for newer ones", slog.String("remote", c.RemoteAddr().String()))
 		}
-		work.Go(func() {
-			defer func() { <-free }()
-			serveJoiner(ctx, c, id, authorize, log)
-		})
+		work.Go(func() { office.serve(ctx, c) })
 	}
 }
 
-func serveJoiner(ctx context.Context, c net.Conn, id *Identity, authorize Authorizer, log *slog.Logger) {
+// joinOffice is what joiners are served with.
+type joinOffice struct {
+	id        *Identity
+	authorize Authorizer
+	silent    *fair.Pending // who has not asked yet
+	free      chan struct{} // places of those who have
+	log       *slog.Logger
+}
+
+func (o joinOffice) serve(ctx context.Context, c net.Conn) {
 	defer c.Close()
 	stop := context.AfterFunc(ctx, func() { c.Close() })
 	defer stop()
-	log = log.With(slog.String("remote", c.RemoteAddr().String()))
+	defer o.silent.Done(c)
+	log := o.log.With(slog.String("remote", c.RemoteAddr().String()))
 	if err := c.SetDeadline(time.Now().Add(joinRequestTimeout)); err != nil {
 		log.Warn("joiner lost", slog.Any("error", err))
 		return
@@ -69,9 +75,17 @@ func serveJoiner(ctx context.Context, c net.Conn, id *Identity, authorize Author
 		log.Warn("joiner said nothing that can be read", slog.Any("error", err))
 		return
 	}
+	o.silent.Done(c)
+	select {
+	case o.free <- struct{}{}:
+		defer func() { <-o.free }()
+	default:
+		log.Warn("joiner closed, too many at one time")
+		return
+	}
 	decide, cancel := context.WithTimeout(ctx, joinDecisionTimeout)
 	defer cancel()
-	answer, err := decideJoin(decide, wire, id, authorize)
+	answer, err := decideJoin(decide, wire, o.id, o.authorize)
 	if err != nil {
 		log.Warn("joiner refused", slog.String("node", shorten(string(wire.Name), 40)), slog.Any("error", err))
 		answer = joinAnswer{Refusal: shorten(err.Error(), refusalMaxLen), AskAnother: errors.Is(err, ErrAskAnother)}
@@ -85,6 +99,17 @@ func serveJoiner(ctx context.Context, c net.Conn, id *Identity, authorize Author
 	if err := writeFrame(c, magicAnswer(), answer, joinAnswerMax); err != nil {
 		log.Warn("joiner lost before it had its answer", slog.String("node", string(wire.Name)), slog.Any("error", err))
 	}
+}
+
+// keyHash is what Raft remembers of a member's public key; "" for one that no member
+// has.
+func keyHash(public any) string {
+	key, ok := public.(ed25519.PublicKey)
+	if !ok {
+		return ""
+	}
+	sum := sha256.Sum256(key)
+	return hex.EncodeToString(sum[:])
 }
 
 // decideJoin asks the authorizer last of all, so that nothing that is wrong
@@ -117,8 +142,7 @@ func decideJoin(ctx context.Context, wire joinWire, id *Identity, authorize Auth
 	if err != nil {
 		return joinAnswer{}, err
 	}
-	sum := sha256.Sum256(public)
-	r.Key = hex.EncodeToString(sum[:])
+	r.Key = keyHash(public)
 	accepted, err := authorize(ctx, r)
 	if err != nil {
 		return joinAnswer{}, err

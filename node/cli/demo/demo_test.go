@@ -18,6 +18,7 @@ import (
 
 	"mailnode/node/admin"
 	"mailnode/node/config"
+	"mailnode/node/testport"
 )
 
 // TestMain is also the node process of these tests: one that lives until
@@ -40,19 +41,7 @@ func options(t *testing.T) Options {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return Options{Dir: t.TempDir(), Nodes: 3, Replicas: 9, Slots: 4, Users: 2, Password: "pw", BasePort: freePorts(t), Ack: "replica", Executable: program, Out: io.Discard}
-}
-
-// freePorts finds room for three nodes.
-func freePorts(t *testing.T) int {
-	t.Helper()
-	for base := 20000 + os.Getpid()%1000*10; base < 30000; base += 3 * portsOfNode {
-		if newState("/", Options{Nodes: 3, BasePort: base}).checkPorts() == nil {
-			return base
-		}
-	}
-	t.Fatal("no free ports")
-	return 0
+	return Options{Dir: t.TempDir(), Nodes: 3, Replicas: 9, Slots: 4, Users: 2, Password: "pw", BasePort: testport.Take(t).Base(), Ack: "replica", Executable: program, Out: io.Discard}
 }
 
 func exitOf(err error) int {
