@@ -180,5 +180,6 @@ func (c *session) readMessage(spool *storage.Spool, size int64) error {
 			return connError{err}
 		}
 	}
+	c.net.absolute = time.Now().Add(c.srv.cfg.Timeouts.Command)
 	return errors.Join(c.appendEnd(), failed)
 }

@@ -75,8 +75,8 @@ func (c *session) passOn(cmd *command, to *Elsewhere, user, password string) err
 	if !answer.OK {
 		return peerError(answer.Kind, answer.Text)
 	}
-	if !stopWaiting() {
-		return errGone
+	if !stopWaiting() { // peer is closed
+		return storage.Errorf(storage.ErrUnavailable, "pass connection on to node %q: %w", to.Node, context.Cause(ctx))
 	}
 	peer.SetDeadline(time.Time{})
 	c.log().Info("imap login passed on", "node", to.Node, "tried", user)

@@ -14,6 +14,7 @@ func (c *session) startTLS(cmd *command) (reply, error) {
 	case c.r.Buffered() > 0:
 		return reply{}, &byeError{"CLIENTBUG", "bytes after STARTTLS"}
 	}
+	cmd.watch.end() // nothing may be written between this and TLS
 	c.writeTagged(cmd.tag, &reply{status: "OK", text: "begin TLS now"})
 	if err := c.w.Flush(); err != nil {
 		return reply{}, err

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/emersion/go-smtp"
@@ -28,7 +29,9 @@ type session struct {
 	from   string // "" is the null reverse-path
 	utf8   bool
 	rcpts  []accepted
-	spool  *storage.Spool // of the message that MAIL has announced, else nil
+	// spool is of the message that MAIL has announced. Who swaps nil for it closes
+	// it: Shutdown ends a session from another goroutine, also while it receives.
+	spool atomic.Pointer[storage.Spool]
 }
 
 // accepted is one RCPT that was answered 250.
@@ -65,7 +68,7 @@ func (s *session) Mail(string, *smtp.MailOptions) error {
 		s.server.cfg.Logger.Warn("LMTP message put off", "client", clientName(s.conn.RemoteAddr()), "error", err)
 		return reply(storage.Errorf(storage.ErrDiskFull, "%w", err))
 	}
-	s.spool = spool
+	s.spool.Store(spool)
 	s.open, s.from, s.utf8 = true, e.path, e.utf8
 	s.conn.transaction(true)
 	return nil
@@ -85,15 +88,14 @@ func (s *session) owner() storage.SpoolOwner {
 	return storage.SpoolOwner{Name: name, BytesMax: frontBytesMax}
 }
 
-// dropSpool ends what MAIL announced.
-func (s *session) dropSpool() {
-	if s.spool == nil {
+// drop ends what MAIL announced; nil: there is nothing.
+func (s *session) drop(spool *storage.Spool) {
+	if spool == nil {
 		return
 	}
-	if err := s.spool.Close(); err != nil {
+	if err := spool.Close(); err != nil {
 		s.server.cfg.Logger.Warn("LMTP spool left behind", "error", err)
 	}
-	s.spool = nil
 }
 
 // Rcpt looks up the recipient of conn.envelope. said is how go-smtp knows it.
@@ -173,8 +175,15 @@ func (s *session) receive() []*smtp.SMTPError {
 	if oneAddress(s.rcpts) {
 		t.deliveredTo = to[0].Address
 	}
-	defer s.dropSpool()
-	size, err := s.take(s.spool, t.header())
+	spool := s.spool.Swap(nil)
+	defer s.drop(spool)
+	var size int64
+	err := error(storage.Errorf(storage.ErrUnavailable, "receive message: the server has shut down"))
+	if spool != nil {
+		size, err = s.take(spool, t.header())
+	} else {
+		s.conn.err = err // the message is no commands
+	}
 	if err != nil {
 		s.log(t.id, size, err)
 		answers := make([]*smtp.SMTPError, len(s.rcpts))
@@ -186,7 +195,7 @@ func (s *session) receive() []*smtp.SMTPError {
 	}
 	s.server.cfg.Metrics.Received(size)
 	received := time.Now()
-	results := s.deliver(s.spool, date, to)
+	results := s.deliver(spool, date, to)
 	errs := spread(s.rcpts, to, results)
 	answers := make([]*smtp.SMTPError, len(errs))
 	for i, err := range errs {
@@ -323,13 +332,13 @@ func oneAddress(rcpts []accepted) bool {
 // Reset ends the transaction.
 func (s *session) Reset() {
 	s.open, s.from, s.utf8, s.rcpts = false, "", false, nil
-	s.dropSpool()
+	s.drop(s.spool.Swap(nil))
 	s.conn.transaction(false)
 }
 
 // Logout ends the session.
 func (s *session) Logout() error {
-	s.dropSpool()
+	s.drop(s.spool.Swap(nil))
 	s.conn.transaction(false)
 	return nil
 }

@@ -289,3 +289,23 @@ func TestPending(t *testing.T) {
 		t.Errorf("after Close: %t, %t are closed", early.closed, late.closed)
 	}
 }
+
+// TestTurnsRemember: to forget idle accounts never loses the client that asks: it
+// would be another one at its next turn.
+func TestTurnsRemember(t *testing.T) {
+	q := newQueued(t, 2)
+	defer q.stop()
+	for i := range 4 * q.turns.partiesMax() {
+		w, err := q.turns.join(Asker{"client", fmt.Sprint(i)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if q.turns.clients["client"] != w.client {
+			t.Fatalf("after %d accounts the client is not remembered", i)
+		}
+		if n := len(q.turns.accounts); n > q.turns.partiesMax() {
+			t.Fatalf("%d accounts are remembered", n)
+		}
+		q.turns.leave(w)
+	}
+}

@@ -86,6 +86,10 @@ func (t *Turns) Waiting() int {
 func (t *Turns) join(a Asker) (*waiter, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if len(t.clients) >= t.partiesMax() || len(t.accounts) >= t.partiesMax() {
+		t.now++ // each had a turn, and all of them as many
+		t.sweep()
+	}
 	w := &waiter{client: t.party(t.clients, a.Client), account: t.party(t.accounts, a.Account), known: a.Client != "", turn: make(chan error, 1)}
 	if len(t.waiting) >= t.waitMax && !t.makeRoom(w) {
 		return nil, ErrBusy
@@ -102,14 +106,14 @@ func (t *Turns) party(of map[string]*party, name string) *party {
 		p.had = max(p.had, t.now)
 		return p
 	}
-	if len(of) >= 4*(t.waitMax+1) { // each had a turn, and all of them as many
-		t.now++
-		t.sweep()
-	}
 	p := &party{had: t.now}
 	of[name] = p
 	return p
 }
+
+// partiesMax is how many clients, and how many accounts, are remembered before
+// those that are idle are forgotten.
+func (t *Turns) partiesMax() int { return 4 * (t.waitMax + 1) }
 
 // sweep forgets who neither waits nor runs and is owed nothing: nobody is while
 // nobody waits.

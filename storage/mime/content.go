@@ -31,6 +31,7 @@ func parseEncoding(value string) string {
 func parseLanguages(value string) []string {
 	var tags []string
 	for tag := range strings.SplitSeq(value, ",") {
+		tag, _, _ = strings.Cut(skipComments(tag), "(")
 		tag = strings.Trim(tag, " \t")
 		if tag != "" && len(tags) < maxLanguages {
 			tags = append(tags, tag)
@@ -132,8 +133,8 @@ func readQuoted(s string) (text string, n int) {
 	return b.String(), len(s)
 }
 
-// parseParams reads "name=value; name=value". A value without quotes goes up to the semicolon, spaces and all: file
-// names are sent so.
+// parseParams reads "name=value; name=value", with comments between them. A value without quotes goes up to the
+// semicolon, spaces and all: file names are sent so.
 func parseParams(s string) []Param {
 	var params []Param
 	for len(params) < maxParams {
@@ -144,11 +145,15 @@ func parseParams(s string) []Param {
 		if s[0] == ';' {
 			continue
 		}
-		end := strings.IndexAny(s, "=;")
+		end := strings.IndexAny(s, "=;(")
 		if end < 0 {
 			break
 		}
 		name := strings.ToLower(strings.Trim(s[:end], " \t"))
+		s = skipComments(s[end:])
+		if end = strings.IndexAny(s, "=;"); end < 0 {
+			break
+		}
 		if s[end] == ';' {
 			s = s[end:]
 			continue
@@ -158,9 +163,9 @@ func parseParams(s string) []Param {
 		if strings.HasPrefix(s, `"`) {
 			var n int
 			value, n = readQuoted(s)
-			_, s, _ = strings.Cut(s[n:], ";")
+			_, s = cutValue(s[n:])
 		} else {
-			value, s, _ = strings.Cut(s, ";")
+			value, s = cutValue(s)
 			value = trimComments(value)
 		}
 		if name != "" {
@@ -168,6 +173,25 @@ func parseParams(s string) []Param {
 		}
 	}
 	return params
+}
+
+// cutValue cuts s at its first semicolon that is in no comment.
+func cutValue(s string) (value, rest string) {
+	for i := 0; i < len(s); i++ {
+		if s[i] == ';' {
+			return s[:i], s[i+1:]
+		}
+		if s[i] != '(' || i > 0 && s[i-1] != ' ' && s[i-1] != '\t' {
+			continue
+		}
+		_, n := readComment(s[i:])
+		if s[i+n-1] != ')' { // it does not end, and is part of a name
+			value, rest, _ = strings.Cut(s[i:], ";")
+			return s[:i+len(value)], rest
+		}
+		i += n - 1
+	}
+	return s, ""
 }
 
 // trimComments drops the white space and the comments at the end of s. A parenthesis without white space before it

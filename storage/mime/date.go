@@ -1,6 +1,7 @@
 package mime
 
 import (
+	"strconv"
 	"strings"
 	"time"
 )
@@ -11,7 +12,7 @@ import (
 //
 // It is a little more lenient than the RFC where that leaves no doubt about the day: any word may stand for the day of
 // the week, with a comma or without; months may be written out; hyphens may stand between day, month and year; a zone
-// may be missing; what follows the zone is ignored.
+// may be missing or of another form; what follows the zone is ignored.
 func ParseDate(value string) (t time.Time, ok bool) {
 	r := dateReader{s: value}
 	if r.letters() != "" {
@@ -119,7 +120,7 @@ func (r *dateReader) year() int {
 }
 
 // zone reads an offset or a name. Names that are not known say nothing, and so do the letters other than Z, which RFC
-// 822 got wrong (RFC 5322 section 4.3).
+// 822 got wrong (RFC 5322 section 4.3), and offsets of another form: the day stands before them.
 func (r *dateReader) zone() *time.Location {
 	sign := 0
 	switch {
@@ -130,9 +131,10 @@ func (r *dateReader) zone() *time.Location {
 	default:
 		return zoneNamed(r.letters())
 	}
-	n := r.number(4, 4)
-	if n%100 > 59 {
-		r.bad = true
+	digits := r.run(isDigit)
+	n, err := strconv.Atoi(digits)
+	if err != nil || len(digits) != 4 || n%100 > 59 {
+		return zoneAt(0)
 	}
 	return zoneAt(sign * (n/100*60 + n%100))
 }
