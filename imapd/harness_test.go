@@ -13,6 +13,8 @@ import (
 	"log/slog"
 	"math/big"
 	"net"
+	"runtime"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -293,4 +295,23 @@ func (f writerFunc) Write(p []byte) (int, error) { f(p); return len(p), nil }
 
 func newTestWriter(sent func(p []byte)) *wire.Writer {
 	return wire.NewWriter(writerFunc(sent), wire.NewBuffers(wire.WriterBufferBytes))
+}
+
+func itoa(n int) string { return strconv.Itoa(n) }
+
+// heapBytes is what lives now.
+func heapBytes() int64 {
+	var m runtime.MemStats
+	runtime.GC()
+	runtime.ReadMemStats(&m)
+	return int64(m.HeapAlloc)
+}
+
+func (b *bench) makeMailboxes(user string, names ...string) {
+	b.t.Helper()
+	for _, n := range names {
+		if _, err := b.store.CreateMailbox(context.Background(), b.users[user].ID, n, ""); err != nil {
+			b.t.Fatal(err)
+		}
+	}
 }

@@ -351,3 +351,38 @@ func TestSearchCharset(t *testing.T) {
 	c.want("x SEARCH CHARSET UTF-8 BODY {2+}\r\n\xf6a", "BAD")
 	c.want("x SEARCH BODY {2+}\r\n\xf6a", "BAD")
 }
+
+// TestHostileSearch: nesting costs no more than its length.
+func TestHostileSearch(t *testing.T) {
+	b := newBench(t, nil)
+	b.deliverMany("alice", 2)
+	c := b.login("alice")
+	c.ok("a SELECT INBOX")
+	c.want("b SEARCH "+strings.Repeat("NOT ", 10_000)+"ALL", "OK")
+	c.want("c SEARCH "+strings.Repeat("(", 60_000), "BAD")
+	c.want("d SEARCH"+strings.Repeat(" ALL", 10_000), "OK")
+}
+
+// TestSearchResultIsStreamed: neither is a long line without a literal held whole.
+func TestSearchResultIsStreamed(t *testing.T) {
+	var sizes []int
+	w := newTestWriter(func(p []byte) { sizes = append(sizes, len(p)) })
+	w.Str("* SEARCH")
+	for i := range 1_000_000 {
+		w.Byte(' ').Uint(uint64(i))
+	}
+	w.Str(strings.Repeat("x", 1<<20))
+	w.CRLF()
+	if err := w.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	total := 0
+	for _, n := range sizes {
+		if total += n; n > 128<<10 {
+			t.Errorf("%d bytes waited to be sent", n)
+		}
+	}
+	if want := 8 + 6_888_890 + 1<<20 + 2; total != want {
+		t.Errorf("%d bytes came out, want %d", total, want)
+	}
+}

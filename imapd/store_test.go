@@ -455,3 +455,20 @@ func TestFlagsOfManyWriters(t *testing.T) {
 		}
 	}
 }
+
+// TestOwnFlagsAreSeen: what a session stored, it reads, however late the disk is.
+func TestOwnFlagsAreSeen(t *testing.T) {
+	b := newBench(t, nil)
+	b.deliverMany("alice", 1)
+	c := b.login("alice")
+	c.ok("a SELECT INBOX")
+	for i := range 50 {
+		c.ok(fmt.Sprintf("b STORE 1 FLAGS.SILENT ($k%d)", i))
+		if got, want := c.ok("c FETCH 1 FLAGS")[0], fmt.Sprintf("* 1 FETCH (FLAGS ($k%d))", i); got != want {
+			t.Fatalf("after STORE: %s, want %s", got, want)
+		}
+		if got := c.ok(fmt.Sprintf("d SEARCH KEYWORD $k%d", i)); got[0] != "* SEARCH 1" {
+			t.Fatalf("after STORE: %v", got)
+		}
+	}
+}

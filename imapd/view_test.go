@@ -6,7 +6,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"pgregory.net/rapid"
 
@@ -112,67 +111,6 @@ func TestViewModel(t *testing.T) {
 			c.conn.Close()
 		}
 	})
-}
-
-// TestTwoSessionsIdle: IDLE tells deliveries, flags and expunges as they happen.
-func TestTwoSessionsIdle(t *testing.T) {
-	b := newBench(t, nil)
-	b.deliverMany("alice", 2)
-	idler, other := b.login("alice"), b.login("alice")
-	idler.ok("a SELECT INBOX")
-	other.ok("a SELECT INBOX")
-	idler.send("i IDLE\r\n")
-	idler.until("+ ")
-	began := time.Now()
-	b.deliver("alice", "Subject: new\r\n\r\nx")
-	idler.until("* 3 EXISTS")
-	if took := time.Since(began); took > time.Second {
-		t.Errorf("EXISTS came after %v", took)
-	}
-	other.ok(`b STORE 1 +FLAGS (\Deleted)`)
-	idler.until(`* 1 FETCH (UID 1 FLAGS (\Deleted))`)
-	other.ok("c EXPUNGE")
-	idler.until("* 1 EXPUNGE")
-	idler.send("DONE\r\n")
-	idler.until("i OK")
-	// The next command of the session is served as ever.
-	idler.want("n NOOP", "OK")
-	idler.send("j IDLE\r\n")
-	idler.until("+ ")
-	idler.send("nonsense\r\n")
-	idler.until("j BAD")
-}
-
-// TestSelectedMailboxDeleted: the other session's mailbox is gone.
-func TestSelectedMailboxDeleted(t *testing.T) {
-	b := newBench(t, nil)
-	one, two, idler := b.login("alice"), b.login("alice"), b.login("alice")
-	one.ok("a CREATE box")
-	two.ok("a SELECT box")
-	idler.ok("a SELECT box")
-	idler.send("i IDLE\r\n")
-	idler.until("+ ")
-	one.ok("b DELETE box")
-	two.send("c NOOP\r\n")
-	two.wantBye("selected mailbox was deleted")
-	idler.wantBye("selected mailbox was deleted")
-}
-
-// TestOwnFlagsAreSeen: what a session stored, it reads, however late the disk is.
-func TestOwnFlagsAreSeen(t *testing.T) {
-	b := newBench(t, nil)
-	b.deliverMany("alice", 1)
-	c := b.login("alice")
-	c.ok("a SELECT INBOX")
-	for i := range 50 {
-		c.ok(fmt.Sprintf("b STORE 1 FLAGS.SILENT ($k%d)", i))
-		if got, want := c.ok("c FETCH 1 FLAGS")[0], fmt.Sprintf("* 1 FETCH (FLAGS ($k%d))", i); got != want {
-			t.Fatalf("after STORE: %s, want %s", got, want)
-		}
-		if got := c.ok(fmt.Sprintf("d SEARCH KEYWORD $k%d", i)); got[0] != "* SEARCH 1" {
-			t.Fatalf("after STORE: %v", got)
-		}
-	}
 }
 
 func TestViewSpans(t *testing.T) {
