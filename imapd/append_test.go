@@ -146,3 +146,112 @@ func TestAppendTooSlowIsCut(t *testing.T) {
 		t.Errorf("the next one: %q", got)
 	}
 }
+
+// TestAppendForms: flags and dates in each form that may come, and what the message
+// then has (RFC 3501, sections 6.3.11 and 9).
+func TestAppendForms(t *testing.T) {
+	b := newBench(t, nil)
+	c := b.login("alice")
+	c.ok("a SELECT INBOX")
+	const now = "02-Jan-2026 03:04:05 +0000"
+	kept := 0
+	for _, tt := range []struct{ arguments, want, flags, date string }{
+		{"INBOX", "OK", "", now},
+		{"inbox ()", "OK", "", now},
+		{`"INBOX" (\Seen)`, "OK", `\Seen`, now},
+		{`{5+}` + "\r\nINBOX" + ` (\SEEN \answered \Flagged \Deleted \Draft)`, "OK", `\Answered \Flagged \Deleted \Seen \Draft`, now},
+		{`INBOX ($Forwarded custom Custom)`, "OK", `$Forwarded custom`, now},
+		{`INBOX (\Recent)`, "OK", "", now}, // no client can set it: section 2.3.2
+		{`INBOX (\Nonsense)`, "NO [CANNOT]", "", ""},
+		{`INBOX (\*)`, "NO [CANNOT]", "", ""},
+		{`INBOX \Seen`, "BAD", "", ""},
+		{`INBOX (\Seen`, "BAD", "", ""},
+		{`INBOX "17-Jul-1996 02:44:25 -0700"`, "OK", "", "17-Jul-1996 09:44:25 +0000"},
+		{`INBOX (\Seen) " 1-Feb-2024 23:59:59 +1400"`, "OK", `\Seen`, "01-Feb-2024 09:59:59 +0000"},
+		{`INBOX "29-feb-2024 00:00:00 +0000"`, "OK", "", "29-Feb-2024 00:00:00 +0000"},
+		{`INBOX "01-Jan-0001 00:00:01 +0000"`, "OK", "", "01-Jan-0001 00:00:01 +0000"},
+		{`INBOX "31-Dec-9999 23:59:59 +0000"`, "OK", "", "31-Dec-9999 23:59:59 +0000"},
+		{`INBOX "29-Feb-2023 00:00:00 +0000"`, "BAD", "", ""},
+		{`INBOX "00-Jan-2024 00:00:00 +0000"`, "BAD", "", ""},
+		{`INBOX "01-Jan-2024 24:00:00 +0000"`, "BAD", "", ""},
+		{`INBOX "01-Jan-2024 00:00:00"`, "BAD", "", ""},
+		{`INBOX "01-Jan-2024"`, "BAD", "", ""},
+		{`INBOX "Mon, 01 Jan 2024 00:00:00 +0000"`, "BAD", "", ""},
+		{`INBOX "1-Jan-2024 00:00:00 +0000"`, "OK", "", "01-Jan-2024 00:00:00 +0000"},
+		{`INBOX "17-Jul-1996 02:44:25 -0700" (\Seen)`, "BAD", "", ""},
+		{`Nowhere`, "NO [TRYCREATE]", "", ""},
+		{`bad&name`, "NO [CANNOT]", "", ""},
+		{``, "BAD", "", ""},
+	} {
+		c.want("a APPEND "+tt.arguments+" {6+}\r\nS: x\r\n", tt.want)
+		c.ok("n NOOP")
+		if tt.want != "OK" {
+			continue
+		}
+		kept++
+		got := c.ok(fmt.Sprintf("b FETCH %d (UID FLAGS INTERNALDATE RFC822.SIZE)", kept))
+		want := fmt.Sprintf("* %d FETCH (UID %d FLAGS (%s) INTERNALDATE \"%s\" RFC822.SIZE 6)", kept, kept, tt.flags, tt.date)
+		if got[len(got)-1] != want {
+			t.Errorf("APPEND %s: %q, want %q", tt.arguments, got, want)
+		}
+	}
+	if n := c.status("INBOX", "MESSAGES"); n != kept {
+		t.Errorf("%d messages are there, %d were accepted", n, kept)
+	}
+}
+
+// TestAppendLiterals: the message waits to be asked for, or comes unasked; its bytes
+// are kept as they are, none at all is no message, and what follows it is no
+// part of it.
+func TestAppendLiterals(t *testing.T) {
+	b := newBench(t, nil)
+	b.wantByState("APPEND INBOX {6+}\r\nS: x\r\n", byState{badState, "OK [APPENDUID ", "OK [APPENDUID ", "OK [APPENDUID "})
+	b.wantByState("APPEND INBOX", byState{badState, badState, badState, badState})
+	b.wantByState(`APPEND INBOX "S: x"`, byState{badState, badState, badState, badState})
+	c := b.login("alice")
+	c.ok("a SELECT Archive")
+	for n, text := range []string{"x", "\n", "\r", "no header", "a NOOP\r\n", "S: \xff\xfe\r\n\r\n\x00\x80", "S: {5+}\r\n\r\n{5}"} {
+		sync := n%2 == 0
+		if sync {
+			c.send(fmt.Sprintf("b APPEND Archive {%d}\r\n", len(text)))
+			if got := c.line(); !strings.HasPrefix(got, "+ ") {
+				t.Fatalf("APPEND: %q, want to be asked for the message", got)
+			}
+			c.send(text + "\r\n")
+		} else {
+			c.send(fmt.Sprintf("b APPEND Archive {%d+}\r\n%s\r\n", len(text), text))
+		}
+		if got := c.line(); got != fmt.Sprintf("* %d EXISTS", n+1) { // section 6.3.11: of the selected mailbox it SHOULD be told
+			t.Errorf("APPEND to the selected mailbox told %q", got)
+		}
+		c.until("b OK [APPENDUID ")
+		c.says(fmt.Sprintf("c FETCH %d BODY.PEEK[]", n+1), fmt.Sprintf("* %d FETCH (BODY[] {%d}\r\n%s)", n+1, len(text), text), "OK")
+	}
+	c.want("d APPEND Archive {0}", "NO [CANNOT]")
+	c.want("d APPEND Archive {0+}\r\n", "NO [CANNOT]")
+	c.send("e APPEND Archive {3+}\r\nabc {3+}\r\nabc\r\n")
+	c.wantBye("[CLIENTBUG] one message at a time")
+}
+
+// TestAppendUID: the UID that is told is the message's (RFC 4315, section 3), and
+// UIDs rise, whoever appends.
+func TestAppendUID(t *testing.T) {
+	b := newBench(t, nil)
+	one, two := b.pair()
+	validity := one.status("INBOX", "UIDVALIDITY")
+	for uid := 1; uid <= 6; uid++ {
+		by, other := one, two
+		if uid%2 == 0 {
+			by, other = two, one
+		}
+		next := by.status("INBOX", "UIDNEXT")
+		by.want(fmt.Sprintf("b APPEND INBOX ($k%d) {6+}\r\nS: x\r\n", uid), fmt.Sprintf("OK [APPENDUID %d %d]", validity, uid))
+		if next != uid {
+			t.Errorf("UIDNEXT was %d before UID %d", next, uid)
+		}
+		got := other.ok("c NOOP")
+		if !slices.Contains(got, fmt.Sprintf("* %d EXISTS", uid)) || !namesKeyword(got, fmt.Sprintf("$k%d", uid)) {
+			t.Errorf("another session was told %q", got)
+		}
+	}
+}

@@ -212,3 +212,86 @@ func TestLaw07LoginFailsOnlyForTheUsersTrouble(t *testing.T) {
 		}
 	}
 }
+
+// TestLogin: the forms of a name and a password, and what refuses them all alike
+// (RFC 3501, section 6.2.3; RFC 5530, section 3).
+func TestLogin(t *testing.T) {
+	b := newBench(t, nil)
+	b.wantByState("LOGIN alice@example.test secret", byState{"OK [CAPABILITY IMAP4rev1 ", badState, badState, badState})
+	b.wantByState("LOGIN alice@example.test", byState{badState, badState, badState, badState})
+	b.wantByState("LOGIN alice@example.test secret x", byState{badState, badState, badState, badState})
+	if err := b.store.SetPassword(t.Context(), b.users["bob"].ID, `p "w\ {3}`); err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct{ arguments, want string }{
+		{`"alice@example.test" "secret"`, "OK"},
+		{"{18}\r\nalice@example.test {6}\r\nsecret", "OK"},
+		{"{18+}\r\nalice@example.test {6+}\r\nsecret", "OK"},
+		{"ALICE@Example.Test secret", "OK"},
+		{`bob@example.test "p \"w\\ {3}"`, "OK"},
+		{"bob@example.test {9+}\r\np \"w\\ {3}", "OK"},
+		{"alice@example.test Secret", "NO [AUTHENTICATIONFAILED] user or password is wrong"},
+		{"nobody@example.test secret", "NO [AUTHENTICATIONFAILED] user or password is wrong"},
+		{`"" ""`, "NO [AUTHENTICATIONFAILED] user or password is wrong"},
+		{`alice@example.test ""`, "NO [AUTHENTICATIONFAILED] user or password is wrong"},
+		{"nomaster@example.test secret", "NO [UNAVAILABLE]"},
+		{"(alice) secret", "BAD"},
+		{"alice@example.test NIL", "NO [AUTHENTICATIONFAILED]"}, // an atom, no value
+	} {
+		c := dial(t, b.plain)
+		c.line()
+		c.want("a LOGIN "+tt.arguments, tt.want)
+		if tt.want != "OK" { // a refusal costs the session nothing but time
+			c.want("b LOGIN alice@example.test secret", "OK")
+		}
+		c.ok("c SELECT INBOX")
+		c.conn.Close()
+	}
+}
+
+// TestAuthenticate: the exchange of RFC 3501, section 6.2.2, with PLAIN (RFC 4616),
+// and with an initial response (RFC 4959).
+func TestAuthenticate(t *testing.T) {
+	b := newBench(t, nil)
+	encoded := func(text string) string { return base64.StdEncoding.EncodeToString([]byte(text)) }
+	good := encoded("\x00alice@example.test\x00secret")
+	b.wantByState("AUTHENTICATE PLAIN "+good, byState{"OK [CAPABILITY IMAP4rev1 ", badState, badState, badState})
+	for _, tt := range []struct{ command, response, want string }{
+		{"PLAIN", good, "OK"},
+		{"plain", good, "OK"},
+		{"PLAIN", "*", "BAD"}, // cancelled
+		{"PLAIN", "", "BAD"},
+		{"PLAIN", "=", "BAD"},
+		{"PLAIN", "not base64!", "BAD"},
+		{"PLAIN", good + " ", "BAD"},
+		{"PLAIN", encoded("alice@example.test\x00secret"), "BAD"},
+		{"PLAIN", encoded("\x00alice@example.test\x00secret\x00more"), "BAD"},
+		{"PLAIN", encoded("\x00alice@example.test\x00wrong"), "NO [AUTHENTICATIONFAILED]"},
+		{"PLAIN", encoded("\x00nomaster@example.test\x00x"), "NO [UNAVAILABLE]"},
+		{"PLAIN " + good, "", "OK"},
+		{"PLAIN =", "", "BAD"}, // empty
+		{"PLAIN *", "", "BAD"},
+		{"PLAIN " + good + " x", "", "BAD"},
+		{"", "", "BAD"},
+		{"CRAM-MD5", "", "NO [CANNOT]"},
+		{"XOAUTH2 " + good, "", "NO [CANNOT]"},
+	} {
+		c := dial(t, b.plain)
+		c.line()
+		c.send("a AUTHENTICATE " + tt.command + "\r\n")
+		if tt.command == "PLAIN" || tt.command == "plain" {
+			if got := c.line(); got != "+ " {
+				t.Errorf("the challenge of PLAIN is %q, want an empty one", got)
+			}
+			c.send(tt.response + "\r\n")
+		}
+		if got := c.line(); !strings.HasPrefix(got, "a "+tt.want) {
+			t.Errorf("AUTHENTICATE %s, %q: %q, want %s", tt.command, tt.response, got, tt.want)
+		}
+		if tt.want != "OK" {
+			c.want("b LOGIN alice@example.test secret", "OK")
+		}
+		c.ok("c SELECT INBOX")
+		c.conn.Close()
+	}
+}
