@@ -120,7 +120,7 @@ func TestViewSpans(t *testing.T) {
 		uid  bool
 		want string
 	}{
-		{"1:2", false, "[{0 2}]"}, {"2,4:*", false, "[{1 2} {3 5}]"}, {"*", false, "[{4 5}]"}, {"6", false, "error"}, {"6:*", false, "[{4 5}]"},
+		{"1:2", false, "[{0 2}]"}, {"2,4:*", false, "[{1 2} {3 5}]"}, {"*", false, "[{4 5}]"}, {"6", false, "error"}, {"6:*", false, "error"}, {"*:6", false, "error"}, {"5:*", false, "[{4 5}]"}, {"*:1", false, "[{0 5}]"},
 		{"1:4", true, "[{0 2}]"}, {"100:*", true, "[{4 5}]"}, {"6:8", true, "[]"}, {"4:9,12", true, "[{1 5}]"}, {"1:2", true, "[]"},
 	} {
 		d := newTestDecoder(tt.in)
@@ -133,6 +133,25 @@ func TestViewSpans(t *testing.T) {
 			t.Errorf("spans(%s, uid %v) = %s, want %s", tt.in, tt.uid, got, tt.want)
 		}
 	}
+}
+
+// TestSetsOfAnEmptyMailbox: no number and no "*" is a message's (RFC 3501,
+// section 9: seq-number), while UIDs may always be asked for.
+func TestSetsOfAnEmptyMailbox(t *testing.T) {
+	c := newBench(t, nil).login("alice")
+	c.ok("a SELECT INBOX")
+	for _, command := range []string{"FETCH %s FLAGS", "STORE %s +FLAGS (x)", "COPY %s Archive", "MOVE %s Archive", "SEARCH %s"} {
+		for set, want := range map[string]string{"1:*": "OK", "*:1": "OK", "1": "BAD", "*": "BAD", "*:*": "BAD", "2:*": "BAD", "1:*,2": "BAD", "1:2": "BAD"} {
+			c.want("b "+fmt.Sprintf(command, set), want)
+			if !strings.HasPrefix(command, "SEARCH") { // in UID SEARCH, too, a bare set has sequence numbers
+				want = "OK"
+			}
+			c.want("c UID "+fmt.Sprintf(command, set), want)
+			c.ok("n NOOP")
+		}
+	}
+	c.ok("d UID SEARCH UID *")
+	c.ok("d UID EXPUNGE *")
 }
 
 // TestViewSharesUIDs: a view uses the store's array for as long as it says the
