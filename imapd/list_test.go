@@ -176,3 +176,90 @@ func TestListHoldsAPage(t *testing.T) {
 		t.Errorf("%d names, want 1,000 and more", names)
 	}
 }
+
+// TestList: references, wildcards and the special request for the separator
+// (RFC 3501, section 6.3.8).
+func TestList(t *testing.T) {
+	b := newBench(t, nil)
+	b.wantByState(`LIST "" *`, byState{badState, "OK", "OK", "OK"})
+	b.makeMailboxes("alice", "a/b/c", "a/bb", "A", "ab")
+	c := b.login("alice")
+	for _, tt := range []struct {
+		arguments string
+		want      []string
+	}{
+		{`"" a*`, []string{"a", "a/b", "a/b/c", "a/bb", "ab"}},
+		{`"" a%`, []string{"a", "ab"}},
+		{`"" a/%`, []string{"a/b", "a/bb"}},
+		{`"" %/%`, []string{"a/b", "a/bb"}},
+		{`"" */%/c`, []string{"a/b/c"}},
+		{`"" a/*b`, []string{"a/b", "a/bb"}},
+		{`a/ *`, []string{"a/b", "a/b/c", "a/bb"}},
+		{`a/ /a%`, []string{"a", "ab"}}, // from the root, whatever the reference
+		{`a *b`, []string{"a/b", "a/bb", "ab"}},
+		{`a/b ""`, []string{`""`}}, // asks for the separator and the root
+		{`"" ""`, []string{`""`}},
+		{`"" A`, []string{"A"}},
+		{`"" nothing`, nil},
+		{`"" "a/b/"`, nil},
+		{"{2+}\r\na/ {1+}\r\n%", []string{"a/b", "a/bb"}},
+	} {
+		var got []string
+		for _, line := range c.ok("a LIST " + tt.arguments) {
+			_, name, _ := strings.Cut(line, ` "/" `)
+			got = append(got, name)
+		}
+		if !slices.Equal(got, tt.want) {
+			t.Errorf("LIST %s: %q, want %q", tt.arguments, got, tt.want)
+		}
+	}
+}
+
+// TestListWrong: what is no LIST or LSUB is BAD (RFC 3501, section 9; RFC 5258,
+// section 6).
+func TestListWrong(t *testing.T) {
+	b := newBench(t, nil)
+	for _, arguments := range []string{
+		"", `""`, `"" (`, `"" ()`, `"" (a`, `"" a b`, `(NONSENSE) "" *`, `(SUBSCRIBED "" *`, `(RECURSIVEMATCH) "" *`, `(REMOTE RECURSIVEMATCH) "" *`,
+		`"" * RETURN`, `"" * RETURN ()x`, `"" * RETURN (NONSENSE)`, `"" * RETURN (STATUS)`, `"" * RETURN (STATUS ())`, `"" * RETURN (STATUS (NONSENSE))`, `"" * NONSENSE ()`,
+	} {
+		b.wantByState("LIST "+arguments, byState{badState, badState, badState, badState})
+	}
+	for _, arguments := range []string{"", `""`, `"" *x y`, `(SUBSCRIBED) "" *`, `"" (* %)`, `"" * RETURN (CHILDREN)`} {
+		b.wantByState("LSUB "+arguments, byState{badState, badState, badState, badState})
+	}
+	b.wantByState(`LSUB "" *`, byState{badState, "OK", "OK", "OK"})
+}
+
+// TestListExtended: options together (RFC 5258, section 3; RFC 5819; RFC 6154).
+func TestListExtended(t *testing.T) {
+	b := newBench(t, nil)
+	b.makeMailboxes("alice", "top/leaf")
+	c := b.login("alice")
+	c.ok("a SUBSCRIBE top/leaf")
+	c.ok("a SUBSCRIBE top/gone")
+	c.ok("a APPEND top/leaf (\\Seen) {6+}\r\nS: x\r\n")
+	for _, tt := range []struct {
+		arguments string
+		want      []string
+	}{
+		{`() "" top`, []string{`LIST (\HasChildren) "/" top`}},
+		{`"" (top top %op)`, []string{`LIST (\HasChildren) "/" top`}}, // once, whatever matches: section 3
+		{`"" top RETURN ()`, []string{`LIST (\HasChildren) "/" top`}},
+		{`(REMOTE) "" top`, []string{`LIST (\HasChildren) "/" top`}},
+		{`"" top/* RETURN (SUBSCRIBED CHILDREN)`, []string{`LIST (\HasNoChildren \Subscribed) "/" top/leaf`}},
+		{`(SUBSCRIBED) "" top*`, []string{`LIST (\NonExistent \HasNoChildren \Subscribed) "/" top/gone`, `LIST (\HasNoChildren \Subscribed) "/" top/leaf`}},
+		{`(SUBSCRIBED) "" top`, nil},
+		{`(SUBSCRIBED RECURSIVEMATCH) "" top`, []string{`LIST (\HasChildren) "/" top ("CHILDINFO" ("SUBSCRIBED"))`}},
+		{`(SUBSCRIBED RECURSIVEMATCH) "" top*`, []string{`LIST (\NonExistent \HasNoChildren \Subscribed) "/" top/gone`, `LIST (\HasNoChildren \Subscribed) "/" top/leaf`}},
+		{`(SPECIAL-USE SUBSCRIBED) "" (Junk top*)`, []string{`LIST (\HasNoChildren \Subscribed \Junk) "/" Junk`}},
+		{`"" (top top/leaf top/gone) RETURN (STATUS (MESSAGES UNSEEN SIZE))`, []string{
+			`LIST (\HasChildren) "/" top`, "STATUS top (MESSAGES 0 UNSEEN 0 SIZE 0)", `LIST (\HasNoChildren) "/" top/leaf`, "STATUS top/leaf (MESSAGES 1 UNSEEN 0 SIZE 6)"}},
+	} {
+		var want []string
+		for _, line := range tt.want {
+			want = append(want, "* "+line)
+		}
+		c.says("b LIST "+tt.arguments, append(want, "OK")...)
+	}
+}
