@@ -66,7 +66,7 @@ func (v *view) spans(set wire.Set, isUID bool) ([]span, error) {
 			}
 		}
 		for _, r := range set.Resolve(count) {
-			add(span{min(int(r.Lo), int(count)+1) - 1, int(min(r.Hi, count))})
+			add(span{int(r.Lo) - 1, int(min(r.Hi, count))})
 		}
 		return out, nil
 	}
