@@ -1,6 +1,10 @@
 package imapd
 
-import "testing"
+import (
+	"slices"
+	"strings"
+	"testing"
+)
 
 // TestExpunge: each EXPUNGE counts those before it (RFC 3501, sections 6.4.3 and
 // 7.4.1), and only \Deleted messages go.
@@ -112,4 +116,46 @@ func TestExpungeOfTheSame(t *testing.T) {
 	one.says("c NOOP", "OK")
 	two.says("b NOOP", "OK")
 	one.says("d FETCH 1:* UID", "* 1 FETCH (UID 3)", "OK")
+}
+
+// TestExpungeOfTheUnseen: EXPUNGE and CLOSE take every \Deleted message, also one
+// that this client was never told of; then it hears of neither.
+func TestExpungeOfTheUnseen(t *testing.T) {
+	b := newBench(t, nil)
+	b.deliverMany("alice", 2)
+	one, two := b.pair()
+	two.ok("a APPEND INBOX (\\Deleted) {6+}\r\nS: x\r\n")
+	two.ok("a APPEND INBOX {6+}\r\nS: y\r\n")
+	two.ok(`a STORE 1 +FLAGS.SILENT (\Deleted)`)
+	one.says("b EXPUNGE", "* 1 EXPUNGE", "* 2 EXISTS", "OK")
+	one.says("c FETCH 1:* UID", "* 1 FETCH (UID 2)", "* 2 FETCH (UID 4)", "OK")
+	two.says("b NOOP", "* 1 EXPUNGE", "* 2 EXPUNGE", "OK")
+	two.ok("c APPEND INBOX (\\Deleted) {6+}\r\nS: z\r\n")
+	one.says("d CLOSE", "OK")
+	two.says("d NOOP", "* 3 EXPUNGE", "OK")
+	two.says("e FETCH 1:* UID", "* 1 FETCH (UID 2)", "* 2 FETCH (UID 4)", "OK")
+}
+
+// TestExpungeAfterOneThatWaits: an EXPUNGE that a FETCH could not tell comes with
+// the session's own, each number right when it comes.
+func TestExpungeAfterOneThatWaits(t *testing.T) {
+	for _, own := range []string{"EXPUNGE", "UID EXPUNGE 3", "MOVE 3 Archive", "UID MOVE 3 Archive"} {
+		b := newBench(t, nil)
+		b.deliverMany("alice", 4)
+		one, two := b.pair()
+		one.ok(`a STORE 3 +FLAGS.SILENT (\Deleted)`)
+		two.ok(`a UID STORE 1 +FLAGS.SILENT (\Deleted)`)
+		two.ok("b UID EXPUNGE 1")
+		one.says("b FETCH 1:4 UID", "* 2 FETCH (UID 2)", "* 3 FETCH (UID 3)", "* 4 FETCH (UID 4)", "OK [EXPUNGEISSUED]")
+		var told []string
+		for _, line := range one.ok("c " + own) {
+			if strings.HasSuffix(line, " EXPUNGE") {
+				told = append(told, line)
+			}
+		}
+		if want := []string{"* 3 EXPUNGE", "* 1 EXPUNGE"}; !slices.Equal(told, want) {
+			t.Errorf("%s told %q, want %q", own, told, want)
+		}
+		one.says("d FETCH 1:* UID", "* 1 FETCH (UID 2)", "* 2 FETCH (UID 4)", "OK")
+	}
 }

@@ -97,6 +97,9 @@ func TestRenameInbox(t *testing.T) {
 	if got, want := one.names("INBOX*"), []string{"INBOX", "INBOX/below"}; !slices.Equal(got, want) {
 		t.Errorf("LIST: %q, want %q", got, want)
 	}
+	one.says("d RENAME INBOX INBOX/below", "NO [ALREADYEXISTS]")
+	one.says("d RENAME INBOX INBOX/old", "OK")
+	one.says("d RENAME INBOX bad&name", "NO [CANNOT]")
 	b.deliver("alice", "Subject: new\r\n\r\nx")
 	two.says("e NOOP", "* 1 EXISTS", "OK")
 	two.says("f FETCH 1 UID", "* 1 FETCH (UID 3)", "OK")
