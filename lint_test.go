@@ -155,6 +155,8 @@ func TestLint(t *testing.T) {
 		{"words", lintWords},
 		{"pure hearts", lintPure},
 		{"citations", lintCitations},
+		{"lines of tests", lintTestLines},
+		{"imap commands", lintCommands},
 	} {
 		t.Run(c.name, func(t *testing.T) { c.check(t, files) })
 	}

@@ -13,11 +13,14 @@ import (
 	"log/slog"
 	"math/big"
 	"net"
+	"runtime"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
+	"github.com/google/go-cmp/cmp"
 	"go.uber.org/goleak"
 
 	"mailnode/imapd/wire"
@@ -269,6 +272,85 @@ func (c *wireClient) want(text, reply string) {
 	}
 }
 
+// says sends a command whose untagged responses must be all but the last of want,
+// in order, and whose tagged one must begin with the last (without the tag).
+func (c *wireClient) says(text string, want ...string) {
+	c.t.Helper()
+	got := c.cmd(text)
+	last := len(want) - 1
+	if n := len(got) - 1; n == last {
+		_, got[n], _ = strings.Cut(got[n], " ")
+		if strings.HasPrefix(got[n], want[n]) {
+			got[n] = want[n]
+		}
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		c.t.Errorf("%.100s: (-want +got)\n%s", text, diff)
+	}
+}
+
+// byState is what a command is answered with before the login, behind it, and
+// with a mailbox open by SELECT and by EXAMINE (RFC 3501, section 3).
+type byState struct{ before, behind, selected, examined string }
+
+const badState = "BAD" // not in this state
+
+// wantByState sends a command in each state, as alice, to a session of its own.
+func (b *bench) wantByState(command string, want byState) {
+	b.t.Helper()
+	for _, tt := range []struct{ how, open, want string }{
+		{"before login", "", want.before}, {"logged in", "", want.behind},
+		{"selected", "s SELECT INBOX", want.selected}, {"examined", "s EXAMINE INBOX", want.examined},
+	} {
+		c := dial(b.t, b.plain)
+		c.line()
+		if tt.how != "before login" {
+			c.ok("l LOGIN alice@example.test secret")
+		}
+		if tt.open != "" {
+			c.ok(tt.open)
+		}
+		got := c.cmd("a " + command)
+		if answer := got[len(got)-1]; !strings.HasPrefix(answer, "a "+tt.want) {
+			b.t.Errorf("%s, %s: %q, want %s", tt.how, command, answer, tt.want)
+		}
+		c.conn.Close()
+	}
+}
+
+// pair opens two sessions of alice's with INBOX selected.
+func (b *bench) pair() (one, two *wireClient) {
+	b.t.Helper()
+	one, two = b.login("alice"), b.login("alice")
+	one.ok("s SELECT INBOX")
+	two.ok("s SELECT INBOX")
+	return one, two
+}
+
+// status asks for one number of a mailbox.
+func (c *wireClient) status(mailbox, item string) (n int) {
+	c.t.Helper()
+	got := c.ok("st STATUS " + mailbox + " (" + item + ")")
+	at := strings.LastIndex(got[0], "("+item+" ")
+	if len(got) != 1 || at < 0 {
+		c.t.Fatalf("STATUS %s (%s): %q", mailbox, item, got)
+	}
+	if _, err := fmt.Sscanf(got[0][at:], "("+item+" %d)", &n); err != nil {
+		c.t.Fatalf("STATUS %s (%s): %q, %v", mailbox, item, got, err)
+	}
+	return n
+}
+
+// names lists the mailboxes that a pattern matches.
+func (c *wireClient) names(pattern string) (names []string) {
+	c.t.Helper()
+	for _, line := range c.ok(`ls LIST "" ` + pattern) {
+		_, name, _ := strings.Cut(line, ` "/" `)
+		names = append(names, name)
+	}
+	return names
+}
+
 // wantBye reads to the end of the connection; its last line must be BYE with code.
 func (c *wireClient) wantBye(code string) {
 	c.t.Helper()
@@ -293,4 +375,23 @@ func (f writerFunc) Write(p []byte) (int, error) { f(p); return len(p), nil }
 
 func newTestWriter(sent func(p []byte)) *wire.Writer {
 	return wire.NewWriter(writerFunc(sent), wire.NewBuffers(wire.WriterBufferBytes))
+}
+
+func itoa(n int) string { return strconv.Itoa(n) }
+
+// heapBytes is what lives now.
+func heapBytes() int64 {
+	var m runtime.MemStats
+	runtime.GC()
+	runtime.ReadMemStats(&m)
+	return int64(m.HeapAlloc)
+}
+
+func (b *bench) makeMailboxes(user string, names ...string) {
+	b.t.Helper()
+	for _, n := range names {
+		if _, err := b.store.CreateMailbox(context.Background(), b.users[user].ID, n, ""); err != nil {
+			b.t.Fatal(err)
+		}
+	}
 }

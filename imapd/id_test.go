@@ -2,6 +2,7 @@ package imapd
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -44,4 +45,23 @@ func TestID(t *testing.T) {
 		c.want("a ID "+tt.arguments, tt.want)
 		c.conn.Close()
 	}
+}
+
+// TestIDChangesNothing: what a client says of itself changes no answer (RFC 2971,
+// section 1), and ours says no version to act on.
+func TestIDChangesNothing(t *testing.T) {
+	b := newBench(t, nil)
+	b.wantByState("ID NIL", byState{"OK", "OK", "OK", "OK"})
+	b.wantByState("ID", byState{badState, badState, badState, badState})
+	b.wantByState("ID NIL x", byState{badState, badState, badState, badState})
+	c := b.login("alice")
+	c.ok("a SELECT INBOX")
+	before := c.capabilitiesOf()
+	for range 2 {
+		c.says(`b ID ("name" "Thunderbird" "version" "1")`, `* ID ("name" "mailnode")`, "OK")
+	}
+	if after := c.capabilitiesOf(); !slices.Equal(before, after) {
+		t.Errorf("capabilities went from %q to %q", before, after)
+	}
+	c.ok("c FETCH 1:* FLAGS")
 }

@@ -11,132 +11,6 @@ import (
 	"mailnode/storage"
 )
 
-// matchSlowly is the plain reading of RFC 3501, section 6.3.8.
-func matchSlowly(name, pattern string) bool {
-	if pattern == "" {
-		return name == ""
-	}
-	if w := pattern[0]; w == '*' || w == '%' {
-		return matchSlowly(name, pattern[1:]) ||
-			name != "" && (w == '*' || name[0] != storage.Separator) && matchSlowly(name[1:], pattern)
-	}
-	return name != "" && name[0] == pattern[0] && matchSlowly(name[1:], pattern[1:])
-}
-
-func matchAnySlowly(name, reference string, patterns []string) bool {
-	for _, p := range patterns {
-		if rest, alone := strings.CutPrefix(p, "/"); alone {
-			p = rest
-		} else {
-			p = reference + p
-		}
-		if matchSlowly(name, p) {
-			return true
-		}
-		if name == inbox || strings.HasPrefix(name, inbox+"/") { // in each of the cases that its letters can have
-			for bits := range 1 << len(inbox) {
-				some := []byte(name)
-				for i := range inbox {
-					some[i] |= byte(bits>>i&1) << 5
-				}
-				if matchSlowly(string(some), p) {
-					return true
-				}
-			}
-		}
-	}
-	return false
-}
-
-// FuzzListMatch: the automaton agrees with the plain reading.
-func FuzzListMatch(f *testing.F) {
-	for _, s := range [][4]string{
-		{"INBOX", "", "inbox*", "x"}, {"INBOX/a", "", "InBox/%", "%"}, {"a/b/c", "a/", "%", "*c"}, {"a", "%%*%", "%*", "/a"},
-		{"Work/2024", "Work", "/%", "%/%"}, {"", "", "", "*"}, {"inboxes", "", "INBOXES", "I*"}, {"aab", "", "*ab", "a%ab"},
-	} {
-		f.Add(s[0], s[1], s[2], s[3])
-	}
-	f.Fuzz(func(t *testing.T, name, reference, p, q string) {
-		if len(name) > 12 || len(reference)+len(p) > 12 || len(reference)+len(q) > 12 {
-			return // the plain reading takes exponential time
-		}
-		m, err := newMatcher(reference, []string{p, q})
-		if err != nil {
-			t.Fatal(err)
-		}
-		for range 2 { // a name leaves nothing behind
-			if got, want := m.match(name), matchAnySlowly(name, reference, []string{p, q}); got != want {
-				t.Fatalf("name %q, reference %q, patterns %q and %q: %t, want %t", name, reference, p, q, got, want)
-			}
-		}
-	})
-}
-
-// TestListMatchAcrossWords: the same with patterns of many words of bits.
-func TestListMatchAcrossWords(t *testing.T) {
-	seed := rand.Uint64()
-	t.Logf("seed %d", seed)
-	rnd := rand.New(rand.NewPCG(seed, 0))
-	some := func(from string, n int) string {
-		out := make([]byte, n)
-		for i := range out {
-			out[i] = from[rnd.IntN(len(from))]
-		}
-		return string(out)
-	}
-	matched := 0
-	for range 2000 {
-		var patterns []string
-		for range 1 + rnd.IntN(40) {
-			patterns = append(patterns, some("aab/%*", rnd.IntN(12)))
-		}
-		m, err := newMatcher("", patterns)
-		if err != nil {
-			t.Fatal(err)
-		}
-		for range 10 {
-			name := some("aab/", rnd.IntN(14))
-			got := m.match(name)
-			if want := matchAnySlowly(name, "", patterns); got != want {
-				t.Fatalf("name %q, patterns %q: %t, want %t", name, patterns, got, want)
-			}
-			if got {
-				matched++
-			}
-		}
-	}
-	if matched < 1000 || matched > 19_000 {
-		t.Errorf("%d of 20,000 names matched: the test proves nothing", matched)
-	}
-}
-
-// TestListMatcherIsSmall: what a client can send makes an automaton of bounded
-// size, or is refused.
-func TestListMatcherIsSmall(t *testing.T) {
-	c := newBench(t, nil).login("alice")
-	many := "(" + strings.Repeat("x* ", maxPatterns-1) + "x*)"
-	c.want(fmt.Sprintf("a LIST {63000+}\r\n%s %s", strings.Repeat("%", 63_000), many), "OK")
-	c.want(fmt.Sprintf("b LIST {63000+}\r\n%s %s", strings.Repeat("a", 63_000), many), "OK")
-	c.want(fmt.Sprintf("c LIST {900+}\r\n%s %s", strings.Repeat("%a", 450), many), "NO [LIMIT]")
-	c.want(fmt.Sprintf("d LIST {900+}\r\n%s \"*\"", strings.Repeat("%a", 450)), "OK")
-	m, err := newMatcher(strings.Repeat("%", 63_000), slices.Repeat([]string{"x*"}, maxPatterns))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if got, want := 64*len(m.now), (len("%x*")+1)*maxPatterns+63; got > want {
-		t.Errorf("the automaton has %d bits, want at most %d", got, want)
-	}
-}
-
-func (b *bench) makeMailboxes(user string, names ...string) {
-	b.t.Helper()
-	for _, n := range names {
-		if _, err := b.store.CreateMailbox(context.Background(), b.users[user].ID, n, ""); err != nil {
-			b.t.Fatal(err)
-		}
-	}
-}
-
 // TestListInboxInAnyCase: INBOX and what is below it, however it is written.
 func TestListInboxInAnyCase(t *testing.T) {
 	b := newBench(t, nil)
@@ -300,5 +174,92 @@ func TestListHoldsAPage(t *testing.T) {
 	}
 	if names < 1000 {
 		t.Errorf("%d names, want 1,000 and more", names)
+	}
+}
+
+// TestList: references, wildcards and the special request for the separator
+// (RFC 3501, section 6.3.8).
+func TestList(t *testing.T) {
+	b := newBench(t, nil)
+	b.wantByState(`LIST "" *`, byState{badState, "OK", "OK", "OK"})
+	b.makeMailboxes("alice", "a/b/c", "a/bb", "A", "ab")
+	c := b.login("alice")
+	for _, tt := range []struct {
+		arguments string
+		want      []string
+	}{
+		{`"" a*`, []string{"a", "a/b", "a/b/c", "a/bb", "ab"}},
+		{`"" a%`, []string{"a", "ab"}},
+		{`"" a/%`, []string{"a/b", "a/bb"}},
+		{`"" %/%`, []string{"a/b", "a/bb"}},
+		{`"" */%/c`, []string{"a/b/c"}},
+		{`"" a/*b`, []string{"a/b", "a/bb"}},
+		{`a/ *`, []string{"a/b", "a/b/c", "a/bb"}},
+		{`a/ /a%`, []string{"a", "ab"}}, // from the root, whatever the reference
+		{`a *b`, []string{"a/b", "a/bb", "ab"}},
+		{`a/b ""`, []string{`""`}}, // asks for the separator and the root
+		{`"" ""`, []string{`""`}},
+		{`"" A`, []string{"A"}},
+		{`"" nothing`, nil},
+		{`"" "a/b/"`, nil},
+		{"{2+}\r\na/ {1+}\r\n%", []string{"a/b", "a/bb"}},
+	} {
+		var got []string
+		for _, line := range c.ok("a LIST " + tt.arguments) {
+			_, name, _ := strings.Cut(line, ` "/" `)
+			got = append(got, name)
+		}
+		if !slices.Equal(got, tt.want) {
+			t.Errorf("LIST %s: %q, want %q", tt.arguments, got, tt.want)
+		}
+	}
+}
+
+// TestListWrong: what is no LIST or LSUB is BAD (RFC 3501, section 9; RFC 5258,
+// section 6).
+func TestListWrong(t *testing.T) {
+	b := newBench(t, nil)
+	for _, arguments := range []string{
+		"", `""`, `"" (`, `"" ()`, `"" (a`, `"" a b`, `(NONSENSE) "" *`, `(SUBSCRIBED "" *`, `(RECURSIVEMATCH) "" *`, `(REMOTE RECURSIVEMATCH) "" *`,
+		`"" * RETURN`, `"" * RETURN ()x`, `"" * RETURN (NONSENSE)`, `"" * RETURN (STATUS)`, `"" * RETURN (STATUS ())`, `"" * RETURN (STATUS (NONSENSE))`, `"" * NONSENSE ()`,
+	} {
+		b.wantByState("LIST "+arguments, byState{badState, badState, badState, badState})
+	}
+	for _, arguments := range []string{"", `""`, `"" *x y`, `(SUBSCRIBED) "" *`, `"" (* %)`, `"" * RETURN (CHILDREN)`} {
+		b.wantByState("LSUB "+arguments, byState{badState, badState, badState, badState})
+	}
+	b.wantByState(`LSUB "" *`, byState{badState, "OK", "OK", "OK"})
+}
+
+// TestListExtended: options together (RFC 5258, section 3; RFC 5819; RFC 6154).
+func TestListExtended(t *testing.T) {
+	b := newBench(t, nil)
+	b.makeMailboxes("alice", "top/leaf")
+	c := b.login("alice")
+	c.ok("a SUBSCRIBE top/leaf")
+	c.ok("a SUBSCRIBE top/gone")
+	c.ok("a APPEND top/leaf (\\Seen) {6+}\r\nS: x\r\n")
+	for _, tt := range []struct {
+		arguments string
+		want      []string
+	}{
+		{`() "" top`, []string{`LIST (\HasChildren) "/" top`}},
+		{`"" (top top %op)`, []string{`LIST (\HasChildren) "/" top`}}, // once, whatever matches: section 3
+		{`"" top RETURN ()`, []string{`LIST (\HasChildren) "/" top`}},
+		{`(REMOTE) "" top`, []string{`LIST (\HasChildren) "/" top`}},
+		{`"" top/* RETURN (SUBSCRIBED CHILDREN)`, []string{`LIST (\HasNoChildren \Subscribed) "/" top/leaf`}},
+		{`(SUBSCRIBED) "" top*`, []string{`LIST (\NonExistent \HasNoChildren \Subscribed) "/" top/gone`, `LIST (\HasNoChildren \Subscribed) "/" top/leaf`}},
+		{`(SUBSCRIBED) "" top`, nil},
+		{`(SUBSCRIBED RECURSIVEMATCH) "" top`, []string{`LIST (\HasChildren) "/" top ("CHILDINFO" ("SUBSCRIBED"))`}},
+		{`(SUBSCRIBED RECURSIVEMATCH) "" top*`, []string{`LIST (\NonExistent \HasNoChildren \Subscribed) "/" top/gone`, `LIST (\HasNoChildren \Subscribed) "/" top/leaf`}},
+		{`(SPECIAL-USE SUBSCRIBED) "" (Junk top*)`, []string{`LIST (\HasNoChildren \Subscribed \Junk) "/" Junk`}},
+		{`"" (top top/leaf top/gone) RETURN (STATUS (MESSAGES UNSEEN SIZE))`, []string{
+			`LIST (\HasChildren) "/" top`, "STATUS top (MESSAGES 0 UNSEEN 0 SIZE 0)", `LIST (\HasNoChildren) "/" top/leaf`, "STATUS top/leaf (MESSAGES 1 UNSEEN 0 SIZE 6)"}},
+	} {
+		var want []string
+		for _, line := range tt.want {
+			want = append(want, "* "+line)
+		}
+		c.says("b LIST "+tt.arguments, append(want, "OK")...)
 	}
 }

@@ -2,14 +2,17 @@ package imapd
 
 import (
 	"bytes"
+	"context"
 	"encoding/base64"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
-	"net"
 	"strings"
 	"testing"
 	"time"
+
+	"mailnode/storage"
 )
 
 // TestIdentities: the authorisation identity of AUTHENTICATE PLAIN may be written
@@ -88,72 +91,207 @@ func TestChatterBeforeLogin(t *testing.T) {
 	}
 }
 
-// TestRefusedBeforeTLS: a connection over a limit costs no handshake. Without TLS it
-// hears why.
-func TestRefusedBeforeTLS(t *testing.T) {
-	for name, limit := range map[string]func(*Config){
-		"too many connections from your address": func(c *Config) { c.Limits.PerIPMax = 1 },
-		"too many connections":                   func(c *Config) { c.Limits.ConnectionsMax = 1 },
+func TestFailedLogins(t *testing.T) {
+	b := newBench(t, func(c *Config) { c.Timeouts.BadLogin = 20 * time.Millisecond })
+	c := dial(t, b.plain)
+	c.line()
+	began := time.Now()
+	for range 3 {
+		c.want("a LOGIN alice@example.test wrong", "NO [AUTHENTICATIONFAILED]")
+	}
+	if took := time.Since(began); took < 120*time.Millisecond {
+		t.Errorf("three wrong passwords took %v, want at least 20+40+60 ms", took)
+	}
+	c.want("b LOGIN alice@example.test wrong", "NO [AUTHENTICATIONFAILED]")
+	c.wantBye("too many failed logins")
+}
+
+// slowLogin changes the account between the proof of its password and the
+// session's start.
+type slowLogin struct {
+	*bench
+	change func(ctx context.Context, id storage.AccountID) error
+}
+
+func (p slowLogin) Login(ctx context.Context, user string, try storage.Attempt) (Grant, error) {
+	g, err := p.bench.Login(ctx, user, try)
+	return g, errors.Join(err, p.change(ctx, g.Account))
+}
+
+// TestClosedWhileLoggingIn: no session survives the new password or the deletion
+// that it raced with.
+func TestClosedWhileLoggingIn(t *testing.T) {
+	b := newBench(t, nil)
+	for _, tt := range []struct {
+		user, bye string
+		change    func(ctx context.Context, id storage.AccountID) error
+	}{
+		{"alice", "[EXPIRED]", func(ctx context.Context, id storage.AccountID) error { return b.store.SetPassword(ctx, id, "secret") }},
+		{"bob", "[CONTACTADMIN]", b.store.DeleteAccount},
 	} {
-		b := newBench(t, limit)
-		b.login("alice")
-		dial(t, b.plain).wantBye("[UNAVAILABLE] " + name)
-		conn, err := net.Dial("tcp", b.tls)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer conn.Close()
-		conn.SetDeadline(time.Now().Add(10 * time.Second))
-		if got, _ := io.ReadAll(conn); len(got) != 0 { // it has sent no ClientHello, and waits for nobody's
-			t.Errorf("%s: the port with TLS said %q", name, got)
-		}
+		c := dial(t, b.listen(b.serve(func(c *Config) { c.Login = slowLogin{b, tt.change} }), ListenerOptions{PlainLogin: true}))
+		c.line()
+		c.send("a LOGIN " + tt.user + "@example.test secret\r\n")
+		c.wantBye(tt.bye)
 	}
 }
 
-// TestHandshakesAreBounded: of one client's silent connections the oldest go, and
-// whoever speaks gets in beside them.
-func TestHandshakesAreBounded(t *testing.T) {
-	b := newBench(t, func(c *Config) { c.Timeouts.Handshake = time.Minute })
-	var silent []net.Conn
-	for range handshakesPerIPMax + 1 {
-		conn, err := net.Dial("tcp", b.tls)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer conn.Close()
-		silent = append(silent, conn)
+// TestExploitLiteralInLogin: a long literal is neither dropped nor read as an atom.
+func TestExploitLiteralInLogin(t *testing.T) {
+	b := newBench(t, nil)
+	long := strings.Repeat("p", 5000)
+	c := dial(t, b.plain)
+	c.line()
+	c.want("a LOGIN alice@example.test {5000+}\r\n"+long, "NO [AUTHENTICATIONFAILED]")
+	c.want("b LOGIN {5000+}\r\n"+long+" secret", "NO [AUTHENTICATIONFAILED]")
+	c.send("c LOGIN alice@example.test {5000}\r\n")
+	c.until("+ ")
+	c.send(long + "\r\n")
+	c.until("c NO [AUTHENTICATIONFAILED]")
+}
+
+// failingLogin answers each user with an error of his own: "u3" has errs[3].
+type failingLogin struct{ errs []error }
+
+func (f failingLogin) Login(_ context.Context, user string, _ storage.Attempt) (Grant, error) {
+	var i int
+	if _, err := fmt.Sscanf(user, "u%d", &i); err != nil {
+		return Grant{}, err
 	}
-	closed := make(chan struct{}, len(silent))
-	for _, conn := range silent {
-		go func() {
-			conn.SetReadDeadline(time.Now().Add(10 * time.Second))
-			if _, err := conn.Read(make([]byte, 1)); err == io.EOF || strings.Contains(fmt.Sprint(err), "reset") {
-				closed <- struct{}{}
+	return Grant{}, f.errs[i]
+}
+
+// Each kind of error at a login, at the master and through a front node: only a
+// refused password is a failed one, and nothing of ours makes a client believe
+// that its user or his mail is gone (LAWS §7.4; RFC 5530, section 3).
+func TestLaw07LoginFailsOnlyForTheUsersTrouble(t *testing.T) {
+	of := func(kinds ...error) error {
+		err := error(errors.New("log in"))
+		for _, k := range kinds {
+			err = storage.Errorf(k, "%w", err)
+		}
+		return err
+	}
+	cases := []struct {
+		err   error
+		here  string
+		front string // "" is as here
+	}{
+		{of(storage.ErrAuth), "NO [AUTHENTICATIONFAILED]", ""},
+		{of(storage.ErrAuth, storage.ErrUnavailable), "NO [UNAVAILABLE]", ""},
+		{of(storage.ErrUnavailable, storage.ErrAuth), "NO [UNAVAILABLE]", ""},
+		{of(storage.ErrNotFound), "NO [UNAVAILABLE]", ""},
+		{of(storage.ErrNotFound, storage.ErrUnavailable), "NO [UNAVAILABLE]", ""},
+		{of(storage.ErrUnavailable), "NO [UNAVAILABLE]", ""},
+		{of(storage.ErrDiskFull), "NO [UNAVAILABLE]", ""},
+		{of(storage.ErrCorrupt), "NO [UNAVAILABLE]", ""},
+		{of(storage.ErrDiverged), "NO [UNAVAILABLE]", ""},
+		{of(storage.ErrLimit), "NO [LIMIT]", ""},
+		{of(storage.ErrNotMaster), "BYE [UNAVAILABLE]", "NO [UNAVAILABLE]"},
+		{of(storage.ErrNotMaster, storage.ErrAuth), "BYE [UNAVAILABLE]", "NO [UNAVAILABLE]"},
+		{context.DeadlineExceeded, "NO [UNAVAILABLE]", ""},
+		{io.ErrUnexpectedEOF, "NO [SERVERBUG]", "NO [UNAVAILABLE]"},
+	}
+	var errs []error
+	for _, c := range cases {
+		errs = append(errs, c.err)
+	}
+	b := newBench(t, func(c *Config) { c.Login = failingLogin{errs} })
+	front := b.front(ListenerOptions{PlainLogin: true})
+	for i, tt := range cases {
+		for at, want := range map[string]string{b.plain: tt.here, front: tt.front} {
+			if want == "" {
+				want = tt.here
 			}
-		}()
+			c := dial(t, at)
+			c.line()
+			c.send(fmt.Sprintf("a LOGIN u%d pw\r\n", i))
+			if got := c.line(); !strings.Contains(got, want) {
+				t.Errorf("%v (front: %t): %q, want %s", tt.err, at == front, got, want)
+			}
+		}
 	}
-	<-closed
-	oracleTLS(t, b)
 }
 
-// TestRefusedLeavesNothing: a refused connection is closed, and leaves no context
-// behind at the server, however many come.
-func TestRefusedLeavesNothing(t *testing.T) {
-	b := newBench(t, func(c *Config) { c.Limits.PerIPMax = 1 })
-	b.login("alice")
-	ours, theirs := net.Pipe()
-	go io.Copy(io.Discard, ours)
-	defer ours.Close()
-	c := newSession(b.srv, theirs, "127.0.0.1")
-	why := b.srv.register(c)
-	if why == nil {
-		t.Fatal("it was let in")
+// TestLogin: the forms of a name and a password, and what refuses them all alike
+// (RFC 3501, section 6.2.3; RFC 5530, section 3).
+func TestLogin(t *testing.T) {
+	b := newBench(t, nil)
+	b.wantByState("LOGIN alice@example.test secret", byState{"OK [CAPABILITY IMAP4rev1 ", badState, badState, badState})
+	b.wantByState("LOGIN alice@example.test", byState{badState, badState, badState, badState})
+	b.wantByState("LOGIN alice@example.test secret x", byState{badState, badState, badState, badState})
+	if err := b.store.SetPassword(t.Context(), b.users["bob"].ID, `p "w\ {3}`); err != nil {
+		t.Fatal(err)
 	}
-	b.srv.refuse(c, why)
-	if c.ctx.Err() == nil {
-		t.Error("its context lives")
+	for _, tt := range []struct{ arguments, want string }{
+		{`"alice@example.test" "secret"`, "OK"},
+		{"{18}\r\nalice@example.test {6}\r\nsecret", "OK"},
+		{"{18+}\r\nalice@example.test {6+}\r\nsecret", "OK"},
+		{"ALICE@Example.Test secret", "OK"},
+		{`bob@example.test "p \"w\\ {3}"`, "OK"},
+		{"bob@example.test {9+}\r\np \"w\\ {3}", "OK"},
+		{"alice@example.test Secret", "NO [AUTHENTICATIONFAILED] user or password is wrong"},
+		{"nobody@example.test secret", "NO [AUTHENTICATIONFAILED] user or password is wrong"},
+		{`"" ""`, "NO [AUTHENTICATIONFAILED] user or password is wrong"},
+		{`alice@example.test ""`, "NO [AUTHENTICATIONFAILED] user or password is wrong"},
+		{"nomaster@example.test secret", "NO [UNAVAILABLE]"},
+		{"(alice) secret", "BAD"},
+		{"alice@example.test NIL", "NO [AUTHENTICATIONFAILED]"}, // an atom, no value
+	} {
+		c := dial(t, b.plain)
+		c.line()
+		c.want("a LOGIN "+tt.arguments, tt.want)
+		if tt.want != "OK" { // a refusal costs the session nothing but time
+			c.want("b LOGIN alice@example.test secret", "OK")
+		}
+		c.ok("c SELECT INBOX")
+		c.conn.Close()
 	}
-	if _, err := theirs.Write(nil); err == nil {
-		t.Error("it is open")
+}
+
+// TestAuthenticate: the exchange of RFC 3501, section 6.2.2, with PLAIN (RFC 4616),
+// and with an initial response (RFC 4959).
+func TestAuthenticate(t *testing.T) {
+	b := newBench(t, nil)
+	encoded := func(text string) string { return base64.StdEncoding.EncodeToString([]byte(text)) }
+	good := encoded("\x00alice@example.test\x00secret")
+	b.wantByState("AUTHENTICATE PLAIN "+good, byState{"OK [CAPABILITY IMAP4rev1 ", badState, badState, badState})
+	for _, tt := range []struct{ command, response, want string }{
+		{"PLAIN", good, "OK"},
+		{"plain", good, "OK"},
+		{"PLAIN", "*", "BAD"}, // cancelled
+		{"PLAIN", "", "BAD"},
+		{"PLAIN", "=", "BAD"},
+		{"PLAIN", "not base64!", "BAD"},
+		{"PLAIN", good + " ", "BAD"},
+		{"PLAIN", encoded("alice@example.test\x00secret"), "BAD"},
+		{"PLAIN", encoded("\x00alice@example.test\x00secret\x00more"), "BAD"},
+		{"PLAIN", encoded("\x00alice@example.test\x00wrong"), "NO [AUTHENTICATIONFAILED]"},
+		{"PLAIN", encoded("\x00nomaster@example.test\x00x"), "NO [UNAVAILABLE]"},
+		{"PLAIN " + good, "", "OK"},
+		{"PLAIN =", "", "BAD"}, // empty
+		{"PLAIN *", "", "BAD"},
+		{"PLAIN " + good + " x", "", "BAD"},
+		{"", "", "BAD"},
+		{"CRAM-MD5", "", "NO [CANNOT]"},
+		{"XOAUTH2 " + good, "", "NO [CANNOT]"},
+	} {
+		c := dial(t, b.plain)
+		c.line()
+		c.send("a AUTHENTICATE " + tt.command + "\r\n")
+		if tt.command == "PLAIN" || tt.command == "plain" {
+			if got := c.line(); got != "+ " {
+				t.Errorf("the challenge of PLAIN is %q, want an empty one", got)
+			}
+			c.send(tt.response + "\r\n")
+		}
+		if got := c.line(); !strings.HasPrefix(got, "a "+tt.want) {
+			t.Errorf("AUTHENTICATE %s, %q: %q, want %s", tt.command, tt.response, got, tt.want)
+		}
+		if tt.want != "OK" {
+			c.want("b LOGIN alice@example.test secret", "OK")
+		}
+		c.ok("c SELECT INBOX")
+		c.conn.Close()
 	}
 }

@@ -1,9 +1,14 @@
 package imapd
 
 import (
+	"context"
 	"crypto/tls"
 	"fmt"
 	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -120,5 +125,74 @@ func oracleChanges(t *testing.T, c *imapclient.Client) {
 	}
 	if ns, err := c.Namespace().Wait(); err != nil || len(ns.Personal) != 1 {
 		t.Errorf("namespace: %+v, %v", ns, err)
+	}
+}
+
+// TestMbsync runs a real client in both directions.
+func TestMbsync(t *testing.T) {
+	bin, err := exec.LookPath("mbsync")
+	if err != nil {
+		t.Skip("SKIPPED: mbsync is not installed (apt-get install isync); no real client was tried")
+	}
+	b := newBench(t, nil)
+	b.deliverMany("alice", 20)
+	dir := t.TempDir()
+	host, port, _ := net.SplitHostPort(b.plain)
+	conf := fmt.Sprintf(`IMAPStore far
+Host %s
+Port %s
+User alice@example.test
+Pass secret
+SSLType None
+AuthMechs LOGIN
+
+MaildirStore near
+Path %s/
+Inbox %s/INBOX
+SubFolders Verbatim
+
+Channel all
+Far :far:
+Near :near:
+Patterns *
+Create Both
+Expunge Both
+SyncState *
+`, host, port, dir, dir)
+	file := filepath.Join(dir, "mbsyncrc")
+	if err := os.WriteFile(file, []byte(conf), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	run := func() {
+		t.Helper()
+		ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+		defer cancel()
+		if out, err := exec.CommandContext(ctx, bin, "-c", file, "-a").CombinedOutput(); err != nil {
+			t.Fatalf("mbsync: %v\n%s", err, out)
+		}
+	}
+	run()
+	got, err := filepath.Glob(dir + "/INBOX/*/*")
+	if err != nil || len(got) != 20 {
+		t.Fatalf("mbsync fetched %d messages, %v", len(got), err)
+	}
+	// Upwards: a new message, a new folder, and one that is deleted here.
+	if err := os.WriteFile(dir+"/INBOX/new/1.2.3", []byte("Subject: up\n\nfrom here\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Remove(got[0]); err != nil {
+		t.Fatal(err)
+	}
+	for _, sub := range []string{"cur", "new", "tmp"} {
+		os.MkdirAll(dir+"/Work/"+sub, 0o700)
+	}
+	run()
+	run()
+	c := b.login("alice")
+	if found := c.ok("a SELECT INBOX"); !strings.Contains(strings.Join(found, "\n"), "* 20 EXISTS") {
+		t.Errorf("after 20 - 1 + 1 messages: %q", found)
+	}
+	if found := c.ok("b SEARCH SUBJECT up"); found[0] != "* SEARCH 20" {
+		t.Errorf("the message from below: %q", found)
 	}
 }

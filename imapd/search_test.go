@@ -351,3 +351,111 @@ func TestSearchCharset(t *testing.T) {
 	c.want("x SEARCH CHARSET UTF-8 BODY {2+}\r\n\xf6a", "BAD")
 	c.want("x SEARCH BODY {2+}\r\n\xf6a", "BAD")
 }
+
+// TestHostileSearch: nesting costs no more than its length.
+func TestHostileSearch(t *testing.T) {
+	b := newBench(t, nil)
+	b.deliverMany("alice", 2)
+	c := b.login("alice")
+	c.ok("a SELECT INBOX")
+	c.want("b SEARCH "+strings.Repeat("NOT ", 10_000)+"ALL", "OK")
+	c.want("c SEARCH "+strings.Repeat("(", 60_000), "BAD")
+	c.want("d SEARCH"+strings.Repeat(" ALL", 10_000), "OK")
+}
+
+// TestSearchResultIsStreamed: neither is a long line without a literal held whole.
+func TestSearchResultIsStreamed(t *testing.T) {
+	var sizes []int
+	w := newTestWriter(func(p []byte) { sizes = append(sizes, len(p)) })
+	w.Str("* SEARCH")
+	for i := range 1_000_000 {
+		w.Byte(' ').Uint(uint64(i))
+	}
+	w.Str(strings.Repeat("x", 1<<20))
+	w.CRLF()
+	if err := w.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	total := 0
+	for _, n := range sizes {
+		if total += n; n > 128<<10 {
+			t.Errorf("%d bytes waited to be sent", n)
+		}
+	}
+	if want := 8 + 6_888_890 + 1<<20 + 2; total != want {
+		t.Errorf("%d bytes came out, want %d", total, want)
+	}
+}
+
+// TestSearchAnswers: the forms of the answer (RFC 3501, section 7.2.5; RFC 4731,
+// section 3.1), of what is found and of nothing.
+func TestSearchAnswers(t *testing.T) {
+	b := newBench(t, nil)
+	b.wantByState("SEARCH ALL", byState{badState, badState, "OK", "OK"})
+	b.wantByState("UID SEARCH ALL", byState{badState, badState, "OK", "OK"})
+	b.deliverMany("alice", 7)
+	c := b.login("alice")
+	c.ok("a SELECT INBOX")
+	c.ok(`a STORE 2 +FLAGS.SILENT (\Deleted)`)
+	c.ok("a EXPUNGE") // numbers 1 to 6 are UIDs 1 and 3 to 7
+	for _, tt := range []struct{ arguments, numbers, uids string }{
+		{"ALL", "SEARCH 1 2 3 4 5 6", "SEARCH 1 3 4 5 6 7"},
+		{"2,4:5", "SEARCH 2 4 5", "SEARCH 3 5 6"},
+		{"*", "SEARCH 6", "SEARCH 7"},
+		{"*:5", "SEARCH 5 6", "SEARCH 6 7"},
+		{"UID 2", "SEARCH", "SEARCH"},
+		{"UID 2:3,99:*", "SEARCH 2 6", "SEARCH 3 7"},
+		{"UID *", "SEARCH 6", "SEARCH 7"},
+		{"NOT UID 1:5", "SEARCH 5 6", "SEARCH 6 7"},
+		{"2 UID 3", "SEARCH 2", "SEARCH 3"},
+		{"2 UID 4", "SEARCH", "SEARCH"},
+		{"OR 1 UID 7", "SEARCH 1 6", "SEARCH 1 7"},
+		{"SEEN", "SEARCH", "SEARCH"},
+		{"RETURN () ALL", `ESEARCH (TAG "t") ALL 1:6`, `ESEARCH (TAG "t") UID ALL 1,3:7`},
+		{"RETURN (ALL) 1,3,5:6", `ESEARCH (TAG "t") ALL 1,3,5:6`, `ESEARCH (TAG "t") UID ALL 1,4,6:7`},
+		{"RETURN (COUNT MAX MIN) 2:4", `ESEARCH (TAG "t") MIN 2 MAX 4 COUNT 3`, `ESEARCH (TAG "t") UID MIN 3 MAX 5 COUNT 3`},
+		{"RETURN (MIN) ALL", `ESEARCH (TAG "t") MIN 1`, `ESEARCH (TAG "t") UID MIN 1`},
+		{"return (min count count) ALL", `ESEARCH (TAG "t") MIN 1 COUNT 6`, `ESEARCH (TAG "t") UID MIN 1 COUNT 6`},
+		{"RETURN (MIN MAX ALL COUNT) SEEN", `ESEARCH (TAG "t") COUNT 0`, `ESEARCH (TAG "t") UID COUNT 0`},
+		{"RETURN () SEEN", `ESEARCH (TAG "t")`, `ESEARCH (TAG "t") UID`},
+	} {
+		c.says("t SEARCH "+tt.arguments, "* "+tt.numbers, "OK")
+		c.says("t UID SEARCH "+tt.arguments, "* "+tt.uids, "OK")
+	}
+}
+
+// TestSearchWrong: what is no SEARCH is BAD, also behind what decides already.
+func TestSearchWrong(t *testing.T) {
+	b := newBench(t, nil)
+	b.deliverMany("alice", 2)
+	c := b.login("alice")
+	c.ok("a SELECT INBOX")
+	for _, arguments := range []string{
+		"", "NONSENSE", "ALL NONSENSE", "NOT", "OR SEEN", "OR", "()", "(SEEN", "SEEN)", "KEYWORD", `KEYWORD "x"`, "UID", "UID 0", "UID x", "0", "3", "2:3", "NOT 3", "OR ALL 3",
+		"LARGER", "LARGER x", "LARGER -1", "SMALLER 1.5", "ON", "ON 2026-01-02", "ON 32-Jan-2026", "ON 1-Foo-2026", "ON 30-Feb-2026", "SINCE 1-Jan-26", "SENTON x",
+		"FROM", "SUBJECT", "HEADER", "HEADER X-A", "BODY", "TEXT (x)", "CHARSET", "CHARSET UTF-8", "RETURN", "RETURN ALL", "RETURN (NONSENSE) ALL", "RETURN (ALL)", "ALL RETURN (ALL)", "SEEN CHARSET UTF-8",
+	} {
+		for _, verb := range []string{"SEARCH ", "UID SEARCH "} {
+			c.says("b "+verb+arguments, "BAD")
+			c.ok("n NOOP")
+		}
+	}
+	c.says("c SEARCH CHARSET X-NONE SEEN", "NO [BADCHARSET (US-ASCII UTF-8)]")
+}
+
+// TestSearchSeesTheView: what another session did counts as the client was told;
+// a message that it does not know has no number (RFC 3501, section 7.4.1).
+func TestSearchSeesTheView(t *testing.T) {
+	b := newBench(t, nil)
+	b.deliverMany("alice", 3)
+	one, two := b.pair()
+	two.ok("a APPEND INBOX {6+}\r\nS: x\r\n")
+	one.says("a SEARCH ALL", "* SEARCH 1 2 3", "* 4 EXISTS", "OK")
+	one.says("b SEARCH ALL", "* SEARCH 1 2 3 4", "OK")
+	two.ok(`b STORE 1 +FLAGS.SILENT (\Deleted)`)
+	two.ok("b EXPUNGE")
+	one.says("c SEARCH SUBJECT number", "* SEARCH 2 3", "OK")
+	one.says("d SEARCH ALL", "* SEARCH 2 3 4", "OK")
+	one.says("e UID SEARCH SUBJECT number", "* SEARCH 2 3", "* 1 EXPUNGE", "OK")
+	one.says("f SEARCH SUBJECT number", "* SEARCH 1 2", "OK")
+}

@@ -1,9 +1,11 @@
 package imapd
 
 import (
+	"errors"
 	"slices"
 	"strings"
 
+	"mailnode/imapd/wire"
 	"mailnode/storage"
 )
 
@@ -19,11 +21,15 @@ func (c *session) open(cmd *command, readOnly bool) (reply, error) {
 	cmd.SP()
 	name := cmd.Mailbox()
 	cmd.End()
-	if err := cmd.Err(); err != nil {
+	err := cmd.Err()
+	if syntax := (*wire.SyntaxError)(nil); errors.As(err, &syntax) {
+		return reply{}, err // no SELECT at all
+	}
+	// One that fails leaves no mailbox selected, whatever is wrong with the name.
+	c.unselect()
+	if err != nil {
 		return reply{}, err
 	}
-	// A failed SELECT leaves no mailbox selected.
-	c.unselect()
 	mbox, err := c.store.Mailbox(c.ctx, c.account, name)
 	if err != nil {
 		return reply{}, err

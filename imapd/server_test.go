@@ -6,11 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"os"
-	"os/exec"
-	"path/filepath"
 	"runtime"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -18,8 +14,6 @@ import (
 	"mailnode/storage"
 	"mailnode/storage/slot"
 )
-
-func itoa(n int) string { return strconv.Itoa(n) }
 
 // TestStoreDone: sessions of a store that is no longer the master's hear BYE,
 // wherever they wait.
@@ -89,21 +83,6 @@ func TestCaps(t *testing.T) {
 	dial(t, b.plain).wantBye("[UNAVAILABLE] too many connections")
 }
 
-func TestFailedLogins(t *testing.T) {
-	b := newBench(t, func(c *Config) { c.Timeouts.BadLogin = 20 * time.Millisecond })
-	c := dial(t, b.plain)
-	c.line()
-	began := time.Now()
-	for range 3 {
-		c.want("a LOGIN alice@example.test wrong", "NO [AUTHENTICATIONFAILED]")
-	}
-	if took := time.Since(began); took < 120*time.Millisecond {
-		t.Errorf("three wrong passwords took %v, want at least 20+40+60 ms", took)
-	}
-	c.want("b LOGIN alice@example.test wrong", "NO [AUTHENTICATIONFAILED]")
-	c.wantBye("too many failed logins")
-}
-
 func TestTimeouts(t *testing.T) {
 	b := newBench(t, func(c *Config) {
 		c.Timeouts.PreLogin = 100 * time.Millisecond
@@ -148,49 +127,6 @@ func TestLaw09PanicEndsOneSession(t *testing.T) {
 	two.want("b NOOP", "OK")
 }
 
-// TestReplyTo: each kind has its code, and wrapping does not matter.
-func TestReplyTo(t *testing.T) {
-	for _, tt := range []struct {
-		err  error
-		want string
-	}{
-		{storage.ErrNotFound, "NO [NONEXISTENT]"},
-		{fmt.Errorf("%w: %w", errTarget, storage.ErrNotFound), "NO [TRYCREATE]"},
-		{storage.ErrExists, "NO [ALREADYEXISTS]"},
-		{storage.ErrOverQuota, "NO [OVERQUOTA]"},
-		{storage.ErrLimit, "NO [LIMIT]"},
-		{storage.ErrTooBig, "NO [LIMIT]"},
-		{storage.ErrInvalid, "NO [CANNOT]"},
-		{storage.ErrAuth, "NO [AUTHENTICATIONFAILED]"},
-		{storage.ErrUnavailable, "NO [UNAVAILABLE]"},
-		{storage.ErrDiskFull, "NO [UNAVAILABLE]"},
-		{storage.ErrCorrupt, "NO [UNAVAILABLE]"},
-		{storage.ErrNotMaster, "BYE [UNAVAILABLE]"},
-		{context.Canceled, "BYE [UNAVAILABLE]"},
-		{context.DeadlineExceeded, "NO [UNAVAILABLE]"},
-		{io.ErrClosedPipe, "NO [SERVERBUG]"},
-		// Of two kinds: an account that is not there any more, or a node that doubts.
-		{storage.Errorf(storage.ErrUnavailable, "%w", storage.ErrNotFound), "NO [UNAVAILABLE]"},
-		{storage.Errorf(storage.ErrNotMaster, "%w", storage.ErrNotFound), "BYE [UNAVAILABLE]"},
-		{storage.Errorf(storage.ErrUnavailable, "%w", storage.ErrAuth), "NO [UNAVAILABLE]"},
-		{storage.ErrDiverged, "NO [UNAVAILABLE]"},
-	} {
-		r, bye := replyTo(storage.Errorf(tt.err, "do something: %w", tt.err))
-		got := r.status + " [" + r.code + "]"
-		if bye != nil {
-			got = "BYE [" + bye.code + "]"
-		}
-		if got != tt.want {
-			t.Errorf("%v is answered with %s, want %s", tt.err, got, tt.want)
-		}
-	}
-	for kind, want := range map[error]error{storage.ErrAuth: storage.ErrAuth, storage.ErrLimit: storage.ErrLimit, storage.ErrNotMaster: storage.ErrUnavailable} {
-		if back := peerError(storage.KindName(kind), "x"); !errors.Is(back, want) || errors.Is(back, storage.ErrNotMaster) {
-			t.Errorf("%v came back from a peer as %v, want %v", kind, back, want)
-		}
-	}
-}
-
 // TestMemoryIdle measures what a selected session with TLS holds in this process
 // while its client is silent, and in IDLE. The client's half is in it as well.
 func TestMemoryIdle(t *testing.T) {
@@ -231,75 +167,6 @@ func TestMemoryIdle(t *testing.T) {
 	t.Logf("without TLS: waiting %d bytes, IDLE %d bytes per connection (both ends)", perWaiting, perIdle)
 	if perIdle > 25<<10 {
 		t.Errorf("an idle connection without TLS holds %d bytes", perIdle)
-	}
-}
-
-// TestMbsync runs a real client in both directions.
-func TestMbsync(t *testing.T) {
-	bin, err := exec.LookPath("mbsync")
-	if err != nil {
-		t.Skip("SKIPPED: mbsync is not installed (apt-get install isync); no real client was tried")
-	}
-	b := newBench(t, nil)
-	b.deliverMany("alice", 20)
-	dir := t.TempDir()
-	host, port, _ := net.SplitHostPort(b.plain)
-	conf := fmt.Sprintf(`IMAPStore far
-Host %s
-Port %s
-User alice@example.test
-Pass secret
-SSLType None
-AuthMechs LOGIN
-
-MaildirStore near
-Path %s/
-Inbox %s/INBOX
-SubFolders Verbatim
-
-Channel all
-Far :far:
-Near :near:
-Patterns *
-Create Both
-Expunge Both
-SyncState *
-`, host, port, dir, dir)
-	file := filepath.Join(dir, "mbsyncrc")
-	if err := os.WriteFile(file, []byte(conf), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	run := func() {
-		t.Helper()
-		ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
-		defer cancel()
-		if out, err := exec.CommandContext(ctx, bin, "-c", file, "-a").CombinedOutput(); err != nil {
-			t.Fatalf("mbsync: %v\n%s", err, out)
-		}
-	}
-	run()
-	got, err := filepath.Glob(dir + "/INBOX/*/*")
-	if err != nil || len(got) != 20 {
-		t.Fatalf("mbsync fetched %d messages, %v", len(got), err)
-	}
-	// Upwards: a new message, a new folder, and one that is deleted here.
-	if err := os.WriteFile(dir+"/INBOX/new/1.2.3", []byte("Subject: up\n\nfrom here\n"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Remove(got[0]); err != nil {
-		t.Fatal(err)
-	}
-	for _, sub := range []string{"cur", "new", "tmp"} {
-		os.MkdirAll(dir+"/Work/"+sub, 0o700)
-	}
-	run()
-	run()
-	c := b.login("alice")
-	if found := c.ok("a SELECT INBOX"); !strings.Contains(strings.Join(found, "\n"), "* 20 EXISTS") {
-		t.Errorf("after 20 - 1 + 1 messages: %q", found)
-	}
-	if found := c.ok("b SEARCH SUBJECT up"); found[0] != "* SEARCH 20" {
-		t.Errorf("the message from below: %q", found)
 	}
 }
 
@@ -346,32 +213,72 @@ func TestClosedAccount(t *testing.T) {
 	}
 }
 
-// slowLogin changes the account between the proof of its password and the
-// session's start.
-type slowLogin struct {
-	*bench
-	change func(ctx context.Context, id storage.AccountID) error
-}
-
-func (p slowLogin) Login(ctx context.Context, user string, try storage.Attempt) (Grant, error) {
-	g, err := p.bench.Login(ctx, user, try)
-	return g, errors.Join(err, p.change(ctx, g.Account))
-}
-
-// TestClosedWhileLoggingIn: no session survives the new password or the deletion
-// that it raced with.
-func TestClosedWhileLoggingIn(t *testing.T) {
-	b := newBench(t, nil)
-	for _, tt := range []struct {
-		user, bye string
-		change    func(ctx context.Context, id storage.AccountID) error
-	}{
-		{"alice", "[EXPIRED]", func(ctx context.Context, id storage.AccountID) error { return b.store.SetPassword(ctx, id, "secret") }},
-		{"bob", "[CONTACTADMIN]", b.store.DeleteAccount},
+// TestRefusedBeforeTLS: a connection over a limit costs no handshake. Without TLS it
+// hears why.
+func TestRefusedBeforeTLS(t *testing.T) {
+	for name, limit := range map[string]func(*Config){
+		"too many connections from your address": func(c *Config) { c.Limits.PerIPMax = 1 },
+		"too many connections":                   func(c *Config) { c.Limits.ConnectionsMax = 1 },
 	} {
-		c := dial(t, b.listen(b.serve(func(c *Config) { c.Login = slowLogin{b, tt.change} }), ListenerOptions{PlainLogin: true}))
-		c.line()
-		c.send("a LOGIN " + tt.user + "@example.test secret\r\n")
-		c.wantBye(tt.bye)
+		b := newBench(t, limit)
+		b.login("alice")
+		dial(t, b.plain).wantBye("[UNAVAILABLE] " + name)
+		conn, err := net.Dial("tcp", b.tls)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		conn.SetDeadline(time.Now().Add(10 * time.Second))
+		if got, _ := io.ReadAll(conn); len(got) != 0 { // it has sent no ClientHello, and waits for nobody's
+			t.Errorf("%s: the port with TLS said %q", name, got)
+		}
+	}
+}
+
+// TestHandshakesAreBounded: of one client's silent connections the oldest go, and
+// whoever speaks gets in beside them.
+func TestHandshakesAreBounded(t *testing.T) {
+	b := newBench(t, func(c *Config) { c.Timeouts.Handshake = time.Minute })
+	var silent []net.Conn
+	for range handshakesPerIPMax + 1 {
+		conn, err := net.Dial("tcp", b.tls)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		silent = append(silent, conn)
+	}
+	closed := make(chan struct{}, len(silent))
+	for _, conn := range silent {
+		go func() {
+			conn.SetReadDeadline(time.Now().Add(10 * time.Second))
+			if _, err := conn.Read(make([]byte, 1)); err == io.EOF || strings.Contains(fmt.Sprint(err), "reset") {
+				closed <- struct{}{}
+			}
+		}()
+	}
+	<-closed
+	oracleTLS(t, b)
+}
+
+// TestRefusedLeavesNothing: a refused connection is closed, and leaves no context
+// behind at the server, however many come.
+func TestRefusedLeavesNothing(t *testing.T) {
+	b := newBench(t, func(c *Config) { c.Limits.PerIPMax = 1 })
+	b.login("alice")
+	ours, theirs := net.Pipe()
+	go io.Copy(io.Discard, ours)
+	defer ours.Close()
+	c := newSession(b.srv, theirs, "127.0.0.1")
+	why := b.srv.register(c)
+	if why == nil {
+		t.Fatal("it was let in")
+	}
+	b.srv.refuse(c, why)
+	if c.ctx.Err() == nil {
+		t.Error("its context lives")
+	}
+	if _, err := theirs.Write(nil); err == nil {
+		t.Error("it is open")
 	}
 }

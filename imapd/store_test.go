@@ -455,3 +455,112 @@ func TestFlagsOfManyWriters(t *testing.T) {
 		}
 	}
 }
+
+// TestOwnFlagsAreSeen: what a session stored, it reads, however late the disk is.
+func TestOwnFlagsAreSeen(t *testing.T) {
+	b := newBench(t, nil)
+	b.deliverMany("alice", 1)
+	c := b.login("alice")
+	c.ok("a SELECT INBOX")
+	for i := range 50 {
+		c.ok(fmt.Sprintf("b STORE 1 FLAGS.SILENT ($k%d)", i))
+		if got, want := c.ok("c FETCH 1 FLAGS")[0], fmt.Sprintf("* 1 FETCH (FLAGS ($k%d))", i); got != want {
+			t.Fatalf("after STORE: %s, want %s", got, want)
+		}
+		if got := c.ok(fmt.Sprintf("d SEARCH KEYWORD $k%d", i)); got[0] != "* SEARCH 1" {
+			t.Fatalf("after STORE: %v", got)
+		}
+	}
+}
+
+// TestStore: each way to change flags, and what it tells (RFC 3501, section 6.4.6).
+func TestStore(t *testing.T) {
+	b := newBench(t, nil)
+	b.wantByState("STORE 1:* FLAGS ()", byState{badState, badState, "OK", "NO [NOPERM]"})
+	b.wantByState("UID STORE 1 FLAGS ()", byState{badState, badState, "OK", "NO [NOPERM]"})
+	b.deliverMany("alice", 2)
+	one, two := b.pair()
+	for _, tt := range []struct{ arguments, flags string }{
+		{`1 FLAGS (\Seen k1)`, `\Seen k1`},
+		{`1 +FLAGS (\Flagged)`, `\Flagged \Seen k1`},
+		{`1 +flags (\FLAGGED K1)`, `\Flagged \Seen k1`}, // both are there
+		{`1 -FLAGS (\Seen \Draft)`, `\Flagged k1`},
+		{`1 +FLAGS ()`, `\Flagged k1`},
+		{`1 -FLAGS K1`, `\Flagged`},
+		{`1 FLAGS \Answered \Deleted $k`, `\Answered \Deleted $k`},
+		{`1 +FLAGS (\Recent)`, `\Answered \Deleted $k`}, // no client can change it
+		{`1 FLAGS ()`, ``},
+	} {
+		for _, silent := range []bool{false, true} {
+			arguments := tt.arguments
+			if silent {
+				arguments = strings.Replace(strings.Replace(arguments, "FLAGS", "FLAGS.SILENT", 1), "flags", "Flags.Silent", 1)
+			}
+			var told []string
+			for _, line := range one.ok("a STORE " + arguments) {
+				if strings.Contains(line, " FETCH ") {
+					told = append(told, line)
+				}
+			}
+			if want := []string{"* 1 FETCH (UID 1 FLAGS (" + tt.flags + "))"}; !silent && !slices.Equal(told, want) || silent && told != nil {
+				t.Errorf("STORE %s told %q, want %q unless it is silent", arguments, told, want)
+			}
+		}
+		one.says("b FETCH 1 FLAGS", "* 1 FETCH (FLAGS ("+tt.flags+"))", "OK")
+		two.ok("b NOOP")
+		two.says("c FETCH 1 FLAGS", "* 1 FETCH (FLAGS ("+tt.flags+"))", "OK")
+	}
+	one.says("c UID STORE 2:99 FLAGS (x)", "* FLAGS (\\Answered \\Flagged \\Deleted \\Seen \\Draft $k k1 x)",
+		`* OK [PERMANENTFLAGS (\Answered \Flagged \Deleted \Seen \Draft $k k1 x \*)] flags are kept`, "* 2 FETCH (UID 2 FLAGS (x))", "OK")
+	one.says("d UID STORE 77 FLAGS (y)", "OK")
+}
+
+// TestStoreRefused: it changes no message, not the first ones of its set either.
+func TestStoreRefused(t *testing.T) {
+	b := newBench(t, nil)
+	b.deliverMany("alice", 2)
+	c := b.login("alice")
+	c.ok("a SELECT INBOX")
+	many := strings.Repeat("k", storage.MaxKeywordBytes)
+	var tooMany []string
+	for i := range storage.MaxKeywordsPerMessage + 1 {
+		tooMany = append(tooMany, fmt.Sprint("k", i))
+	}
+	for _, tt := range []struct{ arguments, want string }{
+		{"1", "BAD"},
+		{"1 FLAGS", "BAD"},
+		{"1 FLAGS (", "BAD"},
+		{"1 FLAGS (x) y", "BAD"},
+		{"1 * FLAGS (x)", "BAD"},
+		{"1 + FLAGS (x)", "BAD"},
+		{"1 FLAGS.LOUD (x)", "BAD"},
+		{"1 ANNOTATION (x)", "BAD"},
+		{`1 FLAGS ("x")`, "BAD"},
+		{`1 FLAGS (\)`, "BAD"},
+		{"1:3 +FLAGS (x)", "BAD"},
+		{"0 +FLAGS (x)", "BAD"},
+		{"1:2 +FLAGS (\\Nonsense)", "NO [CANNOT]"},
+		{"1:2 +FLAGS (" + many + "k)", "NO [CANNOT]"},
+		{"1:2 +FLAGS (" + strings.Join(tooMany, " ") + ")", "NO [LIMIT]"},
+	} {
+		c.want("b STORE "+tt.arguments, tt.want)
+		c.ok("n NOOP")
+	}
+	c.says("c FETCH 1:* FLAGS", "* 1 FETCH (FLAGS ())", "* 2 FETCH (FLAGS ())", "OK")
+	c.ok("d STORE 1 +FLAGS.SILENT (" + many + " " + strings.Join(tooMany[2:], " ") + ")")
+	c.want("e STORE 1:2 +FLAGS.SILENT (k0)", "NO [LIMIT]") // one more than a message can have
+	c.says("f SEARCH KEYWORD k0", "* SEARCH", "OK")
+}
+
+// TestStoreIsNoNewMail: a change of flags moves neither numbers nor UIDs.
+func TestStoreIsNoNewMail(t *testing.T) {
+	b := newBench(t, nil)
+	b.deliverMany("alice", 3)
+	one, two := b.pair()
+	next := one.status("INBOX", "UIDNEXT")
+	one.says(`a STORE 3:1 +FLAGS (\Seen)`, `* 1 FETCH (UID 1 FLAGS (\Seen))`, `* 2 FETCH (UID 2 FLAGS (\Seen))`, `* 3 FETCH (UID 3 FLAGS (\Seen))`, "OK")
+	two.says("a SEARCH SEEN", "* SEARCH 1 2 3", `* 1 FETCH (UID 1 FLAGS (\Seen))`, `* 2 FETCH (UID 2 FLAGS (\Seen))`, `* 3 FETCH (UID 3 FLAGS (\Seen))`, "OK")
+	if got := one.status("INBOX", "UIDNEXT"); got != next {
+		t.Errorf("UIDNEXT went from %d to %d", next, got)
+	}
+}

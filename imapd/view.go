@@ -46,8 +46,8 @@ type span struct{ lo, hi int }
 func (v *view) index(uid storage.UID) (int, bool) { return slices.BinarySearch(v.uids, uid) }
 
 // spans finds the messages that a set names. A sequence number beyond the last
-// message is an error of the client (RFC 3501, section 9: seq-number); a UID
-// that is not there is passed over (section 6.4.8).
+// message is an error of the client, and "*" of an empty mailbox (RFC 3501,
+// section 9: seq-number); a UID that is not there is passed over (section 6.4.8).
 func (v *view) spans(set wire.Set, isUID bool) ([]span, error) {
 	var out []span
 	add := func(s span) {
@@ -60,12 +60,13 @@ func (v *view) spans(set wire.Set, isUID bool) ([]span, error) {
 	if !isUID {
 		count := uint32(len(v.uids))
 		for _, r := range set {
-			if r.Lo > count && r.Hi != 0 || r.Hi > count && r.Lo != 0 {
+			all := r == wire.Range{Lo: 1} || r == wire.Range{Hi: 1} // 1:*, which clients ask of an empty mailbox, too
+			if !all && (count == 0 || max(r.Lo, r.Hi) > count) {
 				return nil, &wire.SyntaxError{Want: "sequence numbers of messages that exist"}
 			}
 		}
 		for _, r := range set.Resolve(count) {
-			add(span{min(int(r.Lo), int(count)+1) - 1, int(min(r.Hi, count))})
+			add(span{int(r.Lo) - 1, int(min(r.Hi, count))})
 		}
 		return out, nil
 	}

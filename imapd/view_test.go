@@ -6,7 +6,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"pgregory.net/rapid"
 
@@ -114,67 +113,6 @@ func TestViewModel(t *testing.T) {
 	})
 }
 
-// TestTwoSessionsIdle: IDLE tells deliveries, flags and expunges as they happen.
-func TestTwoSessionsIdle(t *testing.T) {
-	b := newBench(t, nil)
-	b.deliverMany("alice", 2)
-	idler, other := b.login("alice"), b.login("alice")
-	idler.ok("a SELECT INBOX")
-	other.ok("a SELECT INBOX")
-	idler.send("i IDLE\r\n")
-	idler.until("+ ")
-	began := time.Now()
-	b.deliver("alice", "Subject: new\r\n\r\nx")
-	idler.until("* 3 EXISTS")
-	if took := time.Since(began); took > time.Second {
-		t.Errorf("EXISTS came after %v", took)
-	}
-	other.ok(`b STORE 1 +FLAGS (\Deleted)`)
-	idler.until(`* 1 FETCH (UID 1 FLAGS (\Deleted))`)
-	other.ok("c EXPUNGE")
-	idler.until("* 1 EXPUNGE")
-	idler.send("DONE\r\n")
-	idler.until("i OK")
-	// The next command of the session is served as ever.
-	idler.want("n NOOP", "OK")
-	idler.send("j IDLE\r\n")
-	idler.until("+ ")
-	idler.send("nonsense\r\n")
-	idler.until("j BAD")
-}
-
-// TestSelectedMailboxDeleted: the other session's mailbox is gone.
-func TestSelectedMailboxDeleted(t *testing.T) {
-	b := newBench(t, nil)
-	one, two, idler := b.login("alice"), b.login("alice"), b.login("alice")
-	one.ok("a CREATE box")
-	two.ok("a SELECT box")
-	idler.ok("a SELECT box")
-	idler.send("i IDLE\r\n")
-	idler.until("+ ")
-	one.ok("b DELETE box")
-	two.send("c NOOP\r\n")
-	two.wantBye("selected mailbox was deleted")
-	idler.wantBye("selected mailbox was deleted")
-}
-
-// TestOwnFlagsAreSeen: what a session stored, it reads, however late the disk is.
-func TestOwnFlagsAreSeen(t *testing.T) {
-	b := newBench(t, nil)
-	b.deliverMany("alice", 1)
-	c := b.login("alice")
-	c.ok("a SELECT INBOX")
-	for i := range 50 {
-		c.ok(fmt.Sprintf("b STORE 1 FLAGS.SILENT ($k%d)", i))
-		if got, want := c.ok("c FETCH 1 FLAGS")[0], fmt.Sprintf("* 1 FETCH (FLAGS ($k%d))", i); got != want {
-			t.Fatalf("after STORE: %s, want %s", got, want)
-		}
-		if got := c.ok(fmt.Sprintf("d SEARCH KEYWORD $k%d", i)); got[0] != "* SEARCH 1" {
-			t.Fatalf("after STORE: %v", got)
-		}
-	}
-}
-
 func TestViewSpans(t *testing.T) {
 	v := &view{uids: []storage.UID{3, 4, 5, 9, 12}}
 	for _, tt := range []struct {
@@ -182,7 +120,7 @@ func TestViewSpans(t *testing.T) {
 		uid  bool
 		want string
 	}{
-		{"1:2", false, "[{0 2}]"}, {"2,4:*", false, "[{1 2} {3 5}]"}, {"*", false, "[{4 5}]"}, {"6", false, "error"}, {"6:*", false, "[{4 5}]"},
+		{"1:2", false, "[{0 2}]"}, {"2,4:*", false, "[{1 2} {3 5}]"}, {"*", false, "[{4 5}]"}, {"6", false, "error"}, {"6:*", false, "error"}, {"*:6", false, "error"}, {"5:*", false, "[{4 5}]"}, {"*:1", false, "[{0 5}]"},
 		{"1:4", true, "[{0 2}]"}, {"100:*", true, "[{4 5}]"}, {"6:8", true, "[]"}, {"4:9,12", true, "[{1 5}]"}, {"1:2", true, "[]"},
 	} {
 		d := newTestDecoder(tt.in)
@@ -195,6 +133,25 @@ func TestViewSpans(t *testing.T) {
 			t.Errorf("spans(%s, uid %v) = %s, want %s", tt.in, tt.uid, got, tt.want)
 		}
 	}
+}
+
+// TestSetsOfAnEmptyMailbox: no number and no "*" is a message's (RFC 3501,
+// section 9: seq-number), while UIDs may always be asked for.
+func TestSetsOfAnEmptyMailbox(t *testing.T) {
+	c := newBench(t, nil).login("alice")
+	c.ok("a SELECT INBOX")
+	for _, command := range []string{"FETCH %s FLAGS", "STORE %s +FLAGS (x)", "COPY %s Archive", "MOVE %s Archive", "SEARCH %s"} {
+		for set, want := range map[string]string{"1:*": "OK", "*:1": "OK", "1": "BAD", "*": "BAD", "*:*": "BAD", "2:*": "BAD", "1:*,2": "BAD", "1:2": "BAD"} {
+			c.want("b "+fmt.Sprintf(command, set), want)
+			if !strings.HasPrefix(command, "SEARCH") { // in UID SEARCH, too, a bare set has sequence numbers
+				want = "OK"
+			}
+			c.want("c UID "+fmt.Sprintf(command, set), want)
+			c.ok("n NOOP")
+		}
+	}
+	c.ok("d UID SEARCH UID *")
+	c.ok("d UID EXPUNGE *")
 }
 
 // TestViewSharesUIDs: a view uses the store's array for as long as it says the

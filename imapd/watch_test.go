@@ -229,3 +229,21 @@ func TestClosedAccountEndsCommand(t *testing.T) {
 	<-s.ctx.Done() // before the client reads on
 	c.wantBye("[CONTACTADMIN]")
 }
+
+// TestInterject: what is said beside the answers never comes inside of one.
+func TestInterject(t *testing.T) {
+	var sent strings.Builder
+	w := newTestWriter(func(p []byte) { sent.Write(p) })
+	w.Interject("* OK one\r\n")
+	w.Str("* 1 FETCH (BODY[] ").LiteralSize(200_000).Str(strings.Repeat("x", 200_000))
+	if sent.Len() < 100_000 {
+		t.Fatalf("%d bytes are sent: the writer does not stand inside of a response", sent.Len())
+	}
+	w.Interject("* OK two\r\n")
+	w.Str(")").CRLF()
+	w.Flush()
+	w.Interject("* OK three\r\n")
+	if got, want := strings.ReplaceAll(sent.String(), "x", ""), "* OK one\r\n* 1 FETCH (BODY[] {200000}\r\n)\r\n* OK three\r\n"; got != want {
+		t.Errorf("sent %q, want %q", got, want)
+	}
+}

@@ -224,9 +224,6 @@ func (m *Master) RenameMailbox(ctx context.Context, id storage.AccountID, from, 
 	if from == "INBOX" {
 		return m.renameInbox(ctx, id, to)
 	}
-	if to == from || strings.HasPrefix(to, from+"/") {
-		return storage.Errorf(storage.ErrInvalid, "rename mailbox %q: %q lies inside it", from, to)
-	}
 	full := m.checkRoom(ctx, id) // the levels above the new name may have to be made
 	if full != nil && !errors.Is(full, storage.ErrLimit) {
 		return full
@@ -242,6 +239,14 @@ func (m *Master) RenameMailbox(ctx context.Context, id storage.AccountID, from, 
 		}
 		if len(tree) == 0 {
 			return storage.Errorf(storage.ErrNotFound, "rename mailbox %q: it does not exist", from)
+		}
+		switch _, exists, err := mailboxID(t, id, to); {
+		case err != nil:
+			return err
+		case exists: // also when from is only a level of the names below it
+			return storage.Errorf(storage.ErrExists, "rename mailbox %q: %q exists already", from, to)
+		case to == from || strings.HasPrefix(to, from+"/"):
+			return storage.Errorf(storage.ErrInvalid, "rename mailbox %q: %q lies inside it", from, to)
 		}
 		var changes []*event.Change
 		made := map[string]bool{}
