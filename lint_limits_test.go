@@ -148,7 +148,7 @@ an unprotected slot whose replica can be reached | node unprotectedAfter
 a node without a quorum, with 'fence_without_quorum' | node fenceAfter
 pause of a process that is noticed | node pauseAfter
 pause of a process that is noticed | failover pauseAfter
-a replica without a heartbeat opens its stream anew | storage/repl silentAfter
+a replica without a heartbeat opens its stream again | storage/repl silentAfter
 pause before the state is fetched for an event that could not be applied | storage/repl poisonPause
 lag that pages | node lagPageAfter
 one undelete of messages is waited for | node restoreWithin
