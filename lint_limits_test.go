@@ -18,7 +18,7 @@ import (
 
 // figure is a constant of the code that a row of docs/LIMITS.md tells: the folder of
 // its package, and its name. name may also be a field that is given its default there,
-// or, of a unit of systemd, a directive.
+// a sum of such names, or, of a unit of systemd, a directive.
 type figure struct{ dir, name string }
 
 // limitFigures are the rows of docs/LIMITS.md and the constants that they tell: what
@@ -37,6 +37,7 @@ positions left free before a large change | storage/local largeAhead largeAheadM
 what a replica applies in one commit | storage/repl applyMax applyBytesMax
 UIDs per mailbox and unclean epoch | storage/event uidRange
 UIDVALIDITYs per address and unclean epoch | storage/event uidValidityRange
+unclean epochs of a slot | storage/event (1<<32-seedMin)/uidValidityRange-seedBlocks
 epochs of a slot | storage/slot MaxEpoch
 events per epoch | storage/slot PositionBits
 freeing, compaction | node upkeepEvery upkeepFirst
@@ -157,6 +158,7 @@ clients in a transaction when the node stops | node drainTimeout cutWithin
 jobs, and what the node does by itself | node settleWithin
 streams to other nodes, Raft | node closePeers
 handshakes of the peer port | node leaveWithin
+all that together, whatever clients do | node drainTimeout+cutWithin+2*settleWithin+2*closePeers+leaveWithin
 closing the copies, behind clients and jobs | node closeWithin
 the unit's 'TimeoutStopSec' | packaging/mailnode.service TimeoutStopSec
 the unit's 'MemoryMax' | packaging/mailnode.service MemoryMax
@@ -165,7 +167,6 @@ the unit's 'MemoryMax' | packaging/mailnode.service MemoryMax
 // limitWords are the rows that tell no constant, and why. The list gets shorter, not
 // longer.
 const limitWords = `
-unclean epochs of a slot | follows from seedMin, seedBlocks and uidValidityRange (storage/event)
 copies opened at once | a function of the cores
 index compactions at once | a function of the cores
 cores that prove the passwords of one client, or of one account | a function of the cores
@@ -175,7 +176,6 @@ a read, write or sync that does not return, until the slot is proposed | a setti
 search keys, and their nesting | there is no limit
 line of a message | there is no limit
 clients over TCP | a setting that is a list
-all that together, whatever clients do | the sum of the rows above
 `
 
 // limitRows reads rows of two cells, "what | the rest".
@@ -288,7 +288,7 @@ func tellings(t *testing.T, f figure) []string {
 	out := []string{plain, strings.ReplaceAll(plain, ",", ""), fmt.Sprintf("2^%d", n)}
 	for shift, unit := range map[int]string{10: "KiB", 20: "MiB", 30: "GiB"} {
 		if n>>shift > 0 && n>>shift<<shift == n {
-			out = append(out, fmt.Sprintf("%d %s", n>>shift, unit), fmt.Sprintf("%d MB", n>>shift))
+			out = append(out, fmt.Sprintf("%d %s", n>>shift, unit))
 		}
 	}
 	return out
@@ -308,7 +308,15 @@ func valueOf(t *testing.T, f figure) (n int64, duration bool) {
 		}
 		t.Fatalf("%s has no %s (%v)", f.dir, f.name, err)
 	}
-	v := constantNamed(t, f, &duration)
+	v := constant.MakeUnknown()
+	if e, err := parser.ParseExpr(f.name); err == nil {
+		if _, isSum := e.(*ast.BinaryExpr); isSum {
+			v = constantOf(t, f.dir, e, &duration)
+		}
+	}
+	if v.Kind() == constant.Unknown {
+		v = constantNamed(t, f, &duration)
+	}
 	n, _ = constant.Int64Val(constant.ToInt(v))
 	return n, duration
 }
@@ -389,6 +397,9 @@ func constantOf(t *testing.T, dir string, e ast.Expr, duration *bool) constant.V
 		if e.Op == token.SHL {
 			s, _ := constant.Uint64Val(b)
 			return constant.Shift(a, token.SHL, uint(s))
+		}
+		if e.Op == token.QUO && a.Kind() == constant.Int && b.Kind() == constant.Int {
+			return constant.BinaryOp(a, token.QUO_ASSIGN, b) // of integers
 		}
 		return constant.BinaryOp(a, e.Op, b)
 	case *ast.SelectorExpr:
