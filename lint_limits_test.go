@@ -286,6 +286,9 @@ func tellings(t *testing.T, f figure) []string {
 		plain = plain[:i] + "," + plain[i:]
 	}
 	out := []string{plain, strings.ReplaceAll(plain, ",", ""), fmt.Sprintf("2^%d", n)}
+	if n%1e6 == 0 {
+		out = append(out, fmt.Sprintf("%d MB", n/1e6))
+	}
 	for shift, unit := range map[int]string{10: "KiB", 20: "MiB", 30: "GiB"} {
 		if n>>shift > 0 && n>>shift<<shift == n {
 			out = append(out, fmt.Sprintf("%d %s", n>>shift, unit))
