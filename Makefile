@@ -1,11 +1,10 @@
 # Bare `make` prints the targets. CI runs only these.
 .DEFAULT_GOAL := help
-SHELL := /bin/bash
-
-GO        ?= go
-VERSION   := $(shell git describe --tags --always --dirty 2>/dev/null || echo unreleased)
-LDFLAGS   := -s -w -X mailnode/node/cli.version=$(VERSION)
-FUZZTIME  ?= 20s
+SHELL    := /bin/bash
+GO       ?= go
+VERSION  := $(shell git describe --tags --always --dirty 2>/dev/null || echo unreleased)
+LDFLAGS  := -s -w -X mailnode/node/cli.version=$(VERSION)
+FUZZTIME ?= 20s
 
 help: ## print this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -16,8 +15,7 @@ build: ## bin/mailnode: one static binary
 demo: build ## three nodes on loopback, users, mail; ARGS="..." goes to the command
 	bin/mailnode demo $(ARGS)
 
-# -race needs C; what production runs is built without it, so the store is tested that way too.
-# The system tier (node/cli/system_test.go) has time limits, mail flows 2 s after a confirm: it runs alone.
+# -race needs C; production runs without, so the store is tested that way too. The system tier (node/cli/system_test.go) has time limits: it runs alone.
 test: ## vet, all tests under the race detector, the store without C
 	$(GO) vet ./...
 	$(GO) test -race -timeout 15m -skip '^TestSystem' ./...
@@ -27,7 +25,6 @@ test: ## vet, all tests under the race detector, the store without C
 
 # Not a tool directive of go.mod: a linter's requirements must not choose the versions that ship.
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
-
 lint: ## gofmt, vet, go.mod tidy, nothing unused, and the style tests (lint_test.go)
 	@unformatted=$$(gofmt -l .); if [ -n "$$unformatted" ]; then echo "not gofmt'ed:"; echo "$$unformatted"; exit 1; fi
 	$(GO) vet ./...
@@ -43,7 +40,7 @@ fuzz: ## each fuzz target for FUZZTIME (20s)
 	  done; \
 	done
 
-crash: ## power loss, bit flips and faults for DURATION (10m) each, or ROUNDS seeds; SEED begins
+crash: ## power loss, bit flips, faults of the disk: DURATION (10m) each, or ROUNDS seeds from SEED
 	@set -o pipefail; for lane in SurvivesPowerLoss KilledAndThen EveryFlippedBit FaultAtEvery ReadErrorIs; do \
 	  DURATION=$${DURATION:-10m} $(GO) test -count=1 -timeout 0 -v -run "$$lane" ./storage/local | sed '/=== \|--- PASS: .*SEED/d' || exit 1; \
 	done
@@ -55,10 +52,10 @@ sim: ## law 1 and 4 in SEEDS (100000) simulated runs from SEED (1), then each kn
 kill: ## kill -9 under full delivery load, ROUNDS (50) of it, then every message is looked for
 	MAILNODE_KILL_ROUNDS=$${ROUNDS:-50} $(GO) test -count=1 -timeout 0 -v -run '^TestSystemKillLoop$$' ./node/cli
 
-soak: ## three nodes at full delivery rate for DURATION (5m): nothing slower than 500 ms, no slot unprotected
+soak: ## three nodes at full delivery rate for DURATION (5m): nothing over 500 ms, no slot unprotected
 	MAILNODE_SOAK=$(or $(DURATION),5m) $(GO) test -count=1 -timeout 0 -v -run '^TestLaw01Soak$$' ./node
 
-attack: ## one address attacks three nodes for DURATION (1m): others log in within 1 s, again within 100 ms, Raft keeps its leader
+attack: ## one address attacks three nodes for DURATION (1m), on idle cores: others' logins, and Raft's leader
 	MAILNODE_ATTACK=$(or $(DURATION),1m) $(GO) test -count=1 -timeout 0 -v -run '^TestAttackFromOneAddress$$' ./node
 
 bench: build ## deliveries, IMAP mixes, failover time; needs ../shared/mailbench, else says so
@@ -66,20 +63,17 @@ bench: build ## deliveries, IMAP mixes, failover time; needs ../shared/mailbench
 
 bench-restart: ## 40 slots of 100,000 messages: clean stop, kill -9, memory; DIR=/path keeps them
 	CGO_ENABLED=0 MAILNODE_RESTART=$(or $(DIR),1) $(GO) test -count=1 -v -timeout 90m -run '^TestRestart$$' ./node
-# It needs a real disk: BENCH_STORAGE=folder (this one, else). See storage/local/bench_test.go for what else can be set.
-bench-storage: ## durable deliveries through the storage API beside the limits of disk and SHA-256, growing mailboxes
+
+bench-storage: ## deliveries through the storage API beside the limits of a real disk: BENCH_STORAGE=folder, else bin
 	@dir="$${BENCH_STORAGE:-$(CURDIR)/bin}"; mkdir -p "$$dir"; case "$$(stat -f -c %T "$$dir")" in tmpfs|ramfs) \
 	  echo "$$dir is in memory: set BENCH_STORAGE to a folder on a disk"; exit 1;; esac; \
 	  BENCH_STORAGE="$$dir" $(GO) test -count=1 -timeout 30m -run '^TestBenchStorage$$' -v ./storage/local
 
-proto: ## generate *.pb.go anew (needs protoc, protoc-gen-go, protoc-gen-go-grpc)
-	@set -e; for f in $$(find . -name '*.proto' -not -path './.git/*'); do echo "protoc $$f"; \
-	  (cd "$$(dirname $$f)" && protoc --go_out=. --go_opt=paths=source_relative \
-	    --go-grpc_out=. --go-grpc_opt=paths=source_relative "$$(basename $$f)"); \
-	done
+proto: ## generate *.pb.go (needs protoc, protoc-gen-go, protoc-gen-go-grpc)
+	@set -e; for f in $$(find . -name '*.proto' -not -path './.git/*'); do (cd "$$(dirname $$f)" && protoc --go_out=. \
+	  --go_opt=paths=source_relative --go-grpc_out=. --go-grpc_opt=paths=source_relative "$$(basename $$f)"); done
 
 clean: ## remove what build and demo made
-	rm -rf bin demo
-	$(GO) clean -testcache
+	rm -rf bin demo && $(GO) clean -testcache
 
 .PHONY: help build demo test lint fuzz crash sim kill soak attack bench bench-restart bench-storage proto clean

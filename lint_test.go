@@ -31,7 +31,7 @@ const structMaxFields = 15
 var wideStructs = map[string]int{
 	"failover/report.go:CopyReport":  17,
 	"failover/sim/node.go:node":      30,
-	"failover/sim/world.go:world":    17,
+	"failover/sim/world.go:world":    18,
 	"node/copies.go:keeper":          26,
 	"node/job/job.go:Job":            18,
 	"node/job/status.go:Status":      19,
@@ -39,7 +39,7 @@ var wideStructs = map[string]int{
 	"raftfsm/raftfsm.go:Config":      17,
 	"storage/local/regain.go:regain": 16,
 	"storage/local/slot.go:Options":  19,
-	"storage/local/slot.go:Slot":     37,
+	"storage/local/slot.go:Slot":     35,
 	"storage/mime/mime.go:Part":      18,
 	"storage/mime/scan.go:scanner":   20,
 	"storage/repl/ack/ack.go:State":  21,

@@ -267,8 +267,9 @@ func (a *audit) compare(node slot.NodeName) (differs string, compared bool, err 
 	return a.k.differsIn(node, c), true, nil
 }
 
-// auditRateDefault is how fast an operator's audit reads, in bytes a second.
-const auditRateDefault = 50 << 20
+// auditRateDefault is how fast an operator's audit reads, in bytes a second, as
+// --rate has it.
+const auditRateDefault = 50_000_000
 
 // mending implements admin.Mending.
 type mending struct{ n *Node }

@@ -106,7 +106,7 @@ func sizeSettings() []setting {
 	return []setting{
 		{"message_max_bytes", `104857600`, `Largest message that is accepted.`,
 			count(func(c *Config, n int64) { c.MessageMaxBytes = n }, 1024, 1<<31-1)},
-		{"journal_max_events", `2000000`, `Events that a slot keeps for a replica that is behind. A replica further behind than that compares whole mailboxes instead.`,
+		{"journal_max_events", `2000000`, `Events that a slot keeps for a replica that is behind. A replica further behind than that fetches the whole state instead.`,
 			count(func(c *Config, n int64) { c.JournalMax = n }, 1000, 1<<40)},
 		{"cache_bytes", `268435456`, `Memory for the cache of indexes, shared by all slots of this node.`,
 			count(func(c *Config, n int64) { c.CacheBytes = n }, 1<<20, 1<<40)},
