@@ -171,19 +171,10 @@ const (
 // openIndex opens Pebble, with the settings that the laws need.
 func (s *Slot) openIndex() (string, error) {
 	fs := &poisonFS{FS: s.o.FS, s: s}
-	opts := &pebble.Options{
-		FS:                          fs,
-		Cache:                       s.o.Resources.cache,
-		FileCache:                   s.o.Resources.files,
-		FormatMajorVersion:          pebble.FormatWALSyncChunks, // law 6: see LAWS §4.1
-		MemTableSize:                s.o.Resources.memTableBytes(),
-		MemTableStopWritesThreshold: 4,
-		L0CompactionThreshold:       4,
-		L0StopWritesThreshold:       24,
-		Logger:                      pebbleLogger{s},
-		EventListener: &pebble.EventListener{BackgroundError: s.backgroundError, DataCorruption: s.tableDamaged,
-			WriteStallBegin: s.writesStall, WriteStallEnd: s.writesGoOn},
-	}
+	opts := index.Options(fs, pebbleLogger{s})
+	opts.Cache, opts.FileCache, opts.MemTableSize = s.o.Resources.cache, s.o.Resources.files, s.o.Resources.memTableBytes()
+	opts.EventListener = &pebble.EventListener{BackgroundError: s.backgroundError, DataCorruption: s.tableDamaged,
+		WriteStallBegin: s.writesStall, WriteStallEnd: s.writesGoOn}
 	opts.Experimental.CompactionScheduler = s.compactions
 	_, witnessed, err := s.witness()
 	if err != nil {
