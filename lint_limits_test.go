@@ -41,13 +41,13 @@ packs open for reading | storage/local/resources.go packFilesMax
 body that compaction encodes | storage/blob/record.go EncodedBytesMax
 message in memory on its way in | storage/spool.go spoolSmallBytes
 group commit | storage/local/committer.go groupOpsMax groupBytesMax
-damaged bodies remembered for repair | node/mend.go damagedMax
+damaged bodies remembered for repair | node/mender.go damagedMax
 compaction | node/upkeep.go compactBytesPerSec
 mail that compaction compresses | node/upkeep.go compressAfter
 scrub | node/scrub.go scrubRateLeast
 'slot audit' | node/audit.go auditRateDefault
 'slot reindex' | node/reindex.go reindexBytesPerSec
-bodies given up by themselves | node/mend.go giveUpMax
+bodies given up by themselves | node/mender.go giveUpMax
 listings of opened mailboxes | storage/local/listing_cache.go listingIdle
 remembered logins | storage/local/password.go verifiedMax
 logins that wait to be proved | storage/local/password.go waitingMax

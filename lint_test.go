@@ -23,6 +23,28 @@ const (
 	funcMaxLines  = 70
 )
 
+// structMaxFields is how many fields a struct may have: one of more is two.
+const structMaxFields = 15
+
+// wideStructs are the structs that have more, as "file:Type", with how many. The
+// list gets shorter, and its numbers lower.
+var wideStructs = map[string]int{
+	"failover/report.go:CopyReport":  17,
+	"failover/sim/node.go:node":      30,
+	"failover/sim/world.go:world":    17,
+	"node/copies.go:keeper":          26,
+	"node/job/job.go:Job":            18,
+	"node/job/status.go:Status":      19,
+	"node/node.go:Node":              37,
+	"raftfsm/raftfsm.go:Config":      17,
+	"storage/local/regain.go:regain": 16,
+	"storage/local/slot.go:Options":  19,
+	"storage/local/slot.go:Slot":     37,
+	"storage/mime/mime.go:Part":      18,
+	"storage/mime/scan.go:scanner":   20,
+	"storage/repl/ack/ack.go:State":  21,
+}
+
 // longFuncs are the functions that may be longer than funcMaxLines, as
 // "folder.Receiver.Name", each with its reason. The list gets shorter, not longer.
 var longFuncs = map[string]string{}
@@ -124,9 +146,11 @@ func TestLint(t *testing.T) {
 		{"package names", lintPackageNames},
 		{"file sizes", lintFileSizes},
 		{"function sizes", lintFuncSizes},
+		{"struct sizes", lintStructSizes},
 		{"init", lintInit},
 		{"variables", lintVariables},
 		{"sleep in tests", lintSleep},
+		{"wall clock in tests", lintWallClock},
 		{"words", lintWords},
 		{"pure hearts", lintPure},
 		{"citations", lintCitations},
@@ -262,6 +286,34 @@ func lintFuncSizes(t *testing.T, files []*file) {
 	for name := range longFuncs {
 		if !used[name] {
 			t.Errorf("longFuncs: %s is short or gone: take it off the list", name)
+		}
+	}
+}
+
+func lintStructSizes(t *testing.T, files []*file) {
+	wide := map[string]int{}
+	for _, f := range files {
+		if f.test || f.generated {
+			continue
+		}
+		ast.Inspect(f.ast, func(n ast.Node) bool {
+			spec, ok := n.(*ast.TypeSpec)
+			if !ok {
+				return true
+			}
+			if s, ok := spec.Type.(*ast.StructType); ok && s.Fields.NumFields() > structMaxFields {
+				name := f.path + ":" + spec.Name.Name
+				wide[name] = s.Fields.NumFields()
+				if wide[name] > wideStructs[name] {
+					t.Errorf("%s: %s has %d fields, at most %d: give its parts names of their own", f.at(spec.Pos()), name, wide[name], max(structMaxFields, wideStructs[name]))
+				}
+			}
+			return true
+		})
+	}
+	for name, listed := range wideStructs {
+		if wide[name] < listed {
+			t.Errorf("wideStructs: %s has %d fields, %d are listed: lower the number, or take it off", name, wide[name], listed)
 		}
 	}
 }

@@ -60,7 +60,7 @@ func (pl planner) questions(p cluster.Proposal) map[slot.NodeName][]Question {
 	return out
 }
 
-// sightings gives what the nodes that answered have heard of a slot's copies,
+// sightings returns what the nodes that answered have heard of a slot's copies,
 // the asker's own evidence first.
 func (pl planner) sightings(id slot.ID) []Sighting {
 	out := pl.v.Sightings(id)
@@ -78,7 +78,7 @@ func (pl planner) sightings(id slot.ID) []Sighting {
 	return out
 }
 
-// serves says whether the old master serves the slot: by its answer, else by its
+// serves reports whether the old master serves the slot: by its answer, else by its
 // last report.
 func (pl planner) serves(sl cluster.Slot) bool {
 	if c, ok := pl.answers[sl.Master].copies[sl.ID]; ok {
@@ -145,7 +145,7 @@ func (c copyState) candidate() candidate {
 
 // copies are the copies of one slot that may be chosen: its replicas, and the
 // master's own when that node answers: a person who accepts the loss may let it
-// begin anew, without what it has lost or waits for.
+// begin again, without what it has lost or waits for.
 type copies map[slot.NodeName]copyState
 
 func (pl planner) asked(sl cluster.Slot) copies {
@@ -171,7 +171,7 @@ func (cs copies) sorted() []copyState {
 	return out
 }
 
-// choose gives the target, nil when no viable copy answered. For a safe change
+// choose returns the target, nil when no viable copy answered. For a safe change
 // it is the highest of the in-sync replicas: only that one surely holds every
 // acknowledged event, so that the preference against standbys and for the
 // recorded target decides ties only. So it is when Raft has forgotten epochs: the

@@ -100,7 +100,7 @@ func settled(st *cluster.State, c cluster.ConfirmSlot) (SlotOutcome, result) {
 	return SlotOutcome{}, undecided
 }
 
-// superseded says whether an error means that somebody else's change came first.
+// superseded reports whether an error means that somebody else's change came first.
 func superseded(err error) bool {
 	var stale cluster.ErrStale
 	var closed cluster.ErrClosed

@@ -21,7 +21,7 @@ const (
 )
 
 // Deps is what Confirm works with. View is called once, at the beginning, and
-// gives the evidence of the node that runs it.
+// returns the evidence of the node that runs it.
 type Deps struct {
 	Ownership    Ownership
 	Serving      Serving
@@ -60,7 +60,7 @@ type Outcome struct {
 	Text       string        `json:"text"`
 }
 
-// Confirm makes the plan anew and changes the master of every slot that is safe,
+// Confirm makes the plan again and changes the master of every slot that is safe,
 // or whose loss was accepted by name; the others stay in the proposal. Then it
 // waits until all the changed ones serve. What was begun is finished even when
 // ctx ends (law 12); only the waiting stops. An error means that nothing was done.
@@ -149,7 +149,7 @@ func changeAll(ctx context.Context, own Ownership, changes []cluster.ConfirmSlot
 	}
 }
 
-// awaitServing waits until every changed slot serves, and gives those that do
+// awaitServing waits until every changed slot serves, and returns those that do
 // not when the time is over or nobody waits any more.
 func awaitServing(ctx context.Context, serving Serving, done []SlotOutcome) []SlotOutcome {
 	ctx, cancel := context.WithTimeout(ctx, serveWait)

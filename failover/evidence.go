@@ -223,7 +223,7 @@ func (e *Evidence) Observe(now time.Duration, st *cluster.State) {
 	e.rejected = seen
 }
 
-// Snapshot gives what is known now. Whoever shows it to people sets View.Wall.
+// Snapshot returns what is known now. Whoever shows it to people sets View.Wall.
 func (e *Evidence) Snapshot(now time.Duration) View {
 	e.mu.Lock()
 	defer e.mu.Unlock()

@@ -83,7 +83,7 @@ type Ownership interface {
 	Propose(ctx context.Context, c cluster.Command) (cluster.Result, error)
 }
 
-// Serving says whether a node serves clients for a slot under an epoch, or a
+// Serving reports whether a node serves clients for a slot under an epoch, or a
 // later one, at this moment.
 type Serving interface {
 	Serving(ctx context.Context, node slot.NodeName, id slot.ID, epoch slot.Epoch) (bool, error)

@@ -16,7 +16,7 @@ type Proposals struct {
 	Proposals []Plan `json:"proposals"`
 }
 
-// List gives the plans of all open proposals, oldest first.
+// List returns the plans of all open proposals, oldest first.
 func List(ctx context.Context, st *cluster.State, v View, suspectAfter time.Duration, asker Asker) (Proposals, error) {
 	out := Proposals{Proposals: []Plan{}}
 	for _, p := range st.OpenProposals() {
@@ -62,7 +62,7 @@ func Reject(ctx context.Context, own Ownership, id, by, why string) (Outcome, er
 	return Outcome{ExitCode: ExitFailed}, fmt.Errorf("reject proposal %q: %w", p.ID, err)
 }
 
-// find gives the proposal that an operator means, "" for the only open one, or
+// find returns the proposal that an operator means, "" for the only open one, or
 // the answer why there is none to act on.
 func find(st *cluster.State, id string) (cluster.Proposal, *Outcome) {
 	open := st.OpenProposals()

@@ -50,7 +50,7 @@ type PlanSlot struct {
 	NotChosen   []string      `json:"not_chosen"`         // other copies, and why they were not chosen
 }
 
-// Verdict says whether a slot may change.
+// Verdict reports whether a slot may change.
 type Verdict struct {
 	Safe   bool   `json:"safe"`
 	Why    string `json:"why,omitempty"`    // not safe: what is not known or would be lost
@@ -244,7 +244,7 @@ func (pl planner) doubts(sl cluster.Slot, asked copies, seen []Sighting) []strin
 	return out
 }
 
-// begun says whether any copy is known to have events of the slot's epoch.
+// begun reports whether any copy is known to have events of the slot's epoch.
 func begun(sl cluster.Slot, seen []Sighting, asked copies) bool {
 	for _, c := range asked {
 		if c.Lineage >= sl.Epoch {

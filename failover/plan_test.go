@@ -18,7 +18,7 @@ import (
 )
 
 // TestPlanGolden runs the scenarios of testdata: sites, faults, and what the
-// operator reads. -rewrite makes the files anew.
+// operator reads. -rewrite writes the files again.
 //
 //	site             one line per slot: master and replicas
 //	down n1, up n1   stops and starts nodes

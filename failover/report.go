@@ -72,7 +72,7 @@ type Counters struct {
 	Bytes    uint64 `json:"bytes"`
 }
 
-// Health says whether a copy may be chosen.
+// Health reports whether a copy may be chosen.
 type Health struct {
 	Viable      bool   `json:"viable,omitempty"`
 	Building    bool   `json:"building,omitempty"`
@@ -111,7 +111,7 @@ type CopyReport struct {
 	HeadCount Counters      `json:"head_count"`     // the master's, by the same heartbeat
 }
 
-// serving says whether a master serves clients under an epoch.
+// serving reports whether a master serves clients under an epoch.
 func (c CopyReport) serving(e slot.Epoch) bool {
 	return c.Role == RoleMaster && c.Serving && c.Failed == "" && c.Hangs == "" && c.Epoch == e
 }

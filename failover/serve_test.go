@@ -16,7 +16,7 @@ import (
 
 // TestLaw01Law02StartStories plays the stories of a copy that wants to serve. A
 // case begins with what Raft and the copy say; each line is an answer that came, or
-// time that passed; then what MayServe says. -rewrite makes the files anew.
+// time that passed; then what MayServe says. -rewrite writes the files again.
 //
 //	serve
 //	raft epoch=2 replicas=n1,n3 [awaits=n3] [atleast=1/100]

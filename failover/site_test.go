@@ -81,7 +81,7 @@ func (s *site) apply(t testing.TB, c cluster.Command) {
 	}
 }
 
-// decidedOn gives the command as it is decided on the slot record of now.
+// decidedOn returns the command as it is decided on the slot record of now.
 func decidedOn(st *cluster.State, c cluster.Command) cluster.Command {
 	version := func(id slot.ID) uint64 { sl, _ := st.Slot(id); return sl.Version }
 	switch x := c.(type) {

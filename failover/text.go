@@ -99,7 +99,7 @@ func size(n uint64) string {
 	return fmt.Sprintf("%d MB", n/1_000_000)
 }
 
-// counted gives "1 user", "12 users".
+// counted returns "1 user", "12 users".
 func counted(n uint64, one string) string {
 	if n == 1 {
 		return "1 " + one

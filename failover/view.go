@@ -66,7 +66,7 @@ const (
 	silent
 )
 
-// presence says whether a node lives. Right after our own start or pause the
+// presence reports whether a node lives. Right after our own start or pause the
 // answer is unknown, which neither opens nor withdraws anything.
 func (v View) presence(n slot.NodeName, suspectAfter time.Duration) presence {
 	if n == v.Self {
@@ -110,13 +110,13 @@ func (v View) word(n slot.NodeName) time.Duration {
 	return v.Floor
 }
 
-// reports says whether a node's copies are known first-hand and fresh.
+// reports reports whether a node's copies are known first-hand and fresh.
 func (v View) reports(n slot.NodeName, suspectAfter time.Duration) bool {
 	nv := v.Nodes[n]
 	return nv.Known && (n == v.Self || v.Now-nv.HeardAt < suspectAfter)
 }
 
-// copyOf gives the last report about a copy, however old.
+// copyOf returns the last report about a copy, however old.
 func (v View) copyOf(n slot.NodeName, id slot.ID) (CopyView, bool) {
 	c, ok := v.Nodes[n].Copies[id]
 	return c, ok
@@ -125,7 +125,7 @@ func (v View) copyOf(n slot.NodeName, id slot.ID) (CopyView, bool) {
 // noCopy is said of a node that reports nothing about a slot that is its own.
 const noCopy = "it reports no copy"
 
-// serves says whether a slot's master lives and serves it under its epoch, as it
+// serves reports whether a slot's master lives and serves it under its epoch, as it
 // says itself; when it is not heard, as somebody says who hears it.
 func (v View) serves(sl cluster.Slot, suspectAfter time.Duration) bool {
 	if v.presence(sl.Master, suspectAfter) != alive {
@@ -220,7 +220,7 @@ func (v View) failed(sl cluster.Slot, suspectAfter time.Duration) string {
 	return c.Failed
 }
 
-// wallAt gives the wall time of a moment in the past, for showing.
+// wallAt returns the wall time of a moment in the past, for showing.
 func (v View) wallAt(ago time.Duration) (time.Time, bool) {
 	if v.Wall.IsZero() {
 		return time.Time{}, false

@@ -67,7 +67,7 @@ func (w *watch) countLoad() {
 
 // gone says why a proposal's cause is no longer there, "" while it is. A proposal
 // stays as it is while some of its slots come back one after another; when that
-// has come to rest, those that do not serve are proposed anew, by themselves.
+// has come to rest, those that do not serve are proposed again, by themselves.
 func (w *watch) gone(p cluster.Proposal) string {
 	left, serving, settled := 0, 0, p.Node == "" || w.back(p.Node)
 	for _, ps := range p.Slots {
@@ -192,13 +192,13 @@ func (w *watch) openFor(about, master slot.NodeName, slots []cluster.Slot, age t
 	return c
 }
 
-// proposedAlready says whether a slot stays in an open proposal after this round.
+// proposedAlready reports whether a slot stays in an open proposal after this round.
 func (w *watch) proposedAlready(id slot.ID) bool {
 	p, ok := w.st.OpenProposalOf(id)
 	return ok && !w.freed[p.ID]
 }
 
-// wasRejected says whether an operator rejected the last proposal for the slot's
+// wasRejected reports whether an operator rejected the last proposal for the slot's
 // epoch after the cause began: then it is not proposed again until the cause
 // went away and came back.
 func (w *watch) wasRejected(sl cluster.Slot, since time.Duration) bool {

@@ -43,7 +43,7 @@ func brief(cmds []cluster.Command) []string {
 	return out
 }
 
-// step is one thing that happens to a site; it gives what the leader did.
+// step is one thing that happens to a site; it returns what the leader did.
 type step func(t *testing.T, s *site) []cluster.Command
 
 func wait(d time.Duration) step {

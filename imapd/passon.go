@@ -36,7 +36,7 @@ type passRequest struct {
 type passAnswer struct {
 	V    int    `json:"v"`
 	OK   bool   `json:"ok"`
-	Kind string `json:"kind,omitempty"` // of the error: peerKinds
+	Kind string `json:"kind,omitempty"` // of the error: storage.KindName
 	Text string `json:"text,omitempty"`
 }
 
@@ -126,7 +126,7 @@ func (c *session) servePeer() error {
 	w.end()
 	answer := passAnswer{V: passVersion, OK: err == nil}
 	if err != nil {
-		answer.Kind, answer.Text = peerKind(err), err.Error()
+		answer.Kind, answer.Text = storage.KindName(err), err.Error()
 	}
 	line, jsonErr := json.Marshal(answer)
 	if jsonErr != nil {

@@ -105,36 +105,12 @@ func (c *session) writeTagged(tag string, r *reply) {
 	c.w.Str(r.text).CRLF()
 }
 
-// The names of error kinds between nodes (passon.go). Part of the protocol.
-var peerKinds = []struct {
-	name string
-	kind error
-}{
-	{"unavailable", storage.ErrUnavailable}, // before "auth", as in replyTo
-	{"not-master", storage.ErrNotMaster},
-	{"auth", storage.ErrAuth},
-	{"limit", storage.ErrLimit},
-	{"disk-full", storage.ErrDiskFull},
-	{"not-found", storage.ErrNotFound},
-	{"invalid", storage.ErrInvalid},
-}
-
-func peerKind(err error) string {
-	for _, k := range peerKinds {
-		if errors.Is(err, k.kind) {
-			return k.name
-		}
-	}
-	return "unavailable"
-}
-
-// peerError is peerKind's inverse. What is not known is our own trouble, never
-// a failed password.
+// peerError is an error that the user's master told the front node. Which node is
+// the master is no longer the client's business: it may try again.
 func peerError(name, text string) error {
-	for _, k := range peerKinds {
-		if k.name == name && k.kind != storage.ErrNotMaster {
-			return storage.Errorf(k.kind, "%s", text)
-		}
+	kind := storage.NamedKind(name)
+	if kind == storage.ErrNotMaster {
+		kind = storage.ErrUnavailable
 	}
-	return storage.Errorf(storage.ErrUnavailable, "%s", text)
+	return storage.Errorf(kind, "%s", text)
 }

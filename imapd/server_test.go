@@ -184,9 +184,9 @@ func TestReplyTo(t *testing.T) {
 			t.Errorf("%v is answered with %s, want %s", tt.err, got, tt.want)
 		}
 	}
-	for _, k := range peerKinds {
-		if back := peerError(peerKind(k.kind), "x"); k.kind != storage.ErrNotMaster && !errors.Is(back, k.kind) {
-			t.Errorf("%v came back from a peer as %v", k.kind, back)
+	for kind, want := range map[error]error{storage.ErrAuth: storage.ErrAuth, storage.ErrLimit: storage.ErrLimit, storage.ErrNotMaster: storage.ErrUnavailable} {
+		if back := peerError(storage.KindName(kind), "x"); !errors.Is(back, want) || errors.Is(back, storage.ErrNotMaster) {
+			t.Errorf("%v came back from a peer as %v, want %v", kind, back, want)
 		}
 	}
 }

@@ -21,11 +21,8 @@ import (
 const restoreWithin = 80 * time.Second
 
 func waitFor(verb string) time.Duration {
-	switch verb {
-	case "restore":
+	if verb == "restore" {
 		return restoreWithin
-	case "resolve":
-		return cutOffAfter
 	}
 	return accountWithin
 }
@@ -33,7 +30,7 @@ func waitFor(verb string) time.Duration {
 // openOutcome is added to the error of an order that was sent and not answered.
 func openOutcome(c *rpc.AccountCall) string {
 	switch c.Verb {
-	case "list", "missing", "deleted", "resolve", "show":
+	case "list", "missing", "deleted", "show":
 		return ""
 	}
 	return fmt.Sprintf("; the outcome is unknown, look at it: mailnode user show %s", c.Address)

@@ -67,7 +67,7 @@ func (k *keeper) setAside(name string) {
 	k.n.asides.look(k.id, s)
 }
 
-// lossOf says whether Raft knows that this node was left behind as a slot's master
+// lossOf reports whether Raft knows that this node was left behind as a slot's master
 // by a promotion whose loss was accepted.
 func (n *Node) lossOf(id slot.ID) bool {
 	st, me := n.State(), n.cfg.Node.Name
@@ -129,7 +129,7 @@ func (a *asides) run(ctx context.Context) {
 	}
 }
 
-// uncounted gives the states that nobody has counted or looked at.
+// uncounted returns the states that nobody has counted or looked at.
 func (a *asides) uncounted() []asideKey {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -212,7 +212,7 @@ func (n *Node) watchAsides(st *cluster.State) {
 	}
 }
 
-// said gives a line for each state, by slot.
+// said returns a line for each state, by slot.
 func (a *asides) said(st *cluster.State) map[slot.ID][]string {
 	a.mu.Lock()
 	defer a.mu.Unlock()

@@ -31,7 +31,7 @@ type shownUsers struct {
 	reading chan struct{} // closed when the reading under way has ended; nil: there is none
 }
 
-// usersToShow gives the copy's users as they were read last, anew when that is old
+// usersToShow returns the copy's users as they were read last, and reads them again when that is old
 // and the disk answers.
 func (k *keeper) usersToShow() shownUsers {
 	k.mu.Lock()

@@ -202,7 +202,7 @@ func at(sorted []time.Duration, share float64) time.Duration {
 }
 
 // victims log in from an address of their own, one after another, each once after
-// his password was set anew and once again.
+// his password was set, and set again.
 func victims(ctx context.Context, s *site, duration time.Duration) logins {
 	t := s.t
 	var out logins

@@ -33,7 +33,7 @@ type audit struct {
 	left    int   // findings that are not dealt with
 	indexOK bool  // no finding is about the index or its records
 	refetch bool  // this copy fetches the state again: once is enough
-	lost    error // files of the index are damaged: it is made anew when all has been read
+	lost    error // files of the index are damaged: it is rebuilt when all has been read
 	// contradicts is what the records still say against each other after they were
 	// computed again; nil before.
 	contradicts map[string]bool
@@ -154,7 +154,7 @@ func (a *audit) index(f local.ScrubFinding) {
 	}
 }
 
-// rebuildHere has this copy's index made anew: a state that is fetched into an
+// rebuildHere has this copy's index rebuilt: a state that is fetched into an
 // index with damaged files leaves those files where they are.
 func (a *audit) rebuildHere(cause error) (bool, string) {
 	sl, _ := a.k.n.raft.State().Slot(a.k.id)
@@ -187,7 +187,7 @@ func (a *audit) refetchHere(why string) (bool, string) {
 }
 
 // recount computes the derived records (quota use, counters, reference counts) of
-// the master's copy again, once, and says whether that has mended a finding.
+// the master's copy again, once, and reports whether that has mended a finding.
 func (a *audit) recount(f local.ScrubFinding) (bool, string) {
 	if a.contradicts == nil {
 		if _, err := a.s.Recount(a.ctx, local.Scope{}, local.RecountOptions{Spend: a.p.Spend}); err != nil {
@@ -328,7 +328,7 @@ func auditJob(ctx context.Context, k *keeper, p *job.Progress, repair bool) erro
 	return fmt.Errorf("audit slot %s: %d of %d findings left: %s", k.id, a.left, a.found, next)
 }
 
-// auditable gives this node's copy of a slot, or says who has one.
+// auditable returns this node's copy of a slot, or says who has one.
 func (n *Node) auditable(id slot.ID) (*keeper, error) {
 	sl, ok := n.State().Slot(id)
 	if !ok {

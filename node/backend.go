@@ -63,7 +63,7 @@ func (h health) Status(ctx context.Context) (admin.Status, error) {
 	return s, nil
 }
 
-// openProposals asks the living nodes anew, but not for long: status must not
+// openProposals asks the living nodes again, but not for long: status must not
 // wait. Without their answers a proposal is shown as Raft has it.
 func (n *Node) openProposals(ctx context.Context, st *cluster.State, v failover.View) []admin.Proposal {
 	ctx, cancel := context.WithTimeout(ctx, statusAskWithin)

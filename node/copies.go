@@ -116,7 +116,7 @@ func (c *copies) Feed(id slot.ID) *repl.Feed {
 // PeerName implements repl.Copies.
 func (c *copies) PeerName(ctx context.Context) (slot.NodeName, bool) { return rpc.PeerName(ctx) }
 
-// serving gives the store of a slot that this node serves, else nil.
+// serving returns the store of a slot that this node serves, else nil.
 func (c *copies) serving(id slot.ID) *local.Master {
 	if k := c.keeper(id); k != nil {
 		k.mu.Lock()
@@ -197,7 +197,7 @@ func (c *copies) close() bool {
 	return within(closeWithin, wg.Wait)
 }
 
-// within runs fn, and says whether it returned in time. It goes on in any case:
+// within runs fn, and reports whether it returned in time. It goes on in any case:
 // what waits for a disk cannot be woken.
 func within(d time.Duration, fn func()) bool {
 	done := make(chan struct{})
@@ -205,7 +205,7 @@ func within(d time.Duration, fn func()) bool {
 	return closes(done, d)
 }
 
-// closes says whether a channel is closed in time.
+// closes reports whether a channel is closed in time.
 func closes(c <-chan struct{}, d time.Duration) bool {
 	t := time.NewTimer(d)
 	defer t.Stop()
@@ -365,7 +365,7 @@ func (k *keeper) openFiles(ctx context.Context) (*local.Slot, error) {
 // goes on ending by itself, and concerns its slot alone (law 9).
 const endWithin = time.Second
 
-// end leaves the role, and says whether it has come to its end. Clients and
+// end leaves the role, and reports whether it has come to its end. Clients and
 // replicas are refused at once; what may take longer are reads of a disk that
 // hangs. Until they have ended no next role begins. It may be called from any
 // goroutine but the role's own.
@@ -400,7 +400,7 @@ func (k *keeper) leaveRole() <-chan struct{} {
 var errNotEnded = errors.New("waits until what this node did for the slot before has ended: its disk does not answer")
 
 // fenced ends a master that was told of a higher epoch, by whomever. Whether it
-// serves on is asked anew: of a leader with a quorum. It is told again and again
+// serves on is asked again: of a leader with a quorum. It is told again and again
 // until it knows the epoch itself, and only the first time is news.
 func (k *keeper) fenced(higher slot.Epoch) {
 	k.mu.Lock()
@@ -456,7 +456,7 @@ func (k *keeper) promise(ctx context.Context, asked slot.Epoch) error {
 	return fmt.Errorf("promise slot %s: %w", k.id, errNotEnded)
 }
 
-// begunAt says whether a copy has events of an epoch: no master of a lower one
+// begunAt reports whether a copy has events of an epoch: no master of a lower one
 // lets it follow.
 func begunAt(s *local.Slot, e slot.Epoch) bool {
 	head, err := s.Head()

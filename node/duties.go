@@ -41,7 +41,7 @@ func every(ctx context.Context, d time.Duration, fn func()) {
 	}
 }
 
-// pause waits, and says whether ctx lives.
+// pause waits, and reports whether ctx lives.
 func pause(ctx context.Context, d time.Duration) bool {
 	t := time.NewTimer(d)
 	defer t.Stop()
@@ -426,7 +426,7 @@ func openingText(r failover.CopyReport) string {
 	return text + fmt.Sprintf(", for %s", (time.Duration(r.OpeningMs)*time.Millisecond).Round(time.Second))
 }
 
-// replicasLate says whether no replica is less than five minutes behind. One that
+// replicasLate reports whether no replica is less than five minutes behind. One that
 // was never heard since this node serves the slot lacks everything since then.
 func (k *keeper) replicasLate() bool {
 	k.mu.Lock()

@@ -45,7 +45,7 @@ func (s *site) status(ctx context.Context, r *running) admin.Status {
 	return st
 }
 
-// servedBy gives a slot of which a node is master.
+// servedBy returns a slot of which a node is master.
 func servedBy(t *testing.T, st admin.Status, n slot.NodeName) slot.ID {
 	t.Helper()
 	for _, sl := range st.Slots {

@@ -59,7 +59,7 @@ func (n *Node) unfence() {
 	n.conditions.Clear(monitor.SlotsFenced, "")
 }
 
-// endMasters ends all roles of masters, which begin anew when a leader has said
+// endMasters ends all roles of masters, which begin again when a leader has said
 // that they may. Each end is bounded.
 func (n *Node) endMasters() {
 	var wg sync.WaitGroup

@@ -11,7 +11,7 @@ import (
 	"mailnode/storage/slot"
 )
 
-// known gives a figure that is known, and nil, null in JSON, for one that is not:
+// known returns a figure that is known, and nil, null in JSON, for one that is not:
 // nobody must take what is not known for 0.
 func known[T any](is bool, v T) *T {
 	if !is {
@@ -23,7 +23,7 @@ func known[T any](is bool, v T) *T {
 // lateAfter is how old a node's last report may be until its figures are of the past.
 const lateAfter = 3 * reportEvery
 
-// heardNow says whether a node reports to this one. That others hear it keeps it
+// heardNow reports whether a node reports to this one. That others hear it keeps it
 // alive, but brings no figures.
 func (n *Node) heardNow(name slot.NodeName, v failover.View) bool {
 	nv := v.Nodes[name]
@@ -79,7 +79,7 @@ func (n *Node) copyStatus(sl cluster.Slot, name slot.NodeName, v failover.View) 
 	return c
 }
 
-// protection says whether acknowledgements of a slot wait for a replica now, as
+// protection reports whether acknowledgements of a slot wait for a replica now, as
 // its master does it, and who says so. Raft's record is not asked: a master that
 // is cut off goes on alone without one.
 func (n *Node) protection(sl cluster.Slot, v failover.View) (protected *bool, source string) {

@@ -97,7 +97,7 @@ const (
 
 // mayServe proves that the epoch is still this node's, by a leader with a
 // quorum, asks all replicas, and does what failover.MayServe says until that is
-// to serve, or to wait. It gives the slot as Raft has it now, and whether this
+// to serve, or to wait. It returns the slot as Raft has it now, and whether this
 // copy has served the epoch before.
 func (k *keeper) mayServe(ctx context.Context, sl cluster.Slot) (now cluster.Slot, again bool, err error) {
 	began := k.n.clock.Mono()
@@ -152,7 +152,7 @@ func (k *keeper) stillMine(ctx context.Context, sl cluster.Slot) (cluster.Slot, 
 	return now, nil
 }
 
-// askReplicas gives the answers of those that answer.
+// askReplicas returns the answers of those that answer.
 func (k *keeper) askReplicas(ctx context.Context, sl cluster.Slot) map[slot.NodeName]failover.CopyAnswer {
 	var mu sync.Mutex
 	var wg sync.WaitGroup

@@ -79,7 +79,7 @@ type Node struct {
 	features slot.FeatureLevel // what this release knows; tests change it
 
 	protectAfter time.Duration // repl.FeedOptions.ProtectAfter; 0: its default
-	giveUpAfter  time.Duration // see mend.go
+	giveUpAfter  time.Duration // see mender.go
 	scrubDelay   time.Duration // before the first scrub of this process
 	upkeepEvery  time.Duration // a copy's turn in upkeep
 

@@ -43,7 +43,7 @@ type running struct {
 	runErr error
 }
 
-// freePort gives an address that nothing listens on, and that no connection of
+// freePort returns an address that nothing listens on, and that no connection of
 // another test is given: below the ports that the kernel hands out.
 func freePort(t *testing.T) string {
 	t.Helper()

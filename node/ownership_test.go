@@ -43,7 +43,7 @@ func (s *site) give(ctx context.Context, at *running, id slot.ID, to slot.NodeNa
 	}
 }
 
-// proposed waits until a slot is proposed to a node, and gives the proposal.
+// proposed waits until a slot is proposed to a node, and returns the proposal.
 func (s *site) proposed(id slot.ID, to slot.NodeName) (p admin.Proposal) {
 	s.t.Helper()
 	s.eventually("a proposal", func(st admin.Status) bool {
@@ -187,7 +187,7 @@ func TestLaw01SecondQuestionWaitsForTheRole(t *testing.T) {
 }
 
 // A master whose Raft has stopped is told of the higher epoch with each report. It
-// asks anew each second, and the log has one line.
+// asks again each second, and the log has one line.
 func TestHigherEpochIsLoggedOnce(t *testing.T) {
 	var out bytes.Buffer
 	k := &keeper{log: slog.New(slog.NewTextHandler(&out, nil)), poke: make(chan struct{}, 1)}

@@ -33,7 +33,7 @@ type peers struct {
 
 func newPeers(n *Node) *peers { return &peers{n: n, m: map[slot.NodeName]*grpc.ClientConn{}} }
 
-// addr gives where a member listens for its peers.
+// addr returns where a member listens for its peers.
 func (n *Node) addr(name slot.NodeName) (string, error) {
 	if m, ok := n.State().Member(name); ok {
 		return m.Addr, nil
@@ -41,7 +41,7 @@ func (n *Node) addr(name slot.NodeName) (string, error) {
 	return "", fmt.Errorf("node %q is not a member of this cluster", name)
 }
 
-// conn gives the connection to a node; it is made when it is first used and
+// conn returns the connection to a node; it is made when it is first used and
 // again whenever it breaks.
 func (p *peers) conn(name slot.NodeName) (*grpc.ClientConn, error) {
 	p.mu.Lock()

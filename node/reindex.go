@@ -37,7 +37,7 @@ type reindexing struct {
 	tried   time.Duration     // Clock.Mono of the last rebuild that failed
 	running *job.Job          // the last rebuild that was begun
 	pending local.RebuildMode // a rebuild that a restart cut off; guarded by keeper.mu
-	cause   error             // why the index of the open copy is to be made anew
+	cause   error             // why the index of the open copy is to be rebuilt
 	counted time.Duration     // Clock.Mono of the last count that damage began; 0: none
 }
 
@@ -66,7 +66,7 @@ func (k *keeper) damageMet(d local.Damage) {
 	k.mend.report(d)
 }
 
-// rebuildMode says how the index may be made anew without a person: a replica's
+// rebuildMode says how the index may be rebuilt without a person: a replica's
 // from its master; a master's from its own packs when Raft lists no other copy. A
 // master that has others stays as it is, and a person confirms who is to serve
 // (law 4). pending is a rebuild that was cut off, if there was one.
@@ -125,7 +125,7 @@ func rebuildWhat(mode local.RebuildMode) string {
 	return "index, from the packs and the master"
 }
 
-// rebuild starts a job that makes the index anew. It goes on when whoever asked
+// rebuild starts a job that rebuilds the index. It goes on when whoever asked
 // for it has gone, and after a restart (law 12).
 func (k *keeper) rebuild(mode local.RebuildMode, by string) *job.Job {
 	return k.n.jobs.Start(job.Spec{Kind: job.Reindex, Slot: k.id.String(), What: rebuildWhat(mode), By: by, RateBytesPerSec: reindexBytesPerSec, Alone: true},
@@ -187,7 +187,7 @@ func progressOf(p *job.Progress) func(done, total int64) {
 	}
 }
 
-// park closes the copy, holds still while its index is made anew, and opens it.
+// park closes the copy, holds still while its index is rebuilt, and opens it.
 func (k *keeper) park(ctx context.Context, w *parked) {
 	k.mu.Lock()
 	s := k.copy
@@ -236,7 +236,7 @@ func (k *keeper) optionsAt(p place) local.Options {
 	}
 }
 
-// madeAnew says for as long as the report lies there that an index was made anew
+// madeAnew says for as long as the report lies there that an index was rebuilt
 // without a master: a person is to read what came back, and to move it away.
 func (k *keeper) madeAnew() {
 	dir := filepath.Join(k.dir, "quarantine")

@@ -16,7 +16,7 @@ import (
 	"mailnode/storage/slot"
 )
 
-// conditionsOf gives the names of conditions about a subject.
+// conditionsOf returns the names of conditions about a subject.
 func conditionsOf(st admin.Status, about string) string {
 	var out []string
 	for _, c := range st.Conditions {
@@ -58,7 +58,7 @@ func (s *site) reindexOver(r *running, what string) job.Detail {
 
 func (r *running) slotDir(id string) string { return filepath.Join(r.cfg.Node.Data, "slots", id) }
 
-// The only copy of a slot has lost its index: it is made anew from the packs by
+// The only copy of a slot has lost its index: it is rebuilt from the packs by
 // itself, that is said, and mail flows again.
 func TestLaw07MasterAloneRebuildsByItself(t *testing.T) {
 	t.Parallel()

@@ -256,7 +256,7 @@ func (n *Node) showAside(id slot.ID, o ownAside) admin.Aside {
 	return a
 }
 
-// of gives the states of one slot that lie on this node.
+// of returns the states of one slot that lie on this node.
 func (a *asides) of(id slot.ID) []ownAside {
 	a.mu.Lock()
 	defer a.mu.Unlock()

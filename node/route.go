@@ -16,7 +16,7 @@ import (
 	"mailnode/storage/slot"
 )
 
-// home gives the slot that holds an address's record, and its owner.
+// home returns the slot that holds an address's record, and its owner.
 func (n *Node) home(a slot.Address) (cluster.Slot, error) {
 	st := n.State()
 	if st.SlotCount == 0 {
@@ -109,9 +109,6 @@ func runAccount(ctx context.Context, m *local.Master, c *rpc.AccountCall) (any, 
 	if err != nil {
 		return nil, err
 	}
-	if c.Verb == "resolve" {
-		return rec, nil
-	}
 	return changeAccount(ctx, m, rec.Account, c)
 }
 
@@ -121,11 +118,51 @@ func (n *Node) Resolve(ctx context.Context, a slot.Address) (lmtpd.Recipient, er
 	if err != nil {
 		return lmtpd.Recipient{}, err
 	}
-	var rec storage.Address
-	if err := n.account(ctx, sl.ID, &rpc.AccountCall{Verb: "resolve", Address: string(a)}, &rec); err != nil {
-		return lmtpd.Recipient{}, n.unknownOr(err, sl.ID)
+	var r lmtpd.Recipient
+	if sl.Master == n.cfg.Node.Name {
+		r, err = n.resolveHere(ctx, sl.ID, a)
+	} else {
+		r, err = n.resolveAt(ctx, sl, a)
+	}
+	return r, n.unknownOr(err, sl.ID)
+}
+
+// resolveHere resolves an address at this node's master of its home slot.
+func (n *Node) resolveHere(ctx context.Context, id slot.ID, a slot.Address) (lmtpd.Recipient, error) {
+	m := n.copies.serving(id)
+	if m == nil {
+		return lmtpd.Recipient{}, noMaster(id)
+	}
+	rec, err := m.Address(ctx, a)
+	if err != nil {
+		return lmtpd.Recipient{}, n.certain(ctx, m, err)
 	}
 	return lmtpd.Recipient{Address: a, Account: rec.Account, Slot: rec.Slot}, nil
+}
+
+// resolveAt resolves an address at another node.
+func (n *Node) resolveAt(ctx context.Context, sl cluster.Slot, a slot.Address) (lmtpd.Recipient, error) {
+	client, err := n.peers.node(sl.Master)
+	if err != nil {
+		return lmtpd.Recipient{}, storage.Errorf(storage.ErrUnavailable, "slot %s: %w", sl.ID, err)
+	}
+	ctx, cancel := context.WithTimeout(ctx, cutOffAfter)
+	defer cancel()
+	r, err := client.Resolve(ctx, &rpc.ResolveCall{Slot: uint32(sl.ID), Address: string(a)})
+	if err != nil {
+		return lmtpd.Recipient{}, storage.Errorf(storage.ErrUnavailable, "slot %s: no answer from its master %s: %w", sl.ID, sl.Master, err)
+	}
+	return lmtpd.Recipient{Address: a, Account: storage.AccountID(r.Account), Slot: slot.ID(r.Slot)}, r.Failure.Err()
+}
+
+// Resolve implements rpc.NodeServer.
+func (s service) Resolve(ctx context.Context, in *rpc.ResolveCall) (*rpc.ResolveReply, error) {
+	a, err := slot.ParseAddress(in.Address)
+	if err != nil {
+		return &rpc.ResolveReply{Failure: rpc.Wrap(storage.Errorf(storage.ErrInvalid, "%w", err))}, nil
+	}
+	r, err := s.n.resolveHere(ctx, slot.ID(in.Slot), a)
+	return &rpc.ResolveReply{Failure: rpc.Wrap(err), Account: uint64(r.Account), Slot: uint32(r.Slot)}, nil
 }
 
 // Deliver implements lmtpd.Mail: each slot's recipients at that slot's master.

@@ -23,7 +23,7 @@ const (
 )
 
 // scrubState is where the background scrub is: kept in a file, so that a restart
-// does not begin anew. Time is what this node has spent in the round, counted
+// does not begin again. Time is what this node has spent in the round, counted
 // while it ran (law 11).
 type scrubState struct {
 	Slot   slot.ID `json:"slot"`

@@ -70,7 +70,7 @@ func (n *Node) clockDoubt(agreed bool) string {
 	return ""
 }
 
-// selfCheck gives the lines of the check that a copy made when it was opened,
+// selfCheck returns the lines of the check that a copy made when it was opened,
 // also of one that was refused.
 func (k *keeper) selfCheck() []string {
 	k.mu.Lock()

@@ -22,7 +22,7 @@ import (
 	"mailnode/storage/slot"
 )
 
-// masterOf gives a user's slot, its master and a node that is not its master.
+// masterOf returns a user's slot, its master and a node that is not its master.
 func (s *site) masterOf(ctx context.Context, user string, slots int) (id slot.ID, master, other *running) {
 	s.t.Helper()
 	id = addr(s.t, user).Home(slots)
@@ -66,7 +66,7 @@ func (s *site) expungeAll(r *running, user string) {
 	}
 }
 
-// exit gives the exit code that an operator gets.
+// exit returns the exit code that an operator gets.
 func exit(err error) int {
 	var refusal *admin.Error
 	if errors.As(err, &refusal) {
@@ -157,7 +157,7 @@ func TestUndelete(t *testing.T) {
 }
 
 // eraseAndLoseTheMaster is the end of TestUndelete: disabled, enabled, deleted,
-// erased, made anew; then nobody serves the slot.
+// erased, made again; then nobody serves the slot.
 func (s *site) eraseAndLoseTheMaster(ctx context.Context, a slot.Address, master *running, op *admin.Client) {
 	t := s.t
 	t.Helper()

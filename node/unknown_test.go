@@ -19,7 +19,7 @@ import (
 	"mailnode/storage/slot"
 )
 
-// newcomer gives an address whose home is a slot.
+// newcomer returns an address whose home is a slot.
 func newcomer(t *testing.T, id slot.ID, slots int) string {
 	for i := 0; ; i++ {
 		if u := fmt.Sprintf("new%d@example.test", i); addr(t, u).Home(slots) == id {
@@ -49,7 +49,7 @@ func (s *site) begun(r *running, to string) *smtp.Client {
 	return client
 }
 
-// send gives the answer to the message.
+// send returns the answer to the message.
 func (s *site) send(client *smtp.Client) error {
 	s.t.Helper()
 	w, err := client.Data()

@@ -28,7 +28,7 @@ const (
 )
 
 // upkeep looks after this node's copies, one after another and spread over the
-// period, until ctx ends. Nothing remembers how far it got: each step finds anew
+// period, until ctx ends. Nothing remembers how far it got: each step finds again
 // what is to be done, and goes on where an earlier one was cut off.
 func (n *Node) upkeep(ctx context.Context) {
 	wait := min(upkeepFirst, n.upkeepEvery)
@@ -82,7 +82,7 @@ func (k *keeper) bounded(run func(context.Context, *job.Progress) error) func(co
 // failedGrace is how long work on a copy that has failed may take to notice.
 const failedGrace = time.Second
 
-// after gives the keeper of the next slot in turn (nil: there is none), and how
+// after returns the keeper of the next slot in turn (nil: there is none), and how
 // many there are.
 func (c *copies) after(last *slot.ID) (*keeper, int) {
 	all := c.all()
@@ -168,7 +168,7 @@ func (k *keeper) trim(ctx context.Context, s *local.Slot) error {
 	return s.TrimJournalClock(ctx, head.ClockMs-window)
 }
 
-// wouldRefill says whether a replica is connected that is as far behind as the
+// wouldRefill reports whether a replica is connected that is as far behind as the
 // undelete window is long: freeing now would make it fetch the whole state, when
 // it only has to go on for a while.
 func (k *keeper) wouldRefill() bool {

@@ -24,7 +24,7 @@ import (
 // volumes says where a slot's files are. A slot is where it lies, whatever the
 // free space says; only a new one is given a place. What this node has held is
 // remembered below node.data, so that a volume that is not mounted is told apart
-// from a new one: nothing is ever begun anew beside a disk that may come back.
+// from a new one: nothing is ever begun again beside a disk that may come back.
 //
 //	<meta>/VOLUME                       this volume has been used
 //	<meta>/slots/s007/                  SLOT, index, quarantine
@@ -91,7 +91,7 @@ func (v *volumes) all() []config.Volume {
 	return append([]config.Volume{home}, v.list...)
 }
 
-// find gives the place of a slot that lies on a volume, or a new one.
+// find returns the place of a slot that lies on a volume, or a new one.
 func (v *volumes) find(id slot.ID) (place, error) {
 	was, held, err := v.remembered(id)
 	if err != nil {
@@ -131,7 +131,7 @@ func (v *volumes) find(id slot.ID) (place, error) {
 // lookWithin is how long a volume may take to say what is in a folder.
 const lookWithin = 5 * time.Second
 
-// lies gives those of some volumes that have something of a slot, and those of
+// lies returns those of some volumes that have something of a slot, and those of
 // which that is not known. An index on one and the packs on another are two: they
 // belong into one [[volume]].
 func (v *volumes) lies(id slot.ID, where []config.Volume) (at []config.Volume, unknown map[config.Volume]error) {
@@ -225,7 +225,7 @@ func (v *volumes) rooms() []room {
 	return out
 }
 
-// choose gives the volume that has the most room for each slot on it, the new
+// choose returns the volume that has the most room for each slot on it, the new
 // one included, and counts that: of its two parts the fuller one counts.
 func (v *volumes) choose() (config.Volume, error) {
 	rooms := v.rooms()
@@ -298,7 +298,7 @@ func (v *volumes) mark(dir string) error {
 	return disk.WriteFile(v.fs, filepath.Join(dir, volumeMark), "mailnode-volume", nil)
 }
 
-// had says whether a slot that this node has held lies on a volume.
+// had reports whether a slot that this node has held lies on a volume.
 func (v *volumes) had(vol config.Volume) (bool, error) {
 	entries, err := os.ReadDir(filepath.Join(v.home, "held"))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {

@@ -95,7 +95,7 @@ func TestNewSlotsGoWhereMostIsFree(t *testing.T) {
 }
 
 // TestLaw07VolumesAreNotBegunAnew: a slot that was on a volume is refused while
-// that is not there, or is there twice; it is never begun anew elsewhere.
+// that is not there, or is there twice; it is never begun again elsewhere.
 func TestLaw07VolumesAreNotBegunAnew(t *testing.T) {
 	const id = slot.ID(3)
 	free := map[string]uint64{"ssd": 4 << 30, "disk": 4 << 30, "other": 1 << 30}
@@ -166,7 +166,7 @@ func (s stuckDisk) List(dir string) ([]string, error) {
 	return s.FS.List(dir)
 }
 
-// markless never says whether a volume was used.
+// markless never reports whether a volume was used.
 type markless struct{ stuckDisk }
 
 func (s markless) Stat(name string) (vfs.FileInfo, error) {

@@ -50,4 +50,4 @@ for ack in replica local; do
   stop
 done
 echo "# failover under load: kill -9, proposal, confirm, first delivery and login of every user"
-go test -count=1 -timeout 200s -v -run 'TestSystem/LoadAndKill9' . | grep -E 'proposal after|from confirm' || true
+go test -count=1 -timeout 200s -v -run 'TestSystem/LoadAndKill9' ./node/cli | grep -E 'proposal after|from confirm' || true

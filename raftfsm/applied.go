@@ -40,7 +40,7 @@ func (n *Node) WaitApplied(ctx context.Context, index uint64) error {
 	}
 }
 
-// Fresh proves that this node leads, and gives an index that covers all that was
+// Fresh proves that this node leads, and returns an index that covers all that was
 // committed before the call: a node that has applied it is as fresh as the call.
 func (n *Node) Fresh(ctx context.Context) (uint64, error) {
 	// The barrier passes through the state machine's goroutine behind everything

@@ -104,7 +104,7 @@ func (n *Node) openFolders() (had promises, known bool, err error) {
 	switch {
 	case id == "" && known && (want == "" || want == had.ServerID):
 		id = had.ServerID
-	case id == "" && (known || want != ""): // it joined anew
+	case id == "" && (known || want != ""): // it rejoined
 		id, had, known = want, promises{}, false
 	case id == "":
 		id = newServerID(n.cfg.Name)
@@ -339,7 +339,7 @@ func writeServerID(dir, id string) error {
 // Recover makes this server the only voter of what its Dir holds, for
 // `cluster recover` on a survivor whose majority is lost for good. No Node may
 // have Dir open. It applies every entry of the local log, committed or not, and
-// gives the state that results; after Open the caller must propose
+// returns the state that results; after Open the caller must propose
 // cluster.RaiseGeneration before anything else, or the lost majority could come
 // back as a second cluster with the same numbers.
 func Recover(cfg Config) (*cluster.State, error) {

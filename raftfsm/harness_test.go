@@ -153,7 +153,7 @@ func (s *server) member() cluster.Member {
 	return cluster.Member{Name: s.cfg.Name, ServerID: s.ServerID(), Addr: s.Node.cfg.Addr, Role: cluster.Voter}
 }
 
-// decidedOn gives the command as it is decided on the slot record of now.
+// decidedOn returns the command as it is decided on the slot record of now.
 func decidedOn(n *Node, c cluster.Command) cluster.Command {
 	if x, ok := c.(cluster.SetUnprotected); ok {
 		sl, _ := n.State().Slot(x.Slot)
@@ -199,7 +199,7 @@ func trioThatStalls(t *testing.T, limit time.Duration) []*server {
 	return all
 }
 
-// leaderOf waits for a leader that can commit, and gives it and the others.
+// leaderOf waits for a leader that can commit, and returns it and the others.
 func leaderOf(t *testing.T, all []*server) (leader *server, others []*server) {
 	t.Helper()
 	until(t, "a leader", func() bool {

@@ -73,13 +73,13 @@ func (h *hclogger) IsError() bool { return h.enabled(hclog.Error) }
 func (h *hclogger) ImpliedArgs() []any { return h.implied }
 func (h *hclogger) Name() string       { return h.name }
 
-// With gives a logger that adds attributes to every line.
+// With returns a logger that adds attributes to every line.
 func (h *hclogger) With(args ...any) hclog.Logger {
 	args = plain(args)
 	return &hclogger{to: h.to.With(args...), name: h.name, implied: append(append([]any(nil), h.implied...), args...)}
 }
 
-// Named gives a logger for a part of Raft.
+// Named returns a logger for a part of Raft.
 func (h *hclogger) Named(name string) hclog.Logger { return h.ResetNamed(h.name + "." + name) }
 
 // ResetNamed is Named with the whole name.

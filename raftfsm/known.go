@@ -23,7 +23,7 @@ const knownName = "known-state"
 // keepPause is the least time between two writes of the known state.
 const keepPause = 250 * time.Millisecond
 
-// readKnown gives the state that this node had applied when it ran last; nil
+// readKnown returns the state that this node had applied when it ran last; nil
 // when there is none. One that cannot be read is as good as none: Raft's own log
 // and snapshot hold the truth.
 func readKnown(dir string) (*cluster.State, error) {

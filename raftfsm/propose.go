@@ -151,17 +151,17 @@ func (n *Node) outcome(err error) error {
 	return err
 }
 
-// Err gives the fault that stopped Raft on this node, an *ErrHalted, or nil.
+// Err returns the fault that stopped Raft on this node, an *ErrHalted, or nil.
 func (n *Node) Err() error { return n.latch.Err() }
 
-// ServerID gives this node's name in Raft.
+// ServerID returns this node's name in Raft.
 func (n *Node) ServerID() string { return string(n.id) }
 
-// IsLeader says whether this node leads, as far as it knows: another may have
+// IsLeader reports whether this node leads, as far as it knows: another may have
 // been elected within the last lease. See VerifyLeader.
 func (n *Node) IsLeader() bool { return n.latch.Err() == nil && n.raft.State() == raft.Leader }
 
-// Leader gives the leader that this node follows or is; empty when it knows none.
+// Leader returns the leader that this node follows or is; empty when it knows none.
 func (n *Node) Leader() (name slot.NodeName, serverID, addr string) {
 	if n.latch.Err() != nil {
 		return "", "", ""
@@ -184,7 +184,7 @@ func nameOf(id raft.ServerID) slot.NodeName {
 	return slot.NodeName(id)
 }
 
-// LastContact gives the time since this node last heard from a leader, by the
+// LastContact returns the time since this node last heard from a leader, by the
 // monotonic clock; 0 on the leader, false when it never did.
 func (n *Node) LastContact() (time.Duration, bool) {
 	if n.IsLeader() {
@@ -200,7 +200,7 @@ func (n *Node) LastContact() (time.Duration, bool) {
 	return time.Since(last), true
 }
 
-// Quorum says whether this node knows a leader that has a quorum. A leader that
+// Quorum reports whether this node knows a leader that has a quorum. A leader that
 // loses it steps down after its lease, so a follower that heard from one within
 // two heartbeat timeouts may believe it.
 func (n *Node) Quorum() bool {

@@ -429,17 +429,17 @@ func (n *Node) closeFiles() error {
 	return errors.Join(errs...)
 }
 
-// addrOf gives a server's address as the cluster's state has it.
+// addrOf returns a server's address as the cluster's state has it.
 func (n *Node) addrOf(id raft.ServerID) (string, bool) {
 	m, ok := n.State().MemberByServerID(string(id))
 	return m.Addr, ok
 }
 
-// State gives the state applied last, in this run or the one before: it never
+// State returns the state applied last, in this run or the one before: it never
 // goes back, and without a quorum it may be old. It never changes; nobody may
 // change it.
 func (n *Node) State() *cluster.State { return n.fsm.current.Load().state }
 
-// Changed gives a channel that closes at the next applied change, change of this
+// Changed returns a channel that closes at the next applied change, change of this
 // node's leadership, or halt. Take it first, then read State, then wait.
 func (n *Node) Changed() <-chan struct{} { return n.fsm.current.Load().changed }

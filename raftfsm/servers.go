@@ -35,7 +35,7 @@ func (n *Node) Bootstrap(ctx context.Context) error {
 	return nil
 }
 
-// Servers gives Raft's configuration in its order.
+// Servers returns Raft's configuration in its order.
 func (n *Node) Servers() ([]Server, error) {
 	if n.raft == nil {
 		return nil, fmt.Errorf("read raft configuration: %w", n.latch.Err())

@@ -123,13 +123,13 @@ func (s *store) must(op string, f func() error) {
 
 var errBadSum = errors.New("checksum does not match")
 
-// FirstIndex gives the index of the oldest entry, 0 when there is none.
+// FirstIndex returns the index of the oldest entry, 0 when there is none.
 func (s *store) FirstIndex() (index uint64, _ error) {
 	s.must("read first raft log index", func() (err error) { index, err = s.back.FirstIndex(); return err })
 	return index, nil
 }
 
-// LastIndex gives the index of the newest entry, 0 when there is none.
+// LastIndex returns the index of the newest entry, 0 when there is none.
 func (s *store) LastIndex() (index uint64, _ error) {
 	s.must("read last raft log index", func() (err error) { index, err = s.back.LastIndex(); return err })
 	return index, nil

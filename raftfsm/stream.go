@@ -219,7 +219,7 @@ func (t *transport) TimeoutNow(id raft.ServerID, to raft.ServerAddress, req *raf
 	return t.NetworkTransport.TimeoutNow(id, t.target(id, to), req, resp)
 }
 
-// contact gives what is known of a peer.
+// contact returns what is known of a peer.
 func (t *transport) contact(id raft.ServerID) peerContact {
 	t.mu.Lock()
 	defer t.mu.Unlock()

@@ -32,3 +32,42 @@ type kindError struct{ kind, err error }
 
 func (e *kindError) Error() string   { return e.err.Error() }
 func (e *kindError) Unwrap() []error { return []error{e.kind, e.err} }
+
+// kinds names the kinds as nodes tell them to each other; the names never change.
+// First comes what says that we don't know: an error of two kinds stays temporary.
+func kinds() []struct {
+	name string
+	kind error
+} {
+	return []struct {
+		name string
+		kind error
+	}{
+		{"not_master", ErrNotMaster}, {"unavailable", ErrUnavailable},
+		{"not_found", ErrNotFound}, {"exists", ErrExists},
+		{"invalid", ErrInvalid}, {"limit", ErrLimit}, {"over_quota", ErrOverQuota},
+		{"too_big", ErrTooBig}, {"auth", ErrAuth}, {"corrupt", ErrCorrupt},
+		{"diverged", ErrDiverged}, {"disk_full", ErrDiskFull},
+	}
+}
+
+// KindName returns the name of an error's kind; what has none is unavailable.
+func KindName(err error) string {
+	for _, k := range kinds() {
+		if errors.Is(err, k.kind) {
+			return k.name
+		}
+	}
+	return "unavailable"
+}
+
+// NamedKind is KindName's inverse. A name that is not known is our own trouble,
+// never the user's: ErrUnavailable.
+func NamedKind(name string) error {
+	for _, k := range kinds() {
+		if k.name == name {
+			return k.kind
+		}
+	}
+	return ErrUnavailable
+}

@@ -41,7 +41,7 @@ func (d disk) holds(e event) bool {
 	return ok && d.journal[i].id == e.id
 }
 
-// after gives what the stream has after a position; false: it does not go back
+// after returns what the stream has after a position; false: it does not go back
 // that far, or has no such position.
 func (d disk) after(p slot.Position) ([]event, bool) {
 	if p == 0 && d.kept == 0 {

@@ -237,7 +237,7 @@ func (n *node) begin(sl cluster.Slot) {
 	n.carryOut(acts)
 }
 
-// lostMore says whether a restored disk lacks what was acknowledged in its epoch.
+// lostMore reports whether a restored disk lacks what was acknowledged in its epoch.
 func (n *node) lostMore() bool {
 	for _, a := range n.w.sent.acked {
 		if a.epoch == n.askedIn && !n.disk.holds(a.event) {

@@ -71,7 +71,7 @@ func (n *node) transferred() {
 	n.w.say("%s has the state of %s at %s", n.name, m.name, n.disk.head())
 }
 
-// connected says whether the connection to the master still stands.
+// connected reports whether the connection to the master still stands.
 func (n *node) connected() bool {
 	f := n.follows
 	return f != nil && f.master.term == f.term && f.master.serving && f.master.epoch == f.epoch && f.master.m.Lists(n.name) && n.w.linked(n, f.master)

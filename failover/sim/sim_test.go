@@ -29,7 +29,7 @@ func TestLaw01Law04Simulation(t *testing.T) {
 	t.Fatalf("seed %d: %s\n%s\nagain: go test ./failover/sim -seed %d -seeds 1", seed, why, strings.Join(story, "\n"), seed)
 }
 
-// search runs seeds until one breaks a law, and gives the lowest that does.
+// search runs seeds until one breaks a law, and returns the lowest that does.
 func search(f Fault, first uint64, count int) (seed uint64, why string, ran int) {
 	var next atomic.Uint64
 	next.Store(first)

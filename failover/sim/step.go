@@ -15,7 +15,7 @@ import (
 // that could be asked knew better: nothing is promised then.
 const inconclusive = "inconclusive"
 
-// Run plays steps of a seed, then heals everything and lets time pass. It gives
+// Run plays steps of a seed, then heals everything and lets time pass. It returns
 // the first broken invariant, "" when there is none.
 func Run(seed uint64, steps int, f Fault, trace func(format string, args ...any)) string {
 	w := newWorld(seed, f)
@@ -386,7 +386,7 @@ func (w *world) operate(n *node) {
 	}
 }
 
-// blind says whether a replica that counts has a restored disk, and no node that
+// blind reports whether a replica that counts has a restored disk, and no node that
 // can be asked has heard it hold more.
 func (w *world) blind(n *node, sl cluster.Slot) bool {
 	restored := false

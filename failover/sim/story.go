@@ -97,7 +97,7 @@ func NewStory() *Story {
 	return s
 }
 
-// Play plays a word, and gives the ids of the messages that it delivered; 0 for
+// Play plays a word, and returns the ids of the messages that it delivered; 0 for
 // one that nobody took.
 func (s *Story) Play(x Word) (delivered []uint64) {
 	for _, n := range s.w.nodes {
@@ -200,7 +200,7 @@ func (s *Story) promote(to slot.NodeName) {
 	s.learn(w.byName[to])
 }
 
-// Promotion gives the commands by which a person makes a node the slot's master,
+// Promotion returns the commands by which a person makes a node the slot's master,
 // whatever is lost.
 func Promotion(st *cluster.State, to slot.NodeName) []cluster.Command {
 	sl, _ := st.Slot(theSlot)
@@ -276,7 +276,7 @@ type Copy struct {
 	Messages    map[uint64]uint64
 }
 
-// Copy gives a node's; Messages are the UIDs, by the ids that Play gave.
+// Copy returns a node's; Messages are the UIDs, by the ids that Play gave.
 func (s *Story) Copy(name slot.NodeName) Copy {
 	n := s.w.byName[name]
 	d := n.disk
@@ -298,7 +298,7 @@ func (s *Story) Copy(name slot.NodeName) Copy {
 // Record is Raft's.
 func (s *Story) Record() cluster.Slot { return s.w.record() }
 
-// Acknowledged says whether a message's client was told OK.
+// Acknowledged reports whether a message's client was told OK.
 func (s *Story) Acknowledged(id uint64) bool { return s.w.sent.acked[id] != nil }
 
 // Draw chooses a word that means something now.
@@ -377,7 +377,7 @@ func (x Word) plain() Word {
 	return x
 }
 
-// means says whether a word does anything that can be compared.
+// means reports whether a word does anything that can be compared.
 func (s *Story) means(x Word) bool {
 	w, n := s.w, s.w.byName[x.Node]
 	switch x.Verb {

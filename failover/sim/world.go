@@ -140,7 +140,7 @@ func (w *world) latest() *cluster.State { return w.states[len(w.states)-1] }
 
 func (w *world) record() cluster.Slot { sl, _ := w.latest().Slot(theSlot); return sl }
 
-// commit applies a command that was sent at a time, and gives the index of the
+// commit applies a command that was sent at a time, and returns the index of the
 // state after it.
 func (w *world) commit(c cluster.Command, sent time.Duration) (int, error) {
 	c = w.putBack(c)
@@ -155,15 +155,15 @@ func (w *world) commit(c cluster.Command, sent time.Duration) (int, error) {
 	return len(w.states) - 1, nil
 }
 
-// hears says whether what from sends reaches to.
+// hears reports whether what from sends reaches to.
 func (w *world) hears(from, to *node) bool {
 	return from.runs() && to.runs() && (from == to || !w.cut[[2]slot.NodeName{from.name, to.name}])
 }
 
-// linked says whether two nodes can talk.
+// linked reports whether two nodes can talk.
 func (w *world) linked(a, b *node) bool { return w.hears(a, b) && w.hears(b, a) }
 
-// leads says whether a node has a quorum around it.
+// leads reports whether a node has a quorum around it.
 func (w *world) leads(n *node) bool {
 	count := 0
 	for _, o := range w.nodes {
@@ -174,7 +174,7 @@ func (w *world) leads(n *node) bool {
 	return n.runs() && count > len(w.nodes)/2
 }
 
-// elect gives the leader, a new one when the old one has lost its quorum; nil
+// elect returns the leader, a new one when the old one has lost its quorum; nil
 // when nobody can have one.
 func (w *world) elect() *node {
 	if n := w.byName[w.leader]; n != nil && w.leads(n) {
@@ -197,7 +197,7 @@ func (w *world) elect() *node {
 	return n
 }
 
-// reaches gives the leader, if a node can send to it.
+// reaches returns the leader, if a node can send to it.
 func (w *world) reaches(n *node) (*node, bool) {
 	l := w.elect()
 	return l, l != nil && w.hears(n, l)

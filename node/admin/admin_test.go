@@ -169,7 +169,7 @@ func sockOf(t *testing.T, s *site) string {
 	return path
 }
 
-// raw sends one request and gives the answer's body.
+// raw sends one request and returns the answer's body.
 func raw(t *testing.T, path, method, body, socket string) string {
 	t.Helper()
 	transport := &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {

@@ -35,10 +35,10 @@ type Health interface {
 
 // Failovers lists proposals and does what a person decides about them.
 type Failovers interface {
-	// Proposals gives the open ones, and the last closed ones after them when
+	// Proposals returns the open ones, and the last closed ones after them when
 	// all is set.
 	Proposals(ctx context.Context, all bool) ([]Proposal, error)
-	// Plan asks the living nodes anew and gives what would be done.
+	// Plan asks the living nodes again and returns what would be done.
 	Plan(ctx context.Context, id string) (Plan, error)
 	// Confirm returns when every confirmed slot serves, or its time is over.
 	Confirm(ctx context.Context, r ConfirmRequest) (Outcome, error)
@@ -81,7 +81,7 @@ type Cluster interface {
 	// Token makes a token and records its hash in Raft; it replaces an earlier
 	// one for the same node. A name that is a member already is refused.
 	Token(ctx context.Context, r TokenRequest) (Token, error)
-	// Place gives slots without a master their first one, without waiting for more nodes.
+	// Place returns slots without a master their first one, without waiting for more nodes.
 	Place(ctx context.Context, r PlaceRequest) (Placed, error)
 	// Upgrade raises the feature level when every member has said that it knows it.
 	Upgrade(ctx context.Context, r UpgradeRequest) error

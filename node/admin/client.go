@@ -28,7 +28,7 @@ type Client struct {
 	within func(method, path string) (answer time.Duration) // likewise
 }
 
-// NewClient gives a client; it connects when it is asked something.
+// NewClient returns a client; it connects when it is asked something.
 func NewClient(socket string) *Client {
 	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
 		d := net.Dialer{Timeout: 5 * time.Second}

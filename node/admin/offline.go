@@ -36,7 +36,7 @@ type FirstStart struct {
 	Slots    int `json:"slots,omitempty"`    // ByInit
 	Replicas int `json:"replicas,omitempty"` // ByInit: copies beside the master
 	// Nodes says how many members, witnesses included, must have started before the
-	// leader gives the slots their first masters: after that only failovers change them.
+	// leader returns the slots their first masters: after that only failovers change them.
 	Nodes int `json:"nodes,omitempty"` // ByInit
 
 	Members []peer.Member `json:"members,omitempty"` // ByJoin: who was there
@@ -130,7 +130,7 @@ func InitCluster(ctx context.Context, c config.Config, o InitOptions) (string, e
 }
 
 // JoinCluster makes the data folder of a node that is not running a member of
-// the cluster that made the token. It gives that cluster's ID.
+// the cluster that made the token. It returns that cluster's ID.
 func JoinCluster(ctx context.Context, c config.Config, token string) (string, error) {
 	t, err := peer.ParseToken(token)
 	if err != nil {
@@ -168,7 +168,7 @@ func JoinCluster(ctx context.Context, c config.Config, token string) (string, er
 
 // JoinedServerID is the name in Raft of a node that joins. It is made of the
 // token, which both sides know and which is never used twice, so that a node
-// that was installed anew has another one than before: its votes are lost.
+// that was reinstalled has another one than before: its votes are lost.
 func JoinedServerID(name slot.NodeName, tokenID string) string { return string(name) + "-" + tokenID }
 
 // virgin refuses a data folder that belongs to a node already.

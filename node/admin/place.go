@@ -5,7 +5,7 @@ import (
 	"net/http"
 )
 
-// PlaceRequest gives slots their first masters before as many nodes have started
+// PlaceRequest asks to give slots their first masters before as many nodes have started
 // as `cluster init --nodes` said. By is filled in by the server.
 type PlaceRequest struct {
 	By string `json:"-"`

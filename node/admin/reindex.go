@@ -7,7 +7,7 @@ import (
 	"mailnode/storage/slot"
 )
 
-// Reindexing computes or makes anew what an index has.
+// Reindexing recomputes or rebuilds what an index has.
 type Reindexing interface {
 	// Reindex starts a job on this node's copy. What it would lose without need
 	// is refused, with the command that goes on.
@@ -20,7 +20,7 @@ type ReindexRequest struct {
 	Slot      slot.ID      `json:"slot"`
 	Address   slot.Address `json:"address,omitempty"` // instead of Slot
 	Mailbox   string       `json:"mailbox,omitempty"`
-	FromPacks bool         `json:"from_packs,omitempty"` // make the index anew
+	FromPacks bool         `json:"from_packs,omitempty"` // rebuild the index
 	Alone     bool         `json:"alone,omitempty"`      // also while Raft lists other copies
 	By        string       `json:"-"`
 }

@@ -149,7 +149,7 @@ func (c *Client) Aside(ctx context.Context, what string, messagesMax int) (a Asi
 	return a, c.get(ctx, fmt.Sprintf("/v1/rescue/%s?max=%d", url.PathEscape(what), messagesMax), &a)
 }
 
-// DismissAside notes that a person has looked, and gives the states that it was
+// DismissAside notes that a person has looked, and returns the states that it was
 // noted for.
 func (c *Client) DismissAside(ctx context.Context, r DismissAside) (a Asides, err error) {
 	return a, c.post(ctx, "/v1/rescue/dismiss", r, &a)

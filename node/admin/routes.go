@@ -142,7 +142,7 @@ func (s *Server) failoverRoutes(mux *http.ServeMux) {
 	}))
 }
 
-// choose gives the proposal that is meant: the named one, or the only open one.
+// choose returns the proposal that is meant: the named one, or the only open one.
 func (s *Server) choose(ctx context.Context, id string) (string, error) {
 	if id != "" {
 		return id, nil
@@ -161,7 +161,7 @@ func (s *Server) choose(ctx context.Context, id string) (string, error) {
 	return open[0], nil
 }
 
-// open names the open proposals, and says whether a leader is known who could
+// open names the open proposals, and reports whether a leader is known who could
 // make one.
 func (s *Server) open(ctx context.Context) (ids []string, led bool, err error) {
 	st, err := s.backend.Health.Status(ctx)

@@ -34,7 +34,7 @@ type Server struct {
 	http    *http.Server
 }
 
-// NewServer gives a server that does not listen yet.
+// NewServer returns a server that does not listen yet.
 func NewServer(b Backend, node slot.NodeName, version string, log *slog.Logger) *Server {
 	s := &Server{backend: b, node: node, version: version, log: log}
 	s.http = &http.Server{

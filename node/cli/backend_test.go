@@ -160,7 +160,7 @@ func nothingKnown() *site {
 	return s
 }
 
-// serve puts a site behind a socket and gives its path.
+// serve puts a site behind a socket and returns its path.
 func (s *site) serve(t *testing.T) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "a.sock")

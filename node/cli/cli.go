@@ -42,7 +42,7 @@ type app struct {
 	asJSON bool   // --json
 }
 
-// Run does what args (without the program's name) say and gives the exit code.
+// Run does what args (without the program's name) say and returns the exit code.
 func Run(args []string, stdin io.Reader, stdout, stderr io.Writer, serve Serve) int {
 	a := &app{in: stdin, out: stdout, err: stderr, serve: serve}
 	root := a.root()
@@ -53,7 +53,7 @@ func Run(args []string, stdin io.Reader, stdout, stderr io.Writer, serve Serve) 
 	return a.finish(root.Execute())
 }
 
-// finish prints an error, one line and the next command, and gives its code.
+// finish prints an error, one line and the next command, and returns its code.
 func (a *app) finish(err error) int {
 	var refusal *admin.Error
 	var code exitCode
@@ -182,13 +182,13 @@ func (a *app) verb(name string, names []string, short string, run func(ctx conte
 	return c
 }
 
-// reads gives a verb --json.
+// reads adds --json to a verb.
 func (a *app) reads(c *cobra.Command) *cobra.Command {
 	c.Flags().BoolVar(&a.asJSON, "json", false, "print JSON, for programs")
 	return c
 }
 
-// changes gives a verb --yes.
+// changes adds --yes to a verb.
 func (a *app) changes(c *cobra.Command) *cobra.Command {
 	c.Flags().BoolVarP(&a.yes, "yes", "y", false, "do not ask")
 	return c
@@ -208,7 +208,7 @@ func (a *app) show(v any, text func() string) error {
 // say prints one line about what is or will be done.
 func (a *app) say(format string, args ...any) { fmt.Fprintf(a.out, format+"\n", args...) }
 
-// isTerminal says whether a person is at the other end.
+// isTerminal reports whether a person is at the other end.
 func isTerminal(stream any) bool {
 	f, ok := stream.(*os.File)
 	return ok && term.IsTerminal(int(f.Fd()))

@@ -22,7 +22,7 @@ type Problem struct {
 	Unread bool // there is no such file, or it cannot be read
 }
 
-// Error gives "file:line: text", which editors and people can follow.
+// Error returns "file:line: text", which editors and people can follow.
 func (p Problem) Error() string {
 	if p.Line == 0 {
 		return p.File + ": " + p.Text
@@ -36,7 +36,7 @@ func Load(path string) (Config, error) {
 	return c, joined(problems)
 }
 
-// Check gives everything that is wrong with a file, in the order of its lines;
+// Check returns everything that is wrong with a file, in the order of its lines;
 // nothing when it can be loaded.
 func Check(path string) []Problem {
 	_, problems := read(path)

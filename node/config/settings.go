@@ -15,7 +15,7 @@ type setting struct {
 // wrong and what to write instead.
 type setter func(c *Config, v any) error
 
-// settings gives the table, in the order in which the example prints it.
+// settings returns the table, in the order in which the example prints it.
 func settings() []setting {
 	var all []setting
 	for _, part := range [][]setting{nodeSettings(), clientSettings(), safetySettings(), sizeSettings()} {

@@ -68,7 +68,7 @@ func keyLines(text string, keys []toml.Key) map[string]int {
 	return found
 }
 
-// beginsWith says whether a line defines a key or a table of that name.
+// beginsWith reports whether a line defines a key or a table of that name.
 func beginsWith(line, key string) bool {
 	line = strings.TrimLeft(strings.TrimSpace(line), "[ \t")
 	for _, written := range []string{key, strconv.Quote(key), "'" + key + "'"} {
@@ -80,7 +80,7 @@ func beginsWith(line, key string) bool {
 	return false
 }
 
-// shown gives a value as its file has it, shortened.
+// shown returns a value as its file has it, shortened.
 func shown(v any) string {
 	s := fmt.Sprint(v)
 	switch v := v.(type) {
@@ -99,7 +99,7 @@ func shown(v any) string {
 	return s
 }
 
-// isBlock says whether a value is a TOML table or a list of tables.
+// isBlock reports whether a value is a TOML table or a list of tables.
 func isBlock(v any) bool {
 	switch v.(type) {
 	case map[string]any, []map[string]any:

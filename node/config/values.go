@@ -237,7 +237,7 @@ func checkHostname(s string) error {
 	return nil
 }
 
-// isLabel says whether s is letters, digits and inner hyphens, 1 to 63 of them.
+// isLabel reports whether s is letters, digits and inner hyphens, 1 to 63 of them.
 func isLabel(s string) bool {
 	for _, r := range s {
 		if (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9') && r != '-' && r != '_' {
@@ -285,13 +285,13 @@ func isHost(s string, emptyToo bool) bool {
 	return !strings.Contains(s, ":") && checkHostname(s) == nil
 }
 
-// isWildcard says whether a host part means "every address of this machine".
+// isWildcard reports whether a host part means "every address of this machine".
 func isWildcard(host string) bool {
 	addr, err := netip.ParseAddr(host)
 	return host == "" || err == nil && addr.Unmap().IsUnspecified()
 }
 
-// IsLoopback says whether an address, "host:port" or a host alone, can be
+// IsLoopback reports whether an address, "host:port" or a host alone, can be
 // reached from this machine only. IMAP LOGIN without TLS is decided by it. A
 // host name other than "localhost" is not loopback, whatever it resolves to.
 func IsLoopback(address string) bool {

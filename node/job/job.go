@@ -105,7 +105,7 @@ type Registry struct {
 	closed  bool
 }
 
-// New gives an empty registry.
+// New returns an empty registry.
 func New(o Options) *Registry {
 	r := &Registry{o: o, running: map[string]int{}}
 	r.ctx, r.ends = context.WithCancel(context.Background())
@@ -242,7 +242,7 @@ func (j *Job) end(s State, err error) {
 	})
 }
 
-// Find gives a job by its ID: one that is not over, or among the last that are.
+// Find returns a job by its ID: one that is not over, or among the last that are.
 func (r *Registry) Find(id string) (*Job, bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -38,7 +38,7 @@ type Detail struct {
 	More  bool     `json:"more,omitempty"` // there are further ones, ask again
 }
 
-// List gives all jobs that are not over, oldest first, and then, with all, those
+// List returns all jobs that are not over, oldest first, and then, with all, those
 // that are, newest first.
 func (r *Registry) List(all bool) []Status {
 	r.mu.Lock()
@@ -57,14 +57,14 @@ func (r *Registry) List(all bool) []Status {
 	return out
 }
 
-// Status gives the job as it is now.
+// Status returns the job as it is now.
 func (j *Job) Status() Status {
 	j.r.mu.Lock()
 	defer j.r.mu.Unlock()
 	return j.status()
 }
 
-// Detail gives the job as it is now, and its findings after the first so many:
+// Detail returns the job as it is now, and its findings after the first so many:
 // at most 1,000 of them.
 func (j *Job) Detail(after int) Detail {
 	j.r.mu.Lock()

@@ -57,7 +57,7 @@ type Metrics struct {
 	refused    *prometheus.CounterVec
 }
 
-// NewMetrics gives the metrics of a node, with the Go runtime's and the process's.
+// NewMetrics returns the metrics of a node, with the Go runtime's and the process's.
 func NewMetrics(sources Sources, version string) *Metrics {
 	m := &Metrics{
 		registry: prometheus.NewRegistry(),

@@ -73,7 +73,7 @@ type standing struct {
 	next  string
 }
 
-// NewConditions gives an empty registry on the process's monotonic clock.
+// NewConditions returns an empty registry on the process's monotonic clock.
 func NewConditions() *Conditions {
 	start := time.Now()
 	return &Conditions{age: func() time.Duration { return time.Since(start) }, now: make(map[key]standing)}
@@ -82,7 +82,7 @@ func NewConditions() *Conditions {
 // Set says that a condition holds. detail is what the table's text cannot know
 // ("" for nothing); a later Set of the same name and about replaces the detail and
 // keeps the age. A name that is not in the table panics: the list is closed.
-// It says whether the condition is new, which is when it should be logged.
+// It reports whether the condition is new, which is when it should be logged.
 func (c *Conditions) Set(name Name, about, detail string) bool {
 	return c.tell(name, about, Told{Detail: detail})
 }
@@ -141,7 +141,7 @@ func (c *Conditions) Tell(holds bool, name Name, about string, t Told) bool {
 	return c.Clear(name, about)
 }
 
-// List gives what holds and is to be shown, the gravest first, then by name and subject.
+// List returns what holds and is to be shown, the gravest first, then by name and subject.
 func (c *Conditions) List() []Condition {
 	c.mu.Lock()
 	defer c.mu.Unlock()

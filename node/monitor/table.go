@@ -82,7 +82,7 @@ func Lookup(name Name) (Kind, bool) {
 	return all[i], true
 }
 
-// Table gives all conditions that there are, in the order of the page.
+// Table returns all conditions that there are, in the order of the page.
 func Table() []Kind {
 	return slices.Concat(ownershipKinds(), diskKinds(), copyKinds(), settingKinds())
 }

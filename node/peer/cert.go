@@ -104,7 +104,7 @@ func (a authority) issue(cluster string, name slot.NodeName, public ed25519.Publ
 	return cert, nil
 }
 
-// checkAuthority says whether a certificate can be the CA of a cluster.
+// checkAuthority reports whether a certificate can be the CA of a cluster.
 func checkAuthority(ca *x509.Certificate) error {
 	if !ca.IsCA || !ca.BasicConstraintsValid {
 		return errors.New("check CA certificate: it is not one of a CA")
@@ -115,7 +115,7 @@ func checkAuthority(ca *x509.Certificate) error {
 	return nil
 }
 
-// checkMember gives the node that a certificate speaks for. The chain has
+// checkMember returns the node that a certificate speaks for. The chain has
 // always two links, so it is checked by hand: the signature of the CA and the
 // names, but no date (law 11; x509.Verify cannot leave dates out).
 func checkMember(cert, ca *x509.Certificate, cluster string) (slot.NodeName, error) {

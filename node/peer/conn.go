@@ -92,13 +92,13 @@ type Conn struct {
 	hello Hello
 }
 
-// Peer gives the name of the node at the other end, "" on ProtoJoin.
+// Peer returns the name of the node at the other end, "" on ProtoJoin.
 func (c *Conn) Peer() slot.NodeName { return c.hello.Name }
 
-// Hello gives what the other side said of itself, zero on ProtoJoin.
+// Hello returns what the other side said of itself, zero on ProtoJoin.
 func (c *Conn) Hello() Hello { return c.hello }
 
-// Proto gives the protocol that was chosen.
+// Proto returns the protocol that was chosen.
 func (c *Conn) Proto() string { return c.ConnectionState().NegotiatedProtocol }
 
 // memberTLS is for connections between members, in either direction. Go's own
@@ -139,7 +139,7 @@ func (id *Identity) joinTLS() *tls.Config {
 	}
 }
 
-// certified gives the node for which the other side's certificate speaks.
+// certified returns the node for which the other side's certificate speaks.
 func (id *Identity) certified(cs tls.ConnectionState) (slot.NodeName, error) {
 	if len(cs.PeerCertificates) == 0 {
 		return "", fmt.Errorf("%w: it showed no certificate", ErrStranger)

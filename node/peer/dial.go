@@ -16,7 +16,7 @@ type Dialer struct {
 	o  Options
 }
 
-// NewDialer gives a Dialer that speaks as this node.
+// NewDialer returns a Dialer that speaks as this node.
 func NewDialer(id *Identity, o Options) *Dialer { return &Dialer{id: id, o: o.withDefaults()} }
 
 // Dial connects to a member and returns when both sides know each other. name

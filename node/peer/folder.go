@@ -46,7 +46,7 @@ type clusterRecord struct {
 	Generation slot.Generation `json:"generation"`
 }
 
-// encode gives one line of JSON and one line with its CRC-32C (law 6).
+// encode returns one line of JSON and one line with its CRC-32C (law 6).
 func (r clusterRecord) encode() []byte {
 	line, err := json.Marshal(r)
 	if err != nil {
@@ -76,7 +76,7 @@ type file struct {
 	content []byte
 }
 
-// files gives the whole content of the folder.
+// files returns the whole content of the folder.
 func (id *Identity) files() ([]file, error) {
 	key, err := encodeKey(id.key)
 	if err != nil {

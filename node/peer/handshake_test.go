@@ -309,7 +309,7 @@ func TestLaw11PeerCertificateDateIgnored(t *testing.T) {
 	}
 }
 
-// redated issues a member's certificate anew with dates of its own.
+// redated reissues a member's certificate with dates of its own.
 func redated(t *testing.T, ca authority, id *Identity, from time.Time) *x509.Certificate {
 	t.Helper()
 	template := *id.cert

@@ -37,7 +37,7 @@ type Hello struct {
 	Refusal string `json:"refusal,omitempty"`
 }
 
-// Has says whether the node announced a feature.
+// Has reports whether the node announced a feature.
 func (h Hello) Has(feature string) bool { return slices.Contains(h.Features, feature) }
 
 // GenerationError says that the two sides belong to different generations of
@@ -56,7 +56,7 @@ func (e *GenerationError) Error() string {
 	return fmt.Sprintf("this node belongs to generation %d, %q to %d: this node was left behind by `cluster recover`", e.Own, e.Peer, e.Theirs)
 }
 
-// hello gives what this node says of itself.
+// hello returns what this node says of itself.
 func (id *Identity) hello(features []string) Hello {
 	return Hello{Cluster: id.cluster, Generation: id.Generation(), Name: id.name, Version: Version, Oldest: VersionOldest, Features: features}
 }
@@ -75,7 +75,7 @@ func readHello(r io.Reader) (Hello, error) {
 	return h, nil
 }
 
-// judge says whether a connection with theirs may go on; own is what this node
+// judge reports whether a connection with theirs may go on; own is what this node
 // says and certified the name in the other side's certificate.
 func judge(own, theirs Hello, certified slot.NodeName) error {
 	switch {
@@ -108,5 +108,5 @@ type RefusedError struct {
 	Reason string // its words
 }
 
-// Error gives the other node's words.
+// Error returns the other node's words.
 func (e *RefusedError) Error() string { return fmt.Sprintf("node %q refuses: %s", e.Peer, e.Reason) }

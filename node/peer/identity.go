@@ -46,19 +46,19 @@ type Identity struct {
 	generation slot.Generation
 }
 
-// Name gives the node's name, fixed for life.
+// Name returns the node's name, fixed for life.
 func (id *Identity) Name() slot.NodeName { return id.name }
 
-// ClusterID gives the cluster's random ID, 32 hex digits.
+// ClusterID returns the cluster's random ID, 32 hex digits.
 func (id *Identity) ClusterID() string { return id.cluster }
 
 // Admits reports whether this node holds the CA's key, so that it can let others in.
 func (id *Identity) Admits() bool { return id.ca.key != nil }
 
-// CAFingerprint gives what a join token pins.
+// CAFingerprint returns what a join token pins.
 func (id *Identity) CAFingerprint() Fingerprint { return fingerprint(id.ca.cert) }
 
-// Generation gives the cluster generation to which this node belongs.
+// Generation returns the cluster generation to which this node belongs.
 func (id *Identity) Generation() slot.Generation {
 	id.mu.Lock()
 	defer id.mu.Unlock()
@@ -84,7 +84,7 @@ func (id *Identity) SetGeneration(g slot.Generation) error {
 	return nil
 }
 
-// certificate gives the chain that this node shows: its own certificate and
+// certificate returns the chain that this node shows: its own certificate and
 // the CA's, which a joiner needs to see.
 func (id *Identity) certificate() tls.Certificate {
 	return tls.Certificate{Certificate: [][]byte{id.cert.Raw, id.ca.cert.Raw}, PrivateKey: id.key, Leaf: id.cert}

@@ -59,7 +59,7 @@ func startServer(t *testing.T, id *Identity, o Options) server {
 }
 
 // handedOn waits for the connections that must pass every check, stops the
-// port, and gives all that passed: those, and any that should not have. The test
+// port, and returns all that passed: those, and any that should not have. The test
 // ends them.
 func (s server) handedOn(t *testing.T, want int) []*Conn {
 	t.Helper()

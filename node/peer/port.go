@@ -59,10 +59,10 @@ func Listen(address string, id *Identity, o Options) (*Port, error) {
 	return p, nil
 }
 
-// Addr gives the address on which the port listens.
+// Addr returns the address on which the port listens.
 func (p *Port) Addr() net.Addr { return p.raw.Addr() }
 
-// Listener gives the connections of one protocol; each is a *Conn. The same
+// Listener returns the connections of one protocol; each is a *Conn. The same
 // Listener is given each time; closing it refuses the protocol from then on. An
 // unknown protocol panics.
 func (p *Port) Listener(proto string) net.Listener {
@@ -241,7 +241,7 @@ func (q *queue) offer(c *Conn) bool {
 	}
 }
 
-// Accept gives the next connection, a *Conn; net.ErrClosed after Close.
+// Accept returns the next connection, a *Conn; net.ErrClosed after Close.
 func (q *queue) Accept() (net.Conn, error) {
 	select {
 	case <-q.done: // first, so that a closed listener never gives a connection
@@ -275,5 +275,5 @@ func (q *queue) Close() error {
 	}
 }
 
-// Addr gives the address of the port.
+// Addr returns the address of the port.
 func (q *queue) Addr() net.Addr { return q.address }

@@ -56,7 +56,7 @@ func (passThrough) Info() credentials.ProtocolInfo {
 func (p passThrough) Clone() credentials.TransportCredentials { return p }
 func (passThrough) OverrideServerName(string) error           { return nil }
 
-// PeerName gives the proved name of a call's other end.
+// PeerName returns the proved name of a call's other end.
 func PeerName(ctx context.Context) (slot.NodeName, bool) {
 	p, ok := peer.FromContext(ctx)
 	if !ok {
@@ -66,35 +66,12 @@ func PeerName(ctx context.Context) (slot.NodeName, bool) {
 	return n.name, ok
 }
 
-// kinds names storage's error kinds on the wire; the names never change.
-func kinds() []struct {
-	name string
-	err  error
-} {
-	return []struct {
-		name string
-		err  error
-	}{
-		// First what says that we don't know: an error of two kinds stays temporary.
-		{"not_master", storage.ErrNotMaster}, {"unavailable", storage.ErrUnavailable},
-		{"not_found", storage.ErrNotFound}, {"exists", storage.ErrExists},
-		{"invalid", storage.ErrInvalid}, {"limit", storage.ErrLimit}, {"over_quota", storage.ErrOverQuota},
-		{"too_big", storage.ErrTooBig}, {"auth", storage.ErrAuth}, {"corrupt", storage.ErrCorrupt},
-		{"diverged", storage.ErrDiverged}, {"disk_full", storage.ErrDiskFull},
-	}
-}
-
-// Wrap puts an error on the wire; nil stays nil. What has no kind is unavailable.
+// Wrap puts an error on the wire; nil stays nil.
 func Wrap(err error) *Failure {
 	if err == nil {
 		return nil
 	}
-	for _, k := range kinds() {
-		if errors.Is(err, k.err) {
-			return &Failure{Kind: k.name, Text: err.Error()}
-		}
-	}
-	return &Failure{Kind: "unavailable", Text: err.Error()}
+	return &Failure{Kind: storage.KindName(err), Text: err.Error()}
 }
 
 // Err takes an error off the wire.
@@ -102,10 +79,5 @@ func (f *Failure) Err() error {
 	if f.GetKind() == "" {
 		return nil
 	}
-	for _, k := range kinds() {
-		if f.Kind == k.name {
-			return storage.Errorf(k.err, "%s", f.Text)
-		}
-	}
-	return storage.Errorf(storage.ErrUnavailable, "%s", f.Text)
+	return storage.Errorf(storage.NamedKind(f.Kind), "%s", f.Text)
 }

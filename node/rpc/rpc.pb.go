@@ -278,7 +278,7 @@ func (x *Index) GetIndex() uint64 {
 type AccountCall struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Slot  uint32                 `protobuf:"varint,1,opt,name=slot,proto3" json:"slot,omitempty"`
-	Verb  string                 `protobuf:"bytes,2,opt,name=verb,proto3" json:"verb,omitempty"` // resolve, add, passwd, list, show, quota, disable, enable,
+	Verb  string                 `protobuf:"bytes,2,opt,name=verb,proto3" json:"verb,omitempty"` // add, passwd, list, show, quota, disable, enable,
 	// delete, deleted, undelete, erase, restore
 	Address       string `protobuf:"bytes,3,opt,name=address,proto3" json:"address,omitempty"`
 	Password      string `protobuf:"bytes,4,opt,name=password,proto3" json:"password,omitempty"`
@@ -420,6 +420,118 @@ func (x *AccountReply) GetBody() []byte {
 	return nil
 }
 
+type ResolveCall struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Slot          uint32                 `protobuf:"varint,1,opt,name=slot,proto3" json:"slot,omitempty"` // the address's home
+	Address       string                 `protobuf:"bytes,2,opt,name=address,proto3" json:"address,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ResolveCall) Reset() {
+	*x = ResolveCall{}
+	mi := &file_rpc_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ResolveCall) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ResolveCall) ProtoMessage() {}
+
+func (x *ResolveCall) ProtoReflect() protoreflect.Message {
+	mi := &file_rpc_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ResolveCall.ProtoReflect.Descriptor instead.
+func (*ResolveCall) Descriptor() ([]byte, []int) {
+	return file_rpc_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *ResolveCall) GetSlot() uint32 {
+	if x != nil {
+		return x.Slot
+	}
+	return 0
+}
+
+func (x *ResolveCall) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
+type ResolveReply struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Failure       *Failure               `protobuf:"bytes,1,opt,name=failure,proto3" json:"failure,omitempty"`
+	Account       uint64                 `protobuf:"fixed64,2,opt,name=account,proto3" json:"account,omitempty"`
+	Slot          uint32                 `protobuf:"varint,3,opt,name=slot,proto3" json:"slot,omitempty"` // that holds the account
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ResolveReply) Reset() {
+	*x = ResolveReply{}
+	mi := &file_rpc_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ResolveReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ResolveReply) ProtoMessage() {}
+
+func (x *ResolveReply) ProtoReflect() protoreflect.Message {
+	mi := &file_rpc_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ResolveReply.ProtoReflect.Descriptor instead.
+func (*ResolveReply) Descriptor() ([]byte, []int) {
+	return file_rpc_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *ResolveReply) GetFailure() *Failure {
+	if x != nil {
+		return x.Failure
+	}
+	return nil
+}
+
+func (x *ResolveReply) GetAccount() uint64 {
+	if x != nil {
+		return x.Account
+	}
+	return 0
+}
+
+func (x *ResolveReply) GetSlot() uint32 {
+	if x != nil {
+		return x.Slot
+	}
+	return 0
+}
+
 type LoginCall struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Slot          uint32                 `protobuf:"varint,1,opt,name=slot,proto3" json:"slot,omitempty"`
@@ -432,7 +544,7 @@ type LoginCall struct {
 
 func (x *LoginCall) Reset() {
 	*x = LoginCall{}
-	mi := &file_rpc_proto_msgTypes[7]
+	mi := &file_rpc_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -444,7 +556,7 @@ func (x *LoginCall) String() string {
 func (*LoginCall) ProtoMessage() {}
 
 func (x *LoginCall) ProtoReflect() protoreflect.Message {
-	mi := &file_rpc_proto_msgTypes[7]
+	mi := &file_rpc_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -457,7 +569,7 @@ func (x *LoginCall) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LoginCall.ProtoReflect.Descriptor instead.
 func (*LoginCall) Descriptor() ([]byte, []int) {
-	return file_rpc_proto_rawDescGZIP(), []int{7}
+	return file_rpc_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *LoginCall) GetSlot() uint32 {
@@ -498,7 +610,7 @@ type LoginReply struct {
 
 func (x *LoginReply) Reset() {
 	*x = LoginReply{}
-	mi := &file_rpc_proto_msgTypes[8]
+	mi := &file_rpc_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -510,7 +622,7 @@ func (x *LoginReply) String() string {
 func (*LoginReply) ProtoMessage() {}
 
 func (x *LoginReply) ProtoReflect() protoreflect.Message {
-	mi := &file_rpc_proto_msgTypes[8]
+	mi := &file_rpc_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -523,7 +635,7 @@ func (x *LoginReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LoginReply.ProtoReflect.Descriptor instead.
 func (*LoginReply) Descriptor() ([]byte, []int) {
-	return file_rpc_proto_rawDescGZIP(), []int{8}
+	return file_rpc_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *LoginReply) GetFailure() *Failure {
@@ -551,7 +663,7 @@ type Failure struct {
 
 func (x *Failure) Reset() {
 	*x = Failure{}
-	mi := &file_rpc_proto_msgTypes[9]
+	mi := &file_rpc_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -563,7 +675,7 @@ func (x *Failure) String() string {
 func (*Failure) ProtoMessage() {}
 
 func (x *Failure) ProtoReflect() protoreflect.Message {
-	mi := &file_rpc_proto_msgTypes[9]
+	mi := &file_rpc_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -576,7 +688,7 @@ func (x *Failure) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Failure.ProtoReflect.Descriptor instead.
 func (*Failure) Descriptor() ([]byte, []int) {
-	return file_rpc_proto_rawDescGZIP(), []int{9}
+	return file_rpc_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Failure) GetKind() string {
@@ -606,7 +718,7 @@ type DeliverPart struct {
 
 func (x *DeliverPart) Reset() {
 	*x = DeliverPart{}
-	mi := &file_rpc_proto_msgTypes[10]
+	mi := &file_rpc_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -618,7 +730,7 @@ func (x *DeliverPart) String() string {
 func (*DeliverPart) ProtoMessage() {}
 
 func (x *DeliverPart) ProtoReflect() protoreflect.Message {
-	mi := &file_rpc_proto_msgTypes[10]
+	mi := &file_rpc_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -631,7 +743,7 @@ func (x *DeliverPart) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeliverPart.ProtoReflect.Descriptor instead.
 func (*DeliverPart) Descriptor() ([]byte, []int) {
-	return file_rpc_proto_rawDescGZIP(), []int{10}
+	return file_rpc_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *DeliverPart) GetSlot() uint32 {
@@ -679,7 +791,7 @@ type Recipient struct {
 
 func (x *Recipient) Reset() {
 	*x = Recipient{}
-	mi := &file_rpc_proto_msgTypes[11]
+	mi := &file_rpc_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -691,7 +803,7 @@ func (x *Recipient) String() string {
 func (*Recipient) ProtoMessage() {}
 
 func (x *Recipient) ProtoReflect() protoreflect.Message {
-	mi := &file_rpc_proto_msgTypes[11]
+	mi := &file_rpc_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -704,7 +816,7 @@ func (x *Recipient) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Recipient.ProtoReflect.Descriptor instead.
 func (*Recipient) Descriptor() ([]byte, []int) {
-	return file_rpc_proto_rawDescGZIP(), []int{11}
+	return file_rpc_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Recipient) GetAccount() uint64 {
@@ -730,7 +842,7 @@ type DeliverReply struct {
 
 func (x *DeliverReply) Reset() {
 	*x = DeliverReply{}
-	mi := &file_rpc_proto_msgTypes[12]
+	mi := &file_rpc_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -742,7 +854,7 @@ func (x *DeliverReply) String() string {
 func (*DeliverReply) ProtoMessage() {}
 
 func (x *DeliverReply) ProtoReflect() protoreflect.Message {
-	mi := &file_rpc_proto_msgTypes[12]
+	mi := &file_rpc_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -755,7 +867,7 @@ func (x *DeliverReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeliverReply.ProtoReflect.Descriptor instead.
 func (*DeliverReply) Descriptor() ([]byte, []int) {
-	return file_rpc_proto_rawDescGZIP(), []int{12}
+	return file_rpc_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *DeliverReply) GetFailures() []*Failure {
@@ -796,7 +908,14 @@ const file_rpc_proto_rawDesc = "" +
 	"\amailbox\x18\a \x01(\tR\amailbox\"W\n" +
 	"\fAccountReply\x123\n" +
 	"\afailure\x18\x01 \x01(\v2\x19.mailnode.node.v1.FailureR\afailure\x12\x12\n" +
-	"\x04body\x18\x02 \x01(\fR\x04body\"m\n" +
+	"\x04body\x18\x02 \x01(\fR\x04body\";\n" +
+	"\vResolveCall\x12\x12\n" +
+	"\x04slot\x18\x01 \x01(\rR\x04slot\x12\x18\n" +
+	"\aaddress\x18\x02 \x01(\tR\aaddress\"q\n" +
+	"\fResolveReply\x123\n" +
+	"\afailure\x18\x01 \x01(\v2\x19.mailnode.node.v1.FailureR\afailure\x12\x18\n" +
+	"\aaccount\x18\x02 \x01(\x06R\aaccount\x12\x12\n" +
+	"\x04slot\x18\x03 \x01(\rR\x04slot\"m\n" +
 	"\tLoginCall\x12\x12\n" +
 	"\x04slot\x18\x01 \x01(\rR\x04slot\x12\x18\n" +
 	"\aaddress\x18\x02 \x01(\tR\aaddress\x12\x1a\n" +
@@ -821,13 +940,14 @@ const file_rpc_proto_rawDesc = "" +
 	"\aaccount\x18\x01 \x01(\x06R\aaccount\x12\x18\n" +
 	"\aaddress\x18\x02 \x01(\tR\aaddress\"E\n" +
 	"\fDeliverReply\x125\n" +
-	"\bfailures\x18\x01 \x03(\v2\x19.mailnode.node.v1.FailureR\bfailures2\x8a\x04\n" +
+	"\bfailures\x18\x01 \x03(\v2\x19.mailnode.node.v1.FailureR\bfailures2\xd4\x04\n" +
 	"\x04Node\x128\n" +
 	"\x06Report\x12\x16.mailnode.node.v1.Json\x1a\x16.mailnode.node.v1.Json\x125\n" +
 	"\x03Ask\x12\x16.mailnode.node.v1.Json\x1a\x16.mailnode.node.v1.Json\x12@\n" +
 	"\aPropose\x12\x19.mailnode.node.v1.Command\x1a\x1a.mailnode.node.v1.Proposed\x129\n" +
 	"\x05Fresh\x12\x17.mailnode.node.v1.Empty\x1a\x17.mailnode.node.v1.Index\x12H\n" +
-	"\aAccount\x12\x1d.mailnode.node.v1.AccountCall\x1a\x1e.mailnode.node.v1.AccountReply\x12B\n" +
+	"\aAccount\x12\x1d.mailnode.node.v1.AccountCall\x1a\x1e.mailnode.node.v1.AccountReply\x12H\n" +
+	"\aResolve\x12\x1d.mailnode.node.v1.ResolveCall\x1a\x1e.mailnode.node.v1.ResolveReply\x12B\n" +
 	"\x05Login\x12\x1b.mailnode.node.v1.LoginCall\x1a\x1c.mailnode.node.v1.LoginReply\x12:\n" +
 	"\x06Rescue\x12\x16.mailnode.node.v1.Json\x1a\x16.mailnode.node.v1.Json0\x01\x12J\n" +
 	"\aDeliver\x12\x1d.mailnode.node.v1.DeliverPart\x1a\x1e.mailnode.node.v1.DeliverReply(\x01B\x13Z\x11mailnode/node/rpcb\x06proto3"
@@ -844,7 +964,7 @@ func file_rpc_proto_rawDescGZIP() []byte {
 	return file_rpc_proto_rawDescData
 }
 
-var file_rpc_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
+var file_rpc_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
 var file_rpc_proto_goTypes = []any{
 	(*Empty)(nil),        // 0: mailnode.node.v1.Empty
 	(*Json)(nil),         // 1: mailnode.node.v1.Json
@@ -853,39 +973,44 @@ var file_rpc_proto_goTypes = []any{
 	(*Index)(nil),        // 4: mailnode.node.v1.Index
 	(*AccountCall)(nil),  // 5: mailnode.node.v1.AccountCall
 	(*AccountReply)(nil), // 6: mailnode.node.v1.AccountReply
-	(*LoginCall)(nil),    // 7: mailnode.node.v1.LoginCall
-	(*LoginReply)(nil),   // 8: mailnode.node.v1.LoginReply
-	(*Failure)(nil),      // 9: mailnode.node.v1.Failure
-	(*DeliverPart)(nil),  // 10: mailnode.node.v1.DeliverPart
-	(*Recipient)(nil),    // 11: mailnode.node.v1.Recipient
-	(*DeliverReply)(nil), // 12: mailnode.node.v1.DeliverReply
+	(*ResolveCall)(nil),  // 7: mailnode.node.v1.ResolveCall
+	(*ResolveReply)(nil), // 8: mailnode.node.v1.ResolveReply
+	(*LoginCall)(nil),    // 9: mailnode.node.v1.LoginCall
+	(*LoginReply)(nil),   // 10: mailnode.node.v1.LoginReply
+	(*Failure)(nil),      // 11: mailnode.node.v1.Failure
+	(*DeliverPart)(nil),  // 12: mailnode.node.v1.DeliverPart
+	(*Recipient)(nil),    // 13: mailnode.node.v1.Recipient
+	(*DeliverReply)(nil), // 14: mailnode.node.v1.DeliverReply
 }
 var file_rpc_proto_depIdxs = []int32{
-	9,  // 0: mailnode.node.v1.AccountReply.failure:type_name -> mailnode.node.v1.Failure
-	9,  // 1: mailnode.node.v1.LoginReply.failure:type_name -> mailnode.node.v1.Failure
-	11, // 2: mailnode.node.v1.DeliverPart.recipients:type_name -> mailnode.node.v1.Recipient
-	9,  // 3: mailnode.node.v1.DeliverReply.failures:type_name -> mailnode.node.v1.Failure
-	1,  // 4: mailnode.node.v1.Node.Report:input_type -> mailnode.node.v1.Json
-	1,  // 5: mailnode.node.v1.Node.Ask:input_type -> mailnode.node.v1.Json
-	2,  // 6: mailnode.node.v1.Node.Propose:input_type -> mailnode.node.v1.Command
-	0,  // 7: mailnode.node.v1.Node.Fresh:input_type -> mailnode.node.v1.Empty
-	5,  // 8: mailnode.node.v1.Node.Account:input_type -> mailnode.node.v1.AccountCall
-	7,  // 9: mailnode.node.v1.Node.Login:input_type -> mailnode.node.v1.LoginCall
-	1,  // 10: mailnode.node.v1.Node.Rescue:input_type -> mailnode.node.v1.Json
-	10, // 11: mailnode.node.v1.Node.Deliver:input_type -> mailnode.node.v1.DeliverPart
-	1,  // 12: mailnode.node.v1.Node.Report:output_type -> mailnode.node.v1.Json
-	1,  // 13: mailnode.node.v1.Node.Ask:output_type -> mailnode.node.v1.Json
-	3,  // 14: mailnode.node.v1.Node.Propose:output_type -> mailnode.node.v1.Proposed
-	4,  // 15: mailnode.node.v1.Node.Fresh:output_type -> mailnode.node.v1.Index
-	6,  // 16: mailnode.node.v1.Node.Account:output_type -> mailnode.node.v1.AccountReply
-	8,  // 17: mailnode.node.v1.Node.Login:output_type -> mailnode.node.v1.LoginReply
-	1,  // 18: mailnode.node.v1.Node.Rescue:output_type -> mailnode.node.v1.Json
-	12, // 19: mailnode.node.v1.Node.Deliver:output_type -> mailnode.node.v1.DeliverReply
-	12, // [12:20] is the sub-list for method output_type
-	4,  // [4:12] is the sub-list for method input_type
-	4,  // [4:4] is the sub-list for extension type_name
-	4,  // [4:4] is the sub-list for extension extendee
-	0,  // [0:4] is the sub-list for field type_name
+	11, // 0: mailnode.node.v1.AccountReply.failure:type_name -> mailnode.node.v1.Failure
+	11, // 1: mailnode.node.v1.ResolveReply.failure:type_name -> mailnode.node.v1.Failure
+	11, // 2: mailnode.node.v1.LoginReply.failure:type_name -> mailnode.node.v1.Failure
+	13, // 3: mailnode.node.v1.DeliverPart.recipients:type_name -> mailnode.node.v1.Recipient
+	11, // 4: mailnode.node.v1.DeliverReply.failures:type_name -> mailnode.node.v1.Failure
+	1,  // 5: mailnode.node.v1.Node.Report:input_type -> mailnode.node.v1.Json
+	1,  // 6: mailnode.node.v1.Node.Ask:input_type -> mailnode.node.v1.Json
+	2,  // 7: mailnode.node.v1.Node.Propose:input_type -> mailnode.node.v1.Command
+	0,  // 8: mailnode.node.v1.Node.Fresh:input_type -> mailnode.node.v1.Empty
+	5,  // 9: mailnode.node.v1.Node.Account:input_type -> mailnode.node.v1.AccountCall
+	7,  // 10: mailnode.node.v1.Node.Resolve:input_type -> mailnode.node.v1.ResolveCall
+	9,  // 11: mailnode.node.v1.Node.Login:input_type -> mailnode.node.v1.LoginCall
+	1,  // 12: mailnode.node.v1.Node.Rescue:input_type -> mailnode.node.v1.Json
+	12, // 13: mailnode.node.v1.Node.Deliver:input_type -> mailnode.node.v1.DeliverPart
+	1,  // 14: mailnode.node.v1.Node.Report:output_type -> mailnode.node.v1.Json
+	1,  // 15: mailnode.node.v1.Node.Ask:output_type -> mailnode.node.v1.Json
+	3,  // 16: mailnode.node.v1.Node.Propose:output_type -> mailnode.node.v1.Proposed
+	4,  // 17: mailnode.node.v1.Node.Fresh:output_type -> mailnode.node.v1.Index
+	6,  // 18: mailnode.node.v1.Node.Account:output_type -> mailnode.node.v1.AccountReply
+	8,  // 19: mailnode.node.v1.Node.Resolve:output_type -> mailnode.node.v1.ResolveReply
+	10, // 20: mailnode.node.v1.Node.Login:output_type -> mailnode.node.v1.LoginReply
+	1,  // 21: mailnode.node.v1.Node.Rescue:output_type -> mailnode.node.v1.Json
+	14, // 22: mailnode.node.v1.Node.Deliver:output_type -> mailnode.node.v1.DeliverReply
+	14, // [14:23] is the sub-list for method output_type
+	5,  // [5:14] is the sub-list for method input_type
+	5,  // [5:5] is the sub-list for extension type_name
+	5,  // [5:5] is the sub-list for extension extendee
+	0,  // [0:5] is the sub-list for field type_name
 }
 
 func init() { file_rpc_proto_init() }
@@ -899,7 +1024,7 @@ func file_rpc_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_rpc_proto_rawDesc), len(file_rpc_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   13,
+			NumMessages:   15,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -26,6 +26,7 @@ const (
 	Node_Propose_FullMethodName = "/mailnode.node.v1.Node/Propose"
 	Node_Fresh_FullMethodName   = "/mailnode.node.v1.Node/Fresh"
 	Node_Account_FullMethodName = "/mailnode.node.v1.Node/Account"
+	Node_Resolve_FullMethodName = "/mailnode.node.v1.Node/Resolve"
 	Node_Login_FullMethodName   = "/mailnode.node.v1.Node/Login"
 	Node_Rescue_FullMethodName  = "/mailnode.node.v1.Node/Rescue"
 	Node_Deliver_FullMethodName = "/mailnode.node.v1.Node/Deliver"
@@ -43,8 +44,10 @@ type NodeClient interface {
 	Propose(ctx context.Context, in *Command, opts ...grpc.CallOption) (*Proposed, error)
 	// Fresh gives the Raft index of the last change in the leader's state, proved by a quorum.
 	Fresh(ctx context.Context, in *Empty, opts ...grpc.CallOption) (*Index, error)
-	// Account runs an operator's or a frontend's account call at the slot's master.
+	// Account runs an operator's account call at the slot's master.
 	Account(ctx context.Context, in *AccountCall, opts ...grpc.CallOption) (*AccountReply, error)
+	// Resolve finds who an address belongs to, at the master of its home slot.
+	Resolve(ctx context.Context, in *ResolveCall, opts ...grpc.CallOption) (*ResolveReply, error)
 	// Login proves a user's password at the master of his home slot: no connection
 	// is made between nodes for a client that may not come in.
 	Login(ctx context.Context, in *LoginCall, opts ...grpc.CallOption) (*LoginReply, error)
@@ -113,6 +116,16 @@ func (c *nodeClient) Account(ctx context.Context, in *AccountCall, opts ...grpc.
 	return out, nil
 }
 
+func (c *nodeClient) Resolve(ctx context.Context, in *ResolveCall, opts ...grpc.CallOption) (*ResolveReply, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ResolveReply)
+	err := c.cc.Invoke(ctx, Node_Resolve_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *nodeClient) Login(ctx context.Context, in *LoginCall, opts ...grpc.CallOption) (*LoginReply, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(LoginReply)
@@ -167,8 +180,10 @@ type NodeServer interface {
 	Propose(context.Context, *Command) (*Proposed, error)
 	// Fresh gives the Raft index of the last change in the leader's state, proved by a quorum.
 	Fresh(context.Context, *Empty) (*Index, error)
-	// Account runs an operator's or a frontend's account call at the slot's master.
+	// Account runs an operator's account call at the slot's master.
 	Account(context.Context, *AccountCall) (*AccountReply, error)
+	// Resolve finds who an address belongs to, at the master of its home slot.
+	Resolve(context.Context, *ResolveCall) (*ResolveReply, error)
 	// Login proves a user's password at the master of his home slot: no connection
 	// is made between nodes for a client that may not come in.
 	Login(context.Context, *LoginCall) (*LoginReply, error)
@@ -201,6 +216,9 @@ func (UnimplementedNodeServer) Fresh(context.Context, *Empty) (*Index, error) {
 }
 func (UnimplementedNodeServer) Account(context.Context, *AccountCall) (*AccountReply, error) {
 	return nil, status.Error(codes.Unimplemented, "method Account not implemented")
+}
+func (UnimplementedNodeServer) Resolve(context.Context, *ResolveCall) (*ResolveReply, error) {
+	return nil, status.Error(codes.Unimplemented, "method Resolve not implemented")
 }
 func (UnimplementedNodeServer) Login(context.Context, *LoginCall) (*LoginReply, error) {
 	return nil, status.Error(codes.Unimplemented, "method Login not implemented")
@@ -322,6 +340,24 @@ func _Node_Account_Handler(srv interface{}, ctx context.Context, dec func(interf
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Node_Resolve_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ResolveCall)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(NodeServer).Resolve(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Node_Resolve_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(NodeServer).Resolve(ctx, req.(*ResolveCall))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _Node_Login_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(LoginCall)
 	if err := dec(in); err != nil {
@@ -384,6 +420,10 @@ var Node_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Account",
 			Handler:    _Node_Account_Handler,
+		},
+		{
+			MethodName: "Resolve",
+			Handler:    _Node_Resolve_Handler,
 		},
 		{
 			MethodName: "Login",

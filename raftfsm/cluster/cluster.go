@@ -73,7 +73,7 @@ type Slot struct {
 	Version          uint64            `json:"v,omitempty"` // Raft index of the last change to this slot
 }
 
-// Holds says whether a node keeps a copy of the slot, as master or as replica.
+// Holds reports whether a node keeps a copy of the slot, as master or as replica.
 func (s Slot) Holds(n slot.NodeName) bool {
 	return n != "" && (s.Master == n || slices.Contains(s.Replicas, n))
 }
@@ -199,10 +199,10 @@ type State struct {
 	Tokens          []Token           `json:"tokens"`  // by ID
 }
 
-// New gives the state of a cluster before Init.
+// New returns the state of a cluster before Init.
 func New() *State { return &State{Format: snapshotFormat, NextProposal: 1} }
 
-// Clone gives a state that Apply may change without a reader of s noticing. The
+// Clone returns a state that Apply may change without a reader of s noticing. The
 // slices inside members, slots and proposals are shared: Apply replaces them and
 // never writes into them.
 func (s *State) Clone() *State {
@@ -250,7 +250,7 @@ func (s *State) Proposal(id string) (Proposal, bool) {
 	return s.Proposals[i], true
 }
 
-// OpenProposals gives the open proposals, oldest first.
+// OpenProposals returns the open proposals, oldest first.
 func (s *State) OpenProposals() []Proposal {
 	var open []Proposal
 	for _, p := range s.Proposals {
@@ -261,7 +261,7 @@ func (s *State) OpenProposals() []Proposal {
 	return open
 }
 
-// OpenProposalOf gives the open proposal that a slot is in and is not done.
+// OpenProposalOf returns the open proposal that a slot is in and is not done.
 func (s *State) OpenProposalOf(id slot.ID) (Proposal, bool) {
 	for _, p := range s.Proposals {
 		if p.State == Open && slices.ContainsFunc(p.Slots, func(ps ProposedSlot) bool { return ps.Slot == id && !ps.Done }) {

@@ -45,7 +45,7 @@ func sample(t *testing.T) *State {
 	return s
 }
 
-// decidedOn gives the command as it is decided on the slot record of now.
+// decidedOn returns the command as it is decided on the slot record of now.
 func decidedOn(s *State, c Command) Command {
 	version := func(id slot.ID) uint64 { sl, _ := s.Slot(id); return sl.Version }
 	switch x := c.(type) {

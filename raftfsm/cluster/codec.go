@@ -28,7 +28,7 @@ type envelope struct {
 	Body json.RawMessage `json:"c"`
 }
 
-// Encode gives the bytes that go into a Raft log entry.
+// Encode returns the bytes that go into a Raft log entry.
 func Encode(c Command) []byte {
 	return seal(commandVersion, encodeJSON(envelope{Kind: c.kind(), Body: encodeJSON(c)}))
 }
@@ -126,7 +126,7 @@ func bodyOf[C Command](body []byte) (Command, error) {
 	return c, nil
 }
 
-// EncodeSnapshot gives the whole state; equal states give equal bytes.
+// EncodeSnapshot returns the whole state; equal states give equal bytes.
 func EncodeSnapshot(s *State) []byte { return seal(snapshotVersion, encodeJSON(s)) }
 
 // DecodeSnapshot is the inverse of EncodeSnapshot, with the errors of Decode.

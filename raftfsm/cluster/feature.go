@@ -17,7 +17,7 @@ import (
 // by what is recorded of all.
 const KnownFeatures = slot.FirstFeatureLevel
 
-// featureOf gives the least feature level at which a kind of command may stand in
+// featureOf returns the least feature level at which a kind of command may stand in
 // the log. A kind that is missing here is never committed.
 func featureOf(kind string) (slot.FeatureLevel, bool) {
 	switch kind {
@@ -36,10 +36,10 @@ type levels func(kind string) (slot.FeatureLevel, bool)
 // KindOf names a command as the log does, for texts.
 func KindOf(c Command) string { return c.kind() }
 
-// Features gives the feature level of the cluster.
+// Features returns the feature level of the cluster.
 func (s *State) Features() slot.FeatureLevel { return s.FeatureLevel.OrFirst() }
 
-// Knows gives the feature level up to which the member understands records, as
+// Knows returns the feature level up to which the member understands records, as
 // it has said itself when it started last.
 func (m Member) Knows() slot.FeatureLevel { return m.Features.OrFirst() }
 

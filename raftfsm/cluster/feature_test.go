@@ -133,7 +133,7 @@ func TestEveryKindHasALevel(t *testing.T) {
 	}
 }
 
-// kindsInCode gives what the kind methods of this package return.
+// kindsInCode returns what the kind methods of this package return.
 func kindsInCode(t *testing.T) []string {
 	t.Helper()
 	var kinds []string

@@ -244,7 +244,7 @@ func (c RaiseGeneration) apply(s *State, index uint64) (Result, error) {
 	return Result{}, nil
 }
 
-// copyOn gives the first slot of which a node holds a copy.
+// copyOn returns the first slot of which a node holds a copy.
 func (s *State) copyOn(n slot.NodeName) (Slot, bool) {
 	for _, sl := range s.Slots {
 		if sl.Holds(n) {

@@ -43,7 +43,7 @@ type ErrNotDone struct{ Cause error }
 
 func (e ErrNotDone) Error() string { return fmt.Sprintf("nothing was done: %v", e.Cause) }
 
-// Unwrap gives the cause.
+// Unwrap returns the cause.
 func (e ErrNotDone) Unwrap() error { return e.Cause }
 
 // Outcome implements the interface that OutcomeOf looks for.
@@ -60,7 +60,7 @@ func (e ErrUnseen) Error() string {
 	return fmt.Sprintf("it is done (raft index %d), but not seen on this node yet: %v", e.Index, e.Cause)
 }
 
-// Unwrap gives the cause.
+// Unwrap returns the cause.
 func (e ErrUnseen) Unwrap() error { return e.Cause }
 
 // Outcome implements the interface that OutcomeOf looks for.

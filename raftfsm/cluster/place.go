@@ -99,7 +99,7 @@ func (pl *placement) count(copies []int) {
 	}
 }
 
-// pickMaster gives the node with the fewest masters, -1 when none may be one.
+// pickMaster returns the node with the fewest masters, -1 when none may be one.
 func (pl *placement) pickMaster() int {
 	best := -1
 	for i, m := range pl.nodes {
@@ -113,7 +113,7 @@ func (pl *placement) pickMaster() int {
 	return best
 }
 
-// pickReplica gives the best further copy: not standby, in a zone that has no
+// pickReplica returns the best further copy: not standby, in a zone that has no
 // copy yet, with little load, and seldom the partner of this master, so that the
 // slots of a dead node spread over many others. -1 when every node has a copy.
 func (pl *placement) pickReplica(copies []int) int {

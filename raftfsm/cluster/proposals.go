@@ -134,7 +134,7 @@ func (c ConfirmSlot) apply(s *State, index uint64) (Result, error) {
 	return Result{Epoch: sl.Epoch, Proposal: p.ID}, nil
 }
 
-// confirmable says whether one slot of an open proposal may change now.
+// confirmable reports whether one slot of an open proposal may change now.
 func (s *State) confirmable(c ConfirmSlot, ps ProposedSlot) (Slot, error) {
 	sl, ok := s.Slot(c.Slot)
 	what := fmt.Sprintf("confirm slot %s of %s", c.Slot, c.Proposal)
@@ -169,7 +169,7 @@ func (s *State) confirmable(c ConfirmSlot, ps ProposedSlot) (Slot, error) {
 
 // mayHoldMore lists whose mail is given up when a loss is accepted: the old
 // master's, and while that has not begun, theirs for whom it waits. When it begins
-// anew itself: that of the replicas which count, or for which it waits.
+// again itself: that of the replicas which count, or for which it waits.
 func (sl Slot) mayHoldMore(to slot.NodeName) []slot.NodeName {
 	var out []slot.NodeName
 	if to != sl.Master {
@@ -222,7 +222,7 @@ func (s *State) closeProposal(id string, as ProposalState, by, why string) (Resu
 	return Result{Proposal: p.ID}, nil
 }
 
-// closed gives the proposal as it is remembered: without the evidence (law 10).
+// closed returns the proposal as it is remembered: without the evidence (law 10).
 func (p Proposal) closed(as ProposalState, by, why string) Proposal {
 	p.State, p.ClosedBy, p.Closed = as, by, why
 	p.Slots = slices.Clone(p.Slots)

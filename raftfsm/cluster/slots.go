@@ -198,7 +198,7 @@ func inSyncOf(sl Slot, set []slot.NodeName) ([]slot.NodeName, error) {
 	return sorted, nil
 }
 
-// without gives a new list; nil when nothing is left, so that states compare by bytes.
+// without returns a new list; nil when nothing is left, so that states compare by bytes.
 func without(list []slot.NodeName, n slot.NodeName) []slot.NodeName {
 	var kept []slot.NodeName
 	for _, m := range list {

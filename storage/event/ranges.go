@@ -9,7 +9,7 @@ import (
 
 // Law 2: two histories of a slot can never give out the same number, whichever
 // copy is promoted, because each unclean count has ranges of its own: 2^22 UIDs
-// in each mailbox, 2^16 UIDVALIDITYs for each address. These functions are the
+// in each mailbox, 2^18 UIDVALIDITYs for each address. These functions are the
 // only place where either is given out.
 //
 // A range is only of its own when both histories count from the same origin. So
@@ -19,18 +19,21 @@ import (
 // address after an erase goes on with the counter that was there.
 
 const (
-	uidRange         = 1 << 22
-	uidValidityRange = 1 << 16
+	uidRange = 1 << 22
+	// uidValidityRange is so wide that its first half, which is for everyday life,
+	// has one for each of storage.MaxMailboxes, and some for those that are deleted.
+	uidValidityRange = 1 << 18
 	// maxNumber keeps a whole range below 2^32-1, which no UID may reach
 	// (RFC 3501, section 9: nz-number).
 	maxNumber = 1<<32 - 1
 
 	// seedMin is above the UIDVALIDITYs of other servers and of releases that
 	// seeded the counter with the time (2^31 s is in 2038), so that what is given
-	// out later is greater (RFC 9051, section 2.3.1.1). It leaves 24,576 unclean
+	// out later is greater (RFC 9051, section 2.3.1.1). It leaves 6,144 unclean
 	// epochs or more.
-	seedMin    = 1 << 31
-	seedBlocks = 1 << 13
+	seedMin   = 1 << 31
+	seeds     = 1 << 13
+	seedsStep = 1 << 16
 
 	// leapsMax is how often memory may be lost under one unclean count until only
 	// what is left of it says where an account's UIDVALIDITYs go on.
@@ -50,7 +53,7 @@ func rangeOf(origin, birth uint32, x slot.UncleanCount, size uint64) (lo, hi uin
 // most likely begins elsewhere: clients may have seen its numbers.
 func uidValiditySeed(clusterID string, a slot.Address) uint64 {
 	h := sha256.Sum256([]byte("uidvalidity\x00" + clusterID + "\x00" + string(a)))
-	return seedMin + uint64(be.Uint16(h[:])%seedBlocks)*uidValidityRange
+	return seedMin + uint64(be.Uint16(h[:])%seeds)*seedsStep
 }
 
 // SeedUIDValidity gives a new account the counter of its address: the one that

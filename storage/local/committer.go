@@ -9,6 +9,7 @@ import (
 
 	"mailnode/storage"
 	"mailnode/storage/disk"
+	"mailnode/storage/fair"
 	"mailnode/storage/slot"
 )
 
@@ -87,7 +88,7 @@ func (o *op) refuse(err error) {
 func (c *committer) start(s *Slot) error {
 	c.s = s
 	c.lanes.init()
-	c.work.large = make(chan struct{}, 1)
+	c.work.large = fair.NewTurns(1, largeWaitMax)
 	if err := c.reload(); err != nil {
 		return err
 	}
@@ -203,7 +204,8 @@ func (c *committer) next() bool {
 		return len(ops) > 0
 	}
 	if i := slices.IndexFunc(ops, func(o *op) bool { return o.alone }); i > 0 {
-		ops[0], ops[i] = ops[i], ops[0]
+		first := ops[i]
+		ops = slices.Insert(slices.Delete(ops, i, i+1), 0, first)
 	}
 	c.lanes.giveBack(c.group(ops))
 	return true

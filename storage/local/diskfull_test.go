@@ -129,7 +129,7 @@ func (h *harness) fullAt(op harnessOp, n int) (waited bool) {
 		if !ended {
 			err = <-done
 		}
-		h.awaitRoom(h.s)
+		awaitRoom(h.s)
 	})
 	stop()
 	h.fs.watch(nil)
@@ -154,11 +154,11 @@ func (h *harness) fullAt(op harnessOp, n int) (waited bool) {
 func (h *harness) wellAgain(what string, s *Slot) {
 	h.t.Helper()
 	h.fs.watch(nil)
-	within(h.t, what, func() { h.awaitRoom(s) })
+	within(h.t, what, func() { awaitRoom(s) })
 }
 
 // awaitRoom waits until a copy has noticed that there is room again.
-func (h *harness) awaitRoom(s *Slot) {
+func awaitRoom(s *Slot) {
 	for s.space.stall.err() != nil && s.Failure() == nil {
 		<-time.After(time.Millisecond)
 	}
@@ -260,10 +260,44 @@ func TestFullDiskRefusesAtOnce(t *testing.T) {
 		t.Errorf("%d bodies were written that could not be committed", writes)
 	}
 	fs.watch(nil)
-	for s.space.stall.err() != nil {
-		<-time.After(time.Millisecond)
+	awaitRoom(s)
+	deliver(t, m, mail(2), a)
+}
+
+// A state that finds no room when it is set aside is refused, and so it is when the
+// index waits for room; nothing of the copy waits for what is set aside.
+func TestFullDiskRefusesToSetAside(t *testing.T) {
+	fs := newPowerFS(vfs.NewCrashableMem())
+	s := openSlot(t, options(t, fs))
+	m := serve(t, s, 1, 0)
+	a := account(t, m, "u1@example.test")
+	deliver(t, m, mail(1), a)
+	full := func(part string) {
+		fs.watch(func(op errorfs.Op, after bool) error {
+			if !after && op.Kind.ReadOrWrite() == errorfs.OpIsWrite && op.Kind != errorfs.OpFileSyncData && strings.Contains(op.Path, part) {
+				return syscall.ENOSPC
+			}
+			return nil
+		})
+	}
+	setAside := func() (err error) {
+		within(t, "SetAside", func() { _, err = s.SetAside(t.Context()) })
+		return err
+	}
+	full("/quarantine/")
+	if err := setAside(); !errors.Is(err, storage.ErrDiskFull) {
+		t.Errorf("set aside on a full disk: %v", err)
 	}
 	deliver(t, m, mail(2), a)
+	fillIndex(t, fs, m, a)
+	if err := setAside(); !errors.Is(err, storage.ErrDiskFull) {
+		t.Errorf("set aside while the index waits for room: %v", err)
+	}
+	fs.watch(nil)
+	awaitRoom(s)
+	if err := setAside(); err != nil {
+		t.Errorf("set aside when there is room again: %v", err)
+	}
 }
 
 // A replica on a full disk acknowledges nothing, and goes on by itself.
@@ -312,9 +346,16 @@ func TestLaw01FullReplicaGoesOnByItself(t *testing.T) {
 // Below the reserve nothing grows, whatever command it is; reading goes on, and so
 // does all that frees room or needs none.
 func TestFullDiskRefusesWhatGrows(t *testing.T) {
+	for name, z := range map[string]sizes{"small changes": {}, "large changes": {small: -1, copied: -1}} {
+		t.Run(name, func(t *testing.T) { refusesWhatGrows(t, z) })
+	}
+}
+
+func refusesWhatGrows(t *testing.T, z sizes) {
 	ctx := t.Context()
 	free := map[string]uint64{"/": 1 << 40}
 	o := options(t, newFS(t))
+	o.sizes = z
 	o.FS = fullFS{o.FS, free}
 	clock := newHandClock()
 	o.Clock.Mono = clock.mono
@@ -431,4 +472,22 @@ func (c *handClock) add(d time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.now += d
+}
+
+// A copy that cannot even be opened for want of room is refused by its own kind, so
+// that it is opened again, and leaves nothing behind that would keep it from that.
+func TestFullDiskPutsOffAnOpen(t *testing.T) {
+	mem := newFS(t)
+	o := options(t, mem)
+	filled(t, o, 3)
+	free := map[string]uint64{"/": disk.FloorBytes - 1}
+	o.FS = fullFS{mem, free}
+	if _, err := Open(o); !errors.Is(err, storage.ErrDiskFull) {
+		t.Fatalf("opened on a full disk: %v", err)
+	}
+	free["/"] = disk.FloorBytes
+	s := openSlot(t, o)
+	if list, err := serve(t, s, 1, 0).Accounts(t.Context()); err != nil || len(list) == 0 {
+		t.Errorf("%d accounts when there is room: %v", len(list), err)
+	}
 }

@@ -16,11 +16,8 @@ import (
 )
 
 // formatVersion is the newest slot format that this release reads and writes.
-// It only ever goes up (migrate.go).
-//
-//	1  the first
-//	2  bodies have counts of references
-const formatVersion = 2
+// It only ever goes up.
+const formatVersion = 1
 
 // identity is what a SLOT file says: one line of JSON, one line with its CRC-32C.
 // A wrong or foreign disk is refused by it. One lies in the slot's folder and one
@@ -30,8 +27,8 @@ type identity struct {
 	Cluster string  `json:"cluster"`
 	Slot    slot.ID `json:"slot"`
 	// Copy is random, the same in both files: an index and packs that were not
-	// made together do not belong together. Copies of the first release have none.
-	Copy string `json:"copy,omitempty"`
+	// made together do not belong together.
+	Copy string `json:"copy"`
 }
 
 // openFolder checks who the folders belong to, and makes those of a new copy:
@@ -74,7 +71,7 @@ func (s *Slot) openFolder() (string, error) {
 		return text, nil
 	case found && len(s.folders()) > 1:
 		return "", storage.Errorf(storage.ErrCorrupt, "%q is missing: is the data volume mounted? If it is lost, move %q away as well: the copy is then filled from a replica", packs, s.o.Dir)
-	case found: // of the first release, which had no second file
+	case found: // lost from beside its twin on one disk; noBodies knows an emptied folder
 		if err := fs.MkdirAll(s.o.PacksDir, 0o700); err != nil {
 			return "", err
 		}

@@ -1,7 +1,6 @@
 package local
 
 import (
-	"fmt"
 	"math/rand/v2"
 	"os"
 	"strconv"
@@ -11,8 +10,6 @@ import (
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
-
-	"mailnode/storage/disk"
 )
 
 // crashes clones what a power loss would leave, at each sync and rename.
@@ -83,13 +80,11 @@ func TestPowerLossWhileACopyIsMade(t *testing.T) {
 	}
 }
 
-// TestCopyOfTheFirstRelease: it has one SLOT file without a copy's number, and
-// gets the other one; from then on an emptied packs folder is noticed.
-func TestCopyOfTheFirstRelease(t *testing.T) {
+// The SLOT file beside the packs is written again from its twin in the same
+// folder; an emptied packs folder is refused all the same.
+func TestLostSlotFileOfThePacksIsWrittenAgain(t *testing.T) {
 	o := options(t, newFS(t))
 	filled(t, o, 2)
-	line := fmt.Sprintf(`{"format":1,"cluster":%q,"slot":"s007"}`, o.Cluster)
-	rewrite(t, o.FS, "/slots/s007/SLOT", func([]byte) []byte { return disk.Seal(line) })
 	if err := o.FS.Remove("/slots/s007/packs/SLOT"); err != nil {
 		t.Fatal(err)
 	}

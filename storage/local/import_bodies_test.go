@@ -3,8 +3,6 @@ package local
 import (
 	"testing"
 
-	"github.com/cockroachdb/pebble/v2"
-
 	"mailnode/storage/event"
 )
 
@@ -24,41 +22,29 @@ func keysOf(t *testing.T, s *Slot, prefix byte) map[string]bool {
 }
 
 // A copy that has taken the master's state forgets where bodies lie that nothing
-// in it names: else their bytes would stay in the packs for ever. A master of the
-// first release gives no counts of references: they are made here.
+// in it names: else their bytes would stay in the packs for ever.
 func TestImportForgetsBodiesThatNothingNames(t *testing.T) {
-	for _, first := range []bool{false, true} {
-		s := openSlot(t, options(t, newFS(t)))
-		own := serve(t, s, 1, 0)
-		deliver(t, own, mail(100), account(t, own, "old@example.test"))
-		own.Stop()
-		master := openSlot(t, options(t, newFS(t)))
-		m := serve(t, master, 2, 1)
-		a, b := account(t, m, "u1@example.test"), account(t, m, "u2@example.test")
-		deliver(t, m, mail(1), a, b)
-		deliver(t, m, mail(2), a)
-		want := keysOf(t, master, event.PrefixRefs)
-		if first {
-			behind(t, master, func(b *pebble.Batch) {
-				sp := event.SpanOf([]byte{event.PrefixRefs})
-				b.DeleteRange(sp.Lower, sp.Upper, nil)
-			})
-		}
-		r := &replicaHarness{h: &harness{t: t, w: &walk{t: t, m: m}}}
-		if err := r.fetchInto(s); err != nil {
-			t.Fatal(err)
-		}
-		if got := keysOf(t, s, event.PrefixRefs); len(got) != 2 || len(want) != 2 {
-			t.Errorf("first release %v: %d bodies have counts, want %d", first, len(got), len(want))
-		}
-		for k := range keysOf(t, s, event.PrefixBody) {
-			if !want[k] {
-				t.Errorf("first release %v: body %x has a place, and nothing names it", first, k)
-			}
-		}
-		closeOnce(t, s)
-		if first {
-			master.Close()
+	s := openSlot(t, options(t, newFS(t)))
+	own := serve(t, s, 1, 0)
+	deliver(t, own, mail(100), account(t, own, "old@example.test"))
+	own.Stop()
+	master := openSlot(t, options(t, newFS(t)))
+	m := serve(t, master, 2, 1)
+	a, b := account(t, m, "u1@example.test"), account(t, m, "u2@example.test")
+	deliver(t, m, mail(1), a, b)
+	deliver(t, m, mail(2), a)
+	want := keysOf(t, master, event.PrefixRefs)
+	r := &replicaHarness{h: &harness{t: t, w: &walk{t: t, m: m}}}
+	if err := r.fetchInto(s); err != nil {
+		t.Fatal(err)
+	}
+	if got := keysOf(t, s, event.PrefixRefs); len(got) != 2 || len(want) != 2 {
+		t.Errorf("%d bodies have counts, want %d", len(got), len(want))
+	}
+	for k := range keysOf(t, s, event.PrefixBody) {
+		if !want[k] {
+			t.Errorf("body %x has a place, and nothing names it", k)
 		}
 	}
+	closeOnce(t, s)
 }

@@ -81,6 +81,11 @@ func (l *lanes) take(n int) []*op {
 func (l *lanes) giveBack(ops []*op) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.addFirst(ops)
+}
+
+// addFirst puts changes before all others, in their order. The caller holds mu.
+func (l *lanes) addFirst(ops []*op) {
 	for _, o := range slices.Backward(ops) {
 		l.add(o, true)
 	}
@@ -93,13 +98,14 @@ func (l *lanes) begin(h *hold) {
 	l.hold = h
 }
 
-// end lets them go, in their order.
+// end lets them go, in their order. When the lanes are closed there are none: close
+// has returned them.
 func (l *lanes) end() {
 	l.mu.Lock()
+	defer l.mu.Unlock()
 	held := l.held
 	l.hold, l.held = nil, nil
-	l.mu.Unlock()
-	l.giveBack(held)
+	l.addFirst(held)
 }
 
 // holding returns the large change that is being prepared, or nil.

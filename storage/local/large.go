@@ -1,9 +1,11 @@
 package local
 
 import (
+	"cmp"
 	"context"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"slices"
 	"sync/atomic"
 
@@ -12,6 +14,7 @@ import (
 	"mailnode/storage"
 	"mailnode/storage/disk"
 	"mailnode/storage/event"
+	"mailnode/storage/fair"
 	"mailnode/storage/slot"
 )
 
@@ -31,11 +34,12 @@ import (
 const (
 	// largeTries is how often a large change is prepared before it is given up.
 	largeTries = 5
-	// largeAhead is how many positions are left free before a large change, for each
-	// of its records and once more: others change little while it is prepared.
-	largeAhead = 4
-	// largeAheadMin is for those that are hardly large.
-	largeAheadMin = 1000
+	// largeAheadMin is how many positions are left free before a large change, beside
+	// one for each of its records: others change less while it is prepared. It is few,
+	// because an epoch has only so many (slot.MaxN).
+	largeAheadMin = 200
+	// largeWaitMax is how many large changes of a slot wait for their turn.
+	largeWaitMax = 1000
 	// closureKeysMax is how many keys one closure reads and writes at most: a MOVE of
 	// MaxTxnRecords messages, each with some 15.
 	closureKeysMax = 20 * storage.MaxTxnRecords
@@ -93,7 +97,7 @@ type draft struct {
 	births event.HeadRecord // how many it adds
 	slot   bool             // it names the slot's record
 
-	refs     map[string]int64 // references that it adds
+	refs     map[string]refCount // the counts of references that it changes
 	accounts []event.Record
 	placed   []slot.BodyRef
 	touched  map[storage.Ref]struct{}
@@ -105,7 +109,7 @@ func (d *draft) take(over *overlay, ev *event.Event, placed []slot.BodyRef) erro
 	if err := d.s.fits(ev, len(d.rest)); err != nil {
 		return err
 	}
-	d.ev, d.placed, d.refs, d.touched = ev, placed, map[string]int64{}, map[storage.Ref]struct{}{}
+	d.ev, d.placed, d.refs, d.touched = ev, placed, map[string]refCount{}, map[storage.Ref]struct{}{}
 	touched(d.touched, ev)
 	size := len(d.rest) + 1<<16
 	for _, k := range over.order {
@@ -135,11 +139,11 @@ func (d *draft) record(under reader, key []byte, c change) error {
 	case event.PrefixAccount:
 		d.accounts = append(d.accounts, event.Record{Key: key, Value: c.value})
 	case event.PrefixRefs:
-		was, now, err := refsChange(under, key, c)
+		n, err := countOf(under, key, c)
 		if err != nil {
 			return err
 		}
-		d.refs[string(key)] = int64(now) - int64(was)
+		d.refs[string(key)] = n
 	case event.PrefixSlot:
 		if string(key) == string(event.HeadKey()) {
 			return d.countBirths(under, c.value)
@@ -152,16 +156,19 @@ func (d *draft) record(under reader, key []byte, c change) error {
 	return d.b.Set(key, c.value, nil)
 }
 
-func refsChange(under reader, key []byte, c change) (was, now uint64, err error) {
+// refCount is how many references a body had in the snapshot, and has with the change.
+type refCount struct{ was, now uint64 }
+
+func countOf(under reader, key []byte, c change) (n refCount, err error) {
 	body := event.BodyOf(key)
 	v, _, err := under.Get(key)
 	if err == nil {
-		was, err = event.ParseRefs(body, v)
+		n.was, err = event.ParseRefs(body, v)
 	}
 	if err == nil && !c.delete {
-		now, err = event.ParseRefs(body, c.value)
+		n.now, err = event.ParseRefs(body, c.value)
 	}
-	return was, now, err
+	return n, err
 }
 
 func (d *draft) countBirths(under reader, value []byte) error {
@@ -226,7 +233,7 @@ func (d *draft) enter(t *txn, h *hold, clockMs uint64) error {
 // counts of references that they changed, and where new bodies lie.
 func (d *draft) late(t *txn, h *hold) (out []event.Record, err error) {
 	for key := range h.refs {
-		more, named := d.refs[key]
+		n, named := d.refs[key]
 		if !named {
 			continue
 		}
@@ -238,9 +245,10 @@ func (d *draft) late(t *txn, h *hold) (out []event.Record, err error) {
 		if err != nil {
 			return nil, err
 		}
-		// A body of which the last reference goes is not decided here.
-		now := int64(have) + more
-		if now <= 0 || have == 0 || len(out) == storage.MaxTxnRecords {
+		// A body of which the last reference goes, or was to go, is not decided here:
+		// its place goes with it.
+		now := int64(have) + int64(n.now) - int64(n.was)
+		if now <= 0 || have == 0 || n.now == 0 || len(out) == storage.MaxTxnRecords {
 			return nil, errOvertaken
 		}
 		out = append(out, event.Record{Key: []byte(key), Value: binary.AppendUvarint(nil, uint64(now))})
@@ -255,19 +263,23 @@ func (d *draft) late(t *txn, h *hold) (out []event.Record, err error) {
 	return out, nil
 }
 
-// largeChange makes one event of what prepare gives; prepare may run several
-// times. enter runs it in the committer. What it takes must leave what level leaves. One at a time in a slot: what is
-// prepared lies in memory.
+// largeChange makes one event of what prepare gives; prepare may run several times.
+// enter runs it in the committer. What it takes must leave what level leaves. One at
+// a time in a slot, since what is prepared lies in memory, and of those that wait the
+// account is next that has had the fewest.
 func (s *Slot) largeChange(ctx context.Context, level disk.Level, records int, accounts []storage.AccountID, prepare func(t *txn) error, enter func(t *txn, h *hold, d *draft) error) error {
 	ctx, cancel := s.whileOpen(ctx)
 	defer cancel()
-	select {
-	case s.com.work.large <- struct{}{}:
-		defer func() { <-s.com.work.large }()
-	case <-ctx.Done():
-		return storage.Errorf(storage.ErrUnavailable, "slot %s: %w", s.o.Slot, context.Cause(ctx))
+	who := fair.Asker{}
+	if len(accounts) == 1 {
+		who.Account = fmt.Sprintf("%016x", uint64(accounts[0]))
 	}
-	ahead := uint64(largeAhead*records + largeAheadMin)
+	end, err := s.com.work.large.Take(ctx, who)
+	if err != nil {
+		return storage.Errorf(storage.ErrUnavailable, "slot %s: %w", s.o.Slot, cmp.Or(context.Cause(ctx), err))
+	}
+	defer end(0)
+	ahead := uint64(records + largeAheadMin)
 	for try := 1; ; try++ {
 		err := s.prepareAndEnter(ctx, level, ahead, accounts, prepare, enter)
 		if !errors.Is(err, errOvertaken) {
@@ -281,6 +293,9 @@ func (s *Slot) largeChange(ctx context.Context, level disk.Level, records int, a
 }
 
 func (s *Slot) prepareAndEnter(ctx context.Context, level disk.Level, ahead uint64, accounts []storage.AccountID, prepare func(t *txn) error, enter func(t *txn, h *hold, d *draft) error) error {
+	if _, err := s.space.hold(level, 0); err != nil {
+		return err // before the work
+	}
 	h := &hold{accounts: accounts, refs: map[string]struct{}{}}
 	s.com.lanes.begin(h)
 	defer s.com.lanes.end()
@@ -293,13 +308,7 @@ func (s *Slot) prepareAndEnter(ctx context.Context, level disk.Level, ahead uint
 			d.b.Close()
 		}
 	}()
-	if err := s.read(func(v *view) error {
-		head, clock, err := v.head()
-		if err != nil {
-			return err
-		}
-		return prepare(&txn{s: s, reads: reads{src: v.snap}, lastEvent: lastEvent{head: head, clock: clock}, large: d})
-	}); err != nil || d.ev == nil {
+	if err := s.read(func(v *view) error { return d.prepare(v, prepare) }); err != nil || d.ev == nil {
 		return err
 	}
 	room, err := s.space.hold(level, int64(d.b.Len()+len(d.rest)))
@@ -307,7 +316,27 @@ func (s *Slot) prepareAndEnter(ctx context.Context, level disk.Level, ahead uint
 		return err
 	}
 	defer room.cancel() // the committer counts what it writes
-	return s.submit(ctx, &op{alone: true, run: func(t *txn) error { return enter(t, h, d) }})
+	return s.submit(ctx, &op{alone: true, run: func(t *txn) error {
+		if err := s.space.allow(level); err != nil {
+			return err // it has waited in the queue
+		}
+		return enter(t, h, d)
+	}})
+}
+
+// prepare runs what makes the change, on a snapshot; a panic in it is its caller's
+// alone, as in a closure.
+func (d *draft) prepare(v *view, fn func(t *txn) error) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = d.s.panicked(p)
+		}
+	}()
+	head, clock, err := v.head()
+	if err != nil {
+		return err
+	}
+	return fn(&txn{s: d.s, reads: reads{src: v.snap}, lastEvent: lastEvent{head: head, clock: clock}, large: d})
 }
 
 // large is change for what is too large for a closure, and the wait for law 1.
@@ -345,7 +374,7 @@ func (s *Slot) applyLarge(ctx context.Context, ev *event.Event) error {
 type work struct {
 	keys  atomic.Uint64 // read and written for changes, since it was opened
 	most  atomic.Int64  // by one closure
-	large chan struct{} // capacity 1: held by a large change
+	large *fair.Turns   // of the large changes
 }
 
 // note notes what one closure touched. Only the committer calls it.

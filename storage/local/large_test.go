@@ -2,6 +2,7 @@ package local
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -222,6 +223,114 @@ func TestLargeChangeIsPreparedAgain(t *testing.T) {
 	}
 }
 
+// An account can have as many mailboxes as the limit says, and all of them can be
+// renamed at once; no command makes more, RENAME with the levels above the new name
+// neither.
+func TestAsManyMailboxesAsTheLimitSays(t *testing.T) {
+	s := openSlot(t, options(t, newFS(t)))
+	m := serve(t, s, 1, 0)
+	ctx := t.Context()
+	a := account(t, m, "u1@example.test")
+	tree(t, m, a, 1)
+	there, err := m.Mailboxes(ctx, a.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	more := storage.MaxMailboxes - len(there)
+	if err := m.large(ctx, more, a.ID, func(t *txn) error {
+		rec, err := loadAccount(t, a.ID)
+		if err != nil {
+			return err
+		}
+		var changes []*event.Change
+		for i := range more {
+			b, err := m.newMailbox(t, rec, fmt.Sprintf("top/more %d", i), "")
+			if err != nil {
+				return err
+			}
+			changes = append(changes, mailboxChange(b))
+		}
+		return m.emit(t, append(changes, accountChange(rec))...)
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if err := m.RenameMailbox(ctx, a.ID, "top", "all"); err != nil {
+		t.Errorf("rename %d mailboxes: %v", more+2, err)
+	}
+	if _, err := m.Mailbox(ctx, a.ID, fmt.Sprintf("all/more %d", more-1)); err != nil {
+		t.Error(err)
+	}
+	for what, run := range map[string]func() error{
+		"CREATE":                func() error { _, err := m.CreateMailbox(ctx, a.ID, "x", ""); return err },
+		"RENAME to a new level": func() error { return m.RenameMailbox(ctx, a.ID, "Junk", "x/y") },
+		"RENAME INBOX":          func() error { return m.RenameMailbox(ctx, a.ID, "INBOX", "x") },
+	} {
+		if err := run(); !errors.Is(err, storage.ErrLimit) {
+			t.Errorf("%s with %d mailboxes: %v", what, storage.MaxMailboxes, err)
+		}
+	}
+	if err := m.RenameMailbox(ctx, a.ID, "Junk", "Spam"); err != nil {
+		t.Errorf("RENAME that makes nothing: %v", err)
+	}
+}
+
+// What a large change would need more memory for than it may have is not even loaded.
+func TestLaw09LargeChangeIsRefusedBeforeItIsLoaded(t *testing.T) {
+	const n = 400
+	o := options(t, newFS(t))
+	s := openSlot(t, o)
+	m := serve(t, s, 1, 0)
+	a := account(t, m, "u1@example.test")
+	ref, uids := fillInbox(t, m, a, n)
+	s.o.sizes = sizes{eventBytes: 8 << 10}.withPresets()
+	for what, run := range map[string]func() error{
+		"COPY":         func() error { _, err := m.Copy(t.Context(), ref, uids, "INBOX"); return err },
+		"RENAME INBOX": func() error { return m.RenameMailbox(t.Context(), a.ID, "INBOX", "old") },
+	} {
+		before := s.Worked()
+		if err := run(); !errors.Is(err, storage.ErrLimit) {
+			t.Errorf("%s of %d messages: %v", what, n, err)
+		}
+		if keys := s.Worked() - before; keys > n+n/2 { // RENAME lists all their UIDs; to load one takes two more
+			t.Errorf("%s: %d keys were read to refuse %d messages", what, keys, n)
+		}
+	}
+}
+
+// A panic in a large change is its caller's alone, and holds nobody up.
+func TestLaw09PanicInALargeChange(t *testing.T) {
+	s := openSlot(t, options(t, newFS(t)))
+	m := serve(t, s, 1, 0)
+	a := account(t, m, "u1@example.test")
+	if err := m.large(t.Context(), 1, a.ID, func(*txn) error { panic("a bug") }); !errors.Is(err, storage.ErrUnavailable) {
+		t.Errorf("a panic while it is prepared: %v", err)
+	}
+	deliver(t, m, mail(1), a)
+	tree(t, m, a, smallMax)
+	if err := m.RenameMailbox(t.Context(), a.ID, "top", "new"); err != nil {
+		t.Error(err)
+	}
+}
+
+// A large change that takes the last reference of a body takes its place too. When
+// somebody has named the body since, that is not corrected but prepared again.
+func TestLaw07LastReferenceIsNotDecidedLate(t *testing.T) {
+	s := openSlot(t, options(t, newFS(t)))
+	key := event.RefsKey(slot.BodyRef{ID: 1})
+	d := &draft{refs: map[string]refCount{string(key): {was: 1, now: 0}}}
+	h := &hold{refs: map[string]struct{}{string(key): {}}}
+	err := s.do(t.Context(), func(t *txn) error {
+		if err := t.b.Set(key, binary.AppendUvarint(nil, 2), nil); err != nil {
+			return err
+		}
+		_, err := d.late(t, h)
+		return err
+	})
+	if !errors.Is(err, errOvertaken) {
+		t.Errorf("a body of which the last reference was to go, and one came: %v", err)
+	}
+}
+
 // The lanes are served in turn, and the accounts of a large change wait in order.
 func TestLanesAreFair(t *testing.T) {
 	var l lanes
@@ -245,6 +354,29 @@ func TestLanesAreFair(t *testing.T) {
 	l.end()
 	if got := l.take(5000); len(got) != 1000 || got[0] != first[0] || !slices.Contains(got, both) {
 		t.Fatalf("%d changes after the hold, in another order", len(got))
+	}
+}
+
+// A copy is closed at the moment at which a large change ends: whoever waited for it
+// is answered, by one of the two.
+func TestLanesAreClosedWhileAHoldEnds(t *testing.T) {
+	for range 10_000 {
+		var l lanes
+		l.init()
+		l.begin(&hold{accounts: []storage.AccountID{1}})
+		l.put(&op{accounts: []storage.AccountID{1}})
+		if got := l.take(1); len(got) != 0 {
+			t.Fatal("a held change was taken")
+		}
+		ended := make(chan struct{})
+		go func() { defer close(ended); l.end() }()
+		for l.holding() != nil { // close comes as soon as the hold has ended
+		}
+		left := l.close()
+		<-ended
+		if len(left) != 1 || l.waiting() != 0 {
+			t.Fatalf("close returns %d changes, %d are left behind", len(left), l.waiting())
+		}
 	}
 }
 

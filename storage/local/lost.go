@@ -20,7 +20,7 @@ func IndexLost(err error) bool {
 	var r *Refused
 	if errors.As(err, &r) && len(r.Checks) > 0 {
 		switch r.Checks[len(r.Checks)-1].Name {
-		case "list of files", "index", "format", "last stop", "newest events", "head", "records":
+		case "list of files", "index", "last stop", "newest events", "head", "records":
 			return errors.Is(err, storage.ErrCorrupt)
 		}
 		return false

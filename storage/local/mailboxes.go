@@ -2,6 +2,7 @@ package local
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sort"
 	"strings"
@@ -226,6 +227,10 @@ func (m *Master) RenameMailbox(ctx context.Context, id storage.AccountID, from, 
 	if to == from || strings.HasPrefix(to, from+"/") {
 		return storage.Errorf(storage.ErrInvalid, "rename mailbox %q: %q lies inside it", from, to)
 	}
+	full := m.checkRoom(ctx, id) // the levels above the new name may have to be made
+	if full != nil && !errors.Is(full, storage.ErrLimit) {
+		return full
+	}
 	return m.renaming(ctx, id, from, func(t *txn) error {
 		a, err := loadAccount(t, id)
 		if err != nil {
@@ -257,6 +262,9 @@ func (m *Master) RenameMailbox(ctx context.Context, id storage.AccountID, from, 
 		parents, err := m.missingParents(t, a, to, made)
 		if err != nil {
 			return err
+		}
+		if full != nil && len(parents) > 0 {
+			return full
 		}
 		return m.emit(t, append(append(parents, changes...), accountChange(a))...)
 	})
@@ -380,7 +388,7 @@ func (m *Master) moveAll(t *txn, a *event.AccountRecord, from, to *event.Mailbox
 	}); err != nil {
 		return nil, err
 	}
-	recs, _, err := withSummaries(t, from.Ref(), uids)
+	recs, _, err := t.withSummaries(from.Ref(), uids)
 	if err != nil || len(recs) == 0 {
 		return []*event.Change{mailboxChange(to)}, err
 	}

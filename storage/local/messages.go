@@ -5,6 +5,8 @@ import (
 	"errors"
 	"slices"
 
+	"google.golang.org/protobuf/proto"
+
 	"mailnode/storage"
 	"mailnode/storage/blob"
 	"mailnode/storage/event"
@@ -196,17 +198,26 @@ func (m *Master) record(r *event.MessageRecord) *event.MessageRecord {
 		Keywords: r.Keywords, InternalDateUnix: r.InternalDateUnix, Size: r.Size, Guid: r.Guid, BodyId: r.BodyId, SavedUnix: r.SavedUnix}
 }
 
-// withSummaries loads messages as they are copied: with their summaries.
-func withSummaries(r reader, ref storage.Ref, uids []storage.UID) ([]*event.MessageRecord, int64, error) {
-	recs, err := existing(r, ref, uids)
-	if err != nil {
-		return nil, 0, err
-	}
-	var size int64
-	for _, rec := range recs {
-		if rec.Summary, _, err = r.Get(event.SummaryKey(ref, storage.UID(rec.Uid))); err != nil {
+// withSummaries loads messages as they are copied: with their summaries. More of them
+// than one event may have are not even loaded.
+func (t *txn) withSummaries(ref storage.Ref, uids []storage.UID) (recs []*event.MessageRecord, size int64, err error) {
+	loaded := 0
+	for _, u := range uids {
+		rec, err := loadMessage(t, ref, u)
+		if errors.Is(err, storage.ErrNotFound) {
+			continue
+		}
+		if err == nil {
+			rec.Summary, _, err = t.Get(event.SummaryKey(ref, u))
+		}
+		if err != nil {
 			return nil, 0, err
 		}
+		if loaded += proto.Size(rec); loaded > t.s.o.sizes.eventBytes {
+			return nil, 0, storage.Errorf(storage.ErrLimit, "copy %d messages: the records of the first %d have %d bytes, at most %d can be replicated at once",
+				len(uids), len(recs)+1, loaded, t.s.o.sizes.eventBytes)
+		}
+		recs = append(recs, rec)
 		size += rec.Size
 	}
 	return recs, size, nil
@@ -230,7 +241,7 @@ func (m *Master) Copy(ctx context.Context, r storage.Ref, uids []storage.UID, to
 		if _, err := mailboxByName(t, r.Account, to); err != nil {
 			return err
 		}
-		recs, size, err := withSummaries(t, r, uids)
+		recs, size, err := t.withSummaries(r, uids)
 		if err != nil || len(recs) == 0 {
 			return err
 		}
@@ -285,7 +296,7 @@ func (m *Master) Move(ctx context.Context, r storage.Ref, uids []storage.UID, to
 			if err != nil {
 				return err
 			}
-			recs, _, err := withSummaries(t, r, uids)
+			recs, _, err := t.withSummaries(r, uids)
 			if err != nil || len(recs) == 0 {
 				return err
 			}

@@ -60,7 +60,7 @@ func (s *Slot) indexOwner() (id identity, err error) {
 		defer func() { err = errors.Join(err, db.Close()) }()
 		line, found, err := pebbleGet(db, localKey(keyIdentity))
 		if err == nil && !found {
-			err = errors.New("it is of an earlier release")
+			err = errors.New("it does not name its owner")
 		}
 		if err != nil {
 			return err

@@ -44,11 +44,20 @@ func (p *poisonFS) poisoned(err error) error {
 // Unwrap implements vfs.FS.
 func (p *poisonFS) Unwrap() vfs.FS { return p.FS }
 
+// others reports whether a file is none of the index: one of a state that is set
+// aside, which can be refused for want of room. Nothing of the index waits for it.
+func (p *poisonFS) others(name string) bool {
+	return p.PathDir(name) != p.PathJoin(p.s.o.Dir, "index")
+}
+
 // Create implements vfs.FS. A marker names the manifest that is in force. Pebble
 // makes both names durable with one sync of the folder, so that a power loss
 // could keep the marker alone, and the index would not open again; the manifest's
 // name is made durable first.
 func (p *poisonFS) Create(name string, c vfs.DiskWriteCategory) (vfs.File, error) {
+	if p.others(name) {
+		return p.FS.Create(name, c)
+	}
 	if strings.HasPrefix(p.PathBase(name), "marker.") {
 		if err := p.poisoned(disk.SyncDir(p.FS, p.PathDir(name))); err != nil {
 			return nil, err

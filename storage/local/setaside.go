@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/cockroachdb/errors/oserror"
-	"github.com/cockroachdb/pebble/v2"
 
 	"mailnode/storage"
 	"mailnode/storage/disk"
@@ -92,7 +91,18 @@ func servedIn(get func(key []byte) ([]byte, bool, error)) (e slot.Epoch, found b
 // SetAside keeps the whole index as it is now, under a name of its own in
 // quarantine/, before a diverged copy takes the master's state. The packs that
 // there are now are kept for as long as it lies there (pins.go).
+// ErrDiskFull: there is no room for it.
 func (s *Slot) SetAside(ctx context.Context) (name string, err error) {
+	if name, err = s.setAside(ctx); diskFull(err) {
+		err = writeError(err)
+	}
+	if err != nil {
+		return "", fmt.Errorf("set aside %s: %w", s.o.Slot, err)
+	}
+	return name, nil
+}
+
+func (s *Slot) setAside(ctx context.Context) (name string, err error) {
 	h, err := s.Head()
 	if err != nil {
 		return "", err
@@ -107,7 +117,7 @@ func (s *Slot) SetAside(ctx context.Context) (name string, err error) {
 	}
 	tmp := path + ".new"
 	if err := fs.RemoveAll(tmp); err != nil {
-		return "", fmt.Errorf("set aside %s: %w", s.o.Slot, err)
+		return "", err
 	}
 	defer s.PinPacks()()
 	// Until the flush of the start has ended, the list of files may name a log that
@@ -115,24 +125,29 @@ func (s *Slot) SetAside(ctx context.Context) (name string, err error) {
 	select {
 	case <-s.startFlushed:
 	case <-s.Failed():
-		return "", fmt.Errorf("set aside %s: %w", s.o.Slot, s.Failure())
+		return "", s.Failure()
 	case <-ctx.Done():
-		return "", fmt.Errorf("set aside %s: %w", s.o.Slot, ctx.Err())
+		return "", ctx.Err()
+	}
+	// What is in flight must be in the log that is copied. Pebble could see to that
+	// (WithFlushedWAL), but not be told to give up when the log waits for room.
+	if err := s.do(ctx, func(*txn) error { return nil }); err != nil {
+		return "", err
 	}
 	// Inside read, so that Close waits for it.
 	if err := s.read(func(*view) error {
-		return s.guarded(func() error { return s.db.Checkpoint(tmp, pebble.WithFlushedWAL()) })
+		return s.guarded(func() error { return s.db.Checkpoint(tmp) })
 	}); err != nil {
-		return "", fmt.Errorf("set aside %s: %w", s.o.Slot, err)
+		return "", err
 	}
 	if err := s.writePinFile(tmp); err != nil {
-		return "", fmt.Errorf("set aside %s: %w", s.o.Slot, err)
+		return "", err
 	}
 	if err := s.writeAsideNote(tmp, h); err != nil {
-		return "", fmt.Errorf("set aside %s: %w", s.o.Slot, err)
+		return "", err
 	}
 	if err := fs.Rename(tmp, path); err != nil {
-		return "", fmt.Errorf("set aside %s: %w", s.o.Slot, err)
+		return "", err
 	}
 	return name, disk.SyncDir(fs, fs.PathJoin(s.o.Dir, "quarantine"))
 }

@@ -265,9 +265,6 @@ func (s *Slot) noBodies() error {
 
 // start checks what the index says of the copy, and starts the committer.
 func (s *Slot) start() error {
-	if err := s.lint("format", s.migrate); err != nil {
-		return err
-	}
 	_, building, err := s.get(localKey(keyBuilding))
 	if err != nil {
 		return s.lint("index", func() (string, error) { return "", err })

@@ -53,8 +53,7 @@ func (t *txn) attempt(run func(*txn) error) (clean bool, err error) {
 	before := t.b.Count()
 	defer func() {
 		if p := recover(); p != nil {
-			t.s.log.Error("panic in a change", "panic", p)
-			err = storage.Errorf(storage.ErrUnavailable, "slot %s: internal error: %v", t.s.o.Slot, p)
+			err = t.s.panicked(p)
 		}
 		if t.torn && err == nil {
 			err = storage.Errorf(storage.ErrUnavailable, "slot %s: an event was cut off", t.s.o.Slot)
@@ -62,6 +61,12 @@ func (t *txn) attempt(run func(*txn) error) (clean bool, err error) {
 		clean = t.b.Count() == before && !t.torn
 	}()
 	return true, t.s.met(run(t))
+}
+
+// panicked makes an error of a panic in a change.
+func (s *Slot) panicked(p any) error {
+	s.log.Error("panic in a change", "panic", p)
+	return storage.Errorf(storage.ErrUnavailable, "slot %s: internal error: %v", s.o.Slot, p)
 }
 
 // headAfter gives the head with the batch. What is read of it lies in the batch,

@@ -257,3 +257,20 @@ func TestLaw07FreeRefusesLiveMail(t *testing.T) {
 		}
 	}
 }
+
+func expungeAll(t *testing.T, m *Master, r storage.Ref) {
+	t.Helper()
+	var uids []storage.UID
+	if err := m.Scan(t.Context(), r, 1, ^storage.UID(0), func(msg storage.Message) error {
+		uids = append(uids, msg.UID)
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := m.SetFlags(t.Context(), r, uids, storage.FlagChange{Op: storage.FlagsAdd, Flags: storage.Flags{System: storage.Deleted}}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := m.Expunge(t.Context(), r, nil); err != nil {
+		t.Fatal(err)
+	}
+}

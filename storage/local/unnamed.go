@@ -3,7 +3,6 @@ package local
 import (
 	"bytes"
 	"context"
-	"encoding/binary"
 
 	"mailnode/storage"
 	"mailnode/storage/event"
@@ -13,42 +12,8 @@ import (
 // before fit each other, while the copy is still a building one.
 func (s *Slot) settleBodies(ctx context.Context) error {
 	step := func(fn func(t *txn) error) error { return s.do(ctx, fn) }
-	if err := s.countImported(ctx); err != nil {
-		return err
-	}
 	_, err := s.forgetUnnamed(step)
 	return err
-}
-
-// countImported counts the references itself when the master has given no counts:
-// it is of the first release, which kept none. Without them the first message that
-// is freed would take the body from all others that name it.
-func (s *Slot) countImported(ctx context.Context) error {
-	counted := false
-	var recs []event.Record
-	if err := s.read(func(v *view) error {
-		if err := stopEarly(each(v, event.SpanOf([]byte{event.PrefixRefs}), func(_, _ []byte) error {
-			counted = true
-			return errEnough
-		})); err != nil || counted {
-			return err
-		}
-		counts, err := refCounts(v)
-		for ref, n := range counts {
-			recs = append(recs, event.Record{Key: event.RefsKey(ref), Value: binary.AppendUvarint(nil, n)})
-		}
-		return err
-	}); err != nil {
-		return err
-	}
-	for len(recs) > 0 {
-		n := min(len(recs), storage.MaxTxnRecords)
-		if err := s.ImportRecords(ctx, recs[:n]); err != nil {
-			return err
-		}
-		recs = recs[n:]
-	}
-	return nil
 }
 
 // forgetUnnamed forgets where those bodies lie that nothing names: their bytes in

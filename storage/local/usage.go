@@ -64,8 +64,6 @@ func checkQuota(r reader, a *event.AccountRecord, size int64) error {
 // met is how readers tell of a record that is wrong and does not stop them.
 func (v *view) met(err error) { v.s.met(err) }
 func (t *txn) met(err error)  { t.s.met(err) }
-func (dbReader) met(error)    {}
 
-func (v *view) touch(int)  {} // nobody waits for a reader
-func (dbReader) touch(int) {}
-func (*sink) touch(int)    {}
+func (v *view) touch(int) {} // nobody waits for a reader
+func (*sink) touch(int)   {}

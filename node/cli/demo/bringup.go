@@ -65,7 +65,7 @@ func (d *demo) bringUp(ctx context.Context, s State) error {
 	return d.until(ctx, "every slot serves", whole)
 }
 
-// member says whether a node has its identity.
+// member reports whether a node has its identity.
 func (d *demo) member(n Node) (bool, error) {
 	_, err := peer.Load(n.DataDir)
 	if errors.Is(err, peer.ErrNoCluster) {
@@ -84,7 +84,7 @@ func (d *demo) start(n Node) error {
 	return nil
 }
 
-// join lets a node in and starts it. A token is made anew each time: one whose
+// join lets a node in and starts it. A token is made again each time: one whose
 // request was sent may be used up.
 func (d *demo) join(ctx context.Context, by, n Node) error {
 	c, err := config.Load(n.config(d.dir))
@@ -177,7 +177,7 @@ func (s State) whole(ctx context.Context) error {
 	return nil
 }
 
-// populate makes the users that there are not yet, and gives those mail.
+// populate makes the users that there are not yet, and sends those mail.
 func (d *demo) populate(ctx context.Context, s State) error {
 	c := s.Nodes[0].client()
 	var fresh []string

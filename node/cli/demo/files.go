@@ -17,7 +17,7 @@ import (
 // cacheBytes keeps many nodes on a small machine modest.
 const cacheBytes = 64 << 20
 
-// writeConfig writes a node's configuration file, anew at each start of the demo.
+// writeConfig writes a node's configuration file, at each start of the demo.
 func (s State) writeConfig(dir string, n Node) error {
 	for _, folder := range []string{filepath.Join(dir, n.Name), n.DataDir, filepath.Dir(n.AdminSocket)} {
 		if err := os.MkdirAll(folder, 0o700); err != nil {

@@ -18,8 +18,8 @@ const (
 	deliveryTries = 5
 )
 
-// deliverAll gives each user a letter of his own and all of them one together,
-// over one node after another. It gives the number of deliveries.
+// deliverAll sends each user a letter of his own and all of them one together,
+// over one node after another. It returns the number of deliveries.
 func deliverAll(ctx context.Context, nodes []Node, to []string) (int, error) {
 	delivered := 0
 	for i, u := range to {
@@ -83,7 +83,7 @@ func judged(err error) error {
 	return err
 }
 
-// transaction runs one LMTP session (RFC 2033) and gives the recipients that got
+// transaction runs one LMTP session (RFC 2033) and returns the recipients that got
 // a 4xx. A 5xx for anybody is the error.
 func transaction(ctx context.Context, address, text string, to []string) (left []string, err error) {
 	dialer := net.Dialer{Timeout: lmtpTimeout}

@@ -63,7 +63,7 @@ func start(dir, executable string, n Node, ended chan<- *process) (*process, err
 	return p, nil
 }
 
-// alive says whether a pid is the node with that configuration file: pids are
+// alive reports whether a pid is the node with that configuration file: pids are
 // used again. A process that ended and was not waited for does not live.
 func alive(pid int, configFile string) bool {
 	if pid <= 1 || syscall.Kill(pid, 0) != nil {
@@ -117,7 +117,7 @@ func stopAll(dir string, nodes []Node) error {
 	return &admin.Error{Text: fmt.Sprintf("stop %s: no end within %s of SIGTERM, killed; see %s", killed, stopTimeout, filepath.Join(dir, "n*", "log")), Exit: admin.ExitFailed}
 }
 
-// lastLine gives the end of a node's log, for an error.
+// lastLine returns the end of a node's log, for an error.
 func lastLine(path string) string {
 	const enough = 4096
 	f, err := os.Open(path)

@@ -178,7 +178,7 @@ func changeState(dir string, change func(*State)) error {
 	return s.write(dir)
 }
 
-// open gives the cluster that dir holds, or a new one, and writes demo.json. It
+// open returns the cluster that dir holds, or a new one, and writes demo.json. It
 // refuses when nodes of it are running.
 func (d *demo) open() (State, error) {
 	if err := os.MkdirAll(d.dir, 0o700); err != nil {

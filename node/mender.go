@@ -128,7 +128,7 @@ func (m *mender) step(ctx context.Context) {
 	m.tell()
 }
 
-// due gives the damaged bodies whose time has come, the oldest first.
+// due returns the damaged bodies whose time has come, the oldest first.
 func (m *mender) due() []slot.BodyRef {
 	now := m.k.n.clock.Mono()
 	m.mu.Lock()
@@ -178,7 +178,7 @@ func (m *mender) mend(ctx context.Context, ref slot.BodyRef, silent map[slot.Nod
 func (m *mender) fetch(ctx context.Context, ref slot.BodyRef, silent map[slot.NodeName]bool) (out outcome) {
 	s := m.k.opened()
 	if s == nil {
-		return out // its index is being made anew
+		return out // its index is being rebuilt
 	}
 	switch err := s.ProveBody(ref); {
 	case err == nil:
@@ -252,7 +252,7 @@ func (k *keeper) others() []slot.NodeName {
 	})
 }
 
-// clientsBeside gives the copies beside this one and the master's.
+// clientsBeside returns the copies beside this one and the master's.
 func (k *keeper) clientsBeside(master slot.NodeName) func() []repl.ReplicationClient {
 	return func() (out []repl.ReplicationClient) {
 		for _, node := range k.others() {
@@ -267,14 +267,14 @@ func (k *keeper) clientsBeside(master slot.NodeName) func() []repl.ReplicationCl
 	}
 }
 
-// opened gives the copy, nil while it is not open.
+// opened returns the copy, nil while it is not open.
 func (k *keeper) opened() *local.Slot {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	return k.copy
 }
 
-// roles gives what the copy is now.
+// roles returns what the copy is now.
 func (k *keeper) roles() (*local.Master, *repl.Feed, *repl.Follower) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -339,7 +339,7 @@ func (m *mender) mendIndex() {
 	_, _, follower := m.k.roles()
 	s := m.k.opened()
 	if err == nil || follower == nil || s == nil || s.Building() || local.IndexLost(err) {
-		return // a file of the index that is damaged has it made anew (reindex.go)
+		return // a damaged file of the index has it rebuilt (reindex.go)
 	}
 	follower.Refetch("its index is damaged: " + err.Error())
 	m.mu.Lock()
@@ -392,7 +392,7 @@ func (m *mender) watchMissing(ctx context.Context) {
 	m.k.n.conditions.Put(messages > 0, monitor.MessageMissing, m.k.id.String(), detail)
 }
 
-// newcomer says whether a replica has connected since the last look.
+// newcomer reports whether a replica has connected since the last look.
 func (m *mender) newcomer(feed *repl.Feed) bool {
 	if feed == nil {
 		return false
@@ -410,8 +410,8 @@ func (m *mender) newcomer(feed *repl.Feed) bool {
 	return fresh
 }
 
-// takeBack delivers the missing messages of a body anew when a copy has it, and
-// gives their number. all is false when a copy that is connected did not answer.
+// takeBack delivers again the missing messages of a body when a copy has it, and
+// returns their number. all is false when a copy that is connected did not answer.
 func (m *mender) takeBack(ctx context.Context, master *local.Master, ref slot.BodyRef) (n int, all bool) {
 	m.mending.Lock()
 	defer m.mending.Unlock()

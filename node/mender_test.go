@@ -126,7 +126,7 @@ func until(t *testing.T, what string, ok func() bool) {
 	}
 }
 
-// unavailable says whether an answer is NO [UNAVAILABLE].
+// unavailable reports whether an answer is NO [UNAVAILABLE].
 func unavailable(err error) bool {
 	var no *imap.Error
 	return errors.As(err, &no) && no.Type == imap.StatusResponseTypeNo && no.Code == imap.ResponseCodeUnavailable
@@ -329,7 +329,7 @@ func (r *running) flipTables(t *testing.T) {
 }
 
 // A damaged table of a replica's index stays damaged when the state is fetched
-// again: an audit with --repair has the index made anew, after which another one
+// again: an audit with --repair has the index rebuilt, after which another one
 // finds nothing. Without --repair nothing is changed. At a master that has
 // replicas it says what a person is to do.
 func TestLaw06AuditOfADamagedTable(t *testing.T) {

@@ -1,4 +1,4 @@
-package main
+package cli_test
 
 import (
 	"bufio"
@@ -77,7 +77,7 @@ func startSystem(t *testing.T, dir string, args ...string) *system {
 	t.Helper()
 	s := &system{t: t, bin: filepath.Join(t.TempDir(), "mailnode"), dir: filepath.Join(dir, "d"), out: &bytes.Buffer{},
 		acked: map[string]string{}, uids: map[string]map[string]string{}}
-	build := exec.Command("go", "build", "-trimpath", "-o", s.bin, ".")
+	build := exec.Command("go", "build", "-trimpath", "-o", s.bin, "mailnode")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("build: %v\n%s", err, out)
@@ -166,7 +166,7 @@ func (s *system) node(name string) demoNode {
 	return demoNode{}
 }
 
-// cli runs a verb at a node and gives its exit code and output.
+// cli runs a verb at a node and returns its exit code and output.
 func (s *system) cli(at demoNode, args ...string) (int, string) {
 	s.t.Helper()
 	out, err := exec.Command(s.bin, append([]string{"--socket", at.Admin}, args...)...).CombinedOutput()
