@@ -39,7 +39,7 @@ var wideStructs = map[string]int{
 	"raftfsm/raftfsm.go:Config":      17,
 	"storage/local/regain.go:regain": 16,
 	"storage/local/slot.go:Options":  19,
-	"storage/local/slot.go:Slot":     37,
+	"storage/local/slot.go:Slot":     35,
 	"storage/mime/mime.go:Part":      18,
 	"storage/mime/scan.go:scanner":   20,
 	"storage/repl/ack/ack.go:State":  21,
