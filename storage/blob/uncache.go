@@ -1,6 +1,10 @@
 package blob
 
-import "fmt"
+import (
+	"fmt"
+
+	"mailnode/storage/disk"
+)
 
 // UncachePack makes the next reads of a pack come from the disk, as far as the
 // system can do that.
@@ -10,6 +14,6 @@ func (s *Store) UncachePack(n uint32) error {
 		return fmt.Errorf("open pack %q: %w", s.path(n), err)
 	}
 	defer f.Close()
-	Uncache(f)
+	disk.Uncache(f)
 	return nil
 }

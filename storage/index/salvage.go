@@ -75,11 +75,9 @@ func OpenSalvage(fs vfs.FS, dir string, guard func(func() error) error) *Salvage
 	}) {
 		x.loseAll("write-ahead log %06d is not there", oldest)
 	}
-	err = guard(func() (err error) {
-		x.DB, err = pebble.Open(dir, &pebble.Options{FS: &cutFS{FS: fs, cut: cut}, ReadOnly: true, Logger: quietLogger{}, ErrorIfNotExists: true,
-			EventListener: &pebble.EventListener{DataCorruption: func(pebble.DataCorruptionInfo) {}}})
-		return err
-	})
+	o := ReadOnly(&cutFS{FS: fs, cut: cut}, quietLogger{})
+	o.EventListener = &pebble.EventListener{DataCorruption: func(pebble.DataCorruptionInfo) {}}
+	err = guard(func() (err error) { x.DB, err = pebble.Open(dir, o); return err })
 	if err != nil {
 		x.DB = nil
 		x.loseAll("the old index cannot be opened: %v", err)

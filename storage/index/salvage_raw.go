@@ -1,7 +1,6 @@
 package index
 
 import (
-	"context"
 	"slices"
 	"strings"
 
@@ -60,15 +59,8 @@ func (x *Salvage) table(name string, fn func(key, value []byte) error) error {
 		x.Why = append(x.Why, name+": "+err.Error())
 		return nil
 	}
-	readable, err := sstable.NewSimpleReadable(f)
+	r, err := readTable(f)
 	if err != nil {
-		f.Close()
-		x.Why = append(x.Why, name+": "+err.Error())
-		return nil
-	}
-	r, err := sstable.NewReader(context.Background(), readable, sstable.ReaderOptions{})
-	if err != nil {
-		readable.Close()
 		x.Why = append(x.Why, name+": "+err.Error())
 		return nil
 	}

@@ -167,27 +167,19 @@ const (
 
 // openIndex opens Pebble, with the settings that the laws need.
 func (s *Slot) openIndex() (string, error) {
-	fs := &poisonFS{FS: s.o.FS, s: s}
-	opts := &pebble.Options{
-		FS:                          fs,
-		Cache:                       s.o.Resources.cache,
-		FileCache:                   s.o.Resources.files,
-		FormatMajorVersion:          pebble.FormatWALSyncChunks, // law 6: see LAWS §4.1
-		MemTableSize:                s.o.Resources.memTableBytes(),
-		MemTableStopWritesThreshold: 4,
-		L0CompactionThreshold:       4,
-		L0StopWritesThreshold:       24,
-		Logger:                      pebbleLogger{s},
-		EventListener: &pebble.EventListener{BackgroundError: s.backgroundError, DataCorruption: s.tableDamaged,
-			WriteStallBegin: s.writesStall, WriteStallEnd: s.writesGoOn},
-	}
+	dir := s.o.FS.PathJoin(s.o.Dir, "index")
+	fs := index.NewGuard(s.o.FS, dir, index.Owner{Fail: s.fail, Roomy: s.roomy, LeaveRoom: s.leaveRoom})
+	opts := index.Options(fs, pebbleLogger{s})
+	opts.Cache, opts.FileCache, opts.MemTableSize = s.o.Resources.cache, s.o.Resources.files, s.o.Resources.memTableBytes()
+	opts.EventListener = &pebble.EventListener{BackgroundError: s.backgroundError, DataCorruption: s.tableDamaged,
+		WriteStallBegin: s.writesStall, WriteStallEnd: s.writesGoOn}
 	opts.Experimental.CompactionScheduler = s.compactions
 	_, witnessed, err := s.witness()
 	if err != nil {
 		return "", err
 	}
 	opts.ErrorIfNotExists = witnessed // one that lost its marker is not a new one
-	if s.doubt, err = index.Prove(s.o.FS, s.o.FS.PathJoin(s.o.Dir, "index"), func(percent int) { s.step("proves its logs", percent) }); errors.Is(err, index.ErrDamaged) {
+	if s.doubt, err = index.Prove(s.o.FS, dir, func(percent int) { s.step("proves its logs", percent) }); errors.Is(err, index.ErrDamaged) {
 		return "", storage.Errorf(storage.ErrCorrupt, "open index: %w", err)
 	} else if err != nil {
 		return "", fmt.Errorf("open index: %w", err)
@@ -195,7 +187,7 @@ func (s *Slot) openIndex() (string, error) {
 	s.step("replays its logs", -1)
 	var db *pebble.DB
 	if err := s.guarded(func() (err error) {
-		db, err = pebble.Open(s.o.FS.PathJoin(s.o.Dir, "index"), opts)
+		db, err = pebble.Open(dir, opts)
 		return err
 	}); err != nil {
 		kind := storage.ErrCorrupt
@@ -205,7 +197,7 @@ func (s *Slot) openIndex() (string, error) {
 		return "", storage.Errorf(kind, "open index: %w", err)
 	}
 	s.db = db
-	fs.opened.Store(true)
+	fs.Opened()
 	return fmt.Sprintf("opened, format %s", db.FormatMajorVersion()), nil
 }
 
@@ -214,7 +206,7 @@ func (s *Slot) openIndex() (string, error) {
 // full disk is waited for, and damage of one table, or a read that fails, is met by
 // whoever reads it (law 9).
 func (s *Slot) backgroundError(err error) {
-	if errors.Is(err, errRead) {
+	if errors.Is(err, index.ErrRead) {
 		if s.readTold.CompareAndSwap(false, true) {
 			s.log.Warn("index: a table cannot be read; compaction tries again", "err", err)
 		}

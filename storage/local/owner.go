@@ -9,6 +9,7 @@ import (
 
 	"mailnode/storage"
 	"mailnode/storage/disk"
+	"mailnode/storage/index"
 )
 
 // ownership is whose a copy's folders are. The SLOT files say it, and the index
@@ -52,8 +53,7 @@ func (s *Slot) proveOwner() error {
 // indexOwner reads what the index says, without changing it.
 func (s *Slot) indexOwner() (id identity, err error) {
 	err = s.guarded(func() (err error) {
-		db, err := pebble.Open(s.o.FS.PathJoin(s.o.Dir, "index"), &pebble.Options{FS: s.o.FS, ReadOnly: true, ErrorIfNotExists: true,
-			FormatMajorVersion: pebble.FormatWALSyncChunks, Logger: pebbleLogger{s}})
+		db, err := pebble.Open(s.o.FS.PathJoin(s.o.Dir, "index"), index.ReadOnly(s.o.FS, pebbleLogger{s}))
 		if err != nil {
 			return err
 		}

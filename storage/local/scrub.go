@@ -134,7 +134,7 @@ func (x *scrubbing) plan() error {
 		return err
 	}
 	for _, t := range tables {
-		total += int64(t.Size) * 2 // its blocks, and its records
+		total += t.Bytes * 2 // its blocks, and its records
 	}
 	if x.o.Total != nil {
 		x.o.Total(total)

@@ -1,55 +1,37 @@
 package local
 
 import (
-	"context"
-	"fmt"
-
 	"github.com/cockroachdb/errors/oserror"
-	"github.com/cockroachdb/pebble/v2"
-	"github.com/cockroachdb/pebble/v2/sstable"
 
 	"mailnode/storage"
 	"mailnode/storage/blob"
 	"mailnode/storage/index"
 )
 
-// tables lists the files of the index, each once.
-func (s *Slot) tables() ([]pebble.SSTableInfo, error) {
-	var out []pebble.SSTableInfo
-	seen := map[string]bool{}
+// tables lists the files of the index.
+func (s *Slot) tables() ([]index.Table, error) {
+	var list []index.Table
 	err := s.read(func(*view) error { // so that Close waits for it
-		return s.guarded(func() error {
-			levels, err := s.db.SSTables()
-			for _, l := range levels {
-				for _, t := range l {
-					if name := t.BackingSSTNum.String(); !seen[name] {
-						seen[name] = true
-						out = append(out, t)
-					}
-				}
-			}
-			return err
-		})
+		return s.guarded(func() (err error) { list, err = index.Tables(s.db); return err })
 	})
 	if err != nil {
 		return nil, storage.Errorf(storage.ErrUnavailable, "list tables of %s: %w", s.o.Slot, err)
 	}
-	return out, nil
+	return list, nil
 }
 
-// tables proves every block of the index by its checksum, read from the files:
-// Pebble's own readers may have a sound block in memory and rot on the disk.
+// tables proves every block of the index.
 func (x *scrubbing) tables() error {
 	list, err := x.s.tables()
 	if err != nil {
 		return err
 	}
 	for _, t := range list {
-		if err := x.o.Spend(x.ctx, int64(t.Size)); err != nil {
+		if err := x.o.Spend(x.ctx, t.Bytes); err != nil {
 			return err
 		}
-		path := x.s.o.FS.PathJoin(x.s.o.Dir, "index", t.BackingSSTNum.String()+".sst")
-		err := x.table(path)
+		path := x.s.o.FS.PathJoin(x.s.o.Dir, "index", t.Name)
+		err := index.ProveTable(x.s.o.FS, path)
 		switch {
 		case oserror.IsNotExist(err): // compacted meanwhile
 		case err != nil && blob.Unread(err): // it says nothing about the table
@@ -59,29 +41,4 @@ func (x *scrubbing) tables() error {
 		}
 	}
 	return nil
-}
-
-func (x *scrubbing) table(path string) (err error) {
-	defer func() { // what is damaged may lead its reader anywhere
-		if p := recover(); p != nil {
-			err = fmt.Errorf("it cannot be read: %v", p)
-		}
-	}()
-	f, err := x.s.o.FS.Open(path)
-	if err != nil {
-		return err
-	}
-	blob.Uncache(f)
-	file, err := sstable.NewSimpleReadable(f)
-	if err != nil {
-		f.Close()
-		return err
-	}
-	r, err := sstable.NewReader(context.Background(), file, sstable.ReaderOptions{})
-	if err != nil {
-		file.Close()
-		return err
-	}
-	defer r.Close()
-	return r.ValidateBlockChecksums()
 }

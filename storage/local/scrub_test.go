@@ -24,9 +24,9 @@ func tablesOf(t *testing.T, s *Slot) (paths []string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, info := range list {
-		if info.Size > 4096 {
-			paths = append(paths, s.o.FS.PathJoin(s.o.Dir, "index", info.BackingSSTNum.String()+".sst"))
+	for _, table := range list {
+		if table.Bytes > 4096 {
+			paths = append(paths, s.o.FS.PathJoin(s.o.Dir, "index", table.Name))
 		}
 	}
 	if len(paths) == 0 {

@@ -170,7 +170,7 @@ func (m *Master) roomForKeywords(ctx context.Context, r storage.Ref, c storage.F
 	return nil
 }
 
-// stall says that a write of the index waits for room (poisonFS.roomy). Nothing
+// stall says that a write of the index waits for room (Slot.roomy). Nothing
 // that was acknowledged is concerned, and reading goes on; but nothing more can
 // become durable until there is room.
 type stall struct {
@@ -254,19 +254,18 @@ const roomAgainEvery = 100 * time.Millisecond
 // they were, nothing was synced, and what is left of it can be written later. So
 // Pebble never sees that error. The ballast goes first; without one the write waits,
 // and everybody who would have to wait for it is refused (Slot.do).
-func (p *poisonFS) roomy(write func() error) error {
+func (s *Slot) roomy(opened func() bool, write func() error) error {
 	err := write()
 	if !diskFull(err) {
 		return err
 	}
-	s := p.s
 	if s.space.index.GiveUpBallast() {
 		s.log.Warn("the disk is full: its ballast was given up", "err", err)
 		if err = write(); !diskFull(err) {
 			return err
 		}
 	}
-	if !p.opened.Load() {
+	if !opened() {
 		return err // Open's, and whoever opens tries again
 	}
 	if s.space.stall.begin(err, s.o.Clock.Mono()) {
@@ -274,7 +273,7 @@ func (p *poisonFS) roomy(write func() error) error {
 	}
 	s.compactions.Pause()
 	for diskFull(err) {
-		p.awaitRoom(err)
+		s.awaitRoom(err)
 		err = write()
 	}
 	s.compactions.Resume()
@@ -287,40 +286,22 @@ func (p *poisonFS) roomy(write func() error) error {
 // awaitRoom waits until a write is worth another try. When the copy has failed, or
 // is closed, it never returns: a closed copy finds what it could not write missing,
 // as after an unclean stop.
-func (p *poisonFS) awaitRoom(cause error) {
+func (s *Slot) awaitRoom(cause error) {
 	again := time.NewTimer(roomAgainEvery)
 	defer again.Stop()
 	select {
 	case <-again.C:
-	case <-p.s.com.quit:
-		p.s.fail(fmt.Errorf("write index: closed while it waited for room: %w", cause))
+	case <-s.com.quit:
+		s.fail(fmt.Errorf("write index: closed while it waited for room: %w", cause))
 		select {}
-	case <-p.s.Failed():
+	case <-s.Failed():
 		select {}
 	}
-}
-
-// compactionFile is a table that a compaction writes. A compaction can be put off,
-// so it leaves some of the reserve to changes and flushes. It waits rather than
-// fails: Pebble would begin it again at once, or, if what it was to merge lies below
-// level 0, not before the next flush, which may be waiting for it.
-type compactionFile struct{ roomyFile }
-
-// Write implements vfs.File.
-func (f *compactionFile) Write(b []byte) (int, error) {
-	if err := f.p.leaveRoom(); err != nil {
-		return 0, err
-	}
-	return f.roomyFile.Write(b)
 }
 
 // leaveRoom waits until a compaction may write; the error says that the copy is
-// being closed. Whoever opens the index may wait for a compaction, and is not held up.
-func (p *poisonFS) leaveRoom() error {
-	s := p.s
-	if !p.opened.Load() {
-		return nil
-	}
+// being closed.
+func (s *Slot) leaveRoom() error {
 	_, err := s.space.hold(disk.Follow, 0)
 	if err == nil {
 		return nil

@@ -1,6 +1,6 @@
 //go:build !linux
 
-package blob
+package disk
 
 import "github.com/cockroachdb/pebble/v2/vfs"
 

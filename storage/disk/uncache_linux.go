@@ -1,4 +1,4 @@
-package blob
+package disk
 
 import (
 	"golang.org/x/sys/unix"
