@@ -64,7 +64,7 @@ type server struct {
 
 func config(t *testing.T, name string, s StreamLayer) Config {
 	return Config{Dir: filepath.Join(t.TempDir(), "raft"), Name: slot.NodeName(name), Transport: s,
-		HeartbeatTimeout: 150 * time.Millisecond, LeaseTimeout: 100 * time.Millisecond}
+		Timings: Timings{HeartbeatTimeout: 150 * time.Millisecond, LeaseTimeout: 100 * time.Millisecond}}
 }
 
 func listen(t *testing.T, addr string) StreamLayer {

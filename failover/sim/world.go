@@ -38,17 +38,22 @@ type world struct {
 	nodes  []*node
 	byName map[slot.NodeName]*node
 	cut    map[[2]slot.NodeName]bool // [from, to]: nothing arrives
-	states []*cluster.State          // Raft's, after each committed command
+	raft
+	acks   []ackLetter
+	lastID uint64
+	sent   ledger
+	trace  func(format string, args ...any) // nil: not wanted
+	failed string                           // the first broken invariant
+}
+
+// raft is the cluster's state, and what is on its way into it.
+type raft struct {
+	states []*cluster.State // after each committed command
 	leader slot.NodeName
 	mail   []*letter // commands under way to the leader
-	acks   []ackLetter
 	// ambush delays the next record of protection; ambushed is that record.
 	ambush   bool
 	ambushed *letter
-	lastID   uint64
-	sent     ledger
-	trace    func(format string, args ...any) // nil: not wanted
-	failed   string                           // the first broken invariant
 }
 
 // letter is a command on its way.
