@@ -31,7 +31,6 @@ const structMaxFields = 15
 var wideStructs = map[string]int{
 	"failover/sim/node.go:node":     30,
 	"node/copies.go:keeper":         26,
-	"node/node.go:Node":             37,
 	"storage/local/slot.go:Options": 19,
 	"storage/local/slot.go:Slot":    37,
 	"storage/mime/mime.go:Part":     18,
