@@ -72,7 +72,7 @@ bench-storage: ## durable deliveries through the storage API beside the limits o
 	  echo "$$dir is in memory: set BENCH_STORAGE to a folder on a disk"; exit 1;; esac; \
 	  BENCH_STORAGE="$$dir" $(GO) test -count=1 -timeout 30m -run '^TestBenchStorage$$' -v ./storage/local
 
-proto: ## generate *.pb.go anew (needs protoc, protoc-gen-go, protoc-gen-go-grpc)
+proto: ## generate *.pb.go (needs protoc, protoc-gen-go, protoc-gen-go-grpc)
 	@set -e; for f in $$(find . -name '*.proto' -not -path './.git/*'); do echo "protoc $$f"; \
 	  (cd "$$(dirname $$f)" && protoc --go_out=. --go_opt=paths=source_relative \
 	    --go-grpc_out=. --go-grpc_opt=paths=source_relative "$$(basename $$f)"); \

@@ -201,7 +201,7 @@ func lintImports(t *testing.T, files []*file) {
 	}
 }
 
-// ownImport gives the folder of one of our own packages.
+// ownImport returns the folder of one of our own packages.
 func ownImport(i *ast.ImportSpec) (string, bool) {
 	p, err := strconv.Unquote(i.Path.Value)
 	if err != nil || p != module && !strings.HasPrefix(p, module+"/") {
