@@ -89,6 +89,14 @@ type Health struct {
 	OpeningMs      int64  `json:"opening_ms,omitempty"`      // since it began to open
 }
 
+// OfMaster is what a replica knows of its master, by its last heartbeat.
+type OfMaster struct {
+	LagMs     int64         `json:"lag_ms,omitempty"`    // on the slot clock
+	LagKnown  bool          `json:"lag_known,omitempty"` // else it does not hear its master, and LagMs is of before
+	Head      slot.Position `json:"head,omitempty"`
+	HeadCount Counters      `json:"head_count"`
+}
+
 // CopyReport is the state of one copy, as its node sees it.
 type CopyReport struct {
 	Slot     slot.ID       `json:"slot"`
@@ -104,12 +112,9 @@ type CopyReport struct {
 	Alone      bool          `json:"alone,omitempty"`
 	AloneSince slot.Position `json:"alone_since,omitempty"`
 	Health
-	LagMs     int64         `json:"lag_ms,omitempty"`    // on the slot clock
-	LagKnown  bool          `json:"lag_known,omitempty"` // else it does not hear its master, and LagMs is of before
-	Protected *bool         `json:"protected,omitempty"` // a master that serves: whether acknowledgements wait for a replica now
-	Counters                // of this copy
-	Head      slot.Position `json:"head,omitempty"` // the master's, by its last heartbeat
-	HeadCount Counters      `json:"head_count"`     // the master's, by the same heartbeat
+	Protected *bool `json:"protected,omitempty"` // a master that serves: whether acknowledgements wait for a replica now
+	Counters        // of this copy
+	OfMaster
 }
 
 // serving reports whether a master serves clients under an epoch.

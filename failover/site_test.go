@@ -61,7 +61,8 @@ func newSite(t testing.TB, layout ...[]slot.NodeName) *site {
 		}
 		for j, n := range nodes {
 			c := CopyAnswer{CopyReport: CopyReport{Slot: id, Role: RoleReplica, Epoch: 1, Position: slot.At(1, 100), Lineage: 1, Health: Health{Viable: true},
-				LagMs: 200, InSync: true, Counters: Counters{100, 40, 4e6}, Head: slot.At(1, 100), HeadCount: Counters{100, 40, 4e6}},
+				InSync: true, Counters: Counters{100, 40, 4e6},
+				OfMaster: OfMaster{LagMs: 200, Head: slot.At(1, 100), HeadCount: Counters{100, 40, 4e6}}},
 				UsersKnown: true, Users: 3, UserNames: []string{"ann@example.org", "bob@example.org", "cy@example.org"}}
 			if j == 0 {
 				c.Role, c.Serving, c.InSync = RoleMaster, true, false

@@ -19,7 +19,7 @@ import (
 // others, and nothing else follows from it; one that is silent is not judged.
 func TestLaw11ClocksAreCompared(t *testing.T) {
 	mono, wall := time.Hour, time.Date(2026, 11, 27, 12, 0, 0, 0, time.UTC)
-	n := &Node{conditions: monitor.NewConditions(), evidence: failover.NewEvidence("n1", 0),
+	n := &Node{outlook: outlook{conditions: monitor.NewConditions(), evidence: failover.NewEvidence("n1", 0)},
 		clock: storage.Clock{Mono: func() time.Duration { return mono }, Wall: func() time.Time { return wall }}}
 	n.cfg.Node.Name = "n1"
 	n.copies = newCopies(n)
@@ -49,7 +49,7 @@ func TestLaw11ClocksAreCompared(t *testing.T) {
 // nobody while a replica comes to the head; without such a replica it is said at once.
 func TestUnprotectedWaitsForAReplicaThatCanBeReached(t *testing.T) {
 	mono := time.Hour
-	n := &Node{evidence: failover.NewEvidence("n1", 0)}
+	n := &Node{outlook: outlook{evidence: failover.NewEvidence("n1", 0)}}
 	n.cfg.Replication = config.Replication{SuspectAfter: 15 * time.Second}
 	n.evidence.Hear(mono-time.Minute, failover.Report{Node: "n2", Boot: "b", Seq: 1})
 	n.evidence.Hear(mono, failover.Report{Node: "n3", Boot: "b", Seq: 1})

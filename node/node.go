@@ -48,6 +48,19 @@ type Node struct {
 	clock   storage.Clock
 	fs      vfs.FS
 
+	features slot.FeatureLevel // what this release knows; tests change it
+
+	links
+	outlook
+	stores
+	patience
+	frontends
+
+	wg sync.WaitGroup
+}
+
+// links are what ties a node to the others.
+type links struct {
 	id     *peer.Identity
 	first  admin.FirstStart
 	port   *peer.Port
@@ -57,7 +70,10 @@ type Node struct {
 	raftOpened chan struct{}
 	peers      *peers
 	grpc       *grpc.Server
+}
 
+// outlook is what a node knows of the others and of itself, and tells.
+type outlook struct {
 	evidence   *failover.Evidence
 	conditions *monitor.Conditions
 	metrics    *monitor.Metrics
@@ -67,26 +83,31 @@ type Node struct {
 	fenced     atomic.Bool  // see fence.go
 	reporting  reporting
 	asides     *asides
+	currency   *currency // see unknown.go
+}
 
+// stores are a node's copies, and what they share.
+type stores struct {
 	resources *local.Resources
 	passwords *local.Passwords
 	jobs      *job.Registry
 	volumes   *volumes
 	spool     *storage.SpoolDir
 	copies    *copies
-	currency  *currency // see unknown.go
+}
 
-	features slot.FeatureLevel // what this release knows; tests change it
-
+// patience is how long a node waits with what it does by itself; tests change it.
+type patience struct {
 	protectAfter time.Duration // repl.FeedOptions.ProtectAfter; 0: its default
 	giveUpAfter  time.Duration // see mender.go
 	scrubDelay   time.Duration // before the first scrub of this process
 	upkeepEvery  time.Duration // a copy's turn in upkeep
+}
 
+// frontends are what clients and MTAs talk to.
+type frontends struct {
 	imap *imapd.Server
 	lmtp *lmtpd.Server
-
-	wg sync.WaitGroup
 }
 
 // reporting is what a node's reports to the others need.
@@ -114,8 +135,11 @@ func Run(ctx context.Context, cfg config.Config, log *slog.Logger, version strin
 }
 
 func newNode(cfg config.Config, log *slog.Logger, version string) *Node {
-	return &Node{cfg: cfg, log: log.With("node", cfg.Node.Name), version: version, clock: storage.SystemClock(), fs: vfs.Default, reporting: reporting{boot: newBoot(), soon: make(chan struct{}, 1)}, raftOpened: make(chan struct{}),
-		features: cluster.KnownFeatures, giveUpAfter: giveUpAfter, scrubDelay: scrubDelay, upkeepEvery: upkeepEvery}
+	return &Node{cfg: cfg, log: log.With("node", cfg.Node.Name), version: version, clock: storage.SystemClock(), fs: vfs.Default,
+		features: cluster.KnownFeatures,
+		links:    links{raftOpened: make(chan struct{})},
+		outlook:  outlook{reporting: reporting{boot: newBoot(), soon: make(chan struct{}, 1)}},
+		patience: patience{giveUpAfter: giveUpAfter, scrubDelay: scrubDelay, upkeepEvery: upkeepEvery}}
 }
 
 func (n *Node) run(ctx context.Context, ready func()) error {

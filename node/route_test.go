@@ -15,7 +15,7 @@ import (
 func TestMTAIsPutOffWhenTheMasterIsNotHeard(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		clock := storage.SystemClock()
-		n := &Node{clock: clock, evidence: failover.NewEvidence("n1", clock.Mono())}
+		n := &Node{clock: clock, outlook: outlook{evidence: failover.NewEvidence("n1", clock.Mono())}}
 		slow, done := n.whileHeard(t.Context(), "n2")
 		defer done()
 		cut, done := n.whileHeard(t.Context(), "n3")

@@ -67,7 +67,7 @@ type server struct {
 
 func config(t *testing.T, name string, s StreamLayer) Config {
 	return Config{Dir: filepath.Join(t.TempDir(), "raft"), Name: slot.NodeName(name), Transport: s,
-		HeartbeatTimeout: 150 * time.Millisecond, LeaseTimeout: 100 * time.Millisecond}
+		Timings: Timings{HeartbeatTimeout: 150 * time.Millisecond, LeaseTimeout: 100 * time.Millisecond}}
 }
 
 // listenNew listens on a port that stays this test's while nobody listens on it.

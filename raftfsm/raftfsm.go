@@ -34,6 +34,18 @@ type Config struct {
 	Logger    *slog.Logger      // nil discards
 	Features  slot.FeatureLevel // what this release knows; 0: cluster.KnownFeatures
 
+	Timings
+
+	// OnCondition is told when a condition begins, and with a nil error when it
+	// ends. It is called from Raft's goroutines and must return at once.
+	OnCondition func(name string, err error)
+
+	wrap func(backend) backend // lets tests break the disk
+}
+
+// Timings are how patient Raft is, and how much of its log it keeps; 0 is what the
+// comments say.
+type Timings struct {
 	HeartbeatTimeout  time.Duration // 1 s; a follower without contact for so long stands for election
 	ElectionTimeout   time.Duration // 1 s
 	LeaseTimeout      time.Duration // 500 ms; a leader without a quorum for so long steps down
@@ -41,12 +53,6 @@ type Config struct {
 	SnapshotInterval  time.Duration // 2 min between looks at whether one is due
 	SnapshotThreshold uint64        // 1,024 log entries make one due
 	TrailingLogs      uint64        // 4,096 log entries stay for followers that are a little behind
-
-	// OnCondition is told when a condition begins, and with a nil error when it
-	// ends. It is called from Raft's goroutines and must return at once.
-	OnCondition func(name string, err error)
-
-	wrap func(backend) backend // lets tests break the disk
 }
 
 // Memory is what a server remembers of Raft outside of its Dir.

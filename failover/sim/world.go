@@ -31,25 +31,31 @@ const (
 
 // world is one run.
 type world struct {
-	rng     *rand.Rand
-	fault   Fault
-	now     time.Duration
-	tick    time.Duration
-	nodes   []*node
-	byName  map[slot.NodeName]*node
-	cut     map[[2]slot.NodeName]bool // [from, to]: nothing arrives
-	states  []*cluster.State          // Raft's, after each committed command
-	leader  slot.NodeName
-	mail    []*letter // commands under way to the leader
-	acks    []ackLetter
-	forgets bool // now and then Raft's files are put back to before a change of masters
+	rng    *rand.Rand
+	fault  Fault
+	now    time.Duration
+	tick   time.Duration
+	nodes  []*node
+	byName map[slot.NodeName]*node
+	cut    map[[2]slot.NodeName]bool // [from, to]: nothing arrives
+	raft
+	acks   []ackLetter
+	lastID uint64
+	sent   ledger
+	trace  func(format string, args ...any) // nil: not wanted
+	failed string                           // the first broken invariant
+}
+
+// raft is the cluster's state, and what is on its way into it.
+type raft struct {
+	states []*cluster.State // after each committed command
+	leader slot.NodeName
+	mail   []*letter // commands under way to the leader
+	// forgets says that now and then Raft's files are put back to before a change of masters.
+	forgets bool
 	// ambush delays the next record of protection; ambushed is that record.
 	ambush   bool
 	ambushed *letter
-	lastID   uint64
-	sent     ledger
-	trace    func(format string, args ...any) // nil: not wanted
-	failed   string                           // the first broken invariant
 }
 
 // letter is a command on its way.

@@ -86,7 +86,8 @@ func TestLaw12FollowerHangsUp(t *testing.T) {
 }
 
 func TestBarFits(t *testing.T) {
-	st := job.Status{ID: "j123456", State: job.Running, Done: 0.5, BytesDone: 1 << 40, BytesTotal: 2 << 40, ItemsDone: 1 << 30, ItemsTotal: 1 << 31, EtaS: 86400}
+	st := job.Status{ID: "j123456", State: job.Running, Done: 0.5, EtaS: 86400,
+		Counts: job.Counts{BytesDone: 1 << 40, BytesTotal: 2 << 40, ItemsDone: 1 << 30, ItemsTotal: 1 << 31}}
 	if line := barLine(st); utf8.RuneCountInString(line) >= screenWidth || !strings.Contains(line, "[##########..........] 50%") {
 		t.Errorf("%q", line)
 	}

@@ -122,18 +122,28 @@ type Job struct {
 	over   chan struct{}      // closed when it has ended
 
 	// Guarded by Registry.mu.
-	state     State
-	asked     bool // to stop
-	err       error
-	wall      time.Time // when it began, shown only (law 11)
-	began     time.Duration
-	ended     time.Duration
-	at        string
-	bytes     tally
-	items     tally
-	nextFree  time.Duration // Clock.Mono at which what was spent is paid for
+	course
+	work
 	findings  []string
 	forgotten int // findings dropped, oldest first
+}
+
+// course is how far a job is in its life.
+type course struct {
+	state State
+	asked bool // to stop
+	err   error
+	wall  time.Time // when it began, shown only (law 11)
+	began time.Duration
+	ended time.Duration
+}
+
+// work is what a job has done, and where it is.
+type work struct {
+	at       string
+	bytes    tally
+	items    tally
+	nextFree time.Duration // Clock.Mono at which what was spent is paid for
 }
 
 // tally counts towards a total.
@@ -165,7 +175,7 @@ func (r *Registry) Start(s Spec, run Run) *Job {
 		}
 	}
 	r.last++
-	j := &Job{r: r, id: fmt.Sprintf("j%d", r.last), spec: s, run: run, state: Queued, over: make(chan struct{})}
+	j := &Job{r: r, id: fmt.Sprintf("j%d", r.last), spec: s, run: run, course: course{state: Queued}, over: make(chan struct{})}
 	r.jobs = append(r.jobs, j)
 	switch {
 	case r.closed:

@@ -14,18 +14,23 @@ type Status struct {
 	Done  float64 `json:"done"`  // 0 to 1
 	EtaS  int64   `json:"eta_s"` // -1: not known
 
-	By              string `json:"by,omitempty"`
-	Started         string `json:"started,omitempty"` // wall clock, shown only
-	RunS            int64  `json:"run_s"`             // how long it ran, or runs
-	At              string `json:"at,omitempty"`
-	BytesDone       int64  `json:"bytes_done"`
-	BytesTotal      int64  `json:"bytes_total"` // 0: not known
-	ItemsDone       int64  `json:"items_done"`
-	ItemsTotal      int64  `json:"items_total"` // 0: not known
-	RateBytesPerSec int64  `json:"rate_bytes_per_sec,omitempty"`
-	Findings        int    `json:"findings"`          // all of them
-	Dropped         int    `json:"dropped,omitempty"` // of these, the oldest that are no longer kept
-	Error           string `json:"error,omitempty"`
+	By      string `json:"by,omitempty"`
+	Started string `json:"started,omitempty"` // wall clock, shown only
+	RunS    int64  `json:"run_s"`             // how long it ran, or runs
+	At      string `json:"at,omitempty"`
+	Counts
+	Error string `json:"error,omitempty"`
+}
+
+// Counts are what a job has done and found.
+type Counts struct {
+	BytesDone       int64 `json:"bytes_done"`
+	BytesTotal      int64 `json:"bytes_total"` // 0: not known
+	ItemsDone       int64 `json:"items_done"`
+	ItemsTotal      int64 `json:"items_total"` // 0: not known
+	RateBytesPerSec int64 `json:"rate_bytes_per_sec,omitempty"`
+	Findings        int   `json:"findings"`          // all of them
+	Dropped         int   `json:"dropped,omitempty"` // of these, the oldest that are no longer kept
 }
 
 // Detail is a job with findings.
@@ -80,8 +85,8 @@ func (j *Job) Detail(after int) Detail {
 func (j *Job) status() Status {
 	bytes, items := j.bytes.shown(), j.items.shown()
 	s := Status{ID: j.id, Kind: j.spec.Kind, Slot: j.spec.Slot, About: j.spec.What, State: j.state, EtaS: -1, By: j.spec.By, At: j.at,
-		BytesDone: bytes.done, BytesTotal: bytes.total, ItemsDone: items.done, ItemsTotal: items.total,
-		RateBytesPerSec: j.spec.RateBytesPerSec, Findings: j.forgotten + len(j.findings), Dropped: j.forgotten}
+		Counts: Counts{BytesDone: bytes.done, BytesTotal: bytes.total, ItemsDone: items.done, ItemsTotal: items.total,
+			RateBytesPerSec: j.spec.RateBytesPerSec, Findings: j.forgotten + len(j.findings), Dropped: j.forgotten}}
 	if s.Slot != "" && s.About != "" {
 		s.About = s.Slot + " " + s.About
 	} else if s.Slot != "" {

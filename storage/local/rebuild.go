@@ -73,8 +73,8 @@ const (
 )
 
 // Rebuild makes the index of a copy anew that is not open. The old one goes to
-// quarantine/. A crash at any point is survived: Open goes on with it, from the
-// beginning. It is the caller's to see that nothing better than mode Alone is
+// quarantine/. A crash at any point is survived: Open refuses the copy until a
+// Rebuild has begun again, from the index that was set aside, and ended. It is the caller's to see that nothing better than mode Alone is
 // left, and that at most so many run at once (law 12).
 func Rebuild(ctx context.Context, o Options, ro RebuildOptions) (Rebuilt, error) {
 	rb := &rebuild{ctx: ctx, o: withPresets(o), ro: ro}
@@ -90,33 +90,11 @@ func Rebuild(ctx context.Context, o Options, ro RebuildOptions) (Rebuilt, error)
 	return rb.out, nil
 }
 
-// RebuildPending says whether a Rebuild was cut off, which Open would go on with,
-// and its mode; "" when the mark of it is damaged.
+// RebuildPending reports whether a Rebuild was cut off, and its mode; "" when the
+// mark of it is damaged. Until a Rebuild has ended there is no index to open.
 func RebuildPending(o Options) (RebuildMode, bool) {
 	m, found, err := (&rebuild{o: o, fs: o.FS, dir: o.Dir}).readMark()
 	return m.Mode, found || err != nil
-}
-
-// resumeRebuild goes on with a Rebuild that was cut off.
-func resumeRebuild(o Options) error {
-	rb := &rebuild{ctx: context.Background(), o: o, fs: o.FS, dir: o.Dir}
-	m, found, err := rb.readMark()
-	if err != nil || !found {
-		return err
-	}
-	// A wrong disk, or one beside a volume that is not mounted, stays as it is.
-	s := newSlot(o)
-	if err := s.lint("identity", s.openFolder); err != nil {
-		return err
-	}
-	rb.mark = m
-	rb.ro = RebuildOptions{Mode: m.Mode, Epoch: m.Epoch, Unclean: m.Unclean}
-	rb.out.Mode = m.Mode
-	o.Logger.Warn("the rebuild of the index was cut off: it goes on", "slot", o.Slot, "mode", m.Mode)
-	if err := rb.run(); err != nil {
-		return fmt.Errorf("rebuild index: %w", err)
-	}
-	return nil
 }
 
 type rebuild struct {

@@ -20,16 +20,21 @@ type regain struct {
 	accounts map[storage.AccountID]*event.AccountRecord
 	boxes    map[storage.Ref]*event.MailboxRecord
 	inNames  map[storage.AccountID]map[string]*event.MailboxRecord
-	validity map[storage.AccountID]uint32 // highest UIDVALIDITY of any mailbox
-	fresh    map[storage.Ref]bool         // has got a new UIDVALIDITY already
-	highest  map[storage.Ref]storage.UID  // of all messages and tombstones
-	leaps    int                          // beyond one per rebuild: parts of a range that were used up
+	numbers
 
 	slotRec event.SlotRecord
 	head    event.HeadRecord
 	known   slot.Position // nothing that is known has a higher one
 	next    slot.Position // the new head
 	births  map[storage.AccountID]*remembered
+}
+
+// numbers are those that clients may have seen.
+type numbers struct {
+	validity map[storage.AccountID]uint32 // highest UIDVALIDITY of any mailbox
+	fresh    map[storage.Ref]bool         // has got a new UIDVALIDITY already
+	highest  map[storage.Ref]storage.UID  // of all messages and tombstones
+	leaps    int                          // beyond one per rebuild: parts of a range that were used up
 }
 
 // remembered is what birth notes say of an account whose record is lost, and of

@@ -145,15 +145,13 @@ type Slot struct {
 }
 
 // Open opens or makes a copy, after the checks of lint.go. Its error is *Refused
-// and says which of them failed. A Rebuild that was cut off is gone on with first.
+// and says which of them failed; or that of a Rebuild that was cut off, which has
+// to end first.
 func Open(o Options) (*Slot, error) {
-	o = withPresets(o)
-	if err := resumeRebuild(o); errors.As(err, new(*Refused)) {
-		return nil, err
-	} else if err != nil {
-		return nil, fmt.Errorf("open slot %s: %w", o.Slot, err)
+	if _, pending := RebuildPending(o); pending {
+		return nil, storage.Errorf(storage.ErrUnavailable, "open slot %s: the rebuild of its index was cut off: mailnode slot reindex %s", o.Slot, o.Slot)
 	}
-	return open(o)
+	return open(withPresets(o))
 }
 
 func withPresets(o Options) Options {

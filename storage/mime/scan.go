@@ -21,7 +21,7 @@ func Scan(r io.Reader) (*Message, error) {
 
 func newScanner(r io.Reader) *scanner {
 	return &scanner{
-		r: r, buf: make([]byte, windowBytes), lineStart: true,
+		window: window{r: r, buf: make([]byte, windowBytes)}, lineStart: true,
 		msg: &Message{}, left: maxTextBytes, open: map[string]int{},
 	}
 }
@@ -48,13 +48,18 @@ type frame struct {
 	linesBody int64  // LFs of the message before the part's body
 }
 
-type scanner struct {
+// window is what was read of the message and not looked at yet.
+type window struct {
 	r          io.Reader
 	buf        []byte
-	start, end int // the unread window of buf
-	searched   int // bytes of the window known to hold no LF
+	start, end int // the unread part of buf
+	searched   int // bytes of it known to hold no LF
 	eof        bool
-	work       int64 // bytes and frames looked at or moved so far; TestScanIsLinear holds it
+}
+
+type scanner struct {
+	window
+	work int64 // bytes and frames looked at or moved so far; TestScanIsLinear holds it
 
 	off       int64 // offset in the message of the window's first byte
 	lines     int64 // LFs before off
