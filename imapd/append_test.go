@@ -255,3 +255,14 @@ func TestAppendUID(t *testing.T) {
 		}
 	}
 }
+
+// The line behind a message has the time of a command, however long the message took.
+func TestAppendEndIsAwaitedLikeACommand(t *testing.T) {
+	b := newBench(t, func(c *Config) { c.Timeouts.Command = 100 * time.Millisecond })
+	c := b.login("alice")
+	if got := c.announce(10); !strings.HasPrefix(got, "+ ") {
+		t.Fatal(got)
+	}
+	c.send("0123456789")
+	c.wantBye("autologout")
+}
