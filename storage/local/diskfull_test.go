@@ -8,10 +8,12 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
 
+	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
 
@@ -262,6 +264,76 @@ func TestFullDiskRefusesAtOnce(t *testing.T) {
 	fs.watch(nil)
 	awaitRoom(s)
 	deliver(t, m, mail(2), a)
+}
+
+// Pebble makes writers wait for a compaction, which waits for room: whichever of the
+// two comes first, changes are refused until one of them has ended.
+func TestFullDiskRefusesWhileACompactionIsAwaited(t *testing.T) {
+	o := options(t, newFS(t))
+	fs := roomFS{o.FS, new(atomic.Uint64)}
+	fs.free.Store(1 << 40)
+	o.FS = fs
+	clock := newHandClock()
+	o.Clock.Mono = clock.mono
+	s := openSlot(t, o)
+	m := serve(t, s, 1, 0)
+	a := account(t, m, "u1@example.test")
+	deliver(t, m, mail(1), a)
+	box, _ := inbox(t, m, a)
+	c := spaceCommands{t.Context(), m, a, storage.Ref{Account: a.ID, Mailbox: box.ID}}
+	compaction := func() <-chan error {
+		fs.free.Store(disk.ReserveBytes/2 - 1)
+		clock.add(time.Second)
+		return started(s.leaveRoom)
+	}
+	stall := func() { s.writesStall(pebble.WriteStallBeginInfo{Reason: "L0 file count limit exceeded"}) }
+	for _, stallsFirst := range []bool{true, false} {
+		var waiting <-chan error
+		if stallsFirst {
+			stall()
+			deliver(t, m, mail(2), a) // there is room: it will not take long
+			waiting = compaction()
+		} else {
+			waiting = compaction()
+			for !compactionWaits(s) {
+				<-time.After(time.Millisecond)
+			}
+			if err := c.set("known"); !errors.Is(err, storage.ErrDiskFull) {
+				t.Errorf("a new keyword below the reserve: %v", err)
+			}
+			stall()
+		}
+		for s.space.stall.err() == nil {
+			<-time.After(time.Millisecond)
+		}
+		if err := c.free()["flags"](); !errors.Is(err, storage.ErrDiskFull) {
+			t.Errorf("flags while nothing can become durable (Pebble first: %v): %v", stallsFirst, err)
+		}
+		fs.free.Store(1 << 40)
+		clock.add(time.Second)
+		if err := <-waiting; err != nil {
+			t.Error(err)
+		}
+		awaitRoom(s)
+		deliver(t, m, mail(3), a)
+		s.writesGoOn()
+	}
+}
+
+func compactionWaits(s *Slot) bool {
+	s.space.putOff.mu.Lock()
+	defer s.space.putOff.mu.Unlock()
+	return s.space.putOff.compactions > 0
+}
+
+// roomFS says what is free, and lets it change.
+type roomFS struct {
+	vfs.FS
+	free *atomic.Uint64
+}
+
+func (f roomFS) GetDiskUsage(string) (vfs.DiskUsage, error) {
+	return vfs.DiskUsage{AvailBytes: f.free.Load()}, nil
 }
 
 // A state that finds no room when it is set aside is refused, and so it is when the

@@ -1,10 +1,11 @@
 package local
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2"
@@ -20,7 +21,7 @@ import (
 type space struct {
 	index, packs *disk.Space
 	stall        stall
-	noFlush      atomic.Bool // Pebble makes writers wait, and there is no room
+	putOff       putOff
 }
 
 func (sp *space) init(s *Slot) {
@@ -268,19 +269,28 @@ func (s *Slot) roomy(opened func() bool, write func() error) error {
 	if !opened() {
 		return err // Open's, and whoever opens tries again
 	}
-	if s.space.stall.begin(err, s.o.Clock.Mono()) {
-		s.log.Error("the disk is full: changes wait for room, reading goes on", "err", err)
-	}
+	s.stalls(err)
 	s.compactions.Pause()
 	for diskFull(err) {
 		s.awaitRoom(err)
 		err = write()
 	}
 	s.compactions.Resume()
+	s.goesOn()
+	return err
+}
+
+// stalls notes that nothing more can become durable until there is room.
+func (s *Slot) stalls(cause error) {
+	if s.space.stall.begin(cause, s.o.Clock.Mono()) {
+		s.log.Error("the disk is full: changes wait for room, reading goes on", "err", cause)
+	}
+}
+
+func (s *Slot) goesOn() {
 	if s.space.stall.end() {
 		s.log.Info("there is room again: changes go on")
 	}
-	return err
 }
 
 // awaitRoom waits until a write is worth another try. When the copy has failed, or
@@ -300,14 +310,17 @@ func (s *Slot) awaitRoom(cause error) {
 }
 
 // leaveRoom waits until a compaction may write; the error says that the copy is
-// being closed.
+// being closed. It asks the disk only: writes that stand still may wait for just this
+// compaction.
 func (s *Slot) leaveRoom() error {
-	_, err := s.space.hold(disk.Follow, 0)
+	_, err := s.space.index.Hold(disk.Follow, 0)
 	if err == nil {
 		return nil
 	}
 	s.compactions.Pause()
 	defer s.compactions.Resume()
+	s.standstill(err, func(p *putOff) { p.compactions++ })
+	defer s.standstill(nil, func(p *putOff) { p.compactions-- })
 	for err != nil {
 		again := time.NewTimer(roomAgainEvery)
 		select {
@@ -317,21 +330,38 @@ func (s *Slot) leaveRoom() error {
 		case <-s.Failed():
 			return err
 		}
-		_, err = s.space.hold(disk.Follow, 0)
+		_, err = s.space.index.Hold(disk.Follow, 0)
 	}
 	return nil
 }
 
-// writesStall is told that Pebble makes writers wait for a flush or a compaction.
-// Without room neither comes to an end.
-func (s *Slot) writesStall(info pebble.WriteStallBeginInfo) {
-	if err := s.space.allow(disk.Follow); err != nil && s.space.noFlush.CompareAndSwap(false, true) {
-		s.space.stall.begin(fmt.Errorf("%s: %w", info.Reason, err), s.o.Clock.Mono())
+// putOff notes the two that make a standstill, whichever of them comes first: Pebble
+// makes writers wait, for a compaction, and a compaction waits for room.
+type putOff struct {
+	mu          sync.Mutex // guards all below; the stall begins and ends under it
+	writers     string     // what Pebble makes them wait for; "": they do not
+	compactions int        // that wait for room
+	stands      bool
+}
+
+func (s *Slot) standstill(cause error, change func(p *putOff)) {
+	p := &s.space.putOff
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	change(p)
+	was := p.stands
+	p.stands = p.writers != "" && p.compactions > 0
+	switch {
+	case p.stands && !was:
+		s.stalls(cmp.Or(cause, errors.New(p.writers)))
+	case was && !p.stands:
+		s.goesOn()
 	}
 }
 
-func (s *Slot) writesGoOn() {
-	if s.space.noFlush.CompareAndSwap(true, false) {
-		s.space.stall.end()
-	}
+// writesStall is told that Pebble makes writers wait for a flush or a compaction.
+func (s *Slot) writesStall(info pebble.WriteStallBeginInfo) {
+	s.standstill(nil, func(p *putOff) { p.writers = info.Reason })
 }
+
+func (s *Slot) writesGoOn() { s.standstill(nil, func(p *putOff) { p.writers = "" }) }
