@@ -95,7 +95,7 @@ type draft struct {
 	rest   []byte       // of its encoding, all but its place
 	b      *pebble.Batch
 	births event.HeadRecord // how many it adds
-	slot   bool             // it names the slot's record
+	slot   []event.Record   // the slot's record, when it names it
 
 	refs     map[string]refCount // the counts of references that it changes
 	accounts []event.Record
@@ -148,7 +148,8 @@ func (d *draft) record(under reader, key []byte, c change) error {
 		if string(key) == string(event.HeadKey()) {
 			return d.countBirths(under, c.value)
 		}
-		d.slot = true
+		d.slot = append(d.slot, event.Record{Key: key, Value: c.value}) // the head is read from the group's own batch
+		return nil
 	}
 	if c.delete {
 		return d.b.Delete(key, nil)
@@ -198,7 +199,7 @@ func (d *draft) enter(t *txn, h *hold, clockMs uint64) error {
 	}
 	head.Births, head.BirthBytes = head.Births+d.births.Births, head.BirthBytes+d.births.BirthBytes
 	head.Position, head.SlotClockMs = d.ev.Position, clockMs
-	late = append(late, event.Record{Key: event.HeadKey(), Value: event.Marshal(&head)})
+	late = append(append(late, event.Record{Key: event.HeadKey(), Value: event.Marshal(&head)}), d.slot...)
 	users := t.users
 	for _, a := range d.accounts {
 		if err := t.countUser(a.Key, a.Value); err != nil {
@@ -223,7 +224,7 @@ func (d *draft) enter(t *txn, h *hold, clockMs uint64) error {
 	t.torn = false
 	t.bulk, t.alone, t.touched = d.b, true, d.touched
 	d.b = nil // the group's
-	t.lineage = t.lineage || d.slot
+	t.lineage = t.lineage || len(d.slot) > 0
 	t.notePlaced(d.placed...)
 	t.entered(d.ev)
 	return nil

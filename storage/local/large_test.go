@@ -166,6 +166,27 @@ func TestLaw08LargeEventOnAReplica(t *testing.T) {
 	}
 }
 
+// A large event that names the slot's record changes what the copy knows of its own
+// history.
+func TestLaw08LargeEventOfTheSlot(t *testing.T) {
+	s := openSlot(t, options(t, newFS(t)))
+	serve(t, s, 1, 0).Stop()
+	serve(t, s, 2, 0)
+	o := options(t, newFS(t))
+	o.sizes.applied = -1
+	r := openSlot(t, o)
+	if _, err := applyAll(t.Context(), r, journalOf(t, s, 0)); err != nil {
+		t.Fatal(err)
+	}
+	want, err := s.Head()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := r.Head(); err != nil || got.Position != want.Position || got.Lineage.Last() != 2 {
+		t.Errorf("the replica is at %s of epoch %d, %v; the master at %s of epoch 2", got.Position, got.Lineage.Last(), err, want.Position)
+	}
+}
+
 // copyBodies stages all bodies of one copy on another.
 func copyBodies(t *testing.T, from, to *Slot) {
 	t.Helper()
