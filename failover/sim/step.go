@@ -259,8 +259,8 @@ func (w *world) restoreOlder(n *node) {
 
 // forgetChange puts Raft's files of all nodes back to before the last change of
 // masters, with what is remembered of them. All start, and can be asked. What was
-// acknowledged in the epoch that is forgotten is hidden until a person begins one
-// above it, and he accepts a loss then.
+// acknowledged in the forgotten epoch may be hidden: only a person who accepts the
+// loss begins one above it.
 func (w *world) forgetChange() {
 	epoch := w.record().Epoch
 	before := slices.IndexFunc(w.states, func(st *cluster.State) bool { sl, _ := st.Slot(theSlot); return sl.Epoch == epoch })
