@@ -16,7 +16,7 @@ import (
 // ErrNoBallast says that a disk has no ballast. It is told once.
 var ErrNoBallast = errors.New("no ballast")
 
-func (s *Space) ballastPath() string { return s.fs.PathJoin(s.dir, ballastName) }
+func (s *Space) ballastPath() string { return s.fs().PathJoin(s.dir, ballastName) }
 
 // Tend looks at the disk and makes the ballast when there is room for it, and
 // returns what is free. Whoever runs the node calls it each second; without that
@@ -24,7 +24,7 @@ func (s *Space) ballastPath() string { return s.fs.PathJoin(s.dir, ballastName) 
 // fallocate); what is free is known all the same.
 func (s *Space) Tend() (free uint64, err error) {
 	s.asking.Lock()
-	err = s.look(s.mono())
+	err = s.look(s.seam.Load().mono())
 	s.asking.Unlock()
 	if err != nil {
 		return 0, fmt.Errorf("look at disk %q: %w", s.dir, err)
@@ -56,7 +56,7 @@ func (s *Space) Tend() (free uint64, err error) {
 func (s *Space) foundBallast() (bool, error) {
 	s.tending.Lock()
 	defer s.tending.Unlock()
-	st, err := s.fs.Stat(s.ballastPath())
+	st, err := s.fs().Stat(s.ballastPath())
 	if oserror.IsNotExist(err) {
 		return false, nil
 	}
@@ -64,7 +64,7 @@ func (s *Space) foundBallast() (bool, error) {
 		return false, fmt.Errorf("look for ballast %q: %w", s.ballastPath(), err)
 	}
 	if st.Size() < BallastBytes {
-		if err := s.fs.Remove(s.ballastPath()); err != nil {
+		if err := s.fs().Remove(s.ballastPath()); err != nil {
 			return false, fmt.Errorf("remove ballast %q: %w", s.ballastPath(), err)
 		}
 		return false, nil
@@ -85,7 +85,7 @@ func (s *Space) makeBallast() (err error) {
 	s.tending.Lock()
 	defer s.tending.Unlock()
 	path := s.ballastPath()
-	f, err := s.fs.Create(path, "mailnode-ballast")
+	f, err := s.fs().Create(path, "mailnode-ballast")
 	if err != nil {
 		return fmt.Errorf("make ballast %q: %w", path, err)
 	}
@@ -96,7 +96,7 @@ func (s *Space) makeBallast() (err error) {
 		err = closed
 	}
 	if err != nil {
-		s.fs.Remove(path)
+		s.fs().Remove(path)
 		return fmt.Errorf("make ballast %q: %w", path, err)
 	}
 	s.hasBallast(BallastBytes)
@@ -108,7 +108,7 @@ func (s *Space) makeBallast() (err error) {
 func (s *Space) GiveUpBallast() bool {
 	s.tending.Lock()
 	defer s.tending.Unlock()
-	if err := s.fs.Remove(s.ballastPath()); err != nil {
+	if err := s.fs().Remove(s.ballastPath()); err != nil {
 		s.hasBallast(0)
 		return false
 	}

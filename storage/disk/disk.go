@@ -77,10 +77,10 @@ func (d *Disks) At(fs vfs.FS, dir string, mono func() time.Duration) *Space {
 		}
 	}
 	if nearest == nil {
-		nearest = &Space{fs: fs, dir: dir, mono: mono}
+		nearest = &Space{dir: dir}
+		nearest.use(fs, mono)
 		d.spaces = append(d.spaces, nearest)
-	}
-	if nearest.dir == dir {
+	} else if nearest.dir == dir {
 		nearest.use(fs, mono) // who opens the folder again may come with another seam
 	}
 	return nearest
@@ -89,9 +89,8 @@ func (d *Disks) At(fs vfs.FS, dir string, mono func() time.Duration) *Space {
 // Space is the room of the file system that one folder lies on. Its methods may
 // be called at the same time.
 type Space struct {
-	fs   vfs.FS
 	dir  string
-	mono func() time.Duration
+	seam atomic.Pointer[seam]
 
 	asking  sync.Mutex // held while the file system is asked
 	tending sync.Mutex // held while the ballast is made or given up
@@ -107,6 +106,14 @@ type Space struct {
 	ballast int64         // bytes that the ballast has
 }
 
+// seam is what a Space reaches the disk and the clock through.
+type seam struct {
+	fs   vfs.FS
+	mono func() time.Duration
+}
+
+func (s *Space) fs() vfs.FS { return s.seam.Load().fs }
+
 func (s *Space) covers(dir string) bool {
 	rest, below := strings.CutPrefix(dir, strings.TrimSuffix(s.dir, "/"))
 	return below && (rest == "" || rest[0] == '/')
@@ -117,7 +124,8 @@ func (s *Space) use(fs vfs.FS, mono func() time.Duration) {
 	defer s.asking.Unlock()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.fs, s.mono, s.known, s.taken = fs, mono, false, 0
+	s.seam.Store(&seam{fs, mono})
+	s.known, s.taken = false, 0
 }
 
 // Hold is room that was announced.
@@ -204,7 +212,7 @@ func (s *Space) admit(l Level, bytes int64) error {
 
 // refresh asks the file system, unless it was asked just now or somebody does.
 func (s *Space) refresh() {
-	now := s.mono()
+	now := s.seam.Load().mono()
 	s.mu.Lock()
 	fresh := s.known && now-s.at < lookEvery
 	s.mu.Unlock()
@@ -219,7 +227,7 @@ func (s *Space) look(now time.Duration) error {
 	s.mu.Lock()
 	before := s.taken
 	s.mu.Unlock()
-	u, err := s.fs.GetDiskUsage(s.dir)
+	u, err := s.fs().GetDiskUsage(s.dir)
 	if err != nil {
 		return err
 	}
@@ -235,6 +243,6 @@ func (s *Space) String() string { return s.dir }
 
 // Free asks the file system what is free. The error says that it cannot say.
 func (s *Space) Free() (bytes uint64, err error) {
-	u, err := s.fs.GetDiskUsage(s.dir)
+	u, err := s.fs().GetDiskUsage(s.dir)
 	return u.AvailBytes, err
 }

@@ -245,3 +245,28 @@ func TestBallastTakesRealBlocks(t *testing.T) {
 		}
 	}
 }
+
+// TestFolderIsOpenedAgainWhileItIsAsked: whoever opens a folder again brings another
+// seam while others ask through the one before; the race detector is the check.
+func TestFolderIsOpenedAgainWhileItIsAsked(t *testing.T) {
+	var disks Disks
+	mono := func() time.Duration { return 0 }
+	s := disks.At(vfs.NewMem(), "/d", mono)
+	var all sync.WaitGroup
+	for range 2 {
+		all.Go(func() {
+			for range 1000 {
+				if h, err := s.Hold(Grow, 1); err == nil {
+					h.Cancel()
+				}
+				s.Free()
+			}
+		})
+	}
+	for range 1000 {
+		if disks.At(vfs.NewMem(), "/d", mono) != s {
+			t.Fatal("a folder that is opened again has another Space")
+		}
+	}
+	all.Wait()
+}
