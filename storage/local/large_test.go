@@ -248,6 +248,9 @@ func TestLargeChangeIsPreparedAgain(t *testing.T) {
 // renamed at once; no command makes more, RENAME with the levels above the new name
 // neither.
 func TestAsManyMailboxesAsTheLimitSays(t *testing.T) {
+	if raceDetector {
+		t.Skip("100,000 mailboxes take minutes under the race detector")
+	}
 	s := openSlot(t, options(t, newFS(t)))
 	m := serve(t, s, 1, 0)
 	ctx := t.Context()
