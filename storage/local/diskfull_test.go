@@ -563,3 +563,17 @@ func TestFullDiskPutsOffAnOpen(t *testing.T) {
 		t.Errorf("%d accounts when there is room: %v", len(list), err)
 	}
 }
+
+// A state is set aside after the flush of the start. When that one waits for room,
+// whoever asks is refused and waits no longer.
+func TestFullDiskRefusesToSetAsideBeforeTheStartIsFlushed(t *testing.T) {
+	s := openSlot(t, options(t, newFS(t)))
+	flushed := s.startFlushed
+	s.startFlushed = make(chan struct{})
+	defer func() { s.startFlushed = flushed }()
+	s.stalls(syscall.ENOSPC)
+	defer s.goesOn()
+	if _, err := s.SetAside(t.Context()); !errors.Is(err, storage.ErrDiskFull) {
+		t.Errorf("set aside while the flush of the start waits for room: %v, want ErrDiskFull", err)
+	}
+}

@@ -124,6 +124,8 @@ func (s *Slot) setAside(ctx context.Context) (name string, err error) {
 	// was never made: what is set aside would look as if its log had been lost.
 	select {
 	case <-s.startFlushed:
+	case <-s.space.stall.begins(): // it waits for room
+		return "", s.noRoom()
 	case <-s.Failed():
 		return "", s.Failure()
 	case <-ctx.Done():
