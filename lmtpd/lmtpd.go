@@ -251,7 +251,7 @@ func (s *Server) seat(c *conn) (reason string) {
 	var p place
 	switch a := c.RemoteAddr().(type) {
 	case *net.TCPAddr:
-		p.client = fair.Network(a.AddrPort().Addr())
+		p.client = fair.NetworkOf(a.String())
 	case *net.UnixAddr:
 		p.unix = true
 	}

@@ -5,7 +5,6 @@ import (
 	"crypto/rand"
 	"fmt"
 	"io"
-	"net"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -82,8 +81,8 @@ const frontBytesMax = storage.SpoolBytesMax / 2
 // whatever the number of its connections.
 func (s *session) owner() storage.SpoolOwner {
 	name := "LMTP client"
-	if t, ok := s.conn.RemoteAddr().(*net.TCPAddr); ok {
-		name += " " + fair.Network(t.AddrPort().Addr())
+	if client := fair.NetworkOf(s.conn.RemoteAddr().String()); client != "" {
+		name += " " + client
 	}
 	return storage.SpoolOwner{Name: name, BytesMax: frontBytesMax}
 }

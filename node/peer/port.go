@@ -152,13 +152,7 @@ func (p *Port) wait(proto string, c net.Conn) {
 }
 
 // client is the fair.Network at the other end of a connection.
-func client(c net.Conn) string {
-	t, ok := c.RemoteAddr().(*net.TCPAddr)
-	if !ok {
-		return ""
-	}
-	return fair.Network(t.AddrPort().Addr())
-}
+func client(c net.Conn) string { return fair.NetworkOf(c.RemoteAddr().String()) }
 
 func (p *Port) handshake(raw net.Conn) {
 	c, err := p.identify(raw)

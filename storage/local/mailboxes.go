@@ -141,16 +141,7 @@ func (m *Master) CreateMailbox(ctx context.Context, id storage.AccountID, name s
 		if err != nil {
 			return err
 		}
-		if _, exists, err := mailboxID(t, id, name); err != nil {
-			return err
-		} else if exists {
-			return storage.Errorf(storage.ErrExists, "create mailbox %q: it exists already", name)
-		}
-		changes, err := m.missingParents(t, a, name, map[string]bool{})
-		if err != nil {
-			return err
-		}
-		b, err := m.newMailbox(t, a, name, use)
+		b, changes, err := m.newBelowItsLevels(t, a, "create mailbox", name, use)
 		if err != nil {
 			return err
 		}
@@ -161,6 +152,22 @@ func (m *Master) CreateMailbox(ctx context.Context, id storage.AccountID, name s
 		return storage.Mailbox{}, err
 	}
 	return made, nil
+}
+
+// newBelowItsLevels makes a mailbox that must not be there yet, and the changes that
+// make the missing levels above it. doing is for the error.
+func (m *Master) newBelowItsLevels(t *txn, a *event.AccountRecord, doing, name string, use storage.SpecialUse) (*event.MailboxRecord, []*event.Change, error) {
+	if _, exists, err := mailboxID(t, storage.AccountID(a.Id), name); err != nil {
+		return nil, nil, err
+	} else if exists {
+		return nil, nil, storage.Errorf(storage.ErrExists, "%s %q: it exists already", doing, name)
+	}
+	parents, err := m.missingParents(t, a, name, map[string]bool{})
+	if err != nil {
+		return nil, nil, err
+	}
+	b, err := m.newMailbox(t, a, name, use)
+	return b, parents, err
 }
 
 // checkRoom refuses one mailbox more than an account may have. It is asked before
@@ -363,16 +370,7 @@ func (m *Master) renameInbox(ctx context.Context, id storage.AccountID, to strin
 		if err != nil {
 			return err
 		}
-		if _, exists, err := mailboxID(t, id, to); err != nil {
-			return err
-		} else if exists {
-			return storage.Errorf(storage.ErrExists, "rename INBOX to %q: it exists already", to)
-		}
-		changes, err := m.missingParents(t, a, to, map[string]bool{})
-		if err != nil {
-			return err
-		}
-		b, err := m.newMailbox(t, a, to, "")
+		b, changes, err := m.newBelowItsLevels(t, a, "rename INBOX to", to, "")
 		if err != nil {
 			return err
 		}
