@@ -123,6 +123,8 @@ type harnessOp struct {
 	run  func(h *harness) error
 }
 
+const undeleteOp = "delete and undelete an account"
+
 // harnessOps are all of them. A new one is one line here.
 func harnessOps() []harnessOp {
 	var out []harnessOp
@@ -140,7 +142,7 @@ func harnessOps() []harnessOp {
 			return err
 		}},
 		harnessOp{"free", func(h *harness) error { _, err := h.w.m.Free(context.Background(), polite); return err }},
-		harnessOp{"delete and undelete an account", (*harness).undeleteAccount},
+		harnessOp{undeleteOp, (*harness).undeleteAccount},
 		harnessOp{"trim the journal", func(h *harness) error { return h.s.TrimJournal(context.Background(), h.hist.last) }},
 		harnessOp{"quarantine an event", (*harness).quarantine},
 		harnessOp{"set aside", (*harness).setAside},
