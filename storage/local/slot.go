@@ -5,10 +5,10 @@
 // A copy is one Pebble (index and journal, one atomic batch per group of
 // changes) and the packs of storage/blob, all on Pebble's vfs.FS. One committer
 // per copy runs all changes one after another, syncs the packs, commits the
-// batch, and only then answers (committer.go). Readers use a snapshot taken
+// batch, and only then answers (commit.go). Readers use a snapshot taken
 // after the last sync, so nobody sees what a crash could take back (view.go).
 //
-//	<dir>/SLOT         format version, cluster, slot (format.go)
+//	<dir>/SLOT         format version, cluster, slot (slot_format.go)
 //	<dir>/index/       Pebble
 //	<dir>/packs/       bodies
 //	<dir>/quarantine/  what could not be applied, or what a diverged copy had
@@ -117,7 +117,7 @@ type Slot struct {
 	building     atomic.Bool
 	startFlushed <-chan struct{} // closed when the list of files names the log in use
 	// generation is raised in the committer when the whole state is replaced:
-	// what was remembered of an older one is worth nothing (listing.go).
+	// what was remembered of an older one is worth nothing (view_listing.go).
 	generation atomic.Uint64
 	doubt      bool // set by openIndex: the records must prove each other
 
@@ -144,7 +144,7 @@ type Slot struct {
 	arrivals arrivals
 }
 
-// Open opens or makes a copy, after the checks of lint.go. Its error is *Refused
+// Open opens or makes a copy, after the checks of prove_start.go. Its error is *Refused
 // and says which of them failed; or that of a Rebuild that was cut off, which has
 // to end first.
 func Open(o Options) (*Slot, error) {

@@ -90,7 +90,7 @@ func servedIn(get func(key []byte) ([]byte, bool, error)) (e slot.Epoch, found b
 
 // SetAside keeps the whole index as it is now, under a name of its own in
 // quarantine/, before a diverged copy takes the master's state. The packs that
-// there are now are kept for as long as it lies there (pins.go).
+// there are now are kept for as long as it lies there (space_pins.go).
 // ErrDiskFull: there is no room for it.
 func (s *Slot) SetAside(ctx context.Context) (name string, err error) {
 	if name, err = s.setAside(ctx); diskFull(err) {

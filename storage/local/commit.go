@@ -27,7 +27,7 @@ const (
 // queue; the packs are synced, and meanwhile the closures run and their events
 // enter the batch; only when the packs are durable does the batch go to Pebble,
 // so that no index record can become durable before the body that it points to.
-// Then the group is in flight (pipeline.go), and the committer builds the next
+// Then the group is in flight (commit_pipeline.go), and the committer builds the next
 // one: its closures see what is in flight, but its batch lies behind in Pebble's
 // log, so a crash that keeps it keeps all before it. When the log is synced the
 // durable view moves, and callers, watchers and the replication feed are told.
@@ -60,7 +60,7 @@ type lastEvent struct {
 // returned, nothing touches what the closure holds.
 type op struct {
 	accounts []storage.AccountID // whose records it is about; none: the slot's
-	// alone says that it brings a batch of its own (large.go), so that it is the first
+	// alone says that it brings a batch of its own (commit_large.go), so that it is the first
 	// and last of its group.
 	alone bool
 	run   func(t *txn) error
