@@ -4,8 +4,9 @@
 // and reasons are chosen by whoever proposes a command and travel inside it, so
 // that every node that applies the same log holds the same bytes.
 //
-// Law 4 lives here: ConfirmSlot on an open proposal is the one command that can
-// change the master of a slot that has one.
+// Law 4 lives here: what changes the master of a slot that has one is a person's
+// confirmation of an open proposal: ConfirmSlot, or BeginHandOver, which the old
+// master ends by CommitHandOver.
 package cluster
 
 import (
@@ -65,12 +66,14 @@ type Slot struct {
 	Replicas         []slot.NodeName   `json:"r,omitempty"`
 	InSync           []slot.NodeName   `json:"i,omitempty"` // sorted, of Replicas; empty while unprotected
 	Protected        bool              `json:"p,omitempty"`
+	Inherited        bool              `json:"in,omitempty"` // that it is protected was said by the hand-over that began the epoch, by no record of it yet
 	UnprotectedSince slot.Position     `json:"us,omitempty"` // 0: the master has not reported yet
 	Awaits           []slot.NodeName   `json:"aw,omitempty"` // who else was in sync when the epoch began: the master hears them before it begins to serve
 	AtLeast          slot.Position     `json:"al,omitempty"` // what the master held by the plan: with less it does not begin to serve
 	OpenLoss         *OpenLoss         `json:"ol,omitempty"`
 	HandOver         *HandOver         `json:"h,omitempty"`
-	Version          uint64            `json:"v,omitempty"` // Raft index of the last change to this slot
+	Home             slot.NodeName     `json:"hm,omitempty"` // the node whose master it is when all is well: its first one
+	Version          uint64            `json:"v,omitempty"`  // Raft index of the last change to this slot
 }
 
 // Holds reports whether a node keeps a copy of the slot, as master or as replica.
@@ -84,15 +87,6 @@ type OpenLoss struct {
 	Node  slot.NodeName   `json:"n"`           // the old master
 	Since slot.Epoch      `json:"e"`           // the first epoch without its tail
 	Also  []slot.NodeName `json:"l,omitempty"` // old masters of later losses, before this one was resolved
-}
-
-// HandOver is the state of a change of master with a living master. Its format
-// is reserved: no command sets it yet.
-type HandOver struct {
-	Proposal string        `json:"p"`
-	To       slot.NodeName `json:"t"`
-	Phase    string        `json:"ph"`
-	Sealed   slot.Position `json:"se,omitempty"`
 }
 
 // ProposalState tells where a proposal stands.

@@ -58,8 +58,25 @@ func decidedOn(s *State, c Command) Command {
 	case ConfirmSlot:
 		x.Version = version(x.Slot)
 		return x
+	case BeginHandOver:
+		x.Version = version(x.Slot)
+		return x
+	case CommitHandOver:
+		x.Begun = begun(s, x.Slot)
+		return x
+	case AbortHandOver:
+		x.Begun = begun(s, x.Slot)
+		return x
 	}
 	return c
+}
+
+// begun names the hand-over of a slot that is under way; 0: there is none.
+func begun(s *State, id slot.ID) uint64 {
+	if sl, _ := s.Slot(id); sl.HandOver != nil {
+		return sl.HandOver.Begun
+	}
+	return 0
 }
 
 func apply(t *testing.T, s *State, index uint64, c Command) Result {
@@ -165,6 +182,12 @@ func proposalRefusals() []refusal {
 		{"confirm to witness", with(func(c *ConfirmSlot) { c.To = "w1" }), ErrInvalid{}, "witness"},
 		{"confirm to no member", with(func(c *ConfirmSlot) { c.To = "n9" }), ErrNotFound{}, "n9"},
 		{"clean loss", with(func(c *ConfirmSlot) { c.Unclean, c.AcceptLoss = false, true }), ErrInvalid{}, "clean"},
+		{"hand over by a stranger", BeginHandOver{Proposal: "p9", Slot: 0, Epoch: 1, To: "n2"}, ErrNotFound{}, "p9"},
+		{"hand over a slot not in it", BeginHandOver{Proposal: "p1", Slot: 1, Epoch: 1, To: "n1"}, ErrNotFound{}, "s001"},
+		{"hand over stale", BeginHandOver{Proposal: "p1", Slot: 0, Epoch: 2, To: "n2"}, ErrStale{}, "s000"},
+		{"hand over to the master", BeginHandOver{Proposal: "p1", Slot: 0, Epoch: 1, To: "n1"}, ErrInvalid{}, "n1 holds no replica"},
+		{"commit nothing", CommitHandOver{Slot: 0, Epoch: 1, Begun: 7}, ErrInvalid{}, "ended already"},
+		{"give up nothing", AbortHandOver{Slot: 0, Epoch: 1, Begun: 7}, ErrInvalid{}, "ended already"},
 		{"resolve nothing", ResolveLoss{Slot: 0, Epoch: 1}, ErrNotFound{}, "s000"},
 	}
 }
@@ -209,7 +232,7 @@ func TestBeforeInit(t *testing.T) {
 func TestConfirm(t *testing.T) {
 	s := sample(t)
 	res := apply(t, s, 20, ConfirmSlot{Proposal: "p1", Slot: 0, Epoch: 1, To: "n2", Unclean: true, AcceptLoss: true, By: "eve", Why: "rack down", WallTime: "2026-11-20T03:31:07Z"})
-	want := Slot{ID: 0, Epoch: 2, Unclean: 1, Master: "n2", Replicas: names("n3", "n1"), OpenLoss: &OpenLoss{Node: "n1", Since: 2}, Version: 20}
+	want := Slot{ID: 0, Epoch: 2, Unclean: 1, Master: "n2", Home: "n1", Replicas: names("n3", "n1"), OpenLoss: &OpenLoss{Node: "n1", Since: 2}, Version: 20}
 	got, _ := s.Slot(0)
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
@@ -356,7 +379,7 @@ func TestLaw01NewMasterHearsWhoWasInSync(t *testing.T) {
 	s := sample(t)
 	apply(t, s, 20, ConfirmSlot{Proposal: "p1", Slot: 0, Epoch: 1, To: "n2", Position: slot.At(1, 9), Unclean: true})
 	sl, _ := s.Slot(0)
-	want := Slot{ID: 0, Epoch: 2, Unclean: 1, Master: "n2", Replicas: names("n3", "n1"), Awaits: names("n3"), AtLeast: slot.At(1, 9), Version: 20}
+	want := Slot{ID: 0, Epoch: 2, Unclean: 1, Master: "n2", Home: "n1", Replicas: names("n3", "n1"), Awaits: names("n3"), AtLeast: slot.At(1, 9), Version: 20}
 	if diff := cmp.Diff(want, sl); diff != "" {
 		t.Error(diff)
 	}
@@ -369,7 +392,7 @@ func TestLaw01NewMasterHearsWhoWasInSync(t *testing.T) {
 	again.AcceptLoss = true
 	apply(t, s, 23, again)
 	sl, _ = s.Slot(0)
-	want = Slot{ID: 0, Epoch: 3, Unclean: 2, Master: "n2", Replicas: names("n3", "n1"), AtLeast: slot.At(1, 8), OpenLoss: &OpenLoss{Node: "n3", Since: 3}, Version: 23}
+	want = Slot{ID: 0, Epoch: 3, Unclean: 2, Master: "n2", Home: "n1", Replicas: names("n3", "n1"), AtLeast: slot.At(1, 8), OpenLoss: &OpenLoss{Node: "n3", Since: 3}, Version: 23}
 	if diff := cmp.Diff(want, sl); diff != "" {
 		t.Error(diff)
 	}
@@ -428,7 +451,7 @@ func TestRaiseGeneration(t *testing.T) {
 		t.Errorf("generation %d", s.Generation)
 	}
 	got, _ := s.Slot(0)
-	if diff := cmp.Diff(Slot{ID: 0, Epoch: 17, Unclean: 16, Master: "n1", Replicas: names("n2", "n3"), Version: 20}, got); diff != "" {
+	if diff := cmp.Diff(Slot{ID: 0, Epoch: 17, Unclean: 16, Master: "n1", Home: "n1", Replicas: names("n2", "n3"), Version: 20}, got); diff != "" {
 		t.Error(diff)
 	}
 	if p, _ := s.Proposal("p1"); p.State != Superseded {

@@ -82,6 +82,12 @@ func decodeBody(kind string, body []byte) (Command, error) {
 		return bodyOf[RejectProposal](body)
 	case ConfirmSlot{}.kind():
 		return bodyOf[ConfirmSlot](body)
+	case BeginHandOver{}.kind():
+		return bodyOf[BeginHandOver](body)
+	case CommitHandOver{}.kind():
+		return bodyOf[CommitHandOver](body)
+	case AbortHandOver{}.kind():
+		return bodyOf[AbortHandOver](body)
 	case ResolveLoss{}.kind():
 		return bodyOf[ResolveLoss](body)
 	case AddToken{}.kind():

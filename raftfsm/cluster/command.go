@@ -138,8 +138,8 @@ type RejectProposal struct {
 	Why      string `json:"why,omitempty"`
 }
 
-// ConfirmSlot changes the master of one slot of an open proposal: the one
-// command that can (law 4). Version is that of the slot record that the plan was
+// ConfirmSlot changes the master of one slot of an open proposal, without the old
+// master (law 4). Version is that of the slot record that the plan was
 // made from: when it has changed since, the plan is no longer true. Position is
 // what the target held by the plan. AcceptLoss marks the slot with an open loss;
 // only with it may To be the master itself, which then begins an epoch without

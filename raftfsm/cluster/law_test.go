@@ -64,7 +64,7 @@ func (r random) confirm() Command {
 
 func (r random) command() Command {
 	id, e := r.slot()
-	switch rapid.IntRange(0, 22).Draw(r.t, "kind") {
+	switch rapid.IntRange(0, 26).Draw(r.t, "kind") {
 	case 0:
 		return AddMember{Member: member(string(r.node()), Voter)}
 	case 1:
@@ -94,6 +94,13 @@ func (r random) command() Command {
 			return RaiseGeneration{Generation: r.s.Generation}
 		}
 		return RejectProposal{Proposal: r.proposal(), By: "eve"}
+	case 20, 21:
+		c := r.confirm().(ConfirmSlot)
+		return BeginHandOver{Proposal: c.Proposal, Slot: c.Slot, Epoch: c.Epoch, To: c.To}
+	case 22, 23:
+		return CommitHandOver{Slot: id, Epoch: e, InSync: r.nodes(), Position: slot.At(e, uint64(rapid.IntRange(0, 9).Draw(r.t, "n")))}
+	case 24:
+		return AbortHandOver{Slot: id, Epoch: e}
 	}
 	return r.confirm()
 }
@@ -171,6 +178,13 @@ func checkStep(t *rapid.T, before, after *State, c Command, owner map[string]slo
 				t.Fatalf("%+v: in-sync set of %+v", c, now)
 			}
 		}
+		if h := now.HandOver; h != nil && (h.To == now.Master || !now.Holds(h.To)) {
+			t.Fatalf("%+v: hand-over of %+v", c, now)
+		} else if h != nil && (was.HandOver == nil || *was.HandOver != *h) {
+			if b, ok := c.(BeginHandOver); !ok || b.Slot != now.ID || b.Epoch != now.Epoch {
+				t.Fatalf("%+v began a hand-over of %s", c, now.ID)
+			}
+		}
 		if now.Protected && len(now.InSync) == 0 {
 			t.Fatalf("%+v: protected by nobody: %+v", c, now)
 		}
@@ -194,6 +208,14 @@ func checkStep(t *rapid.T, before, after *State, c Command, owner map[string]slo
 }
 
 func checkConfirm(t *rapid.T, before *State, was, now Slot, c Command) {
+	if h, ok := c.(CommitHandOver); ok {
+		p, _ := before.OpenProposalOf(was.ID)
+		if was.HandOver == nil || h.Slot != was.ID || h.Epoch != was.Epoch || h.Begun != was.HandOver.Begun || p.ID != was.HandOver.Proposal ||
+			now.Master != was.HandOver.To || now.Epoch != was.Epoch+1 || now.Unclean != was.Unclean {
+			t.Fatalf("%+v changed %+v to %+v", h, was, now)
+		}
+		return
+	}
 	cs, ok := c.(ConfirmSlot)
 	if !ok {
 		t.Fatalf("%+v changed the master of %s from %s to %s", c, was.ID, was.Master, now.Master)

@@ -75,16 +75,16 @@ func (c UpdateProposal) apply(s *State, _ uint64) (Result, error) {
 	return Result{Proposal: p.ID}, nil
 }
 
-func (c WithdrawProposal) apply(s *State, _ uint64) (Result, error) {
-	return s.closeProposal(c.Proposal, Withdrawn, "", c.Why)
+func (c WithdrawProposal) apply(s *State, index uint64) (Result, error) {
+	return s.closeProposal(index, c.Proposal, Withdrawn, "", c.Why)
 }
 
-func (c RejectProposal) apply(s *State, _ uint64) (Result, error) {
-	return s.closeProposal(c.Proposal, Rejected, c.By, c.Why)
+func (c RejectProposal) apply(s *State, index uint64) (Result, error) {
+	return s.closeProposal(index, c.Proposal, Rejected, c.By, c.Why)
 }
 
 func (c ConfirmSlot) apply(s *State, index uint64) (Result, error) {
-	at, p, err := s.openProposal(c.Proposal)
+	_, p, err := s.openProposal(c.Proposal)
 	if err != nil {
 		return Result{}, err
 	}
@@ -122,13 +122,7 @@ func (c ConfirmSlot) apply(s *State, index uint64) (Result, error) {
 	sl.unprotect()
 	s.put(sl, index)
 
-	p.Slots = slices.Clone(p.Slots)
-	p.Slots[i].To, p.Slots[i].Done = c.To, true
-	if p.Left() == 0 {
-		p = p.closed(Confirmed, shown(c.By), "")
-	}
-	s.Proposals[at] = p
-	s.trimProposals()
+	s.done(p.ID, sl.ID, c.To, c.By)
 	s.record(Change{Kind: ChangeConfirmed, Slot: c.Slot, Epoch: sl.Epoch, From: from, To: c.To, Proposal: p.ID,
 		By: shown(c.By), Why: shown(c.Why), WallTime: shown(c.WallTime), Unclean: c.Unclean, AcceptedLoss: c.AcceptLoss})
 	return Result{Epoch: sl.Epoch, Proposal: p.ID}, nil
@@ -212,11 +206,12 @@ func (s *State) openProposal(id string) (int, Proposal, error) {
 	return at, p, nil
 }
 
-func (s *State) closeProposal(id string, as ProposalState, by, why string) (Result, error) {
+func (s *State) closeProposal(index uint64, id string, as ProposalState, by, why string) (Result, error) {
 	at, p, err := s.openProposal(id)
 	if err != nil {
 		return Result{}, err
 	}
+	s.endHandOvers(id, index)
 	s.Proposals[at] = p.closed(as, shown(by), shown(why))
 	s.trimProposals()
 	return Result{Proposal: p.ID}, nil

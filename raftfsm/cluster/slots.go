@@ -28,7 +28,7 @@ func (c AssignSlot) apply(s *State, index uint64) (Result, error) {
 		}
 	}
 	sl.Epoch++
-	sl.Master, sl.Replicas = c.Master, slices.Clone(c.Replicas)
+	sl.Master, sl.Replicas, sl.Home = c.Master, slices.Clone(c.Replicas), c.Master
 	s.put(sl, index)
 	s.record(Change{Kind: ChangeAssigned, Slot: c.Slot, Epoch: sl.Epoch, To: c.Master, By: shown(c.By), WallTime: shown(c.WallTime)})
 	return Result{Epoch: sl.Epoch}, nil
@@ -70,6 +70,9 @@ func (c DropReplica) apply(s *State, index uint64) (Result, error) {
 	if counts && !c.Force {
 		return Result{}, ErrInvalid{what, "it is in sync: stop its node, wait until another is in sync without it, or use --force to leave the slot unprotected"}
 	}
+	if h := sl.HandOver; h != nil && h.To == c.Node {
+		return Result{}, ErrInvalid{what, "the slot is being handed over to it"}
+	}
 	if l := sl.OpenLoss; l != nil && (l.Node == c.Node || slices.Contains(l.Also, c.Node)) && !c.Force {
 		return Result{}, ErrInvalid{what, "it may hold mail that is not rescued yet: mailnode rescue list"}
 	}
@@ -105,7 +108,7 @@ func (c SetProtected) apply(s *State, index uint64) (Result, error) {
 	if sl.InSync, err = inSyncOf(sl, c.InSync); err != nil {
 		return Result{}, err
 	}
-	sl.Protected, sl.UnprotectedSince = true, 0
+	sl.Protected, sl.Inherited, sl.UnprotectedSince = true, false, 0
 	s.put(sl, index)
 	return Result{Epoch: sl.Epoch}, nil
 }
@@ -172,12 +175,12 @@ func (s *State) put(sl Slot, index uint64) {
 
 // unprotect makes a slot one whose master has not yet reported a position.
 func (sl *Slot) unprotect() {
-	sl.Protected, sl.InSync, sl.UnprotectedSince = false, nil, 0
+	sl.Protected, sl.Inherited, sl.InSync, sl.UnprotectedSince = false, false, nil, 0
 }
 
 // Begun says that the master has had something recorded in this epoch: it served.
 // That nothing is recorded proves nothing.
-func (sl Slot) Begun() bool { return sl.Protected || sl.UnprotectedSince != 0 }
+func (sl Slot) Begun() bool { return sl.Protected && !sl.Inherited || sl.UnprotectedSince != 0 }
 
 // inSyncOf sorts and checks a set of in-sync replicas.
 func inSyncOf(sl Slot, set []slot.NodeName) ([]slot.NodeName, error) {
