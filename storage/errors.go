@@ -8,7 +8,10 @@ import (
 // The closed list of error kinds. Each protocol maps a kind to its reply in
 // exactly one function; errors.Is(err, ErrNotFound) tells a kind.
 var (
-	ErrNotMaster   = errors.New("not the slot's master")
+	ErrNotMaster = errors.New("not the slot's master")
+	// ErrMoved is ErrNotMaster of a change that had not begun: it may be repeated
+	// where the slot is now.
+	ErrMoved       = fmt.Errorf("%w any more, and nothing was done", ErrNotMaster)
 	ErrNotFound    = errors.New("not found")
 	ErrExists      = errors.New("exists already")
 	ErrInvalid     = errors.New("not valid")
@@ -43,7 +46,7 @@ func kinds() []struct {
 		name string
 		kind error
 	}{
-		{"not_master", ErrNotMaster}, {"unavailable", ErrUnavailable},
+		{"moved", ErrMoved}, {"not_master", ErrNotMaster}, {"unavailable", ErrUnavailable},
 		{"not_found", ErrNotFound}, {"exists", ErrExists},
 		{"invalid", ErrInvalid}, {"limit", ErrLimit}, {"over_quota", ErrOverQuota},
 		{"too_big", ErrTooBig}, {"auth", ErrAuth}, {"corrupt", ErrCorrupt},

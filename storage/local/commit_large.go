@@ -342,19 +342,21 @@ func (d *draft) prepare(v *view, fn func(t *txn) error) (err error) {
 
 // large is change for what is too large for a closure, and the wait for law 1.
 func (m *Master) large(ctx context.Context, records int, id storage.AccountID, prepare func(t *txn) error) error {
-	if err := m.admit(); err != nil {
-		return err
-	}
 	var at slot.Position
-	if err := m.s.largeChange(ctx, disk.Grow, records, []storage.AccountID{id}, prepare, func(t *txn, h *hold, d *draft) error {
+	if err := m.unlessSealed(ctx, func() error {
 		if err := m.admit(); err != nil {
 			return err
 		}
-		if err := d.enter(t, h, m.slotClock(t)); err != nil {
-			return err
-		}
-		at = t.head
-		return nil
+		return m.s.largeChange(ctx, disk.Grow, records, []storage.AccountID{id}, prepare, func(t *txn, h *hold, d *draft) error {
+			if err := m.admit(); err != nil {
+				return err
+			}
+			if err := d.enter(t, h, m.slotClock(t)); err != nil {
+				return err
+			}
+			at = t.head
+			return nil
+		})
 	}); err != nil {
 		return err
 	}

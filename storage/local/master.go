@@ -1,6 +1,7 @@
 package local
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"sync"
@@ -49,6 +50,7 @@ type Master struct {
 	since     time.Duration // Clock.Mono when it began
 	clockBase uint64        // the slot clock then, ms
 
+	seal                     seal
 	announced                announcements
 	mailboxes, subscriptions rooms
 
@@ -145,9 +147,15 @@ func (m *Master) view(ctx context.Context, fn func(v *view) error) error {
 	return m.s.read(fn)
 }
 
-// admit reports whether a change may begin.
+// admit reports whether a change may begin: its error is the change's, and nothing
+// was done.
 func (m *Master) admit() error {
-	if err := m.live(); err != nil {
+	select {
+	case <-m.done:
+		return m.moved()
+	default:
+	}
+	if err := cmp.Or(m.s.Failure(), m.seal.err()); err != nil {
 		return err
 	}
 	if a, ok := m.gate.(Admission); ok {
@@ -163,16 +171,18 @@ func (m *Master) change(ctx context.Context, fn func(t *txn) error, accounts ...
 	if _, err := m.s.space.hold(disk.Change, 0); err != nil {
 		return 0, err
 	}
-	err := m.s.do(ctx, func(t *txn) error {
-		if err := m.admit(); err != nil {
-			return err
-		}
-		if err := fn(t); err != nil {
-			return err
-		}
-		at = t.head
-		return nil
-	}, accounts...)
+	err := m.unlessSealed(ctx, func() error {
+		return m.s.do(ctx, func(t *txn) error {
+			if err := m.admit(); err != nil {
+				return err
+			}
+			if err := fn(t); err != nil {
+				return err
+			}
+			at = t.head
+			return nil
+		}, accounts...)
+	})
 	return at, err
 }
 

@@ -69,6 +69,7 @@ type Feed struct {
 	work    chan struct{} // capacity 1: there is something to do
 	heads   []headAt      // where the head was, oldest first: for lags that are shown
 	refetch map[slot.NodeName]bool
+	handing int // hand-overs that wait for what replicas hold
 	closed  error
 }
 
@@ -189,6 +190,9 @@ func (f *Feed) onAck(n slot.NodeName, conn int, a *Ack) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.step(ack.Acked{At: f.o.Clock.Mono(), Node: n, Conn: conn, Position: slot.Position(a.Position), Moved: a.BytesReceived + a.Worked, Viable: a.Viable, Problem: a.Problem})
+	if f.handing > 0 {
+		f.changed()
+	}
 }
 
 // connect notes that a replica holds everything up to p, and gives the number
