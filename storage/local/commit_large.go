@@ -342,12 +342,12 @@ func (d *draft) prepare(v *view, fn func(t *txn) error) (err error) {
 
 // large is change for what is too large for a closure, and the wait for law 1.
 func (m *Master) large(ctx context.Context, records int, id storage.AccountID, prepare func(t *txn) error) error {
-	var at slot.Position
-	if err := m.unlessSealed(ctx, func() error {
+	return m.unlessSealed(ctx, func() error {
 		if err := m.admit(); err != nil {
 			return err
 		}
-		return m.s.largeChange(ctx, disk.Grow, records, []storage.AccountID{id}, prepare, func(t *txn, h *hold, d *draft) error {
+		var at slot.Position
+		if err := m.s.largeChange(ctx, disk.Grow, records, []storage.AccountID{id}, prepare, func(t *txn, h *hold, d *draft) error {
 			if err := m.admit(); err != nil {
 				return err
 			}
@@ -356,11 +356,11 @@ func (m *Master) large(ctx context.Context, records int, id storage.AccountID, p
 			}
 			at = t.head
 			return nil
-		})
-	}); err != nil {
-		return err
-	}
-	return m.await(ctx, at)
+		}); err != nil {
+			return err
+		}
+		return m.await(ctx, at)
+	})
 }
 
 // applyLarge applies a large event of the master.

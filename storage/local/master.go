@@ -127,10 +127,11 @@ func (m *Master) Slot() slot.ID { return m.s.o.Slot }
 // Done implements storage.Store.
 func (m *Master) Done() <-chan struct{} { return m.done }
 
+// live reports whether the master serves. Its error says that nothing was done.
 func (m *Master) live() error {
 	select {
 	case <-m.done:
-		return storage.Errorf(storage.ErrNotMaster, "slot %s: this node is no longer its master", m.s.o.Slot)
+		return storage.Errorf(storage.ErrMoved, "slot %s: this node is no longer its master", m.s.o.Slot)
 	default:
 		return m.s.Failure()
 	}
@@ -150,12 +151,7 @@ func (m *Master) view(ctx context.Context, fn func(v *view) error) error {
 // admit reports whether a change may begin: its error is the change's, and nothing
 // was done.
 func (m *Master) admit() error {
-	select {
-	case <-m.done:
-		return m.moved()
-	default:
-	}
-	if err := cmp.Or(m.s.Failure(), m.seal.err()); err != nil {
+	if err := cmp.Or(m.live(), m.seal.err()); err != nil {
 		return err
 	}
 	if a, ok := m.gate.(Admission); ok {
@@ -164,35 +160,42 @@ func (m *Master) admit() error {
 	return nil
 }
 
-// change runs a change of some accounts, or of none, to its local durability, and
-// returns its position.
-func (m *Master) change(ctx context.Context, fn func(t *txn) error, accounts ...storage.AccountID) (slot.Position, error) {
-	var at slot.Position
-	if _, err := m.s.space.hold(disk.Change, 0); err != nil {
-		return 0, err
-	}
-	err := m.unlessSealed(ctx, func() error {
-		return m.s.do(ctx, func(t *txn) error {
-			if err := m.admit(); err != nil {
-				return err
-			}
-			if err := fn(t); err != nil {
-				return err
-			}
-			at = t.head
-			return nil
-		}, accounts...)
+// change runs a change of some accounts, or of none, to its local durability.
+func (m *Master) change(ctx context.Context, fn func(t *txn) error, accounts ...storage.AccountID) error {
+	return m.unlessSealed(ctx, func() error {
+		_, err := m.durable(ctx, fn, accounts...)
+		return err
 	})
-	return at, err
 }
 
 // acknowledged is change, and the wait for law 1.
 func (m *Master) acknowledged(ctx context.Context, fn func(t *txn) error, accounts ...storage.AccountID) error {
-	at, err := m.change(ctx, fn, accounts...)
-	if err != nil {
-		return err
+	return m.unlessSealed(ctx, func() error {
+		at, err := m.durable(ctx, fn, accounts...)
+		if err != nil {
+			return err
+		}
+		return m.await(ctx, at)
+	})
+}
+
+// durable runs a change to its local durability, and returns its position.
+func (m *Master) durable(ctx context.Context, fn func(t *txn) error, accounts ...storage.AccountID) (slot.Position, error) {
+	var at slot.Position
+	if _, err := m.s.space.hold(disk.Change, 0); err != nil {
+		return 0, err
 	}
-	return m.await(ctx, at)
+	err := m.s.do(ctx, func(t *txn) error {
+		if err := m.admit(); err != nil {
+			return err
+		}
+		if err := fn(t); err != nil {
+			return err
+		}
+		at = t.head
+		return nil
+	}, accounts...)
+	return at, err
 }
 
 func (m *Master) await(ctx context.Context, at slot.Position) error {
@@ -201,10 +204,13 @@ func (m *Master) await(ctx context.Context, at slot.Position) error {
 	if told := m.s.o.Resources.OnAck; told != nil && at > 0 {
 		told(m.s.o.Clock.Mono() - began)
 	}
-	if err != nil {
-		return err
+	select {
+	case <-m.done:
+		err = cmp.Or(err, storage.Errorf(storage.ErrNotMaster, "slot %s: this node is no longer its master, and the change is durable here", m.s.o.Slot))
+	default:
+		err = cmp.Or(err, m.s.Failure())
 	}
-	return m.live()
+	return err
 }
 
 // emit applies the changes as the next event of the epoch.

@@ -101,7 +101,7 @@ func (m *Master) SetFlags(ctx context.Context, r storage.Ref, uids []storage.UID
 	var out []storage.Reflagged
 	err = inChunks(uids, func(uids []storage.UID) error {
 		var part []storage.Reflagged
-		_, err := m.change(ctx, func(t *txn) error {
+		err := m.change(ctx, func(t *txn) error {
 			part = nil
 			a, _, err := in(t, r)
 			if err != nil {

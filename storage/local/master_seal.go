@@ -17,8 +17,10 @@ const sealPatience = 5 * time.Second
 // seal keeps changes from beginning while a slot is handed over to another node.
 // Reads go on.
 type seal struct {
-	mu    sync.Mutex
-	ended chan struct{} // closed when the seal ends; nil: there is none
+	mu       sync.Mutex
+	ended    chan struct{} // closed when the seal ends; nil: there is none
+	underWay int           // changes that have begun and are not answered
+	drained  chan struct{} // closed when there is none; nil: nobody waits for that
 }
 
 // sealedError is the answer of admit to a change that is to wait.
@@ -52,6 +54,42 @@ func (s *seal) err() error {
 	return &sealedError{s.ended}
 }
 
+// enter counts a change that begins, unless it may not.
+func (s *seal) enter() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ended != nil {
+		return &sealedError{s.ended}
+	}
+	s.underWay++
+	return nil
+}
+
+func (s *seal) leave() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.underWay--; s.underWay == 0 && s.drained != nil {
+		close(s.drained)
+		s.drained = nil
+	}
+}
+
+// drain returns a channel that is closed when no change is under way.
+func (s *seal) drain() <-chan struct{} {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	drained := s.drained
+	if drained == nil {
+		drained = make(chan struct{})
+		if s.underWay == 0 {
+			close(drained)
+		} else {
+			s.drained = drained
+		}
+	}
+	return drained
+}
+
 // Seal keeps every change from beginning, and returns the position of the last event
 // when all that began before is durable here: nothing follows it until Unseal. When
 // it returns an error the master is sealed all the same.
@@ -62,6 +100,16 @@ func (m *Master) Seal(ctx context.Context) (slot.Position, error) {
 	return at, err
 }
 
+// Drained waits until every change that had begun before Seal is answered.
+func (m *Master) Drained(ctx context.Context) error {
+	select {
+	case <-m.seal.drain():
+		return nil
+	case <-ctx.Done():
+		return storage.Errorf(storage.ErrUnavailable, "drain slot %s: some changes are not answered yet: %w", m.s.o.Slot, ctx.Err())
+	}
+}
+
 // Unseal lets changes begin again, those that wait first.
 func (m *Master) Unseal() { m.seal.end() }
 
@@ -69,7 +117,11 @@ func (m *Master) Unseal() { m.seal.end() }
 // has ended; when the master has ended before, nothing was done (ErrMoved).
 func (m *Master) unlessSealed(ctx context.Context, change func() error) error {
 	for {
-		err := change()
+		err := m.seal.enter()
+		if err == nil {
+			err = change()
+			m.seal.leave()
+		}
 		var sealed *sealedError
 		if !errors.As(err, &sealed) {
 			return err
@@ -79,7 +131,7 @@ func (m *Master) unlessSealed(ctx context.Context, change func() error) error {
 		case <-sealed.ended:
 			err = nil
 		case <-m.done:
-			err = m.moved()
+			err = m.live()
 		case <-m.s.Failed():
 			err = m.s.Failure()
 		case <-ctx.Done():
@@ -92,9 +144,4 @@ func (m *Master) unlessSealed(ctx context.Context, change func() error) error {
 			return err
 		}
 	}
-}
-
-// moved is the answer to a change that had not begun when the master ended.
-func (m *Master) moved() error {
-	return storage.Errorf(storage.ErrMoved, "slot %s: this node is no longer its master", m.s.o.Slot)
 }

@@ -252,7 +252,7 @@ func TestLaw07FreeRefusesLiveMail(t *testing.T) {
 		{Account: uint64(a.ID), Mailbox: uint64(box.ID), Whole: true},
 		{Account: uint64(a.ID), Whole: true},
 	} {
-		if _, err := m.change(t.Context(), func(t *txn) error { return m.emit(t, freedChange(x)) }); !errors.Is(err, storage.ErrInvalid) {
+		if err := m.change(t.Context(), func(t *txn) error { return m.emit(t, freedChange(x)) }); !errors.Is(err, storage.ErrInvalid) {
 			t.Errorf("%v: %v, want it refused", x, err)
 		}
 	}

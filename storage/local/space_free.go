@@ -59,7 +59,7 @@ func (f *freeing) change(records int, fn func(t *txn) ([]*event.Change, error), 
 	if err := f.spend(f.ctx, records); err != nil {
 		return err
 	}
-	_, err := f.m.change(f.ctx, func(t *txn) error {
+	err := f.m.change(f.ctx, func(t *txn) error {
 		changes, err := fn(t)
 		if err != nil || len(changes) == 0 {
 			return err

@@ -65,6 +65,9 @@ func TestLaw01Law02Law03HandOverUnderLoad(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		if err := from.master.Drained(t.Context()); err != nil {
+			t.Fatal(err)
+		}
 		if len(inSync) != 0 { // there is no third copy
 			t.Fatalf("in sync: %v", inSync)
 		}
