@@ -94,16 +94,45 @@ func Confirm(ctx context.Context, d Deps, r Request) (Outcome, error) {
 		return Outcome{}, fmt.Errorf("confirm proposal %q: %w", p.ID, err)
 	}
 	out := Outcome{Proposal: p.ID}
-	changes := chosen(st, plan, r, &out)
-	changeAll(context.WithoutCancel(ctx), d.Ownership, changes, &out)
+	changes, over := chosen(st, plan, r, &out)
+	d.change(context.WithoutCancel(ctx), p, r, changes, over, &out)
 	out.NotServing = awaitServing(ctx, d.Serving, out.Done)
 	out.finish(plan)
 	return out, nil
 }
 
+// change does what was chosen. Slots whose master serves are handed over; one that is
+// taken for dead is given a moment for that, and then its slots change without it, as
+// far as a plan that was made then says that they may.
+func (d Deps) change(ctx context.Context, p cluster.Proposal, r Request, changes []cluster.ConfirmSlot, over []cluster.BeginHandOver, out *Outcome) {
+	changeAll(ctx, d.Ownership, changes, out)
+	if len(over) == 0 {
+		return
+	}
+	if !p.Dead {
+		stayed, open := handOverAll(ctx, d.Ownership, over, handOverWait, out)
+		out.Refused, out.Failed = append(out.Refused, stayed...), append(out.Failed, open...)
+		return
+	}
+	stayed, open := handOverAll(ctx, d.Ownership, over, deadWait, out)
+	left := append(stayed, open...)
+	if len(left) == 0 {
+		return
+	}
+	again := Request{Proposal: p.ID, AcceptLoss: r.AcceptLoss, By: r.By, Why: r.Why, WallTime: r.WallTime}
+	for _, so := range left {
+		again.Slots = append(again.Slots, so.Slot)
+	}
+	st := d.Ownership.State()
+	if p, ok := st.Proposal(p.ID); ok && p.State == cluster.Open {
+		plan := makePlan(ctx, planner{st: st, v: d.View(), suspectAfter: d.SuspectAfter, proposal: p.ID, noHandOver: true}, p, d.Asker)
+		changes, _ := chosen(st, plan, again, out)
+		changeAll(ctx, d.Ownership, changes, out)
+	}
+}
+
 // chosen sorts the slots of a plan into commands and refusals.
-func chosen(st *cluster.State, plan Plan, r Request, out *Outcome) []cluster.ConfirmSlot {
-	var changes []cluster.ConfirmSlot
+func chosen(st *cluster.State, plan Plan, r Request, out *Outcome) (changes []cluster.ConfirmSlot, over []cluster.BeginHandOver) {
 	for _, s := range plan.Slots {
 		named := slices.Contains(r.Slots, s.Slot)
 		accepted := named && r.AcceptLoss && s.Accept != ""
@@ -116,6 +145,8 @@ func chosen(st *cluster.State, plan Plan, r Request, out *Outcome) []cluster.Con
 				out.Refused = append(out.Refused, so)
 			}
 		case s.Done:
+		case s.Safe && s.HandOver:
+			over = append(over, cluster.BeginHandOver{Proposal: plan.Proposal, Slot: s.Slot, Epoch: s.Epoch, Version: s.Version, To: s.To, By: r.By, WallTime: r.WallTime})
 		case s.Safe || accepted:
 			// The old master did not seal the slot, so the epoch is unclean also
 			// when its node lives.
@@ -125,7 +156,7 @@ func chosen(st *cluster.State, plan Plan, r Request, out *Outcome) []cluster.Con
 			out.Refused = append(out.Refused, SlotOutcome{Slot: s.Slot, To: s.To, Why: s.Why, Accept: s.Accept})
 		}
 	}
-	return changes
+	return changes, over
 }
 
 // changeAll runs the commands side by side and files each result.

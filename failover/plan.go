@@ -56,6 +56,9 @@ type Verdict struct {
 	Why    string `json:"why,omitempty"`    // not safe: what is not known or would be lost
 	Accept string `json:"accept,omitempty"` // the command that accepts the loss
 	Serves bool   `json:"serves,omitempty"` // the old master serves the slot: nothing to do
+	// HandOver says that the old master serves, and hands the slot over: nothing can be
+	// missing, and service pauses for about a second.
+	HandOver bool `json:"hand_over,omitempty"`
 	// SeenEpoch is set when a node has seen a higher epoch than Raft has.
 	SeenEpoch slot.Epoch `json:"seen_epoch,omitempty"`
 }
@@ -91,11 +94,14 @@ func MakePlan(ctx context.Context, st *cluster.State, v View, suspectAfter time.
 	if !ok {
 		return Plan{}, cluster.ErrNotFound{Kind: "proposal", Name: id}
 	}
-	pl := planner{st: st, v: v, suspectAfter: suspectAfter, proposal: p.ID}
+	return makePlan(ctx, planner{st: st, v: v, suspectAfter: suspectAfter, proposal: p.ID}, p, asker), nil
+}
+
+func makePlan(ctx context.Context, pl planner, p cluster.Proposal, asker Asker) Plan {
 	if p.State == cluster.Open {
-		pl.answers = askAll(ctx, asker, pl.questions(p), v, suspectAfter)
+		pl.answers = askAll(ctx, asker, pl.questions(p), pl.v, pl.suspectAfter)
 	}
-	return pl.plan(p), nil
+	return pl.plan(p)
 }
 
 // PlanOf is the pure part of MakePlan: from one state, one view, and what was
@@ -131,7 +137,7 @@ func (pl planner) plan(p cluster.Proposal) Plan {
 			plan.Slots = append(plan.Slots, one)
 			continue
 		}
-		one := pl.slot(ps)
+		one := pl.slot(p, ps)
 		plan.SinceS = max(plan.SinceS, one.SinceS)
 		plan.Slots = append(plan.Slots, one)
 	}
@@ -159,10 +165,11 @@ type planner struct {
 	suspectAfter time.Duration
 	proposal     string
 	answers      answers
+	noHandOver   bool // it was tried: the master counts as dead
 }
 
 // slot plans one slot that is not done.
-func (pl planner) slot(ps cluster.ProposedSlot) PlanSlot {
+func (pl planner) slot(p cluster.Proposal, ps cluster.ProposedSlot) PlanSlot {
 	out := blank(ps)
 	sl, ok := pl.st.Slot(ps.Slot)
 	if !ok || sl.Epoch != ps.Epoch || sl.Master != ps.From {
@@ -171,8 +178,13 @@ func (pl planner) slot(ps cluster.ProposedSlot) PlanSlot {
 	}
 	out.SinceS, out.Version = pl.since(sl), sl.Version
 	asked, seen := pl.asked(sl), pl.sightings(sl.ID)
-	doubts := pl.doubts(sl, asked, seen)
 	forgotten := pl.beyond(sl, seen)
+	if p.OpenedBy != Watcher && forgotten.why == "" && !pl.noHandOver && pl.serves(sl) {
+		if one := pl.handOver(out, sl, ps, asked); one.Safe || !p.Dead {
+			return one
+		}
+	}
+	doubts := pl.doubts(sl, asked, seen)
 	if forgotten.why != "" {
 		doubts, out.SeenEpoch = []string{forgotten.why}, forgotten.epoch
 	}
@@ -190,7 +202,7 @@ func (pl planner) slot(ps cluster.ProposedSlot) PlanSlot {
 	}
 	asked.describe(&out)
 	switch {
-	case pl.serves(sl) && forgotten.why == "":
+	case pl.serves(sl) && forgotten.why == "" && p.OpenedBy == Watcher:
 		out.Serves = true
 		out.Why = fmt.Sprintf("%s answers again: nothing to do", sl.Master)
 	case to == nil && len(sl.Replicas) == 0:
@@ -202,6 +214,31 @@ func (pl planner) slot(ps cluster.ProposedSlot) PlanSlot {
 		out.Accept = fmt.Sprintf("mailnode failover confirm %s --slot %s --accept-loss", pl.proposal, sl.ID)
 	default:
 		out.Safe = true
+	}
+	return out
+}
+
+// handOver plans a slot whose master serves it and is to hand it over.
+func (pl planner) handOver(out PlanSlot, sl cluster.Slot, ps cluster.ProposedSlot, asked copies) PlanSlot {
+	to := asked.choose(sl, ps.To, false, false)
+	if c, ok := asked[ps.To]; ok && ps.To != "" { // a person named it, or the proposal did
+		to = &c
+	}
+	out.SinceS = 0
+	switch {
+	case to == nil && len(sl.Replicas) == 0:
+		out.Why = fmt.Sprintf("no other copy exists: %s keeps it", sl.Master)
+	case to == nil:
+		asked.describe(&out)
+		out.Why = "no viable copy answers: " + strings.Join(out.NotChosen, ", ")
+	default:
+		out.To, out.Position = to.Node, to.Position
+		if why := to.trouble(); why != "" {
+			out.Why = fmt.Sprintf("%s cannot take it now: %s", to.Node, why)
+		} else {
+			out.Safe, out.HandOver = true, true
+		}
+		asked.describe(&out)
 	}
 	return out
 }
@@ -233,7 +270,7 @@ func (pl planner) doubts(sl cluster.Slot, asked copies, seen []Sighting) []strin
 			out = append(out, fmt.Sprintf("%s was in sync and has no copy now", n))
 		case c.fault() != "":
 			out = append(out, fmt.Sprintf("%s was in sync and may hold more, but %s", n, c.fault()))
-		case c.Lineage != sl.Epoch:
+		case c.Lineage != sl.Epoch && !(sl.Inherited && c.Lineage == sl.AtLeast.Epoch() && c.Position >= sl.AtLeast):
 			out = append(out, fmt.Sprintf("%s was in sync, yet its last epoch is %d, not %d", n, c.Lineage, sl.Epoch))
 		default:
 			if why := wentBack(sl, n, c.CopyAnswer, seen); why != "" {

@@ -51,7 +51,10 @@ func (p Plan) print(out *printer) {
 	if p.LastWords != "" { // the recorded reason repeats them, without their age
 		reason = fmt.Sprintf("%s is silent", p.Node)
 	}
-	out.line(0, "%s (for %s)", reason, age(time.Duration(p.SinceS)*time.Second))
+	if p.SinceS > 0 {
+		reason = fmt.Sprintf("%s (for %s)", reason, age(time.Duration(p.SinceS)*time.Second))
+	}
+	out.line(0, "%s", reason)
 	if p.LastWords != "" {
 		out.line(0, "%s", p.LastWords)
 	}
@@ -81,7 +84,11 @@ func (p Plan) printSlots(out *printer) {
 	for _, g := range grouped(safe, PlanSlot.said) {
 		out.gap()
 		out.line(0, "%s: %s -> %s", planNames(g), g[0].From, g[0].To)
-		out.line(2, "safe, %s", facts(g))
+		if g[0].HandOver {
+			out.line(2, "handed over by %s, which serves: a pause of about a second, %s", g[0].From, usersOf(g))
+		} else {
+			out.line(2, "safe, %s", facts(g))
+		}
 		printRest(out, g)
 	}
 	for _, g := range grouped(done, PlanSlot.said) {
@@ -137,7 +144,7 @@ func printRest(out *printer, g []PlanSlot) {
 // alone.
 func (s PlanSlot) said() string {
 	return strings.Join([]string{string(s.From), string(s.To), s.Why, s.Accept,
-		strings.Join(s.OtherCopies, " "), strings.Join(s.NotChosen, " "), fmt.Sprint(s.Safe, s.Serves, s.Done)}, "|")
+		strings.Join(s.OtherCopies, " "), strings.Join(s.NotChosen, " "), fmt.Sprint(s.Safe, s.HandOver, s.Serves, s.Done)}, "|")
 }
 
 // grouped puts together of what the same would be said.
@@ -186,7 +193,7 @@ func planNames(g []PlanSlot) string {
 // known is said.
 func facts(g []PlanSlot) string {
 	var events, messages, bytes uint64
-	users, lag, lagKnown, riskKnown, usersKnown := 0, 0.0, true, true, true
+	lag, lagKnown, riskKnown := 0.0, true, true
 	var oldest int64
 	by := g[0].RiskBy
 	for _, s := range g {
@@ -197,8 +204,7 @@ func facts(g []PlanSlot) string {
 		if s.LagS != nil {
 			lag = max(lag, *s.LagS)
 		}
-		users += s.Users
-		lagKnown, riskKnown, usersKnown = lagKnown && s.LagS != nil, riskKnown && s.RiskKnown, usersKnown && s.UsersKnown
+		lagKnown, riskKnown = lagKnown && s.LagS != nil, riskKnown && s.RiskKnown
 		if s.RiskBy != by {
 			by = ""
 		}
@@ -207,14 +213,7 @@ func facts(g []PlanSlot) string {
 	if lagKnown {
 		out = fmt.Sprintf("lag %.1f s when last heard", lag)
 	}
-	switch {
-	case usersKnown:
-		out += ", " + counted(uint64(users), "user")
-	case users > 0:
-		out += fmt.Sprintf(", at least %s", counted(uint64(users), "user"))
-	default:
-		out += ", users not known"
-	}
+	out += ", " + usersOf(g)
 	switch {
 	case events > 0:
 		out += fmt.Sprintf(", at risk: %s, %s, %s", counted(events, "event"), counted(messages, "message"), size(bytes))
@@ -225,6 +224,21 @@ func facts(g []PlanSlot) string {
 		out += ", how much is at risk is not known"
 	}
 	return out
+}
+
+// usersOf says how many users a group's slots have, as far as that is known.
+func usersOf(g []PlanSlot) string {
+	users, known := 0, true
+	for _, s := range g {
+		users, known = users+s.Users, known && s.UsersKnown
+	}
+	switch {
+	case known:
+		return counted(uint64(users), "user")
+	case users > 0:
+		return fmt.Sprintf("at least %s", counted(uint64(users), "user"))
+	}
+	return "users not known"
 }
 
 func (p Plan) printClosed(out *printer) {

@@ -105,6 +105,7 @@ const (
 type Proposal struct {
 	ID        string         `json:"id"`          // "p3"
 	Node      slot.NodeName  `json:"n,omitempty"` // the node it is about; "" when it is about single slots
+	Dead      bool           `json:"d,omitempty"` // a person takes Node for dead: a hand-over is tried, and not waited for
 	Reason    string         `json:"r,omitempty"`
 	State     ProposalState  `json:"st"`
 	OpenedBy  string         `json:"by,omitempty"`

@@ -111,6 +111,7 @@ type SetProtected struct {
 // carries are ignored, the ID is given out by Apply.
 type OpenProposal struct {
 	Node      slot.NodeName  `json:"node,omitempty"`
+	Dead      bool           `json:"dead,omitempty"`
 	Reason    string         `json:"reason,omitempty"`
 	By        string         `json:"by,omitempty"`
 	SinceWall string         `json:"wall,omitempty"`

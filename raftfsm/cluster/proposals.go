@@ -36,7 +36,7 @@ func (c OpenProposal) apply(s *State, _ uint64) (Result, error) {
 		}
 		slots = append(slots, ps.evidence())
 	}
-	p := Proposal{ID: fmt.Sprintf("p%d", s.NextProposal), Node: c.Node, Reason: shown(c.Reason), State: Open,
+	p := Proposal{ID: fmt.Sprintf("p%d", s.NextProposal), Node: c.Node, Dead: c.Dead, Reason: shown(c.Reason), State: Open,
 		OpenedBy: shown(c.By), SinceWall: shown(c.SinceWall), Slots: slots}
 	s.NextProposal++
 	s.Proposals = append(s.Proposals, p)

@@ -1,0 +1,152 @@
+package failover
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"mailnode/raftfsm/cluster"
+	"mailnode/storage/slot"
+)
+
+const (
+	// GiveUpHandOver is how long a hand-over may take before a leader gives it up.
+	GiveUpHandOver = 30 * time.Second
+	// handOverWait is how long a confirmation waits for one: its end is a command too,
+	// for which a leader may have to be elected first.
+	handOverWait = GiveUpHandOver + changeWait
+	// deadWait is how long a hand-over is tried with a master that is assumed dead.
+	deadWait = 5 * time.Second
+)
+
+// handOverAll hands slots over side by side, and files those that went. It returns
+// those that did not, and those of which that is not known when wait is over.
+func handOverAll(ctx context.Context, own Ownership, list []cluster.BeginHandOver, wait time.Duration, out *Outcome) (stayed, open []SlotOutcome) {
+	var mu sync.Mutex
+	each(list, func(c cluster.BeginHandOver) {
+		so, kind := handOver(ctx, own, c, wait)
+		mu.Lock()
+		defer mu.Unlock()
+		switch kind {
+		case changed:
+			out.Done = append(out.Done, so)
+		case declined:
+			stayed = append(stayed, so)
+		default:
+			open = append(open, so)
+		}
+	})
+	for _, l := range [][]SlotOutcome{out.Done, stayed, open} {
+		sortBySlot(l)
+	}
+	return stayed, open
+}
+
+// handOver has a slot sealed, and waits until its master has handed it over, or that
+// was given up. The command changes nothing when it is repeated.
+func handOver(ctx context.Context, own Ownership, c cluster.BeginHandOver, wait time.Duration) (SlotOutcome, result) {
+	ctx, cancel := context.WithTimeout(ctx, wait)
+	defer cancel()
+	for {
+		r, err := own.Propose(ctx, c)
+		switch cluster.OutcomeOf(err) {
+		case cluster.Done, cluster.Unseen:
+			return awaitHandOver(ctx, own, c, r.Index)
+		case cluster.Refused:
+			if so, kind := handedOver(own.State(), c, 0); kind != undecided {
+				return so, kind
+			}
+			var newer cluster.ErrChanged
+			if errors.As(err, &newer) {
+				return SlotOutcome{Slot: c.Slot, To: c.To, Why: "the plan is no longer true: what is recorded of the slot has changed since it was made",
+					Accept: "mailnode failover show " + c.Proposal, again: true}, declined
+			}
+			return SlotOutcome{Slot: c.Slot, To: c.To, Why: err.Error()}, declined
+		}
+		again := time.NewTimer(repeatAfter)
+		select {
+		case <-again.C:
+		case <-ctx.Done():
+			again.Stop()
+			return SlotOutcome{Slot: c.Slot, To: c.To, Why: fmt.Sprintf("the outcome is not known: %v; ask another node:", err)}, undecided
+		}
+	}
+}
+
+// awaitHandOver looks at the state until a hand-over that was begun at an index of
+// Raft's log, or before, has ended.
+func awaitHandOver(ctx context.Context, own Ownership, c cluster.BeginHandOver, begun uint64) (SlotOutcome, result) {
+	poll := time.NewTicker(pollEvery)
+	defer poll.Stop()
+	for {
+		if so, kind := handedOver(own.State(), c, begun); kind != undecided {
+			return so, kind
+		}
+		select {
+		case <-ctx.Done():
+			return SlotOutcome{Slot: c.Slot, To: c.To, Why: "it is sealed, and the hand-over has neither ended nor been given up:"}, undecided
+		case <-poll.C:
+		}
+	}
+}
+
+// handedOver reads from the state how a hand-over ended. A begun of 0 is one of which
+// this node does not know that it has begun.
+func handedOver(st *cluster.State, c cluster.BeginHandOver, begun uint64) (SlotOutcome, result) {
+	sl, ok := st.Slot(c.Slot)
+	p, known := st.Proposal(c.Proposal)
+	switch {
+	case !ok:
+		return SlotOutcome{}, undecided
+	case sl.Epoch == c.Epoch+1 && sl.Master == c.To:
+		return SlotOutcome{Slot: c.Slot, To: c.To, Epoch: sl.Epoch}, changed
+	case sl.Epoch > c.Epoch:
+		return SlotOutcome{Slot: c.Slot, To: sl.Master, Epoch: sl.Epoch,
+			Why: fmt.Sprintf("it went to %s meanwhile, with epoch %d", sl.Master, sl.Epoch)}, declined
+	case known && p.State != cluster.Open:
+		return SlotOutcome{Slot: c.Slot, To: c.To, Why: cluster.ErrClosed{Proposal: p.ID, State: p.State, Why: p.Closed}.Error()}, declined
+	case begun > 0 && sl.HandOver == nil && sl.Version >= begun:
+		why := "the hand-over was given up"
+		for _, ps := range p.Slots {
+			if ps.Slot == c.Slot && ps.Note != "" {
+				why = ps.Note
+			}
+		}
+		return SlotOutcome{Slot: c.Slot, To: c.To, Why: fmt.Sprintf("%s; %s serves it as before", why, sl.Master)}, declined
+	}
+	return SlotOutcome{}, undecided
+}
+
+// Sealed is one hand-over under way, and since when this node has seen it.
+type Sealed struct {
+	Slot  slot.ID
+	Begun uint64
+	Since time.Duration
+}
+
+// GiveUp returns the commands of a leader about hand-overs that it has seen for too
+// long, by its own monotonic clock (law 11), and what it has seen now.
+func GiveUp(st *cluster.State, now time.Duration, seen []Sealed) ([]cluster.Command, []Sealed) {
+	var out []cluster.Command
+	var still []Sealed
+	for _, sl := range st.Slots {
+		h := sl.HandOver
+		if h == nil {
+			continue
+		}
+		s := Sealed{Slot: sl.ID, Begun: h.Begun, Since: now}
+		for _, was := range seen {
+			if was.Slot == s.Slot && was.Begun == s.Begun {
+				s.Since = was.Since
+			}
+		}
+		still = append(still, s)
+		if now-s.Since >= GiveUpHandOver {
+			out = append(out, cluster.AbortHandOver{Slot: sl.ID, Epoch: sl.Epoch, Begun: h.Begun,
+				Why: fmt.Sprintf("%s did not hand over to %s within %s", sl.Master, h.To, GiveUpHandOver)})
+		}
+	}
+	return out, still
+}
