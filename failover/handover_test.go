@@ -1,0 +1,172 @@
+package failover
+
+import (
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"mailnode/raftfsm/cluster"
+	"mailnode/storage/slot"
+)
+
+// handsOver makes the site's masters hand over what is sealed, after a while.
+func (s *site) handsOver(t *testing.T, after time.Duration) {
+	s.after = func(c cluster.Command) error {
+		b, ok := c.(cluster.BeginHandOver)
+		if !ok {
+			return nil
+		}
+		sl := s.st.Slots[b.Slot]
+		go func() {
+			time.Sleep(after)
+			inSync := append([]slot.NodeName{sl.Master}, slices.DeleteFunc(slices.Clone(sl.Replicas), func(n slot.NodeName) bool { return n == b.To })...)
+			_, err := s.Propose(t.Context(), cluster.CommitHandOver{Slot: b.Slot, Epoch: b.Epoch, Begun: sl.HandOver.Begun, Position: slot.At(1, 100), InSync: inSync})
+			if err != nil {
+				t.Log(err)
+			}
+		}()
+		return nil
+	}
+}
+
+func (s *site) wish(t *testing.T, w Wish) Proposed {
+	t.Helper()
+	w.By = "alice"
+	p, err := Propose(t.Context(), s, s.view(), suspect, w)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+// All masters go off a node that lives, and come home again. The watcher leaves a
+// person's proposal alone, and what was wished for twice is proposed once.
+func TestMoveOffAndHome(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newSite(t, list("n1", "n2", "n3"), list("n1", "n2", "n3"), list("n1", "n3"), list("n2", "n1"))
+		p := s.wish(t, Wish{From: "n1"})
+		if again := s.wish(t, Wish{From: "n1"}); p.Proposal != "p1" || again.Proposal != "p1" || again.ExitCode != ExitDone {
+			t.Fatalf("%+v, then %+v", p, again)
+		}
+		s.run(t, 20*time.Second)
+		plan := s.plan(t, "p1")
+		if safe, left := plan.Safe(); safe != 3 || left != 3 || !plan.Slots[0].HandOver {
+			t.Fatalf("%+v", plan)
+		}
+		var text strings.Builder
+		plan.Render(&text)
+		checkWidth(t, text.String())
+		if !strings.Contains(text.String(), "p1: SAFE, 3 slots of n1") || strings.Contains(text.String(), "lag") {
+			t.Error(text.String())
+		}
+		s.handsOver(t, 300*time.Millisecond)
+		o, err := Confirm(t.Context(), s.deps(), Request{By: "alice"})
+		if err != nil || o.ExitCode != ExitDone || ids(o.Done) != "s000 s001 s002" {
+			t.Fatalf("%+v, %v", o, err)
+		}
+		for _, sl := range s.st.Slots[:3] {
+			if sl.Master == "n1" || sl.Epoch != 2 || sl.Unclean != 0 || !sl.Protected {
+				t.Errorf("%+v", sl)
+			}
+		}
+		if got := s.wish(t, Wish{From: "n1"}); got.ExitCode != ExitNothing {
+			t.Errorf("typed again: %+v", got)
+		}
+		if got := s.wish(t, Wish{Home: true, HomeOf: "n2"}); got.ExitCode != ExitNothing {
+			t.Errorf("n2's slots are at home: %+v", got)
+		}
+		if got := s.wish(t, Wish{Home: true, HomeOf: "n1"}); got.Proposal != "p2" {
+			t.Fatalf("%+v", got)
+		}
+		for _, ps := range s.st.OpenProposals()[0].Slots {
+			if ps.To != "n1" {
+				t.Errorf("%+v", ps)
+			}
+		}
+	})
+}
+
+// A hand-over that does not come about is given up by a command, is said, and leaves
+// the slot as it was.
+func TestHandOverIsGivenUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newSite(t, list("n1", "n2", "n3"))
+		s.wish(t, Wish{Slot: 0, To: "n3"})
+		s.edit("n3", 0, func(c *CopyAnswer) { c.Viable, c.Building = false, true })
+		if plan := s.plan(t, "p1"); plan.Slots[0].Safe || plan.Slots[0].Accept != "" || !strings.Contains(plan.Slots[0].Why, "n3 cannot take it now") {
+			t.Errorf("to a copy that is being built: %+v", plan.Slots[0])
+		}
+		s.edit("n3", 0, func(c *CopyAnswer) { c.Viable, c.Building = true, false })
+		began := time.Now()
+		go func() { // the leader
+			var seen []Sealed
+			for time.Since(began) < time.Minute {
+				cmds, now := GiveUp(s.State(), time.Since(began), seen)
+				seen = now
+				for _, c := range cmds {
+					if _, err := s.Propose(t.Context(), c); err != nil {
+						t.Error(err)
+					}
+				}
+				time.Sleep(500 * time.Millisecond)
+			}
+		}()
+		o, err := Confirm(t.Context(), s.deps(), Request{By: "alice"})
+		if err != nil || o.ExitCode != ExitRefused || !said(o, "n1 did not hand over to n3 within 30s; n1 serves it as before") {
+			t.Fatalf("%+v, %v", o, err)
+		}
+		if took := time.Since(began); took < GiveUpHandOver || took > GiveUpHandOver+2*time.Second {
+			t.Errorf("given up after %s", took)
+		}
+		time.Sleep(time.Minute) // the leader ends
+		if sl := s.State().Slots[0]; sl.HandOver != nil || sl.Master != "n1" || sl.Epoch != 1 {
+			t.Errorf("%+v", sl)
+		}
+	})
+}
+
+// A node that is taken for dead is asked to hand over for 5 s. One that does not is
+// replaced as a silent one is, and its epoch counts as unclean.
+func TestTakenForDead(t *testing.T) {
+	for _, answers := range []bool{true, false} {
+		synctest.Test(t, func(t *testing.T) {
+			s := newSite(t, list("n1", "n2", "n3"), list("n1", "n2", "n3"))
+			if answers {
+				s.handsOver(t, time.Second)
+			}
+			s.wish(t, Wish{From: "n1", Dead: true})
+			began := time.Now()
+			o, err := Confirm(t.Context(), s.deps(), Request{By: "alice"})
+			if err != nil || o.ExitCode != ExitDone || ids(o.Done) != "s000 s001" {
+				t.Fatalf("%+v, %v", o, err)
+			}
+			took := time.Since(began)
+			for _, sl := range s.st.Slots {
+				if unclean := sl.Unclean == 1; sl.Master == "n1" || sl.Epoch != 2 || unclean == answers || sl.HandOver != nil {
+					t.Errorf("hands over: %v: %+v", answers, sl)
+				}
+			}
+			if answers && took > 2*time.Second || !answers && (took < deadWait || took > deadWait+2*time.Second) {
+				t.Errorf("hands over: %v: took %s", answers, took)
+			}
+		})
+	}
+}
+
+// Slots of a silent node are in the watcher's proposal: who wants them off it gets
+// that one.
+func TestWishIsProposedAlready(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := fifteen(t)
+		if p := s.wish(t, Wish{From: "n1", Dead: true}); p.Proposal != "p1" || p.ExitCode != ExitDone {
+			t.Errorf("%+v", p)
+		}
+		for name, w := range map[string]Wish{"no node": {From: "n9"}, "no copy": {Slot: 0, To: "n4"}, "no slot": {Slot: 99, To: "n2"}} {
+			if p := s.wish(t, w); p.Proposal != "" || p.ExitCode != ExitUsage && p.ExitCode != ExitRefused || !strings.Contains(p.Text, "mailnode ") {
+				t.Errorf("%s: %+v", name, p)
+			}
+		}
+	})
+}
