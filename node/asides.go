@@ -55,18 +55,6 @@ func newAsides(n *Node) *asides {
 	return &asides{n: n, poke: make(chan struct{}, 1), own: map[asideKey]ownAside{}, heard: map[slot.NodeName][]failover.AsideReport{}}
 }
 
-// setAside is told of a state that a copy has just set aside.
-func (k *keeper) setAside(name string) {
-	s := k.opened()
-	if s == nil {
-		return
-	}
-	if k.n.lossOf(k.id) {
-		k.n.logErr("note accepted loss", s.NoteLoss(name))
-	}
-	k.n.asides.look(k.id, s)
-}
-
 // lossOf reports whether Raft knows that this node was left behind as a slot's master
 // by a promotion whose loss was accepted.
 func (n *Node) lossOf(id slot.ID) bool {

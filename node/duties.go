@@ -426,23 +426,6 @@ func openingText(r failover.CopyReport) string {
 	return text + fmt.Sprintf(", for %s", (time.Duration(r.OpeningMs)*time.Millisecond).Round(time.Second))
 }
 
-// replicasLate reports whether no replica is less than five minutes behind. One that
-// was never heard since this node serves the slot lacks everything since then.
-func (k *keeper) replicasLate() bool {
-	k.mu.Lock()
-	feed, servedAt := k.feed, k.servedAt
-	k.mu.Unlock()
-	if feed == nil {
-		return false
-	}
-	_, replicas := feed.State()
-	late := len(replicas) > 0 || k.n.clock.Mono()-servedAt >= lagPageAfter
-	for _, r := range replicas {
-		late = late && r.Lag >= lagPageAfter
-	}
-	return late
-}
-
 // Serving implements failover.Serving.
 func (n *Node) Serving(ctx context.Context, node slot.NodeName, id slot.ID, epoch slot.Epoch) (bool, error) {
 	got, err := n.Ask(ctx, node, []failover.Question{{Slot: id, Epoch: epoch}})

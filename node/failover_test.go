@@ -279,23 +279,6 @@ func TestProposalIsSeenAtEveryNode(t *testing.T) {
 	}
 }
 
-// A role that was ended while it began is not taken: what proved it is old.
-func TestRoleEndedWhileItBegins(t *testing.T) {
-	k := &keeper{}
-	left := 0
-	if err := k.take(k.term, func() { left++ }, func() {}); err != nil || left != 0 {
-		t.Fatalf("take: %v, left %d times", err, left)
-	}
-	term := k.term
-	k.end()
-	if left != 1 {
-		t.Fatalf("left %d times, want once", left)
-	}
-	if err := k.take(term, func() { left++ }, func() { t.Error("taken") }); err == nil || left != 2 {
-		t.Errorf("an ended role was taken: %v, left %d times", err, left)
-	}
-}
-
 // The first node of a cluster whose Raft folder was emptied does not found the
 // cluster a second time. It goes on with what is remembered beside it, and says so.
 func TestEmptiedRaftFolderFoundsNothing(t *testing.T) {

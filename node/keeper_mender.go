@@ -244,43 +244,6 @@ func (m *mender) fetchFrom(ctx context.Context, node slot.NodeName, ref slot.Bod
 	return err
 }
 
-// others lists the nodes that Raft gives the slot's other copies.
-func (k *keeper) others() []slot.NodeName {
-	sl, _ := k.n.raft.State().Slot(k.id)
-	return slices.DeleteFunc(append([]slot.NodeName{sl.Master}, sl.Replicas...), func(n slot.NodeName) bool {
-		return n == "" || n == k.n.cfg.Node.Name
-	})
-}
-
-// clientsBeside returns the copies beside this one and the master's.
-func (k *keeper) clientsBeside(master slot.NodeName) func() []repl.ReplicationClient {
-	return func() (out []repl.ReplicationClient) {
-		for _, node := range k.others() {
-			if node == master {
-				continue
-			}
-			if conn, err := k.n.peers.conn(node); err == nil {
-				out = append(out, repl.NewReplicationClient(conn))
-			}
-		}
-		return out
-	}
-}
-
-// opened returns the copy, nil while it is not open.
-func (k *keeper) opened() *local.Slot {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	return k.copy
-}
-
-// roles returns what the copy is now.
-func (k *keeper) roles() (*local.Master, *repl.Feed, *repl.Follower) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	return k.master, k.feed, k.follower
-}
-
 // giveUp removes, at the master, what no copy has: LAWS §4.15.
 func (m *mender) giveUp(ctx context.Context) {
 	master, _, _ := m.k.roles()
@@ -339,7 +302,7 @@ func (m *mender) mendIndex() {
 	_, _, follower := m.k.roles()
 	s := m.k.opened()
 	if err == nil || follower == nil || s == nil || s.Building() || local.IndexLost(err) {
-		return // a damaged file of the index has it rebuilt (reindex.go)
+		return // a damaged file of the index has it rebuilt (keeper_rebuild.go)
 	}
 	follower.Refetch("its index is damaged: " + err.Error())
 	m.mu.Lock()

@@ -1,15 +1,12 @@
 package node
 
 import (
-	"errors"
 	"fmt"
-	"slices"
 	"time"
 
 	"mailnode/failover"
 	"mailnode/node/monitor"
 	"mailnode/raftfsm/cluster"
-	"mailnode/storage/local"
 	"mailnode/storage/slot"
 )
 
@@ -68,30 +65,4 @@ func (n *Node) clockDoubt(agreed bool) string {
 		}
 	}
 	return ""
-}
-
-// selfCheck returns the lines of the check that a copy made when it was opened,
-// also of one that was refused.
-func (k *keeper) selfCheck() []string {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	var checks []local.Check
-	var refused *local.Refused
-	switch {
-	case k.copy != nil:
-		checks = k.copy.Checks()
-		if err := k.copy.Failure(); err != nil {
-			checks = append(slices.Clone(checks), local.Check{Name: "now", State: local.CheckFailed,
-				Text: err.Error() + ": when its slot is served elsewhere, systemctl restart mailnode"})
-		}
-	case errors.As(k.refused, &refused):
-		checks = refused.Checks
-	case k.refused != nil:
-		checks = []local.Check{{Name: "volume", State: local.CheckFailed, Text: k.refused.Error()}}
-	}
-	var out []string
-	for _, c := range checks {
-		out = append(out, c.String())
-	}
-	return out
 }

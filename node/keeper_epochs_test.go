@@ -1,0 +1,68 @@
+package node
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"log/slog"
+	"strings"
+	"testing"
+	"time"
+
+	"mailnode/failover"
+	"mailnode/storage/local"
+)
+
+// A node works under an epoch and has no event of it yet. When it is asked under
+// that epoch its promise is durable: after a restart it may know an older state of
+// Raft, follow the old master, and acknowledge to it what the new one never hears.
+func TestLaw01PromiseAlsoForTheEpochThatItKnows(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, 3, 1, 3)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	n1 := s.nodes[0]
+	id := servedBy(t, s.status(ctx, n1), "n1")
+	sl, _ := n1.node.State().Slot(id)
+	k := s.named(sl.Replicas[0]).node.copies.keeper(id)
+	next := sl.Epoch + 1
+	k.mu.Lock()
+	k.epoch = next // as if Raft had told it a moment ago
+	k.mu.Unlock()
+	if err := k.promise(ctx, next); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := k.opened().Promised(); got != next || err != nil {
+		t.Errorf("promised %d (%v), want %d", got, err, next)
+	}
+}
+
+// Somebody else has asked under the same epoch a moment ago. Whoever asks now is
+// not answered either before the role has ended that may still acknowledge.
+func TestLaw01SecondQuestionWaitsForTheRole(t *testing.T) {
+	ended := make(chan struct{})
+	k := &keeper{log: slog.New(slog.DiscardHandler), copy: &local.Slot{}, told: toldEpochs{promised: 2}, role: failover.RoleReplica, epoch: 1, leave: func() { <-ended }}
+	for range 2 {
+		if err := k.promise(context.Background(), 2); !errors.Is(err, errNotEnded) {
+			t.Errorf("promise: %v, want %v", err, errNotEnded)
+		}
+	}
+	close(ended)
+	if err := k.promise(context.Background(), 2); err != nil {
+		t.Errorf("after the role has ended: %v", err)
+	}
+}
+
+// A master whose Raft has stopped is told of the higher epoch with each report. It
+// asks again each second, and the log has one line.
+func TestHigherEpochIsLoggedOnce(t *testing.T) {
+	var out bytes.Buffer
+	k := &keeper{log: slog.New(slog.NewTextHandler(&out, nil)), poke: make(chan struct{}, 1)}
+	for range 494 {
+		k.role, k.epoch = failover.RoleMaster, 1 // as converge leaves it
+		k.fenced(3)
+	}
+	if got := strings.Count(out.String(), "\n"); got != 1 {
+		t.Errorf("%d lines, want 1:\n%s", got, &out)
+	}
+}

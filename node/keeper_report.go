@@ -1,0 +1,124 @@
+package node
+
+import (
+	"errors"
+	"slices"
+	"time"
+
+	"mailnode/failover"
+	"mailnode/storage/local"
+	"mailnode/storage/repl"
+	"mailnode/storage/slot"
+)
+
+// hangsAfter is how long a disk may take to answer before others are told.
+const hangsAfter = 5 * time.Second
+
+// report describes the copy for other nodes. Neither it nor whoever else holds
+// k.mu waits for a disk or a peer: all copies of the node are reported together
+// (law 9).
+func (k *keeper) report() failover.CopyReport {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	r := failover.CopyReport{Slot: k.id, Role: k.role, Epoch: k.epoch, Waiting: k.waiting, Serving: k.master != nil}
+	if k.opening.step != "" {
+		r.Opening, r.OpeningPercent, r.OpeningMs = k.opening.step, k.opening.percent, (k.n.clock.Mono() - k.opening.since).Milliseconds()
+		return r
+	}
+	if k.refused != nil {
+		r.Failed = k.refused.Error()
+		return r
+	}
+	if k.copy == nil {
+		return r
+	}
+	if what, since := k.copy.Hangs(); since >= min(hangsAfter, k.n.cfg.Replication.SuspectAfter) {
+		r.Hangs, r.HangsMs = what, since.Milliseconds()
+	}
+	if err := k.copy.Failure(); err != nil {
+		r.Failed = err.Error()
+		return r
+	}
+	head, err := k.copy.Head()
+	if err != nil {
+		r.Failed = err.Error()
+		return r
+	}
+	r.Position, r.Lineage, r.Building = head.Position, head.Lineage.Last(), head.Building
+	r.Counters = failover.Counters{Events: head.Position.N(), Messages: head.Births, Bytes: head.Bytes}
+	r.Viable = !head.Building && head.Position > 0 && r.Failed == "" // an empty copy proves nothing
+	r.Head, r.HeadCount = head.Position, r.Counters
+	if k.feed != nil {
+		r.AloneSince, r.Alone = k.feed.Alone()
+		protected, _ := k.feed.State()
+		r.Protected, r.LagKnown = &protected, true
+	}
+	if k.follower != nil {
+		st := k.follower.State()
+		r.InSync, r.LagMs = st.Counted, int64(st.LagMs)
+		r.LagKnown = st.Connected && !head.Building && k.n.clock.Mono()-st.HeardAt < lagHeardWithin
+		r.Quarantined = st.Connected && !st.Viable && !head.Building
+		r.Viable = r.Viable && !r.Quarantined
+		if st.Head > head.Position {
+			r.Head = st.Head
+			r.HeadCount = failover.Counters{Events: st.Head.N(), Messages: st.HeadBirths, Bytes: st.HeadBytes}
+		}
+	}
+	return r
+}
+
+// replicasLate reports whether no replica is less than five minutes behind. One that
+// was never heard since this node serves the slot lacks everything since then.
+func (k *keeper) replicasLate() bool {
+	k.mu.Lock()
+	feed, servedAt := k.feed, k.servedAt
+	k.mu.Unlock()
+	if feed == nil {
+		return false
+	}
+	_, replicas := feed.State()
+	late := len(replicas) > 0 || k.n.clock.Mono()-servedAt >= lagPageAfter
+	for _, r := range replicas {
+		late = late && r.Lag >= lagPageAfter
+	}
+	return late
+}
+
+// selfCheck returns the lines of the check that a copy made when it was opened,
+// also of one that was refused.
+func (k *keeper) selfCheck() []string {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	var checks []local.Check
+	var refused *local.Refused
+	switch {
+	case k.copy != nil:
+		checks = k.copy.Checks()
+		if err := k.copy.Failure(); err != nil {
+			checks = append(slices.Clone(checks), local.Check{Name: "now", State: local.CheckFailed,
+				Text: err.Error() + ": when its slot is served elsewhere, systemctl restart mailnode"})
+		}
+	case errors.As(k.refused, &refused):
+		checks = refused.Checks
+	case k.refused != nil:
+		checks = []local.Check{{Name: "volume", State: local.CheckFailed, Text: k.refused.Error()}}
+	}
+	var out []string
+	for _, c := range checks {
+		out = append(out, c.String())
+	}
+	return out
+}
+
+// differsIn says in what a copy differs at the same position.
+func (k *keeper) differsIn(node slot.NodeName, c repl.Comparison) string {
+	detail := "in accounts, addresses or subscriptions"
+	if s := k.opened(); s != nil && len(c.Mailboxes) > 0 {
+		account, name := s.MailboxName(c.Mailboxes[0])
+		detail = "in " + string(account) + " " + name
+		if len(c.Mailboxes) > 1 {
+			detail += " and others"
+		}
+	}
+	return string(node) + " differs " + detail
+}
