@@ -54,7 +54,7 @@ bodies given up by themselves | node giveUpMax giveUpAfter
 missing messages are looked for | node lookEvery
 scrub | node scrubRateLeast
 'slot audit' | node auditRateDefault
-'slot reindex' | node reindexBytesPerSec
+'slot reindex' | node rebuildBytesPerSec
 remembered logins | storage/local verifiedMax
 logins that wait to be proved | storage/local waitingMax
 rest of a client after a wrong password | storage/local wrongRest

@@ -55,10 +55,7 @@ func spanText(d time.Duration) string {
 // as the first copy says that doubts it. agreed: another node's says the same.
 func (n *Node) clockDoubt(agreed bool) string {
 	for _, k := range n.copies.all() {
-		k.mu.Lock()
-		s := k.copy
-		k.mu.Unlock()
-		if s != nil {
+		if s := k.opened(); s != nil {
 			if doubt := s.ClockDoubt(agreed); doubt != "" {
 				return doubt
 			}

@@ -5,7 +5,6 @@ import (
 	"sync"
 	"time"
 
-	"mailnode/failover"
 	"mailnode/node/rpc"
 	"mailnode/storage/local"
 	"mailnode/storage/repl"
@@ -41,9 +40,8 @@ func (c *copies) slot(id slot.ID) *local.Slot {
 // Feed implements repl.Copies.
 func (c *copies) Feed(id slot.ID) *repl.Feed {
 	if k := c.keeper(id); k != nil {
-		k.mu.Lock()
-		defer k.mu.Unlock()
-		return k.feed
+		_, feed, _ := k.role.now()
+		return feed
 	}
 	return nil
 }
@@ -54,9 +52,8 @@ func (c *copies) PeerName(ctx context.Context) (slot.NodeName, bool) { return rp
 // serving returns the store of a slot that this node serves, else nil.
 func (c *copies) serving(id slot.ID) *local.Master {
 	if k := c.keeper(id); k != nil {
-		k.mu.Lock()
-		defer k.mu.Unlock()
-		return k.master
+		master, _, _ := k.role.now()
+		return master
 	}
 	return nil
 }
@@ -104,8 +101,7 @@ func (c *copies) keep(ctx context.Context, id slot.ID) {
 	if c.m[id] != nil {
 		return
 	}
-	k := &keeper{n: c.n, id: id, log: c.n.log.With("slot", id), poke: make(chan struct{}, 1), role: failover.RoleNone, reindex: newReindexing()}
-	k.mend = newMender(k)
+	k := newKeeper(c.n, id)
 	c.m[id] = k
 	c.n.wg.Go(func() { k.run(ctx) })
 }
@@ -120,11 +116,7 @@ func (c *copies) close() bool {
 	var wg sync.WaitGroup
 	for _, k := range c.all() {
 		wg.Go(func() {
-			k.mu.Lock()
-			s := k.copy
-			k.copy = nil
-			k.mu.Unlock()
-			if s != nil {
+			if s := k.open.shut(nil); s != nil {
 				c.n.logErr("close slot", s.Close())
 			}
 		})

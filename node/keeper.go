@@ -5,7 +5,6 @@ import (
 	"errors"
 	"log/slog"
 	"slices"
-	"sync"
 	"time"
 
 	"mailnode/failover"
@@ -13,41 +12,31 @@ import (
 	"mailnode/node/monitor"
 	"mailnode/storage"
 	"mailnode/storage/local"
-	"mailnode/storage/repl"
 	"mailnode/storage/slot"
 )
 
 // keeper keeps one copy in the role that Raft gives it.
 type keeper struct {
-	n   *Node
-	id  slot.ID
-	log *slog.Logger
-	dir string // of the copy, set when it is opened
-	// options are those of the copy, set when it is opened; the run loop's own.
-	options local.Options
-	poke    chan struct{} // look at Raft again now
-	mend    *mender
+	n    *Node
+	id   slot.ID
+	log  *slog.Logger
+	poke chan struct{} // look at Raft again now
+	mend *mender
 
-	reindex reindexing // the run loop's own, and channels
-	failed  bool       // the store has stopped for good; the run loop's own
+	// The run loop's own.
+	options local.Options // of the copy, set when it is opened
+	failed  bool          // the store has stopped for good
+	index   indexDamage   // its channels are anybody's
 
-	mu       sync.Mutex // guards all below
-	copy     *local.Slot
-	refused  error // why the copy could not be opened
-	opening  openProgress
-	role     failover.Role
-	epoch    slot.Epoch
-	term     uint64      // +1 whenever a role ends: one that was ended while it began is not taken
-	waiting  string      // a master that does not serve yet: why
-	lost     *lostEvents // a master whose copy has lost events: it must not serve
-	told     toldEpochs
-	master   *local.Master
-	servedAt time.Duration // Clock.Mono when master began
-	feed     *repl.Feed
-	follower *repl.Follower
-	leave    func()        // ends the role: at once what changes the mail, then it waits for the rest
-	ended    chan struct{} // closed when the last role that was left has ended; nil: none was
-	users    shownUsers
+	open  opening
+	role  roleState
+	users shownUsers
+}
+
+func newKeeper(n *Node, id slot.ID) *keeper {
+	k := &keeper{n: n, id: id, log: n.log.With("slot", id), poke: make(chan struct{}, 1), index: newIndexDamage(), role: roleState{kind: failover.RoleNone}}
+	k.mend = newMender(k)
+	return k
 }
 
 func (k *keeper) wake() {
@@ -61,7 +50,7 @@ const retryRole = time.Second
 
 // run opens the copy and converges until ctx ends.
 func (k *keeper) run(ctx context.Context) {
-	defer k.end()
+	defer k.role.end()
 	k.openCopy(ctx)
 	k.n.wg.Go(func() { k.mend.run(ctx) })
 	for ctx.Err() == nil {
@@ -71,9 +60,7 @@ func (k *keeper) run(ctx context.Context) {
 
 // turn converges once, and waits for what makes it necessary again.
 func (k *keeper) turn(ctx context.Context) {
-	k.mu.Lock()
-	s, refused := k.copy, k.refused
-	k.mu.Unlock()
+	s, refused := k.open.state()
 	if s == nil && errors.Is(refused, storage.ErrDiskFull) {
 		k.openWhenRoom(ctx)
 		return
@@ -83,13 +70,13 @@ func (k *keeper) turn(ctx context.Context) {
 	var failed <-chan struct{}
 	switch {
 	case s == nil: // a person must act and restart the process, unless it is the index
-		if local.IndexLost(refused) || k.reindex.pending != "" {
+		if local.IndexLost(refused) || k.index.pending != "" {
 			k.mendIndex(refused)
 			retry = time.After(rebuildAgainAfter)
 		}
 	case !k.failed:
 		failed = s.Failed()
-		if cause := k.reindex.cause; cause != nil {
+		if cause := k.index.cause; cause != nil {
 			k.mendIndex(cause) // this copy's part may have changed
 			retry = time.After(rebuildAgainAfter)
 		}
@@ -103,13 +90,13 @@ func (k *keeper) turn(ctx context.Context) {
 	case <-retry:
 	case <-failed:
 		k.failed = true
-		k.end()
+		k.role.end()
 		k.n.setCondition(monitor.SlotFailed, k.id.String(), s.Failure())
-	case w := <-k.reindex.parking:
+	case w := <-k.index.parking:
 		k.park(ctx, w)
-	case err := <-k.reindex.broken:
-		k.reindex.cause = err
-	case err := <-k.reindex.wrong:
+	case err := <-k.index.broken:
+		k.index.cause = err
+	case err := <-k.index.wrong:
 		k.countAgain(err)
 	case <-ctx.Done():
 	}
@@ -125,16 +112,8 @@ func (k *keeper) others() []slot.NodeName {
 
 // opened returns the copy, nil while it is not open.
 func (k *keeper) opened() *local.Slot {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	return k.copy
-}
-
-// roles returns what the copy is now.
-func (k *keeper) roles() (*local.Master, *repl.Feed, *repl.Follower) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	return k.master, k.feed, k.follower
+	s, _ := k.open.state()
+	return s
 }
 
 // unlessFailed runs what reads a copy's disk, and no longer waits for it once the

@@ -4,10 +4,12 @@ import (
 	"cmp"
 	"context"
 	"encoding/hex"
+	"sync"
 	"time"
 
 	"mailnode/failover"
 	"mailnode/storage/event"
+	"mailnode/storage/local"
 	"mailnode/storage/slot"
 )
 
@@ -20,43 +22,51 @@ const (
 	usersFor = 5 * time.Second
 )
 
-// shownUsers is what a copy said of its users last (local.Slot.Users, which has
-// the count in memory and the names on its disk). Guarded by keeper.mu.
+// shownUsers keeps what a copy said of its users last (local.Slot.Users, which has
+// the count in memory and the names on its disk).
 type shownUsers struct {
-	known   bool
-	count   int
-	names   []string
-	at      time.Duration // Clock.Mono
+	mu      sync.Mutex // guards all below
+	last    usersRead
 	reading chan struct{} // closed when the reading under way has ended; nil: there is none
 }
 
-// usersToShow returns the copy's users as they were read last, and reads them again when that is old
-// and the disk answers.
-func (k *keeper) usersToShow() shownUsers {
-	k.mu.Lock()
-	s, u, now := k.copy, k.users, k.n.clock.Mono()
-	if s == nil || u.known && now-u.at < usersFor {
-		k.mu.Unlock()
-		return u
+// usersRead is one reading of a copy's users.
+type usersRead struct {
+	known bool
+	count int
+	names []string
+	at    time.Duration // Clock.Mono
+}
+
+// show returns the users of a copy as they were read last, and reads them again
+// when that is old and the disk answers.
+func (u *shownUsers) show(s *local.Slot, now time.Duration) usersRead {
+	u.mu.Lock()
+	if u.last.known && now-u.last.at < usersFor {
+		defer u.mu.Unlock()
+		return u.last
 	}
 	if u.reading == nil {
 		u.reading = make(chan struct{})
-		k.users.reading = u.reading
-		go func() {
-			count, names, err := s.Users(planNamesMax)
-			k.mu.Lock()
-			defer k.mu.Unlock()
-			if k.users.reading = nil; err == nil {
-				k.users = shownUsers{known: true, count: count, names: names, at: now}
-			}
-			close(u.reading)
-		}()
+		go u.read(s, now)
 	}
-	k.mu.Unlock()
-	closes(u.reading, usersWithin) // else what was read before is shown
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	return k.users
+	reading := u.reading
+	u.mu.Unlock()
+	closes(reading, usersWithin) // else what was read before is shown
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.last
+}
+
+func (u *shownUsers) read(s *local.Slot, now time.Duration) {
+	count, names, err := s.Users(planNamesMax)
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if err == nil {
+		u.last = usersRead{known: true, count: count, names: names, at: now}
+	}
+	close(u.reading)
+	u.reading = nil
 }
 
 func (k *keeper) answer(ctx context.Context, q failover.Question) *failover.CopyAnswer {
@@ -67,8 +77,8 @@ func (k *keeper) answer(ctx context.Context, q failover.Question) *failover.Copy
 		a.Viable = false
 		a.Failed = cmp.Or(a.Failed, err.Error())
 	}
-	if k.opened() != nil && !a.Building {
-		u := k.usersToShow()
+	if s := k.opened(); s != nil && !a.Building {
+		u := k.users.show(s, k.n.clock.Mono())
 		a.UsersKnown, a.Users, a.UserNames = u.known, u.count, u.names
 		if q.Digest {
 			a.Digest, a.DigestAt = k.digestToShow()

@@ -18,26 +18,32 @@ type toldEpochs struct {
 	since    time.Duration // Clock.Mono when it began to
 }
 
+// outdone notes a higher epoch, and reports whether it ends a master here: only
+// the first time that is news.
+func (r *roleState) outdone(higher slot.Epoch) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	over := r.kind == failover.RoleMaster && r.epoch < higher && (r.told.higher < higher || r.master != nil)
+	if over {
+		r.told.higher = max(r.told.higher, higher)
+	}
+	return over
+}
+
 // fenced ends a master that was told of a higher epoch, by whomever. Whether it
 // serves on is asked again: of a leader with a quorum. It is told again and again
-// until it knows the epoch itself, and only the first time is news.
+// until it knows the epoch itself.
 func (k *keeper) fenced(higher slot.Epoch) {
-	k.mu.Lock()
-	over := k.role == failover.RoleMaster && k.epoch < higher && (k.told.higher < higher || k.master != nil)
-	if over {
-		k.told.higher = max(k.told.higher, higher)
-	}
-	k.mu.Unlock()
-	if over {
+	if k.role.outdone(higher) {
 		k.log.Warn("told of a higher epoch: this node stops serving the slot", "higher", higher)
-		k.end()
+		k.role.end()
 		k.wake()
 	}
 }
 
 // overNow is told by the feed that its epoch is over: nothing is acknowledged any
 // more. It does not wait for the role, which may be waiting for the feed.
-func (k *keeper) overNow() { k.n.wg.Go(func() { k.end(); k.wake() }) }
+func (k *keeper) overNow() { k.n.wg.Go(func() { k.role.end(); k.wake() }) }
 
 // answerWithin is how long an answer waits for the end of a role: a slot whose
 // disk hangs must not hold up what its node says of the others (law 9).
@@ -48,31 +54,56 @@ const answerWithin = 300 * time.Millisecond
 // somebody else has asked at the same moment. That this node works under that
 // epoch is not enough: a restart may know an older state of Raft.
 func (k *keeper) promise(ctx context.Context, asked slot.Epoch) error {
-	k.mu.Lock()
-	s, promised := k.copy, k.told.promised
-	k.mu.Unlock()
+	s := k.opened()
 	if s == nil {
 		return nil
 	}
-	if promised < asked && !begunAt(s, asked) {
+	if k.role.promised() < asked && !begunAt(s, asked) {
 		if err := s.Promise(ctx, asked); err != nil {
 			return fmt.Errorf("promise slot %s: %w", k.id, err)
 		}
 	}
 	// Looked at after the promise: a role that begins from now on reads it.
-	k.mu.Lock()
-	k.told.promised = max(k.told.promised, asked)
-	over, role, ended := k.role != failover.RoleNone && k.epoch < asked, k.role, (<-chan struct{})(k.ended)
-	k.mu.Unlock()
+	over, kind, ended := k.role.promise(asked)
 	if over {
-		k.log.Info("asked under a higher epoch: this node ends its part", "role", role, "asked", asked)
-		ended = k.leaveRole() // until it has ended it may still acknowledge
+		k.log.Info("asked under a higher epoch: this node ends its part", "role", kind, "asked", asked)
+		ended = k.role.endSoon() // until it has ended it may still acknowledge
 		k.wake()
 	}
 	if ended == nil || closes(ended, answerWithin) {
 		return nil
 	}
 	return fmt.Errorf("promise slot %s: %w", k.id, errNotEnded)
+}
+
+func (r *roleState) promised() slot.Epoch {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.told.promised
+}
+
+// promise notes a durable promise. over: the role, which is kind, is of a lower
+// epoch. ended is of the role before, as endSoon returns it.
+func (r *roleState) promise(asked slot.Epoch) (over bool, kind failover.Role, ended <-chan struct{}) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.told.promised = max(r.told.promised, asked)
+	return r.kind != failover.RoleNone && r.epoch < asked, r.kind, r.ended
+}
+
+// asks notes that a master asks whether it may serve an epoch. It returns since
+// when it has, and who has the events that it has lost, "" when that is nobody.
+func (r *roleState) asks(e slot.Epoch, now time.Duration) (since time.Duration, lostTo slot.NodeName) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.told.asked != e {
+		// Whoever gave this node a new epoch has accepted what it lost in the one before.
+		r.told.asked, r.told.since, r.lost = e, now, nil
+	}
+	if r.lost != nil {
+		lostTo = r.lost.to
+	}
+	return r.told.since, lostTo
 }
 
 // begunAt reports whether a copy has events of an epoch: no master of a lower one

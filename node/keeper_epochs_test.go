@@ -26,9 +26,9 @@ func TestLaw01PromiseAlsoForTheEpochThatItKnows(t *testing.T) {
 	sl, _ := n1.node.State().Slot(id)
 	k := s.named(sl.Replicas[0]).node.copies.keeper(id)
 	next := sl.Epoch + 1
-	k.mu.Lock()
-	k.epoch = next // as if Raft had told it a moment ago
-	k.mu.Unlock()
+	k.role.mu.Lock()
+	k.role.epoch = next // as if Raft had told it a moment ago
+	k.role.mu.Unlock()
 	if err := k.promise(ctx, next); err != nil {
 		t.Fatal(err)
 	}
@@ -41,7 +41,8 @@ func TestLaw01PromiseAlsoForTheEpochThatItKnows(t *testing.T) {
 // not answered either before the role has ended that may still acknowledge.
 func TestLaw01SecondQuestionWaitsForTheRole(t *testing.T) {
 	ended := make(chan struct{})
-	k := &keeper{log: slog.New(slog.DiscardHandler), copy: &local.Slot{}, told: toldEpochs{promised: 2}, role: failover.RoleReplica, epoch: 1, leave: func() { <-ended }}
+	k := &keeper{log: slog.New(slog.DiscardHandler), open: opening{copy: &local.Slot{}},
+		role: roleState{kind: failover.RoleReplica, epoch: 1, told: toldEpochs{promised: 2}, roleParts: roleParts{leave: func() { <-ended }}}}
 	for range 2 {
 		if err := k.promise(context.Background(), 2); !errors.Is(err, errNotEnded) {
 			t.Errorf("promise: %v, want %v", err, errNotEnded)
@@ -59,7 +60,7 @@ func TestHigherEpochIsLoggedOnce(t *testing.T) {
 	var out bytes.Buffer
 	k := &keeper{log: slog.New(slog.NewTextHandler(&out, nil)), poke: make(chan struct{}, 1)}
 	for range 494 {
-		k.role, k.epoch = failover.RoleMaster, 1 // as converge leaves it
+		k.role.kind, k.role.epoch = failover.RoleMaster, 1 // as converge leaves it
 		k.fenced(3)
 	}
 	if got := strings.Count(out.String(), "\n"); got != 1 {

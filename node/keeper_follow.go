@@ -15,7 +15,7 @@ func (k *keeper) follow(ctx context.Context, sl cluster.Slot, term uint64) error
 		return err
 	}
 	f := repl.NewFollower(repl.FollowerOptions{
-		Slot: k.copy, Node: k.n.cfg.Node.Name, Master: sl.Master, Epoch: sl.Epoch, Client: repl.NewReplicationClient(conn),
+		Slot: k.opened(), Node: k.n.cfg.Node.Name, Master: sl.Master, Epoch: sl.Epoch, Client: repl.NewReplicationClient(conn),
 		Spool: k.n.spool, Clock: k.n.clock, Logger: k.n.log, OnFenced: k.wake, OnSetAside: k.setAside,
 		Others: k.clientsBeside(sl.Master), OnEnded: func(error) { k.n.metrics.StreamEnded(k.id) },
 	})
@@ -29,10 +29,11 @@ func (k *keeper) follow(ctx context.Context, sl cluster.Slot, term uint64) error
 		case <-ctx.Done():
 		}
 	})
-	return k.take(term, func() { cancel(); wg.Wait() }, func() {
-		k.follower, k.waiting, k.lost = f, "", nil
-		close(taken)
-	})
+	if err := k.role.take(term, roleParts{follower: f, leave: func() { cancel(); wg.Wait() }}); err != nil {
+		return err
+	}
+	close(taken)
+	return nil
 }
 
 // clientsBeside returns the copies beside this one and the master's.

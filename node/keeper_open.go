@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"time"
 
 	"mailnode/node/monitor"
@@ -13,6 +14,14 @@ import (
 	"mailnode/storage/slot"
 )
 
+// opening is a keeper's copy: open, refused, or on its way.
+type opening struct {
+	mu      sync.Mutex // guards all below; taken inside roleState.mu where both are held
+	copy    *local.Slot
+	refused error // why the copy could not be opened
+	openProgress
+}
+
 // openProgress is what a copy that is not open yet is doing.
 type openProgress struct {
 	step    string        // "" when it is open, or refused
@@ -20,15 +29,48 @@ type openProgress struct {
 	since   time.Duration // Clock.Mono
 }
 
-// openingStep implements local.Options.OnStep.
-func (k *keeper) openingStep(step string, percent int) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	if k.opening.step == "" {
-		k.opening.since = k.n.clock.Mono()
-	}
-	k.opening.step, k.opening.percent = step, percent
+// state returns the copy, nil while it is not open, and why it could not be opened.
+func (o *opening) state() (*local.Slot, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.copy, o.refused
 }
+
+// at notes a step of the opening.
+func (o *opening) at(now time.Duration, step string, percent int) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.step == "" {
+		o.since = now
+	}
+	o.step, o.percent = step, percent
+}
+
+// over ends the opening with a copy, or with why there is none, and returns why
+// there was none before.
+func (o *opening) over(s *local.Slot, refused error) (before error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	before = o.refused
+	o.copy, o.refused, o.openProgress = s, refused, openProgress{}
+	return before
+}
+
+// shut takes the copy away, for whoever closes it. why, when not nil, is what is
+// said meanwhile.
+func (o *opening) shut(why error) *local.Slot {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	s := o.copy
+	o.copy = nil
+	if why != nil {
+		o.refused = why
+	}
+	return s
+}
+
+// openingStep implements local.Options.OnStep.
+func (k *keeper) openingStep(step string, percent int) { k.open.at(k.n.clock.Mono(), step, percent) }
 
 // roomAgainAfter is when a copy that found no room is opened again.
 const roomAgainAfter = 3 * time.Second
@@ -52,15 +94,9 @@ func (k *keeper) openCopy(ctx context.Context) bool {
 	if err == nil {
 		k.n.asides.look(k.id, s) // what was set aside before this start
 	}
-	k.mu.Lock()
-	again := errors.Is(k.refused, storage.ErrDiskFull) && errors.Is(err, storage.ErrDiskFull)
-	k.copy, k.refused, k.opening = s, err, openProgress{}
+	before := k.open.over(s, err)
 	if err != nil {
-		k.copy = nil
-	}
-	k.mu.Unlock()
-	if err != nil {
-		if !again {
+		if again := errors.Is(before, storage.ErrDiskFull) && errors.Is(err, storage.ErrDiskFull); !again {
 			k.log.Error("slot refused", "err", err)
 		}
 		return false
@@ -70,10 +106,10 @@ func (k *keeper) openCopy(ctx context.Context) bool {
 			k.log.Info("users not counted", "err", err)
 		}
 	})
-	k.reindex.cause = nil
+	k.index.cause = nil
 	k.tellIndexDamage(nil)
 	k.n.conditions.Put(len(s.OwnerMended()) > 0, monitor.SlotFileMended, k.id.String(), strings.Join(s.OwnerMended(), ", "))
-	k.madeAnew()
+	k.tellRebuilt()
 	return true
 }
 
@@ -89,13 +125,10 @@ func (k *keeper) openFiles(ctx context.Context) (*local.Slot, error) {
 		return nil, err
 	}
 	defer opened()
-	k.dir, k.options = slotDir(p.volume, k.id), k.optionsAt(p)
+	k.options = k.optionsAt(p)
 	// A rebuild that was cut off goes on as a job, with others of its kind.
 	mode, pending := local.RebuildPending(k.options)
-	k.mu.Lock()
-	k.reindex.pending = mode
-	k.mu.Unlock()
-	if pending {
+	if k.index.pending = mode; pending {
 		return nil, fmt.Errorf("open slot %s: the rebuild of its index was cut off, and goes on", k.id)
 	}
 	s, err := local.Open(k.options)

@@ -17,23 +17,23 @@ import (
 )
 
 const (
-	// reindexBytesPerSec leaves most of a disk to clients (law 12).
-	reindexBytesPerSec = 100 << 20
+	// rebuildBytesPerSec leaves most of a disk to clients (law 12).
+	rebuildBytesPerSec = 100 << 20
 	// rebuildAgainAfter is the pause after a rebuild that ended in an error.
 	rebuildAgainAfter = time.Minute
 	// countAgainAfter is how often damage may begin a count.
 	countAgainAfter = 10 * time.Minute
 )
 
-// reindexing is what a keeper knows of damage of its copy's index. Damage is told
+// indexDamage is what a keeper knows of damage of its copy's index. Damage is told
 // of in the middle of reads, with locks held: it is noted, and the keeper woken.
-type reindexing struct {
+type indexDamage struct {
 	broken  chan error        // capacity 1: files of the index are damaged
 	wrong   chan error        // capacity 1: a derived record is
 	parking chan *parked      // a rebuild wants the copy closed
 	tried   time.Duration     // Clock.Mono of the last rebuild that failed
 	running *job.Job          // the last rebuild that was begun
-	pending local.RebuildMode // a rebuild that a restart cut off; guarded by keeper.mu
+	pending local.RebuildMode // a rebuild that a restart cut off
 	cause   error             // why the index of the open copy is to be rebuilt
 	counted time.Duration     // Clock.Mono of the last count that damage began; 0: none
 }
@@ -44,16 +44,16 @@ type parked struct {
 	done   chan struct{}
 }
 
-func newReindexing() reindexing {
-	return reindexing{broken: make(chan error, 1), wrong: make(chan error, 1), parking: make(chan *parked)}
+func newIndexDamage() indexDamage {
+	return indexDamage{broken: make(chan error, 1), wrong: make(chan error, 1), parking: make(chan *parked)}
 }
 
 // damageMet implements local.Options.OnDamage.
 func (k *keeper) damageMet(d local.Damage) {
 	if d.Index {
-		to := k.reindex.wrong
+		to := k.index.wrong
 		if local.IndexLost(d.Err) {
-			to = k.reindex.broken
+			to = k.index.broken
 		}
 		select {
 		case to <- d.Err:
@@ -85,21 +85,21 @@ func (k *keeper) mendIndex(cause error) {
 		return
 	}
 	sl, ok := k.n.raft.State().Slot(k.id)
-	mode := k.rebuildMode(sl, k.reindex.pending)
+	mode := k.rebuildMode(sl, k.index.pending)
 	if !ok || mode == "" {
 		return
 	}
-	if j := k.reindex.running; j != nil {
+	if j := k.index.running; j != nil {
 		select {
 		case <-j.Over():
-			if k.n.clock.Mono()-k.reindex.tried < rebuildAgainAfter {
+			if k.n.clock.Mono()-k.index.tried < rebuildAgainAfter {
 				return
 			}
 		default:
 			return
 		}
 	}
-	k.reindex.running, k.reindex.tried = k.rebuild(mode, ""), k.n.clock.Mono()
+	k.index.running, k.index.tried = k.rebuild(mode, ""), k.n.clock.Mono()
 }
 
 // tellIndexDamage keeps the condition about this copy's index. What a master whose
@@ -125,7 +125,7 @@ func rebuildWhat(mode local.RebuildMode) string {
 // rebuild starts a job that rebuilds the index. It goes on when whoever asked
 // for it has gone, and after a restart (law 12).
 func (k *keeper) rebuild(mode local.RebuildMode, by string) *job.Job {
-	return k.n.jobs.Start(job.Spec{Kind: job.Reindex, Slot: k.id.String(), What: rebuildWhat(mode), By: by, RateBytesPerSec: reindexBytesPerSec, Alone: true},
+	return k.n.jobs.Start(job.Spec{Kind: job.Reindex, Slot: k.id.String(), What: rebuildWhat(mode), By: by, RateBytesPerSec: rebuildBytesPerSec, Alone: true},
 		func(ctx context.Context, p *job.Progress) error { return k.rebuildIndex(ctx, p, mode) })
 }
 
@@ -133,7 +133,7 @@ func (k *keeper) rebuildIndex(ctx context.Context, p *job.Progress, mode local.R
 	w := &parked{closed: make(chan error, 1), done: make(chan struct{})}
 	defer close(w.done)
 	select {
-	case k.reindex.parking <- w:
+	case k.index.parking <- w:
 	case <-ctx.Done():
 		return ctx.Err()
 	}
@@ -186,25 +186,21 @@ func progressOf(p *job.Progress) func(done, total int64) {
 
 // park closes the copy, holds still while its index is rebuilt, and opens it.
 func (k *keeper) park(ctx context.Context, w *parked) {
-	k.mu.Lock()
-	s := k.copy
-	k.mu.Unlock()
+	s := k.opened()
 	if s != nil && s.Failure() != nil {
 		w.closed <- fmt.Errorf("rebuild index of %s: its store has failed; systemctl restart mailnode: %w", k.id, s.Failure())
 		return
 	}
-	if !k.end() {
+	if !k.role.end() {
 		w.closed <- fmt.Errorf("rebuild index of %s: %w", k.id, errNotEnded)
 		return
 	}
-	k.mu.Lock()
-	k.copy, k.refused = nil, errors.New("its index is being made anew: mailnode job list")
-	k.mu.Unlock()
+	k.open.shut(errors.New("its index is being rebuilt: mailnode job list"))
 	if s != nil {
 		k.n.logErr("close slot", s.Close())
 	}
-	drain(k.reindex.broken)
-	drain(k.reindex.wrong)
+	drain(k.index.broken)
+	drain(k.index.wrong)
 	w.closed <- nil
 	<-w.done
 	k.mend.indexMended()
@@ -218,10 +214,10 @@ func drain(c chan error) {
 	}
 }
 
-// madeAnew says for as long as the report lies there that an index was rebuilt
+// tellRebuilt says for as long as the report lies there that an index was rebuilt
 // without a master: a person is to read what came back, and to move it away.
-func (k *keeper) madeAnew() {
-	dir := filepath.Join(k.dir, "quarantine")
+func (k *keeper) tellRebuilt() {
+	dir := filepath.Join(k.options.Dir, "quarantine")
 	reports, err := filepath.Glob(filepath.Join(dir, "index-*.reason"))
 	k.n.logErr("look into quarantine", err)
 	if len(reports) == 0 {
@@ -237,21 +233,21 @@ func (k *keeper) madeAnew() {
 // countAgain computes derived records again because one of them is wrong. What a
 // count cannot mend would have it begin again and again.
 func (k *keeper) countAgain(why error) {
-	if _, _, follower := k.roles(); follower != nil {
+	if _, _, follower := k.role.now(); follower != nil {
 		return // the mender has it fetch the state again
 	}
 	now := k.n.clock.Mono()
-	if k.reindex.counted != 0 && now-k.reindex.counted < countAgainAfter {
+	if k.index.counted != 0 && now-k.index.counted < countAgainAfter {
 		return
 	}
 	k.log.Warn("a record of the index is wrong: derived records are computed again", "err", why)
-	k.reindex.counted = now
+	k.index.counted = now
 	k.recount(local.Scope{}, "derived records", "")
 }
 
 // recount starts a job that computes derived records of a serving copy.
 func (k *keeper) recount(sc local.Scope, what, by string) *job.Job {
-	return k.n.jobs.Start(job.Spec{Kind: job.Reindex, Slot: k.id.String(), What: what, By: by, RateBytesPerSec: reindexBytesPerSec, Alone: true},
+	return k.n.jobs.Start(job.Spec{Kind: job.Reindex, Slot: k.id.String(), What: what, By: by, RateBytesPerSec: rebuildBytesPerSec, Alone: true},
 		k.bounded(func(ctx context.Context, p *job.Progress) error {
 			s := k.n.copies.slot(k.id)
 			if s == nil {

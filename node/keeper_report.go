@@ -14,32 +14,35 @@ import (
 // hangsAfter is how long a disk may take to answer before others are told.
 const hangsAfter = 5 * time.Second
 
-// report describes the copy for other nodes. Neither it nor whoever else holds
-// k.mu waits for a disk or a peer: all copies of the node are reported together
-// (law 9).
+// report describes the copy for other nodes, as it and its role are at one moment.
+// Neither it nor whoever else holds one of the two locks waits for a disk or a
+// peer: all copies of the node are reported together (law 9).
 func (k *keeper) report() failover.CopyReport {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	r := failover.CopyReport{Slot: k.id, Role: k.role, Epoch: k.epoch, Waiting: k.waiting, Serving: k.master != nil}
-	if k.opening.step != "" {
-		r.Opening, r.OpeningPercent, r.OpeningMs = k.opening.step, k.opening.percent, (k.n.clock.Mono() - k.opening.since).Milliseconds()
+	k.role.mu.Lock()
+	defer k.role.mu.Unlock()
+	k.open.mu.Lock()
+	defer k.open.mu.Unlock()
+	role, open := &k.role, &k.open
+	r := failover.CopyReport{Slot: k.id, Role: role.kind, Epoch: role.epoch, Waiting: role.waiting, Serving: role.master != nil}
+	if open.step != "" {
+		r.Opening, r.OpeningPercent, r.OpeningMs = open.step, open.percent, (k.n.clock.Mono() - open.since).Milliseconds()
 		return r
 	}
-	if k.refused != nil {
-		r.Failed = k.refused.Error()
+	if open.refused != nil {
+		r.Failed = open.refused.Error()
 		return r
 	}
-	if k.copy == nil {
+	if open.copy == nil {
 		return r
 	}
-	if what, since := k.copy.Hangs(); since >= min(hangsAfter, k.n.cfg.Replication.SuspectAfter) {
+	if what, since := open.copy.Hangs(); since >= min(hangsAfter, k.n.cfg.Replication.SuspectAfter) {
 		r.Hangs, r.HangsMs = what, since.Milliseconds()
 	}
-	if err := k.copy.Failure(); err != nil {
+	if err := open.copy.Failure(); err != nil {
 		r.Failed = err.Error()
 		return r
 	}
-	head, err := k.copy.Head()
+	head, err := open.copy.Head()
 	if err != nil {
 		r.Failed = err.Error()
 		return r
@@ -48,13 +51,13 @@ func (k *keeper) report() failover.CopyReport {
 	r.Counters = failover.Counters{Events: head.Position.N(), Messages: head.Births, Bytes: head.Bytes}
 	r.Viable = !head.Building && head.Position > 0 && r.Failed == "" // an empty copy proves nothing
 	r.Head, r.HeadCount = head.Position, r.Counters
-	if k.feed != nil {
-		r.AloneSince, r.Alone = k.feed.Alone()
-		protected, _ := k.feed.State()
+	if role.feed != nil {
+		r.AloneSince, r.Alone = role.feed.Alone()
+		protected, _ := role.feed.State()
 		r.Protected, r.LagKnown = &protected, true
 	}
-	if k.follower != nil {
-		st := k.follower.State()
+	if role.follower != nil {
+		st := role.follower.State()
 		r.InSync, r.LagMs = st.Counted, int64(st.LagMs)
 		r.LagKnown = st.Connected && !head.Building && k.n.clock.Mono()-st.HeardAt < lagHeardWithin
 		r.Quarantined = st.Connected && !st.Viable && !head.Building
@@ -70,9 +73,7 @@ func (k *keeper) report() failover.CopyReport {
 // replicasLate reports whether no replica is less than five minutes behind. One that
 // was never heard since this node serves the slot lacks everything since then.
 func (k *keeper) replicasLate() bool {
-	k.mu.Lock()
-	feed, servedAt := k.feed, k.servedAt
-	k.mu.Unlock()
+	feed, servedAt := k.role.feeds()
 	if feed == nil {
 		return false
 	}
@@ -87,21 +88,20 @@ func (k *keeper) replicasLate() bool {
 // selfCheck returns the lines of the check that a copy made when it was opened,
 // also of one that was refused.
 func (k *keeper) selfCheck() []string {
-	k.mu.Lock()
-	defer k.mu.Unlock()
+	s, why := k.open.state()
 	var checks []local.Check
 	var refused *local.Refused
 	switch {
-	case k.copy != nil:
-		checks = k.copy.Checks()
-		if err := k.copy.Failure(); err != nil {
+	case s != nil:
+		checks = s.Checks()
+		if err := s.Failure(); err != nil {
 			checks = append(slices.Clone(checks), local.Check{Name: "now", State: local.CheckFailed,
 				Text: err.Error() + ": when its slot is served elsewhere, systemctl restart mailnode"})
 		}
-	case errors.As(k.refused, &refused):
+	case errors.As(why, &refused):
 		checks = refused.Checks
-	case k.refused != nil:
-		checks = []local.Check{{Name: "volume", State: local.CheckFailed, Text: k.refused.Error()}}
+	case why != nil:
+		checks = []local.Check{{Name: "volume", State: local.CheckFailed, Text: why.Error()}}
 	}
 	var out []string
 	for _, c := range checks {

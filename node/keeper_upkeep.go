@@ -20,9 +20,8 @@ const (
 
 // upkeep does what one copy needs now and then.
 func (k *keeper) upkeep(ctx context.Context) error {
-	k.mu.Lock()
-	s, m := k.copy, k.master
-	k.mu.Unlock()
+	s := k.opened()
+	m, _, _ := k.role.now()
 	if s == nil || s.Failure() != nil || s.Building() {
 		return nil
 	}
@@ -93,9 +92,7 @@ func (k *keeper) trim(ctx context.Context, s *local.Slot) error {
 // undelete window is long: freeing now would make it fetch the whole state, when
 // it only has to go on for a while.
 func (k *keeper) wouldRefill() bool {
-	k.mu.Lock()
-	feed := k.feed
-	k.mu.Unlock()
+	_, feed, _ := k.role.now()
 	if feed == nil {
 		return false
 	}
