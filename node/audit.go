@@ -161,10 +161,10 @@ func (a *audit) rebuildHere(cause error) (bool, string) {
 	switch a.k.rebuildMode(sl, "") {
 	case local.Refill:
 		a.lost = cause
-		return true, "the index is made anew from the master: mailnode job list"
+		return true, "the index is rebuilt from the master: mailnode job list"
 	case local.Alone:
 		a.lost = cause
-		return true, "the index is made anew from what is left of it and from the packs: mailnode job list"
+		return true, "the index is rebuilt from what is left of it and from the packs: mailnode job list"
 	}
 	return false, "not repaired: this copy is the master's, and a replica has what it lacks: " + serveElsewhere
 }

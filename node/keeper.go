@@ -71,13 +71,13 @@ func (k *keeper) turn(ctx context.Context) {
 	switch {
 	case s == nil: // a person must act and restart the process, unless it is the index
 		if local.IndexLost(refused) || k.index.pending != "" {
-			k.mendIndex(refused)
+			k.beginRebuild(refused)
 			retry = time.After(rebuildAgainAfter)
 		}
 	case !k.failed:
 		failed = s.Failed()
 		if cause := k.index.cause; cause != nil {
-			k.mendIndex(cause) // this copy's part may have changed
+			k.beginRebuild(cause) // this copy's part may have changed
 			retry = time.After(rebuildAgainAfter)
 		}
 		if sl, ok := k.n.raft.State().Slot(k.id); ok && !k.converge(ctx, sl) {

@@ -293,8 +293,9 @@ func (m *mender) giveUpNow(ctx context.Context, master *local.Master, bodies []s
 	return gone, nil
 }
 
-// mendIndex has a replica whose index is damaged fetch its state again. A
-// master's is rebuilt by reindex.
+// mendIndex has a replica whose index has a wrong record fetch its state again.
+// Damaged files of an index, and wrong records of a master's, are the keeper's
+// (keeper_rebuild.go).
 func (m *mender) mendIndex() {
 	m.mu.Lock()
 	err := m.index
@@ -302,7 +303,7 @@ func (m *mender) mendIndex() {
 	_, _, follower := m.k.role.now()
 	s := m.k.opened()
 	if err == nil || follower == nil || s == nil || s.Building() || local.IndexLost(err) {
-		return // a damaged file of the index has it rebuilt (keeper_rebuild.go)
+		return
 	}
 	follower.Refetch("its index is damaged: " + err.Error())
 	m.mu.Lock()
@@ -401,7 +402,7 @@ func (m *mender) takeBack(ctx context.Context, master *local.Master, ref slot.Bo
 		return n, false
 	}
 	if n > 0 {
-		m.k.log.Info("missing messages delivered anew: their body has turned up", "body", ref, "messages", n)
+		m.k.log.Info("missing messages delivered again: their body has turned up", "body", ref, "messages", n)
 	}
 	return n, true
 }

@@ -78,8 +78,8 @@ func (k *keeper) rebuildMode(sl cluster.Slot, pending local.RebuildMode) local.R
 	return ""
 }
 
-// mendIndex begins to rebuild, when that may be done; cause says why.
-func (k *keeper) mendIndex(cause error) {
+// beginRebuild begins to rebuild, when that may be done; cause says why.
+func (k *keeper) beginRebuild(cause error) {
 	k.tellIndexDamage(cause)
 	if cause == nil {
 		return

@@ -33,7 +33,7 @@ func (r reindexer) Reindex(ctx context.Context, q admin.ReindexRequest) (admin.J
 	mode := k.rebuildMode(sl, "")
 	switch {
 	case sc != (local.Scope{}):
-		return admin.Job{}, &admin.Error{Text: "--from-packs makes the index of a whole slot anew", Exit: admin.ExitUsage}
+		return admin.Job{}, &admin.Error{Text: "--from-packs rebuilds the index of a whole slot", Exit: admin.ExitUsage}
 	case q.Alone:
 		if sl.Master != r.n.cfg.Node.Name {
 			return admin.Job{}, &admin.Error{Text: fmt.Sprintf("reindex slot %s alone: %q is its master, not this node", k.id, sl.Master), Exit: admin.ExitRefused,
