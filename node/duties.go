@@ -102,7 +102,7 @@ func (n *Node) report(ctx context.Context, seq uint64, lastWords string) {
 		go func() {
 			defer func() { sent <- struct{}{} }()
 			if reply, err := client.Report(ctx, &rpc.Json{Body: b}); err == nil {
-				go n.hearEnded(reply.Body) // ends roles
+				n.hearEnded(reply.Body)
 			}
 		}()
 	}

@@ -211,7 +211,7 @@ func TestLaw04MasterWithoutRaftIsToldOfItsEnd(t *testing.T) {
 	n1.node.hearEnded(b)
 	select {
 	case <-serving.Done():
-	default:
+	case <-time.After(10 * time.Second):
 		t.Fatal("told of a higher epoch, and serves on")
 	}
 	s.eventually("n1 asked and serves again", func(admin.Status) bool {

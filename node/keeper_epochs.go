@@ -32,18 +32,22 @@ func (r *roleState) outdone(higher slot.Epoch) bool {
 
 // fenced ends a master that was told of a higher epoch, by whomever. Whether it
 // serves on is asked again: of a leader with a quorum. It is told again and again
-// until it knows the epoch itself.
+// until it knows the epoch itself. Whoever tells it does not wait for the role: a
+// disk that hangs would hold up what is told of other slots (law 9).
 func (k *keeper) fenced(higher slot.Epoch) {
 	if k.role.outdone(higher) {
 		k.log.Warn("told of a higher epoch: this node stops serving the slot", "higher", higher)
-		k.role.end()
+		k.role.endSoon()
 		k.wake()
 	}
 }
 
 // overNow is told by the feed that its epoch is over: nothing is acknowledged any
 // more. It does not wait for the role, which may be waiting for the feed.
-func (k *keeper) overNow() { k.n.wg.Go(func() { k.role.end(); k.wake() }) }
+func (k *keeper) overNow() {
+	k.role.endSoon()
+	k.wake()
+}
 
 // answerWithin is how long an answer waits for the end of a role: a slot whose
 // disk hangs must not hold up what its node says of the others (law 9).

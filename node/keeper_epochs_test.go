@@ -5,12 +5,15 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"runtime"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"mailnode/failover"
 	"mailnode/storage/local"
+	"mailnode/storage/slot"
 )
 
 // A node works under an epoch and has no event of it yet. When it is asked under
@@ -66,4 +69,46 @@ func TestHigherEpochIsLoggedOnce(t *testing.T) {
 	if got := strings.Count(out.String(), "\n"); got != 1 {
 		t.Errorf("%d lines, want 1:\n%s", got, &out)
 	}
+}
+
+// Others tell of ever higher epochs while the disk of the masters hangs here, and
+// the keepers take their roles up again. Whoever is told waits for none of them:
+// one goroutine a copy ends its role, and the highest epoch is remembered.
+func TestLaw09HigherEpochsDoNotPileUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const copies, highest = 3, 50
+		hangs := make(chan struct{})
+		n := &Node{}
+		n.copies = newCopies(n)
+		var r failover.Report
+		for id := range slot.ID(copies) {
+			n.copies.m[id] = &keeper{log: slog.New(slog.DiscardHandler), poke: make(chan struct{}, 1),
+				role: roleState{roleParts: roleParts{leave: func() { <-hangs }}}}
+			r.Slots = append(r.Slots, failover.CopyReport{Slot: id})
+		}
+		before, began := runtime.NumGoroutine(), time.Now()
+		for e := slot.Epoch(2); e <= highest; e++ {
+			for i := range r.Slots {
+				r.Slots[i].Lineage = e
+				k := n.copies.m[r.Slots[i].Slot]
+				k.role.begins(failover.RoleMaster, 1) // as converge does while the role before has not ended
+			}
+			n.hearHigher(r)
+			r.Slots[0].Lineage = 2 // an older report comes late
+			n.hearHigher(r)
+		}
+		synctest.Wait()
+		if more := runtime.NumGoroutine() - before; more > copies {
+			t.Errorf("%d goroutines end %d roles", more, copies)
+		}
+		if took := time.Since(began); took != 0 {
+			t.Errorf("whoever told waited %s", took)
+		}
+		for id, k := range n.copies.m {
+			if k.role.is() != failover.RoleNone || k.role.told.higher != highest {
+				t.Errorf("%s: role %s, told of epoch %d; want none, and %d", id, k.role.is(), k.role.told.higher, highest)
+			}
+		}
+		close(hangs)
+	})
 }
