@@ -142,6 +142,11 @@ func TestFortySlotsAreFewLines(t *testing.T) {
 	if text := slotLines(calm().status.Slots, false); strings.Count(text, "\n") != 3 {
 		t.Errorf("slots that are well are more than one line:\n%s", text)
 	}
+	some := calm()
+	some.status.Slots[3].Copies[1].LagS = nil
+	if text := slotLines(some.status.Slots, false); !strings.Contains(text, "  s003\n") || !strings.Contains(text, "the other 11 protected, lag 0.1 s\n") {
+		t.Errorf("the lag of one slot is not known, and it is said of others:\n%s", text)
+	}
 }
 
 // TestLaw08DigestsThatDifferAreSaid: copies at one position that differ are said,
