@@ -79,7 +79,6 @@ one operation on Raft's files | raftfsm StallLimit
 proof of Raft's files at a start | raftfsm openStalls
 what a server remembers of Raft | raftfsm memoryRecordLen
 members | raftfsm/cluster MaxMembers
-members | node/peer membersMax
 slots | storage/slot MaxSlots
 replicas of a slot | raftfsm/cluster MaxReplicas
 ownership changes remembered | raftfsm/cluster MaxHistory
