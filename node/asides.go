@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"mailnode/failover"
+	"mailnode/figures"
 	"mailnode/node/monitor"
 	"mailnode/raftfsm/cluster"
 	"mailnode/storage"
@@ -217,7 +218,7 @@ func asideLine(n slot.NodeName, r failover.AsideReport) string {
 	line := fmt.Sprintf("on %s, %s: ", n, r.Name)
 	switch {
 	case r.Counted:
-		line += fmt.Sprintf("%s, %s, %s", counted(r.Messages, "message"), counted(r.Users, "user"), counted(r.Folders, "folder"))
+		line += fmt.Sprintf("%s, %s, %s", figures.Count(r.Messages, "message"), figures.Count(r.Users, "user"), figures.Count(r.Folders, "folder"))
 	default:
 		line += "how much is not known yet"
 	}
@@ -225,11 +226,4 @@ func asideLine(n slot.NodeName, r failover.AsideReport) string {
 		line += ", " + r.Trouble
 	}
 	return line
-}
-
-func counted(n int, what string) string {
-	if n == 1 {
-		return "1 " + what
-	}
-	return fmt.Sprintf("%d %ss", n, what)
 }

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"mailnode/failover"
+	"mailnode/figures"
 	"mailnode/node/monitor"
 	"mailnode/raftfsm/cluster"
 	"mailnode/storage/slot"
@@ -34,21 +35,10 @@ func (n *Node) lookAtClocks(st *cluster.State, v failover.View) {
 			side = "behind"
 		}
 		agreed = agreed || known && !differs
-		n.conditions.Put(known && differs, monitor.ClockDiffers, string(m.Name), fmt.Sprintf("its clock is %s %s this node's", spanText(ahead.Abs()), side))
+		n.conditions.Put(known && differs, monitor.ClockDiffers, string(m.Name), fmt.Sprintf("its clock is %s %s this node's", figures.Age(ahead.Abs()), side))
 	}
 	doubt := n.clockDoubt(agreed)
 	n.conditions.Put(doubt != "", monitor.ClockBehind, "", doubt)
-}
-
-// spanText shows a span of time in a unit that says something.
-func spanText(d time.Duration) string {
-	switch {
-	case d < 2*time.Hour:
-		return fmt.Sprintf("%d min", int64(d/time.Minute))
-	case d < 48*time.Hour:
-		return fmt.Sprintf("%d h", int64(d/time.Hour))
-	}
-	return fmt.Sprintf("%d days", int64(d/(24*time.Hour)))
 }
 
 // clockDoubt says why this machine's wall clock cannot be right, "" when it can:

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"mailnode/failover"
+	"mailnode/figures"
 	"mailnode/node/config"
 	"mailnode/node/monitor"
 	"mailnode/node/rpc"
@@ -307,7 +308,7 @@ func (n *Node) look() {
 	for _, m := range st.Members {
 		silent := v.Silence(m.Name)
 		n.conditions.Put(m.Name != n.cfg.Node.Name && !st.Absent(m.Name) && silent >= n.cfg.Replication.SuspectAfter, monitor.NodeSilent, string(m.Name),
-			fmt.Sprintf("silent for %s", ageText(silent)))
+			fmt.Sprintf("silent for %s", figures.FineAge(silent)))
 	}
 	for _, p := range st.Proposals {
 		n.conditions.Put(p.State == cluster.Open, monitor.ProposalOpen, p.ID, p.Reason)

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"mailnode/failover"
+	"mailnode/figures"
 	"mailnode/node/admin"
 	"mailnode/raftfsm/cluster"
 	"mailnode/storage/repl"
@@ -98,17 +99,17 @@ func (n *Node) protection(sl cluster.Slot, v failover.View) (protected *bool, so
 	case !nv.Known || !heard:
 		return nil, said + " was not heard yet"
 	case nv.LastWords == failover.CleanStop:
-		return nil, fmt.Sprintf("%s is stopped, last heard %s ago", said, ageText(ago))
+		return nil, fmt.Sprintf("%s is stopped, last heard %s ago", said, figures.FineAge(ago))
 	case !n.heardNow(sl.Master, v):
-		return nil, fmt.Sprintf("%s is silent, last heard %s ago", said, ageText(ago))
+		return nil, fmt.Sprintf("%s is silent, last heard %s ago", said, figures.FineAge(ago))
 	case r.Protected == nil || !r.Serving || r.Epoch != sl.Epoch:
 		return nil, fmt.Sprintf("%s does not serve epoch %d", said, sl.Epoch)
 	case ago >= overdueAfter && n.unheard(sl, v):
-		return nil, fmt.Sprintf("no replica hears %s, last heard %s ago", said, ageText(ago))
+		return nil, fmt.Sprintf("no replica hears %s, last heard %s ago", said, figures.FineAge(ago))
 	case nv.LastWords == failover.Stopping:
 		said += ", which is stopping"
 	}
-	return r.Protected, fmt.Sprintf("%s, %s ago", said, ageText(ago))
+	return r.Protected, fmt.Sprintf("%s, %s ago", said, figures.FineAge(ago))
 }
 
 // unheard reports whether replicas that are heard now hear their master no longer,
@@ -129,14 +130,6 @@ func (n *Node) unheard(sl cluster.Slot, v failover.View) bool {
 	return lost
 }
 
-// ageText shows an age with one digit behind the point while that says something.
-func ageText(d time.Duration) string {
-	if d < 10*time.Second {
-		return fmt.Sprintf("%.1f s", d.Seconds())
-	}
-	return fmt.Sprintf("%d s", int64(d/time.Second))
-}
-
 // recordSource says how far Raft is on this node, and since when it may be behind.
 func (n *Node) recordSource() string {
 	if n.raft.Err() != nil {
@@ -144,7 +137,7 @@ func (n *Node) recordSource() string {
 	}
 	text := fmt.Sprintf("raft, applied index %d", n.raft.State().Index)
 	if d, lost := n.leaderless(); lost {
-		text += ", no leader for " + ageText(d)
+		text += ", no leader for " + figures.FineAge(d)
 	}
 	return text
 }
@@ -183,7 +176,7 @@ func (n *Node) noQuorum(st *cluster.State, v failover.View) string {
 		}
 	}
 	d, _ := n.leaderless()
-	text := fmt.Sprintf("no leader for %s; %d of %d voters are heard, this node among them", ageText(d), heard, voters)
+	text := fmt.Sprintf("no leader for %s; %d of %d voters are heard, this node among them", figures.FineAge(d), heard, voters)
 	if abstain > 0 {
 		text += fmt.Sprintf("; %d of them have lost raft's files and do not vote: bring back the other voters, or those files", abstain)
 	}

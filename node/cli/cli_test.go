@@ -316,8 +316,7 @@ func TestTexts(t *testing.T) {
 	for _, c := range []struct{ got, want string }{
 		{slotRanges([]slot.ID{7, 0, 1, 2, 9, 10}), "s000-s002 s007 s009-s010"},
 		{slotRanges(nil), ""},
-		{age(17), "17 s"}, {age(600), "10 min"}, {age(7200), "2 h"}, {age(3 * 86400), "3 days"},
-		{size(1023), "1023 B"}, {size(1536), "1.5 KiB"}, {size(5 << 30), "5.0 GiB"}, {size(1<<63 - 1), "8.0 EiB"},
+		{age(17), "17 s"}, {age(3 * 86400), "3 days"},
 		{clean("a\x1b[31mb\u009b"), "a?[31mb?"},
 		{wrap("  ", strings.Repeat("x", 70)+" y"), "  " + strings.Repeat("x", 46) + "\n  " + strings.Repeat("x", 24) + " y\n"},
 		{someSlots([]slot.ID{7, 0, 1, 2, 9, 10}, 24), "s000-s002 s007 s009-s010"},

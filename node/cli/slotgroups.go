@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 
+	"mailnode/figures"
 	"mailnode/node/admin"
 	"mailnode/storage/slot"
 )
@@ -126,7 +127,7 @@ func (g slotGroup) well() bool {
 // line, unless verbose.
 func slotLines(slots []admin.SlotStatus, verbose bool) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "\n%s\n", counted(len(slots), "slot"))
+	fmt.Fprintf(&b, "\n%s\n", figures.Count(len(slots), "slot"))
 	well, lagS := 0, 0.0
 	for _, g := range groupSlots(slots, verbose) {
 		if g.well() && !verbose {
