@@ -144,7 +144,7 @@ func (a *audit) index(f local.ScrubFinding) {
 		}
 	}
 	a.line(fixed, "%s; %s", text, did)
-	_, _, follower := a.k.role.now()
+	_, _, follower := a.k.role.parts()
 	switch {
 	case fixed:
 	case lost:
@@ -175,7 +175,7 @@ const serveElsewhere = "systemctl stop mailnode; then on another node: mailnode 
 
 // refetchHere has this copy fetch its master's state, when it is a replica.
 func (a *audit) refetchHere(why string) (bool, string) {
-	_, _, follower := a.k.role.now()
+	_, _, follower := a.k.role.parts()
 	if follower == nil {
 		return false, "not repaired: this copy is the master's: " + serveElsewhere
 	}
@@ -219,7 +219,7 @@ const compareWithinAudit = 10 * time.Minute
 // one that counts.
 func (a *audit) compare(node slot.NodeName) (differs string, compared bool, err error) {
 	sl, _ := a.k.n.raft.State().Slot(a.k.id)
-	_, feed, follower := a.k.role.now()
+	_, feed, follower := a.k.role.parts()
 	if feed == nil && node != sl.Master {
 		return "", true, nil
 	}

@@ -40,7 +40,7 @@ func (c *copies) slot(id slot.ID) *local.Slot {
 // Feed implements repl.Copies.
 func (c *copies) Feed(id slot.ID) *repl.Feed {
 	if k := c.keeper(id); k != nil {
-		_, feed, _ := k.role.now()
+		_, feed, _ := k.role.parts()
 		return feed
 	}
 	return nil
@@ -52,7 +52,7 @@ func (c *copies) PeerName(ctx context.Context) (slot.NodeName, bool) { return rp
 // serving returns the store of a slot that this node serves, else nil.
 func (c *copies) serving(id slot.ID) *local.Master {
 	if k := c.keeper(id); k != nil {
-		master, _, _ := k.role.now()
+		master, _, _ := k.role.parts()
 		return master
 	}
 	return nil

@@ -68,7 +68,7 @@ func (k *keeper) promise(ctx context.Context, asked slot.Epoch) error {
 		}
 	}
 	// Looked at after the promise: a role that begins from now on reads it.
-	over, kind, ended := k.role.promise(asked)
+	over, kind, ended := k.role.notePromise(asked)
 	if over {
 		k.log.Info("asked under a higher epoch: this node ends its part", "role", kind, "asked", asked)
 		ended = k.role.endSoon() // until it has ended it may still acknowledge
@@ -86,9 +86,9 @@ func (r *roleState) promised() slot.Epoch {
 	return r.told.promised
 }
 
-// promise notes a durable promise. over: the role, which is kind, is of a lower
+// notePromise remembers a durable promise. over: the role, which is kind, is of a lower
 // epoch. ended is of the role before, as endSoon returns it.
-func (r *roleState) promise(asked slot.Epoch) (over bool, kind failover.Role, ended <-chan struct{}) {
+func (r *roleState) notePromise(asked slot.Epoch) (over bool, kind failover.Role, ended <-chan struct{}) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.told.promised = max(r.told.promised, asked)

@@ -246,7 +246,7 @@ func (m *mender) fetchFrom(ctx context.Context, node slot.NodeName, ref slot.Bod
 
 // giveUp removes, at the master, what no copy has: LAWS §4.15.
 func (m *mender) giveUp(ctx context.Context) {
-	master, _, _ := m.k.role.now()
+	master, _, _ := m.k.role.parts()
 	if master == nil {
 		return
 	}
@@ -300,7 +300,7 @@ func (m *mender) mendIndex() {
 	m.mu.Lock()
 	err := m.index
 	m.mu.Unlock()
-	_, _, follower := m.k.role.now()
+	_, _, follower := m.k.role.parts()
 	s := m.k.opened()
 	if err == nil || follower == nil || s == nil || s.Building() || local.IndexLost(err) {
 		return
@@ -315,7 +315,7 @@ func (m *mender) mendIndex() {
 // comes back, and when this node becomes the master.
 func (m *mender) watchMissing(ctx context.Context) {
 	now := m.k.n.clock.Mono()
-	master, feed, _ := m.k.role.now()
+	master, feed, _ := m.k.role.parts()
 	if master == nil {
 		m.masterSince, m.connected, m.countAt = 0, nil, 0
 		m.k.n.conditions.Clear(monitor.MessageMissing, m.k.id.String())
@@ -434,7 +434,7 @@ func (m *mender) now(ctx context.Context, ref slot.BodyRef, giveUp bool) (fixed 
 	m.mending.Lock()
 	defer m.mending.Unlock()
 	out := m.mend(ctx, ref, map[slot.NodeName]bool{})
-	master, _, _ := m.k.role.now()
+	master, _, _ := m.k.role.parts()
 	switch {
 	case out.from != "":
 		return true, fmt.Sprintf("fetched from %s, sha256 ok", out.from)

@@ -233,7 +233,7 @@ func (k *keeper) tellRebuilt() {
 // countAgain computes derived records again because one of them is wrong. What a
 // count cannot mend would have it begin again and again.
 func (k *keeper) countAgain(why error) {
-	if _, _, follower := k.role.now(); follower != nil {
+	if _, _, follower := k.role.parts(); follower != nil {
 		return // the mender has it fetch the state again
 	}
 	now := k.n.clock.Mono()

@@ -43,8 +43,8 @@ func (r *roleState) is() failover.Role {
 	return r.kind
 }
 
-// now returns what works in the role.
-func (r *roleState) now() (*local.Master, *repl.Feed, *repl.Follower) {
+// parts returns what works in the role: a master with its feed, or a follower.
+func (r *roleState) parts() (*local.Master, *repl.Feed, *repl.Follower) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.master, r.feed, r.follower

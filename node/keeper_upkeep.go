@@ -21,7 +21,7 @@ const (
 // upkeep does what one copy needs now and then.
 func (k *keeper) upkeep(ctx context.Context) error {
 	s := k.opened()
-	m, _, _ := k.role.now()
+	m, _, _ := k.role.parts()
 	if s == nil || s.Failure() != nil || s.Building() {
 		return nil
 	}
@@ -92,7 +92,7 @@ func (k *keeper) trim(ctx context.Context, s *local.Slot) error {
 // undelete window is long: freeing now would make it fetch the whole state, when
 // it only has to go on for a while.
 func (k *keeper) wouldRefill() bool {
-	_, feed, _ := k.role.now()
+	_, feed, _ := k.role.parts()
 	if feed == nil {
 		return false
 	}
