@@ -47,11 +47,14 @@ func (n *Node) slotStatus(sl cluster.Slot, v failover.View) admin.SlotStatus {
 		c := n.copyStatus(sl, name, v)
 		if name == sl.Master {
 			r, heard := v.Nodes[name].Copies[sl.ID]
-			out.Serving = c.State != "silent" && c.State != "stopped" && v.Serves(sl, n.cfg.Replication.SuspectAfter)
-			out.Waiting = r.Waiting
+			gone := c.State == "silent" || c.State == "stopped" // what it waited for is of the past
+			out.Serving = !gone && v.Serves(sl, n.cfg.Replication.SuspectAfter)
+			if !gone {
+				out.Waiting = r.Waiting
+			}
 			switch {
 			case out.Serving || out.Waiting != "":
-			case r.Opening != "":
+			case r.Opening != "" && !gone:
 				out.Waiting = fmt.Sprintf("its master %s is opening its copy: %s", name, openingText(r.CopyReport))
 			case heard && r.Serving && c.State == "master": // by an old report
 				out.Waiting = v.Idle(sl, n.cfg.Replication.SuspectAfter)
