@@ -3,6 +3,7 @@ package node
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -75,6 +76,25 @@ func (f failovers) Plan(ctx context.Context, id string) (admin.Plan, error) {
 		return admin.Plan{}, err
 	}
 	return admin.Plan{Proposal: planned(st, p), Text: text.String()}, nil
+}
+
+// Propose implements admin.Failovers.
+func (f failovers) Propose(ctx context.Context, r admin.ProposeRequest) (admin.Proposed, error) {
+	w := failover.Wish{From: r.Node, Dead: r.Dead, To: r.To, By: r.By, WallTime: f.n.wallTime()}
+	if r.Home {
+		w.From, w.Home, w.HomeOf = "", true, r.Node
+	}
+	if r.Slot != nil {
+		w.Slot = *r.Slot
+	}
+	if forms := []bool{w.From != "", w.Home, w.To != ""}; len(slices.DeleteFunc(forms, func(is bool) bool { return !is })) != 1 || (r.Slot != nil) != (r.To != "") || r.Dead && w.From == "" {
+		return admin.Proposed{}, &admin.Error{Text: "propose: name a node, a slot and a node, or home", Exit: admin.ExitUsage, Next: "mailnode failover propose --help"}
+	}
+	if err := f.n.needQuorum(ctx, "propose"); err != nil {
+		return admin.Proposed{}, err
+	}
+	p, err := failover.Propose(ctx, f.n, f.n.view(), f.n.cfg.Replication.SuspectAfter, w)
+	return admin.Proposed{ID: p.Proposal, Exit: p.ExitCode, Text: p.Text}, err
 }
 
 // Confirm implements admin.Failovers.

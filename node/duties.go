@@ -212,11 +212,12 @@ func (n *Node) sayStopped() { n.report(context.Background(), 1<<62, failover.Cle
 // and proposals of failovers, which change nothing.
 func (n *Node) lead(ctx context.Context) {
 	ready := false
+	var sealed []failover.Sealed
 	var aged time.Duration // Clock.Mono up to which join tokens have aged
 	every(ctx, decideEvery, func() {
 		n.evidence.Observe(n.clock.Mono(), n.State())
 		if !n.raft.IsLeader() {
-			ready = false
+			ready, sealed = false, nil
 			return
 		}
 		dctx, cancel := context.WithTimeout(ctx, dutyTimeout)
@@ -230,6 +231,7 @@ func (n *Node) lead(ctx context.Context) {
 		}
 		n.assign(dctx)
 		n.propose(dctx)
+		sealed = n.giveUpHandOvers(dctx, sealed)
 		aged = n.ageTokens(dctx, aged)
 	})
 }

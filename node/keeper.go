@@ -27,6 +27,7 @@ type keeper struct {
 	options local.Options // of the copy, set when it is opened
 	failed  bool          // the store has stopped for good
 	index   indexDamage   // its channels are anybody's
+	handing handingOver
 
 	open  opening
 	role  roleState

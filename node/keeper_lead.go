@@ -35,6 +35,11 @@ func (k *keeper) lead(ctx context.Context, sl cluster.Slot, term uint64) error {
 	if err != nil {
 		return err
 	}
+	if sl.HandOver != nil { // an earlier process may have said that nothing follows
+		if _, err := m.Seal(ctx); err != nil {
+			return err
+		}
+	}
 	ctx, cancel := context.WithCancel(ctx)
 	var wg sync.WaitGroup
 	wg.Go(func() { feed.Run(ctx) })

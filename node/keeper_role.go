@@ -149,6 +149,7 @@ func (k *keeper) converge(ctx context.Context, sl cluster.Slot) bool {
 		want = failover.RoleReplica
 	}
 	if k.role.taken(want, sl.Epoch) {
+		k.handOver(ctx, sl)
 		return true
 	}
 	ended := k.role.end()
@@ -164,6 +165,7 @@ func (k *keeper) converge(ctx context.Context, sl cluster.Slot) bool {
 		err = k.follow(ctx, sl, term)
 	}
 	if err == nil {
+		k.handOver(ctx, sl)
 		return true
 	}
 	k.log.Info("role not taken yet", "role", want, "epoch", sl.Epoch, "err", err)

@@ -27,6 +27,19 @@ func (n *Node) Login(ctx context.Context, user string, try storage.Attempt) (ima
 	if err != nil {
 		return imapd.Grant{}, err
 	}
+	var grant imapd.Grant
+	err = n.whileMoving(ctx, sl.ID, func() (err error) {
+		grant, err = n.loginOnce(ctx, a, try)
+		return err
+	})
+	return grant, err
+}
+
+func (n *Node) loginOnce(ctx context.Context, a slot.Address, try storage.Attempt) (imapd.Grant, error) {
+	sl, err := n.home(a)
+	if err != nil {
+		return imapd.Grant{}, err
+	}
 	if sl.Master == n.cfg.Node.Name {
 		return n.loginHere(ctx, sl.ID, a, try)
 	}
@@ -49,6 +62,9 @@ func (n *Node) loginAt(ctx context.Context, sl cluster.Slot, a slot.Address, try
 		return storage.Errorf(storage.ErrUnavailable, "slot %s: no answer from its master %s: %w", sl.ID, sl.Master, err)
 	}
 	err = r.Failure.Err()
+	if errors.Is(err, storage.ErrMoved) {
+		err = noMaster(sl.ID)
+	}
 	if errors.Is(err, storage.ErrNotMaster) { // not this node's to say: it never was
 		err = storage.Errorf(storage.ErrUnavailable, "%s", err)
 	}
@@ -64,7 +80,7 @@ func (s service) Login(ctx context.Context, in *rpc.LoginCall) (*rpc.LoginReply,
 	if err == nil {
 		_, err = s.n.loginHere(ctx, slot.ID(in.Slot), a, storage.Attempt{Password: string(in.Password), Client: in.Client})
 	}
-	return &rpc.LoginReply{Failure: rpc.Wrap(err), Tried: errors.Is(err, storage.ErrAuth)}, nil
+	return &rpc.LoginReply{Failure: rpc.Wrap(toCaller(err)), Tried: errors.Is(err, storage.ErrAuth)}, nil
 }
 
 // loginHere proves a password at this node's master of the user's home slot.

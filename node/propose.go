@@ -260,7 +260,13 @@ func recordOf(sl cluster.Slot) repl.Recorded {
 		Record: ack.Record{Version: sl.Version, Protected: sl.Protected, InSync: sl.InSync, Since: sl.UnprotectedSince}}
 }
 
-// noMaster is the answer about a slot that nobody serves.
+// noMaster is the answer about a slot that nobody serves: nothing was done.
 func noMaster(id slot.ID) error {
-	return storage.Errorf(storage.ErrUnavailable, "slot %s has no master that answers", id)
+	return storage.Errorf(storage.ErrUnavailable, "%w", noMasterError(id))
+}
+
+type noMasterError slot.ID
+
+func (e noMasterError) Error() string {
+	return fmt.Sprintf("slot %s has no master that answers", slot.ID(e))
 }

@@ -3,6 +3,7 @@ package node
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"sync"
@@ -119,11 +120,17 @@ func (n *Node) Resolve(ctx context.Context, a slot.Address) (lmtpd.Recipient, er
 		return lmtpd.Recipient{}, err
 	}
 	var r lmtpd.Recipient
-	if sl.Master == n.cfg.Node.Name {
-		r, err = n.resolveHere(ctx, sl.ID, a)
-	} else {
-		r, err = n.resolveAt(ctx, sl, a)
-	}
+	err = n.whileMoving(ctx, sl.ID, func() (err error) {
+		if sl, err = n.home(a); err != nil {
+			return err
+		}
+		if sl.Master == n.cfg.Node.Name {
+			r, err = n.resolveHere(ctx, sl.ID, a)
+		} else {
+			r, err = n.resolveAt(ctx, sl, a)
+		}
+		return err
+	})
 	return r, n.unknownOr(err, sl.ID)
 }
 
@@ -152,7 +159,11 @@ func (n *Node) resolveAt(ctx context.Context, sl cluster.Slot, a slot.Address) (
 	if err != nil {
 		return lmtpd.Recipient{}, storage.Errorf(storage.ErrUnavailable, "slot %s: no answer from its master %s: %w", sl.ID, sl.Master, err)
 	}
-	return lmtpd.Recipient{Address: a, Account: storage.AccountID(r.Account), Slot: slot.ID(r.Slot)}, r.Failure.Err()
+	err = r.Failure.Err()
+	if errors.Is(err, storage.ErrMoved) {
+		err = noMaster(sl.ID)
+	}
+	return lmtpd.Recipient{Address: a, Account: storage.AccountID(r.Account), Slot: slot.ID(r.Slot)}, err
 }
 
 // Resolve implements rpc.NodeServer.
@@ -162,7 +173,7 @@ func (s service) Resolve(ctx context.Context, in *rpc.ResolveCall) (*rpc.Resolve
 		return &rpc.ResolveReply{Failure: rpc.Wrap(storage.Errorf(storage.ErrInvalid, "%w", err))}, nil
 	}
 	r, err := s.n.resolveHere(ctx, slot.ID(in.Slot), a)
-	return &rpc.ResolveReply{Failure: rpc.Wrap(err), Account: uint64(r.Account), Slot: uint32(r.Slot)}, nil
+	return &rpc.ResolveReply{Failure: rpc.Wrap(toCaller(err)), Account: uint64(r.Account), Slot: uint32(r.Slot)}, nil
 }
 
 // Deliver implements lmtpd.Mail: each slot's recipients at that slot's master.
@@ -190,7 +201,32 @@ func (n *Node) Deliver(ctx context.Context, body storage.Body, date time.Time, r
 	return errs
 }
 
+// deliver delivers at a slot's master. When that changes meanwhile, those who have not
+// got the message get it from the next one.
 func (n *Node) deliver(ctx context.Context, id slot.ID, d storage.Delivery) []error {
+	errs := make([]error, len(d.Recipients))
+	left, rcpts := make([]int, len(errs)), d.Recipients
+	for i := range left {
+		left[i] = i
+	}
+	_ = n.whileMoving(ctx, id, func() (moved error) {
+		d.Recipients = nil
+		for _, i := range left {
+			d.Recipients = append(d.Recipients, rcpts[i])
+		}
+		var again []int
+		for j, err := range n.deliverOnce(ctx, id, d) {
+			if errs[left[j]] = err; undone(err) {
+				moved, again = err, append(again, left[j])
+			}
+		}
+		left = again
+		return moved
+	})
+	return errs
+}
+
+func (n *Node) deliverOnce(ctx context.Context, id slot.ID, d storage.Delivery) []error {
 	sl, ok := n.State().Slot(id)
 	var err error
 	switch {

@@ -147,7 +147,7 @@ func (s service) Fresh(ctx context.Context, _ *rpc.Empty) (*rpc.Index, error) {
 func (s service) Account(ctx context.Context, in *rpc.AccountCall) (*rpc.AccountReply, error) {
 	m := s.n.copies.serving(slot.ID(in.Slot))
 	if m == nil {
-		return &rpc.AccountReply{Failure: rpc.Wrap(storage.Errorf(storage.ErrNotMaster, "node %q does not serve slot %s", s.n.cfg.Node.Name, slot.ID(in.Slot)))}, nil
+		return &rpc.AccountReply{Failure: rpc.Wrap(storage.Errorf(storage.ErrMoved, "node %q does not serve slot %s", s.n.cfg.Node.Name, slot.ID(in.Slot)))}, nil
 	}
 	v, err := runAccount(ctx, m, in)
 	if err != nil {
@@ -198,7 +198,7 @@ func (s service) Deliver(stream grpc.ClientStreamingServer[rpc.DeliverPart, rpc.
 	reply := &rpc.DeliverReply{}
 	m := s.n.copies.serving(slot.ID(first.Slot))
 	if m == nil {
-		return refuse(storage.Errorf(storage.ErrNotMaster, "node %q does not serve slot %s", s.n.cfg.Node.Name, slot.ID(first.Slot)))
+		return refuse(storage.Errorf(storage.ErrMoved, "node %q does not serve slot %s", s.n.cfg.Node.Name, slot.ID(first.Slot)))
 	}
 	for _, err := range m.Deliver(stream.Context(), d) {
 		f := rpc.Wrap(err)

@@ -46,7 +46,7 @@ func kinds() []struct {
 		name string
 		kind error
 	}{
-		{"moved", ErrMoved}, {"not_master", ErrNotMaster}, {"unavailable", ErrUnavailable},
+		{"unavailable", ErrUnavailable}, {"moved", ErrMoved}, {"not_master", ErrNotMaster},
 		{"not_found", ErrNotFound}, {"exists", ErrExists},
 		{"invalid", ErrInvalid}, {"limit", ErrLimit}, {"over_quota", ErrOverQuota},
 		{"too_big", ErrTooBig}, {"auth", ErrAuth}, {"corrupt", ErrCorrupt},

@@ -140,6 +140,26 @@ type ConfirmRequest struct {
 	By         string    `json:"-"`
 }
 
+// ProposeRequest wishes for a change of masters that live: all slots off Node, which
+// is taken for dead with Dead; Slot to To; or with Home the slots of Node, or all, to
+// the nodes whose they were at first.
+type ProposeRequest struct {
+	Node slot.NodeName `json:"node,omitempty"`
+	Dead bool          `json:"dead,omitempty"`
+	Slot *slot.ID      `json:"slot,omitempty"`
+	To   slot.NodeName `json:"to,omitempty"`
+	Home bool          `json:"home,omitempty"`
+	By   string        `json:"-"`
+}
+
+// Proposed is the open proposal that has what was wished for. Exit is the verb's exit
+// code: 3 when there is nothing to do.
+type Proposed struct {
+	ID   string `json:"id,omitempty"`
+	Exit int    `json:"exit"`
+	Text string `json:"text"`
+}
+
 // RejectRequest closes a proposal without doing anything.
 type RejectRequest struct {
 	ID  string `json:"id"`

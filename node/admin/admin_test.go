@@ -75,6 +75,10 @@ func (f failovers) Confirm(ctx context.Context, r ConfirmRequest) (Outcome, erro
 	return Outcome{Text: "done"}, nil
 }
 
+func (f failovers) Propose(_ context.Context, r ProposeRequest) (Proposed, error) {
+	return Proposed{ID: "p1", Text: "p1 is open"}, users(f).order(r)
+}
+
 func (f failovers) Reject(context.Context, RejectRequest) error { return nil }
 
 type users struct{ *site }

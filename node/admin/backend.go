@@ -41,6 +41,8 @@ type Failovers interface {
 	Proposals(ctx context.Context, all bool) ([]Proposal, error)
 	// Plan asks the living nodes again and returns what would be done.
 	Plan(ctx context.Context, id string) (Plan, error)
+	// Propose opens a proposal, or returns the open one that has it already.
+	Propose(ctx context.Context, r ProposeRequest) (Proposed, error)
 	// Confirm returns when every confirmed slot serves, or its time is over.
 	Confirm(ctx context.Context, r ConfirmRequest) (Outcome, error)
 	Reject(ctx context.Context, r RejectRequest) error

@@ -63,6 +63,11 @@ func (c *Client) Plan(ctx context.Context, id string) (p Plan, err error) {
 	return p, c.get(ctx, "/v1/failover/plan?id="+url.QueryEscape(id), &p)
 }
 
+// Propose opens a proposal; it changes no master.
+func (c *Client) Propose(ctx context.Context, r ProposeRequest) (p Proposed, err error) {
+	return p, c.post(ctx, "/v1/failover/propose", r, &p)
+}
+
 // Confirm returns when every confirmed slot serves, or 30 s are over.
 func (c *Client) Confirm(ctx context.Context, r ConfirmRequest) (o Outcome, err error) {
 	return o, c.post(ctx, "/v1/failover/confirm", r, &o)

@@ -116,6 +116,10 @@ func (s *Server) failoverRoutes(mux *http.ServeMux) {
 		plan.Slots = orEmpty(plan.Slots)
 		return plan, nil
 	}))
+	mux.Handle("POST /v1/failover/propose", change(s, "propose failover", requestTimeout, func(ctx context.Context, q ProposeRequest, by string) (Proposed, error) {
+		q.By = by
+		return s.backend.Failovers.Propose(ctx, q)
+	}))
 	mux.Handle("POST /v1/failover/confirm", change(s, "confirm failover", confirmTimeout, func(ctx context.Context, q ConfirmRequest, by string) (Outcome, error) {
 		id, err := s.choose(ctx, q.ID)
 		if err != nil {

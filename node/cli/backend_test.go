@@ -22,6 +22,7 @@ type site struct {
 	outcome   admin.Outcome
 	confirmed []admin.ConfirmRequest
 	rejected  []admin.RejectRequest
+	proposed  []admin.ProposeRequest
 	added     []admin.AddUser
 	passwords []admin.SetPassword
 	jobs      *job.Registry
@@ -224,6 +225,15 @@ func (f failovers) Confirm(_ context.Context, r admin.ConfirmRequest) (admin.Out
 	r.By = ""
 	f.confirmed = append(f.confirmed, r)
 	return f.outcome, nil
+}
+
+func (f failovers) Propose(_ context.Context, r admin.ProposeRequest) (admin.Proposed, error) {
+	r.By = ""
+	f.proposed = append(f.proposed, r)
+	if r.Node == "idle" {
+		return admin.Proposed{Exit: admin.ExitNothing, Text: "idle is the master of no slot"}, nil
+	}
+	return admin.Proposed{ID: "p1", Text: "p1 is open; nothing was changed"}, nil
 }
 
 func (f failovers) Reject(_ context.Context, r admin.RejectRequest) error {

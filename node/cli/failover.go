@@ -16,16 +16,11 @@ import (
 )
 
 func (a *app) failover() *cobra.Command {
-	list, show, confirm, reject := a.failoverList(), a.failoverShow(), a.failoverConfirm(), a.failoverReject()
-	c := group("failover", "Changes of master: what is proposed, and a person's answer", list, show, confirm, reject)
+	list := a.failoverList()
+	c := group("failover", "Changes of master: what is proposed, and a person's answer", list, a.failoverShow(), a.failoverPropose(), a.failoverConfirm(), a.failoverReject())
 	c.Aliases = []string{"fo"}
 	a.reads(c)
-	c.RunE = func(c *cobra.Command, args []string) error { // bare: list
-		if len(args) > 0 {
-			return unknownVerb(c, args)
-		}
-		return list.RunE(c, nil)
-	}
+	a.quick(c, list.RunE)
 	return c
 }
 

@@ -51,6 +51,14 @@ func (f *Feed) HandOver(ctx context.Context, to slot.NodeName, p slot.Position) 
 	return inSync, nil
 }
 
+// Waits reports whether acknowledgements wait for replicas by the settings of this
+// master, whoever is there.
+func (f *Feed) Waits() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.st.Settings().Waits
+}
+
 // waitsFor says what a hand-over lacks. The caller holds mu.
 func (f *Feed) waitsFor(to slot.NodeName, p slot.Position) string {
 	switch r := f.st.Replica(to); {

@@ -1,0 +1,118 @@
+package cli
+
+import (
+	"context"
+	"encoding/json"
+	"io"
+
+	"github.com/spf13/cobra"
+
+	"mailnode/node/admin"
+	"mailnode/storage/slot"
+)
+
+func (a *app) failoverPropose() *cobra.Command {
+	var node, to, id, home string
+	dead := false
+	c := a.changes(a.reads(a.verb("propose", nil, "Propose that slots change their master; confirm does it", func(ctx context.Context, _ []string) error {
+		r := admin.ProposeRequest{Node: slot.NodeName(node), Dead: dead, To: slot.NodeName(to)}
+		forms := 0
+		for _, is := range []bool{node != "", id != "" || to != "", home != ""} {
+			if is {
+				forms++
+			}
+		}
+		switch {
+		case forms != 1 || (id == "") != (to == ""):
+			return usage("say one of: --node N, --slot S --to N, --home N, --home all")
+		case dead && node == "":
+			return usage("--dead belongs to --node")
+		case id != "":
+			s, err := slot.ParseID(id)
+			if err != nil {
+				return usage("--slot: %s", err)
+			}
+			r.Slot = &s
+		case home != "":
+			r.Home = true
+			if home != "all" {
+				r.Node = slot.NodeName(home)
+			}
+		}
+		return a.propose(ctx, r)
+	})))
+	c.Flags().StringVar(&node, "node", "", "all slots off this node")
+	c.Flags().BoolVar(&dead, "dead", false, "with --node: it is dead; a hand-over is tried for 5 s only")
+	c.Flags().StringVar(&id, "slot", "", "with --to: this slot")
+	c.Flags().StringVar(&to, "to", "", "the node that holds a copy of it")
+	c.Flags().StringVar(&home, "home", "", "the slots that were this node's at first; all: everybody's")
+	return c
+}
+
+// propose opens a proposal, and says what to type next.
+func (a *app) propose(ctx context.Context, r admin.ProposeRequest) error {
+	p, err := a.client().Propose(ctx, r)
+	if err != nil {
+		return err
+	}
+	if a.asJSON {
+		err = json.NewEncoder(a.out).Encode(p)
+	} else if _, err = io.WriteString(a.out, ended(p.Text)); err == nil && p.ID != "" {
+		a.say("mailnode failover confirm %s", p.ID)
+	}
+	if p.Exit != admin.ExitDone {
+		return exitCode(p.Exit)
+	}
+	return err
+}
+
+// move proposes and confirms in one breath: a proposal that is open already is taken.
+func (a *app) move(ctx context.Context, r admin.ProposeRequest) error {
+	p, err := a.client().Propose(ctx, r)
+	if err != nil {
+		return err
+	}
+	if p.ID == "" {
+		if _, err := io.WriteString(a.out, ended(p.Text)); err != nil {
+			return err
+		}
+		return exitCode(p.Exit)
+	}
+	return a.confirm(ctx, p.ID, admin.ConfirmRequest{})
+}
+
+// quick adds what is typed on a phone to `mailnode fo`: -a N, -m N, -K N, and SLOT NODE.
+// Bare, it lists.
+func (a *app) quick(c *cobra.Command, list func(*cobra.Command, []string) error) {
+	var away, home, dead string
+	a.changes(c)
+	c.Flags().StringVarP(&away, "away", "a", "", "move all masters off this node, which lives")
+	c.Flags().StringVarP(&home, "masters-home", "m", "", "bring the masters home that were this node's at first")
+	c.Flags().StringVarP(&dead, "kill", "K", "", "this node is dead: its slots go to other copies")
+	c.RunE = func(c *cobra.Command, args []string) error {
+		ctx := c.Context()
+		set := 0
+		for _, s := range []string{away, home, dead} {
+			if s != "" {
+				set++
+			}
+		}
+		switch {
+		case set > 1 || set == 1 && len(args) > 0:
+			return usage("say one of: -a N, -m N, -K N, SLOT NODE")
+		case away != "":
+			return a.move(ctx, admin.ProposeRequest{Node: slot.NodeName(away)})
+		case home != "":
+			return a.move(ctx, admin.ProposeRequest{Node: slot.NodeName(home), Home: true})
+		case dead != "":
+			return a.move(ctx, admin.ProposeRequest{Node: slot.NodeName(dead), Dead: true})
+		case len(args) == 0:
+			return list(c, nil)
+		}
+		id, err := slot.ParseID(args[0])
+		if err != nil || len(args) != 2 {
+			return unknownVerb(c, args)
+		}
+		return a.move(ctx, admin.ProposeRequest{Slot: &id, To: slot.NodeName(args[1])})
+	}
+}

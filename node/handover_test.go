@@ -1,0 +1,183 @@
+package node
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/emersion/go-imap/v2/imapclient"
+
+	"mailnode/node/admin"
+	"mailnode/storage/slot"
+)
+
+// move proposes and confirms, as `mailnode fo` does.
+func (s *site) move(ctx context.Context, at *running, r admin.ProposeRequest) admin.Outcome {
+	s.t.Helper()
+	p, err := at.admin.Propose(ctx, r)
+	if err != nil || p.ID == "" {
+		s.t.Fatalf("propose %+v: %+v, %v", r, p, err)
+	}
+	out, err := at.admin.Confirm(ctx, admin.ConfirmRequest{ID: p.ID})
+	if err != nil || out.Exit != admin.ExitDone {
+		s.t.Fatalf("confirm %+v: %+v, %v", r, out, err)
+	}
+	return out
+}
+
+// load delivers to all users at all nodes until stop, which returns what was
+// acknowledged for each, and the longest that one delivery took.
+func (s *site) load(users []string, width int) (stop func() (acked map[string]int, slowest time.Duration)) {
+	ctx, cancel := context.WithCancel(context.Background())
+	var wg sync.WaitGroup
+	var mu sync.Mutex
+	acked := map[string]int{}
+	var slowest time.Duration
+	for w := range width {
+		wg.Go(func() {
+			for i := w; ctx.Err() == nil; i++ {
+				u := users[i%len(users)]
+				began := time.Now()
+				err := s.deliver(s.nodes[i%len(s.nodes)], u, fmt.Sprintf("Subject: %d of %d\r\n\r\nhello\r\n", i, w))
+				took := time.Since(began)
+				if err != nil {
+					s.t.Errorf("a delivery failed: %v", err)
+					continue
+				}
+				mu.Lock()
+				acked[u]++
+				slowest = max(slowest, took)
+				mu.Unlock()
+			}
+		})
+	}
+	return func() (map[string]int, time.Duration) {
+		cancel()
+		wg.Wait()
+		return acked, slowest
+	}
+}
+
+// All masters of a node move off and come home while mail flows: no delivery fails, no
+// epoch is unclean, the slots stay protected, and every mailbox has each message once
+// (laws 1, 2, 4).
+func TestLaw01Law02Law04HandOverUnderLoad(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, 3, 1, 6)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	defer cancel()
+	users := s.users(ctx, 6)
+	validity := s.validities(users)
+	stop := s.load(users, 4)
+	mine := func(st admin.Status) (ids []slot.ID) {
+		for _, sl := range st.Slots {
+			if sl.Master == "n1" {
+				ids = append(ids, sl.Slot)
+			}
+		}
+		return ids
+	}
+	home := mine(s.status(ctx, s.nodes[0]))
+	if len(home) == 0 {
+		t.Fatal("n1 is master of no slot")
+	}
+	for range 3 {
+		if out := s.move(ctx, s.nodes[1], admin.ProposeRequest{Node: "n1"}); len(out.Done) != len(home) {
+			t.Errorf("%d slots were at home, moved: %+v", len(home), out)
+		}
+		if left := mine(s.status(ctx, s.nodes[1])); len(left) != 0 {
+			t.Errorf("n1 still has %v", left)
+		}
+		if p, err := s.nodes[2].admin.Propose(ctx, admin.ProposeRequest{Node: "n1"}); err != nil || p.Exit != admin.ExitNothing {
+			t.Errorf("typed again: %+v, %v", p, err)
+		}
+		s.move(ctx, s.nodes[2], admin.ProposeRequest{Node: "n1", Home: true})
+		if now := mine(s.status(ctx, s.nodes[2])); !slices.Equal(now, home) {
+			t.Errorf("home again: %v, want %v", now, home)
+		}
+	}
+	acked, slowest := stop()
+	total := 0
+	for i, u := range users {
+		total += acked[u]
+		if n, err := s.count(s.nodes[i%3], u, "pw"); err != nil || int(n) != acked[u] {
+			t.Errorf("%s: %d messages, %d acknowledged, %v", u, n, acked[u], err)
+		}
+	}
+	t.Logf("%d messages, the slowest took %s", total, slowest)
+	for _, sl := range s.nodes[0].node.State().Slots {
+		if sl.Unclean != 0 {
+			t.Errorf("%s has %d unclean epochs", sl.ID, sl.Unclean)
+		}
+	}
+	for u, v := range s.validities(users) {
+		if v != validity[u] {
+			t.Errorf("%s: UIDVALIDITY %d is %d now", u, validity[u], v)
+		}
+	}
+}
+
+// A hand-over to a node that cannot take it is given up by itself; meanwhile changes
+// wait, and then go on at the old master. While it lasts the slot can be read.
+func TestHandOverToAStoppedNode(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, 3, 1, 3)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	defer cancel()
+	users := s.users(ctx, 3)
+	n1 := s.nodes[0]
+	st := s.status(ctx, n1)
+	id := servedBy(t, st, "n1")
+	var to *running
+	for _, c := range st.Slots[id].Copies {
+		if c.Node != "n1" {
+			to = s.nodes[c.Node[1]-'1']
+		}
+	}
+	p, err := n1.admin.Propose(ctx, admin.ProposeRequest{Slot: &id, To: slot.NodeName(to.name)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	to.stopped()
+	var confirmed atomic.Pointer[admin.Outcome]
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		out, err := n1.admin.Confirm(ctx, admin.ConfirmRequest{ID: p.ID})
+		if err != nil {
+			t.Error(err)
+		}
+		confirmed.Store(&out)
+	})
+	wg.Wait()
+	if out := confirmed.Load(); out.Exit != admin.ExitRefused || len(out.Done) != 0 {
+		t.Errorf("%+v", out)
+	}
+	if err := s.deliver(n1, users[id], "x\r\n"); err != nil {
+		t.Errorf("after it: %v", err)
+	}
+}
+
+// validities returns the UIDVALIDITY of each user's INBOX.
+func (s *site) validities(users []string) map[string]uint32 {
+	out := map[string]uint32{}
+	for _, u := range users {
+		c, err := imapclient.DialInsecure(s.nodes[0].cfg.IMAP.Plain, nil)
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		if err := c.Login(u, "pw").Wait(); err != nil {
+			s.t.Fatal(err)
+		}
+		box, err := c.Select("INBOX", nil).Wait()
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		out[u] = box.UIDValidity
+		c.Close()
+	}
+	return out
+}
