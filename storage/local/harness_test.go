@@ -461,7 +461,7 @@ func (h *harness) keep(name string) {
 
 func (h *harness) quarantine() error {
 	h.w.n++
-	ev := &event.Event{Position: uint64(slot.At(1, uint64(h.w.n))), Changes: []*event.Change{subscription(1, strings.Repeat("x", h.rng.IntN(9000)), true)}}
+	ev := &event.Event{Position: uint64(slot.At(1, uint64(h.w.n))), Changes: []*event.Change{subscriptionChange(1, strings.Repeat("x", h.rng.IntN(9000)), true)}}
 	if err := h.s.Quarantine(ev, errors.New("it does not apply")); err != nil {
 		return err
 	}

@@ -131,7 +131,7 @@ func (m *Master) CreateAccount(ctx context.Context, addr slot.Address, password 
 			if err != nil {
 				return err
 			}
-			changes = append(changes, mailboxChange(box), subscription(a.Id, sp.name, true))
+			changes = append(changes, mailboxChange(box), subscriptionChange(a.Id, sp.name, true))
 		}
 		created = storage.Account{ID: storage.AccountID(a.Id), Address: addr, QuotaBytes: quotaBytes, Created: now.Truncate(time.Second).UTC()}
 		return m.emit(t, changes...)

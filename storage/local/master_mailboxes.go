@@ -7,22 +7,9 @@ import (
 	"sort"
 	"strings"
 
-	"google.golang.org/protobuf/proto"
-
 	"mailnode/storage"
 	"mailnode/storage/event"
 )
-
-func unmarshal(b []byte, into proto.Message) error {
-	if err := proto.Unmarshal(b, into); err != nil {
-		return storage.Errorf(storage.ErrCorrupt, "read record: %w", err)
-	}
-	return nil
-}
-
-func subscription(account uint64, name string, on bool) *event.Change {
-	return &event.Change{Record: &event.Change_Subscription{Subscription: &event.SubscriptionRecord{Account: account, Name: name, Removed: !on}}}
-}
 
 // showMailbox gives a mailbox as clients see it.
 func (m *Master) showMailbox(r reader, a *event.AccountRecord, b *event.MailboxRecord) (storage.Mailbox, error) {
@@ -332,29 +319,6 @@ func moves(r reader, id storage.AccountID, from string) (int, error) {
 	return int(st.Messages), err
 }
 
-// namesBelow gives the mailbox with a name and all below it.
-func namesBelow(r reader, id storage.AccountID, name string) ([]*event.MailboxRecord, error) {
-	var out []*event.MailboxRecord
-	if _, exists, err := mailboxID(r, id, name); err != nil {
-		return nil, err
-	} else if exists {
-		b, err := mailboxByName(r, id, name)
-		if err != nil {
-			return nil, err
-		}
-		out = append(out, b)
-	}
-	err := each(r, event.NamesOf(id, name+"/"), func(_, value []byte) error {
-		if len(value) != 8 {
-			return storage.Errorf(storage.ErrCorrupt, "read name below %q: %d bytes", name, len(value))
-		}
-		b, err := loadMailbox(r, storage.Ref{Account: id, Mailbox: storage.MailboxID(be.Uint64(value))})
-		out = append(out, b)
-		return err
-	})
-	return out, err
-}
-
 // renameInbox moves INBOX's messages to a new mailbox (RFC 3501, section 6.3.5):
 // all of them or none, and what arrives meanwhile stays in INBOX.
 func (m *Master) renameInbox(ctx context.Context, id storage.AccountID, to string) error {
@@ -441,7 +405,7 @@ func (m *Master) Subscribe(ctx context.Context, id storage.AccountID, name strin
 		if on {
 			m.subscriptions.made(id)
 		}
-		return m.emit(t, subscription(uint64(id), name, on))
+		return m.emit(t, subscriptionChange(uint64(id), name, on))
 	}, id)
 }
 

@@ -94,35 +94,6 @@ func clockSince(nowMs, thenMs uint64) time.Duration {
 	return time.Duration(nowMs-thenMs) * time.Millisecond
 }
 
-// holdsAddress says whether an account's address still leads to it.
-func holdsAddress(r reader, a *event.AccountRecord) (bool, error) {
-	rec := &event.AddressRecord{}
-	found, err := event.Load(r, event.AddressKey(slot.Address(a.Address)), rec)
-	return found && !rec.Erased && rec.Account == a.Id, err
-}
-
-// deletedAccount finds a deleted account that still holds its address.
-func deletedAccount(r reader, addr slot.Address) (*event.AccountRecord, *event.AddressRecord, error) {
-	rec := &event.AddressRecord{}
-	found, err := event.Load(r, event.AddressKey(addr), rec)
-	if err != nil {
-		return nil, nil, err
-	}
-	a := &event.AccountRecord{}
-	if found && !rec.Erased {
-		if found, err = event.Load(r, event.AccountKey(storage.AccountID(rec.Account)), a); err != nil {
-			return nil, nil, err
-		}
-	}
-	switch {
-	case !found || rec.Erased:
-		return nil, nil, storage.Errorf(storage.ErrNotFound, "account %q: there is none that can be brought back", addr)
-	case !a.Deleted:
-		return nil, nil, storage.Errorf(storage.ErrInvalid, "account %q is not deleted", addr)
-	}
-	return a, rec, nil
-}
-
 // UndeleteAccount implements storage.Undelete.
 func (m *Master) UndeleteAccount(ctx context.Context, addr slot.Address) (storage.Account, error) {
 	var out storage.Account

@@ -281,17 +281,6 @@ func showMissing(x *event.MissingRecord, nowMs uint64) storage.Missing {
 		Ago: clockSince(nowMs, x.SlotClockMs)}
 }
 
-// eachMissing calls fn for the messages that are noted as missing.
-func eachMissing(r reader, fn func(*event.MissingRecord) error) error {
-	return each(r, event.SpanOf([]byte{event.PrefixMissing}), func(_, value []byte) error {
-		x := &event.MissingRecord{}
-		if err := unmarshal(value, x); err != nil {
-			return err
-		}
-		return fn(x)
-	})
-}
-
 // GivenUp lists the bodies of missing messages, each once.
 func (s *Slot) GivenUp() (bodies []slot.BodyRef, messages int, err error) {
 	seen := map[slot.BodyRef]bool{}

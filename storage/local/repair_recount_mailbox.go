@@ -10,50 +10,11 @@ import (
 	"mailnode/storage/mime"
 )
 
-// Lengths of keys, in bytes.
-const (
-	accountKeyBytes = 9
-	mailboxKeyBytes = 17
-	messageKeyBytes = 21
-	changedKeyBytes = 29
-	bodyKeyBytes    = 41
-)
-
 // summaryFits says whether a summary can be a message's. That it is another
 // message's of the same size only the body could tell.
 func summaryFits(value []byte, m *event.MessageRecord) bool {
 	s, err := mime.ParseSummary(value)
 	return err == nil && s.Size() == m.Size
-}
-
-// modseqOf gives the MODSEQ that a UID has now, live or expunged; 0: neither.
-func modseqOf(r reader, ref storage.Ref, uid storage.UID) (storage.ModSeq, error) {
-	m, _, err := messageOf(r, ref, uid)
-	if m == nil {
-		return 0, err
-	}
-	return storage.ModSeq(m.Modseq), nil
-}
-
-// messageOf gives a live or expunged message as it is now; nil: neither, or it
-// cannot be read.
-func messageOf(r reader, ref storage.Ref, uid storage.UID) (m *event.MessageRecord, live bool, err error) {
-	m = &event.MessageRecord{}
-	found, err := event.Load(r, event.MessageKey(ref, uid), m)
-	if found && err == nil {
-		return m, true, nil
-	}
-	if err != nil && !errors.Is(err, storage.ErrCorrupt) {
-		return nil, false, err
-	}
-	x := &event.ExpungedRecord{}
-	if found, err = event.Load(r, event.ExpungedKey(ref, uid), x); errors.Is(err, storage.ErrCorrupt) {
-		return nil, false, nil
-	}
-	if err != nil || !found || x.Message == nil {
-		return nil, false, err
-	}
-	return x.Message, false, nil
 }
 
 // fixMissing enters what the change index lacks.

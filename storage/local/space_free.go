@@ -213,7 +213,7 @@ func (f *freeing) unsubscribe(id storage.AccountID) error {
 				return nil, err
 			}
 			for _, name := range some {
-				changes = append(changes, subscription(a.Id, name, false))
+				changes = append(changes, subscriptionChange(a.Id, name, false))
 			}
 			return changes, nil
 		}, id); err != nil {

@@ -43,13 +43,6 @@ func (s *Slot) CountUsers(ctx context.Context) error {
 	})
 }
 
-// liveAccount says whether a record is of an account that is not deleted. What
-// cannot be read counts for none, here as when it changes.
-func liveAccount(value []byte) bool {
-	a := &event.AccountRecord{}
-	return value != nil && unmarshal(value, a) == nil && !a.Deleted
-}
-
 // Users says how many accounts this copy knows, and names the first few, also
 // while it is a replica. It scans nothing: whoever asks must not wait.
 // storage.ErrUnavailable: they are not counted yet.
