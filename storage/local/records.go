@@ -31,6 +31,16 @@ func unmarshal(b []byte, into proto.Message) error {
 	return nil
 }
 
+// errEnough ends an each early; stopEarly takes it for no error.
+var errEnough = errors.New("enough")
+
+func stopEarly(err error) error {
+	if err == errEnough {
+		return nil
+	}
+	return err
+}
+
 func loadAccount(r reader, id storage.AccountID) (*event.AccountRecord, error) {
 	a := &event.AccountRecord{}
 	found, err := event.Load(r, event.AccountKey(id), a)
