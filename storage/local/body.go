@@ -222,7 +222,7 @@ func (s *Slot) StageBody(ref slot.BodyRef, note []byte, body io.ReaderAt, size i
 // oldest are forgotten; an event that names one after all asks for it again.
 const foreignMax = 1 << 16
 
-// HasBody says whether a body is in the packs here. The stage is looked at first
+// HasBody reports whether a body is in the packs here. The stage is looked at first
 // (see staged).
 func (s *Slot) HasBody(ref slot.BodyRef) (bool, error) {
 	if _, ok := s.stagedAt(ref); ok {
@@ -231,7 +231,7 @@ func (s *Slot) HasBody(ref slot.BodyRef) (bool, error) {
 	return s.keptBody(ref)
 }
 
-// keptBody says whether a body's place is durable: it outlives a restart.
+// keptBody reports whether a body's place is durable: it outlives a restart.
 func (s *Slot) keptBody(ref slot.BodyRef) (have bool, err error) {
 	err = s.read(func(v *view) (err error) {
 		_, have, err = v.Get(event.BodyKey(ref))
@@ -273,7 +273,7 @@ func (s *Slot) locate(v *view, ref slot.BodyRef) (blob.Location, error) {
 	return loc, err
 }
 
-// hasBody says whether an event may name a body. Only the committer moves bodies
+// hasBody reports whether an event may name a body. Only the committer moves bodies
 // from the stage into the state that a closure sees, so nothing moves meanwhile;
 // the durable state may have bodies that this one has dropped.
 func (t *txn) hasBody(ref slot.BodyRef) (bool, error) {

@@ -62,7 +62,7 @@ func TestLaw06RefusedDeliveryReadsItsBodyNoMore(t *testing.T) {
 	within(t, "close", func() { s.Close() })
 }
 
-// putting says whether a Put is under way.
+// putting reports whether a Put is under way.
 func (s *Slot) putting() bool {
 	s.pins.putsMu.Lock()
 	defer s.pins.putsMu.Unlock()

@@ -44,7 +44,7 @@ func (s *Slot) forgetUnnamed(step func(func(t *txn) error) error) (forgotten int
 	}
 }
 
-// unnamedIn gives the first keys of a span of places whose body has no count of
+// unnamedIn returns the first keys of a span of places whose body has no count of
 // references: both kinds of records are in the order of the same keys.
 func (s *Slot) unnamedIn(sp event.Span) (keys [][]byte, err error) {
 	err = s.read(func(v *view) error {

@@ -333,7 +333,7 @@ func writeError(err error) error {
 	return storage.Errorf(storage.ErrUnavailable, "%w", err)
 }
 
-// slotClock gives the slot clock of an event made now: it runs while a master
+// slotClock returns the slot clock of an event made now: it runs while a master
 // serves, and never by the wall clock.
 func (m *Master) slotClock(t *txn) uint64 {
 	return max(t.clock, m.clockBase+uint64((m.s.o.Clock.Mono()-m.since)/time.Millisecond))

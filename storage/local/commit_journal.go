@@ -27,7 +27,7 @@ func journalSpan(start slot.Position) event.Span {
 	return event.Span{Lower: event.JournalKey(start + 1), Upper: event.SpanOf([]byte{event.PrefixJournal}).Upper}
 }
 
-// journalEvents gives how many events the journal has: as the last group noted
+// journalEvents returns how many events the journal has: as the last group noted
 // it, else counted. Positions do not tell, because they jump.
 func journalEvents(r reader) (int, error) {
 	v, found, err := r.Get(localKey(keyJournalEvents))
@@ -138,7 +138,7 @@ func (t *txn) olderThan(start slot.Position, clock uint64) (upTo slot.Position, 
 	return upTo, n, it.Error()
 }
 
-// JournalAfter gives durable events after a position, in order and in the
+// JournalAfter returns durable events after a position, in order and in the
 // journal's encoding (event.Decode): at least one if there is any, and at most
 // about bytesMax. ErrNotFound: the journal no longer goes back that far, or
 // never had that position; the reader needs a state transfer.

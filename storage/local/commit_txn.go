@@ -69,7 +69,7 @@ func (s *Slot) panicked(p any) error {
 	return storage.Errorf(storage.ErrUnavailable, "slot %s: internal error: %v", s.o.Slot, p)
 }
 
-// headAfter gives the head with the batch. What is read of it lies in the batch,
+// headAfter returns the head with the batch. What is read of it lies in the batch,
 // so that no commit waits for a table.
 func (t *txn) headAfter() (event.Head, error) {
 	h := t.s.known

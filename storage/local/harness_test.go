@@ -216,7 +216,7 @@ func (h *harness) photograph(what string) {
 	h.photos = append(h.photos, p)
 }
 
-// taken gives the photographs and forgets them; work in the background may still
+// taken returns the photographs and forgets them; work in the background may still
 // add some, which count for the next operation.
 func (h *harness) taken() []crashPoint {
 	h.mu.Lock()

@@ -138,7 +138,7 @@ func (m *Master) Changes(ctx context.Context, r storage.Ref, since storage.ModSe
 	return out, err
 }
 
-// absent gives every UID below next that no message has: below the expunge floor
+// absent returns every UID below next that no message has: below the expunge floor
 // nobody knows any more which of them have gone since (LAWS §4.12).
 func absent(v *view, r storage.Ref, next storage.UID) ([]storage.UID, error) {
 	var out []storage.UID

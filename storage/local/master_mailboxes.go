@@ -11,7 +11,7 @@ import (
 	"mailnode/storage/event"
 )
 
-// showMailbox gives a mailbox as clients see it.
+// showMailbox returns a mailbox as clients see it.
 func (m *Master) showMailbox(r reader, a *event.AccountRecord, b *event.MailboxRecord) (storage.Mailbox, error) {
 	var st event.MailboxStats
 	if _, err := event.Load(r, event.StatsKey(b.Ref()), &st); err != nil {

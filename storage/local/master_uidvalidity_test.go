@@ -86,7 +86,7 @@ func TestLaw02Law11NumbersAfterLostIndexes(t *testing.T) {
 	}
 }
 
-// madeAndErased gives the UIDVALIDITYs of a new account's mailboxes in the order
+// madeAndErased returns the UIDVALIDITYs of a new account's mailboxes in the order
 // in which they were given out.
 func madeAndErased(t *testing.T, m *Master, addr slot.Address) []storage.UIDValidity {
 	t.Helper()

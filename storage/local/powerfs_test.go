@@ -43,7 +43,7 @@ func newPowerFS(mem *vfs.MemFS) *powerFS {
 	return &powerFS{FS: mem, mem: mem, nodes: map[string]*node{}}
 }
 
-// node gives the file that has a name; one not seen before is on the disk whole.
+// node returns the file that has a name; one not seen before is on the disk whole.
 func (p *powerFS) node(path string) *node {
 	p.nodesMu.Lock()
 	defer p.nodesMu.Unlock()
@@ -277,13 +277,13 @@ func (f *powerFile) SyncTo(n int64) (full bool, err error) {
 	return full, err
 }
 
-// changesDurability says whether an operation decides what a power loss leaves.
+// changesDurability reports whether an operation decides what a power loss leaves.
 func changesDurability(k errorfs.OpKind) bool {
 	return slices.Contains([]errorfs.OpKind{errorfs.OpFileSync, errorfs.OpFileSyncData, errorfs.OpFileSyncTo, errorfs.OpRename,
 		errorfs.OpCreate, errorfs.OpReuseForWrite, errorfs.OpLink, errorfs.OpRemove, errorfs.OpRemoveAll}, k)
 }
 
-// develop gives a disk that the power loss may have left: what was synced, and
+// develop returns a disk that the power loss may have left: what was synced, and
 // of the rest a part by chance. Names of a folder come in three ways: none that
 // is not synced, some new ones, or all that was done. A file that has two states
 // has either, or is torn at any byte or any sector; behind the tear lie the old
@@ -349,7 +349,7 @@ func (ph photo) mix(out *vfs.MemFS, dir string, rng *rand.Rand) error {
 	return nil
 }
 
-// content gives what a file may have. A name that has come to mean another file
+// content returns what a file may have. A name that has come to mean another file
 // means the one or the other.
 func (ph photo) content(path string, rng *rand.Rand) []byte {
 	before, was := contentOf(ph.synced, path), exists(ph.synced, path)

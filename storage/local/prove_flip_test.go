@@ -309,7 +309,7 @@ func (d *damagedDisk) verdict(file string, r reading) (kind string, breach error
 	return "", fmt.Errorf("the head is %s, it was %s, errors %v, and the checker finds nothing", r.head, d.head, r.errs)
 }
 
-// namesMessage says whether a finding has account, mailbox, UID, body and file.
+// namesMessage reports whether a finding has account, mailbox, UID, body and file.
 func namesMessage(found []string) bool {
 	return slices.ContainsFunc(found, func(f string) bool {
 		return regexp.MustCompile(`^\S+@example\.test \S+ uid \d+: its body: .*\.pack`).MatchString(f)

@@ -12,7 +12,7 @@ import (
 	"mailnode/storage/index"
 )
 
-// IndexLost says whether an error means that files of the index are damaged, so
+// IndexLost reports whether an error means that files of the index are damaged, so
 // that only a Rebuild helps; a record that is merely wrong is a Recount's. A copy
 // whose folder, packs or disk failed a check of Open is a person's: the wrong disk
 // may be mounted.

@@ -36,7 +36,7 @@ type MessageName struct {
 	Size    int64 // bytes
 }
 
-// String gives for instance "u7@example.test INBOX uid 18630".
+// String returns for instance "u7@example.test INBOX uid 18630".
 func (n MessageName) String() string {
 	return fmt.Sprintf("%s %s uid %d", n.Account, n.Mailbox, n.UID)
 }
@@ -224,7 +224,7 @@ func (x *scrubbing) body(p placed, bad map[slot.BodyRef]error) error {
 	return nil
 }
 
-// name gives findings about bodies, each with the messages that name it.
+// name returns findings about bodies, each with the messages that name it.
 func (x *scrubbing) name(kind FindingKind, bad map[slot.BodyRef]error) error {
 	if len(bad) == 0 {
 		return nil

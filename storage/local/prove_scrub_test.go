@@ -17,7 +17,7 @@ import (
 
 func packName(n uint32) string { return fmt.Sprintf("%08d.pack", n) }
 
-// tablesOf gives the paths of the index's tables that are worth a look.
+// tablesOf returns the paths of the index's tables that are worth a look.
 func tablesOf(t *testing.T, s *Slot) (paths []string) {
 	t.Helper()
 	list, err := s.tables()

@@ -29,7 +29,7 @@ type Check struct {
 	Text  string
 }
 
-// String gives the line, such as "ok: identity: cluster 7a6a, slot s007".
+// String returns the line, such as "ok: identity: cluster 7a6a, slot s007".
 func (c Check) String() string { return fmt.Sprintf("%s: %s: %s", c.State, c.Name, c.Text) }
 
 // Refused is Open's error: which check failed, why, and what to type next. The
@@ -46,10 +46,10 @@ func (r *Refused) Error() string {
 	return fmt.Sprintf("open slot %s: %s check: %v; %s", r.Slot, r.Checks[len(r.Checks)-1].Name, r.Err, r.Next)
 }
 
-// Unwrap gives the cause, for its kind.
+// Unwrap returns the cause, for its kind.
 func (r *Refused) Unwrap() error { return r.Err }
 
-// Checks gives the self-check that Open made, in its order.
+// Checks returns the self-check that Open made, in its order.
 func (s *Slot) Checks() []Check { return s.checks }
 
 // What to do about a check that failed. The files stay as they are.

@@ -103,7 +103,7 @@ func newRemovals(t *testing.T, o Options, clock *steppedClock, rng *rand.Rand) (
 	return w, s
 }
 
-// dump gives what clients see of an account in the model.
+// dump returns what clients see of an account in the model.
 func (a *removalAccount) dump() string {
 	var lines []string
 	for _, b := range a.boxes {

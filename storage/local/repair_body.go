@@ -150,7 +150,7 @@ func (m *Master) GiveUp(ctx context.Context, bodies []slot.BodyRef) ([]storage.M
 	return g.out, cmp.Or(g.forget(ctx), unread)
 }
 
-// mayPass says whether a body's damage may be none of the body: the system does
+// mayPass reports whether a body's damage may be none of the body: the system does
 // not read it, or the packs are not where they were. That a pack is not there is
 // believed of a folder that proves to be this slot's.
 func (s *Slot) mayPass(damage error) bool {
@@ -170,7 +170,7 @@ type givingUp struct {
 	out  []storage.Missing
 }
 
-// find gives the messages that name a lost body, by mailbox.
+// find returns the messages that name a lost body, by mailbox.
 func (g *givingUp) find(ctx context.Context) (in map[storage.Ref][]storage.UID, order []storage.Ref, err error) {
 	in = map[storage.Ref][]storage.UID{}
 	rec := &event.MessageRecord{}
@@ -230,7 +230,7 @@ func (g *givingUp) some(ctx context.Context, ref storage.Ref, uids []storage.UID
 	return err
 }
 
-// isLost says whether a lost body still lies where it was found damaged.
+// isLost reports whether a lost body still lies where it was found damaged.
 func (g *givingUp) isLost(t *txn, ref slot.BodyRef) (bool, error) {
 	was, lost := g.lost[ref]
 	if !lost {

@@ -50,7 +50,7 @@ func mendBench(t *testing.T) (*steppedClock, *damageMet, *Slot, *Master) {
 	return clock, seen, s, serve(t, s, 1, 0)
 }
 
-// bodyAt gives the body of a message.
+// bodyAt returns the body of a message.
 func bodyAt(t *testing.T, s *Slot, ref storage.Ref, uid storage.UID) slot.BodyRef {
 	t.Helper()
 	var out slot.BodyRef

@@ -60,7 +60,7 @@ func behind(t *testing.T, s *Slot, write func(b *pebble.Batch)) {
 	s.install(s.newView())
 }
 
-// records gives what lies under a prefix.
+// records returns what lies under a prefix.
 func recordsOf(t *testing.T, s *Slot, prefix byte) (keys, values [][]byte) {
 	t.Helper()
 	if err := s.Inspect(func(x Snapshot) error {

@@ -83,7 +83,7 @@ func (t *txn) applyReplica(ev *event.Event) (err error) {
 	return t.apply(ev)
 }
 
-// MissingBodies gives those bodies of an event that are not here.
+// MissingBodies returns those bodies of an event that are not here.
 func (s *Slot) MissingBodies(ev *event.Event) ([]slot.BodyRef, error) {
 	var out []slot.BodyRef
 	for _, ref := range ev.Bodies() {
@@ -130,5 +130,5 @@ func (s *Slot) Quarantined() ([]string, error) {
 	return out, nil
 }
 
-// Building says whether a state transfer is under way or was cut off.
+// Building reports whether a state transfer is under way or was cut off.
 func (s *Slot) Building() bool { return s.building.Load() }

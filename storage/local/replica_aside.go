@@ -63,7 +63,7 @@ type Aside struct {
 	Seen  *Seen
 }
 
-// MayBeAcknowledged says whether clients may have been told that what this state
+// MayBeAcknowledged reports whether clients may have been told that what this state
 // has beyond the shared point is kept. A replica's tail may have been confirmed to
 // its master. A master's was confirmed by nobody when it never went on alone and
 // the promotion was a safe one: every acknowledged event was on a replica that was

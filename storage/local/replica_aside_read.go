@@ -234,12 +234,12 @@ func (r *asideReader) changedAccount(id uint64) error {
 	return nil
 }
 
-// changedAfter says whether a MODSEQ of the old state is beyond the shared point.
+// changedAfter reports whether a MODSEQ of the old state is beyond the shared point.
 func (r *asideReader) changedAfter(modseq uint64) bool {
 	return r.fork.inside || modseq > uint64(r.fork.shared)+r.account.ModseqBase
 }
 
-// partsInside says whether the present history leaves the old one inside an epoch:
+// partsInside reports whether the present history leaves the old one inside an epoch:
 // by the jump of a master that stopped uncleanly, not by a new epoch.
 func partsInside(old, present slot.Lineage) bool {
 	i := 0
@@ -316,7 +316,7 @@ func (r *asideReader) mailbox(old *event.MailboxRecord) error {
 	return nil
 }
 
-// had says whether the present history has a message, or had it and deleted it.
+// had reports whether the present history has a message, or had it and deleted it.
 func (r *asideReader) had(now *event.MailboxRecord, m *event.MessageRecord) (bool, error) {
 	have := &event.MessageRecord{}
 	found, err := event.Load(r.now, event.MessageKey(m.Ref(), storage.UID(m.Uid)), have)

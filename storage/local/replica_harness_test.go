@@ -53,7 +53,7 @@ func newReplicaHarness(t *testing.T, rng *rand.Rand) *harness {
 	return h
 }
 
-// behind gives the events that the copy has not.
+// behind returns the events that the copy has not.
 func (r *replicaHarness) behind() ([]*event.Event, error) {
 	h := r.h
 	head, err := h.s.Head()

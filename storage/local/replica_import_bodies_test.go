@@ -6,7 +6,7 @@ import (
 	"mailnode/storage/event"
 )
 
-// keysOf gives what follows the prefix of its records' keys.
+// keysOf returns what follows the prefix of its records' keys.
 func keysOf(t *testing.T, s *Slot, prefix byte) map[string]bool {
 	t.Helper()
 	out := map[string]bool{}

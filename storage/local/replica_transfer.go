@@ -289,7 +289,7 @@ func eachDigest(v *view, fn func(r storage.Ref, d event.Digest) error) error {
 	})
 }
 
-// Digests gives the digests at one durable position, so that two copies can be
+// Digests returns the digests at one durable position, so that two copies can be
 // compared mailbox by mailbox (law 8): start's first, of everything but
 // mailboxes, then each live mailbox's in the order of its key.
 func (s *Slot) Digests(start func(at slot.Position, rest event.Digest) error, box func(r storage.Ref, d event.Digest) error) error {

@@ -426,7 +426,7 @@ func (s *Slot) StillThere() {
 	}
 }
 
-// whileOpen gives a context that also ends when the copy is closed or fails, for
+// whileOpen returns a context that also ends when the copy is closed or fails, for
 // what reads so slowly that Close must not wait for it.
 func (s *Slot) whileOpen(ctx context.Context) (context.Context, context.CancelFunc) {
 	ctx, cancel := context.WithCancelCause(ctx)

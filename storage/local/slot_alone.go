@@ -14,7 +14,7 @@ const (
 	keyPromised = "promised" // epoch: nothing is acknowledged to a lower one any more
 )
 
-// Alone gives the position after which this copy, as a master, has acknowledged
+// Alone returns the position after which this copy, as a master, has acknowledged
 // changes that no replica confirmed; false: there are none (law 1).
 func (s *Slot) Alone() (since slot.Position, alone bool, err error) {
 	n, alone, err := s.remembered(keyAlone)
@@ -31,7 +31,7 @@ func (s *Slot) ClearAlone(ctx context.Context) error {
 	return s.do(ctx, func(t *txn) error { return t.b.Delete(localKey(keyAlone), nil) })
 }
 
-// Promised gives the highest epoch under which this copy was asked what it holds:
+// Promised returns the highest epoch under which this copy was asked what it holds:
 // as a replica it follows none that is lower.
 func (s *Slot) Promised() (slot.Epoch, error) {
 	n, _, err := s.remembered(keyPromised)

@@ -144,7 +144,7 @@ func (c *compaction) run(ctx context.Context) error {
 	return nil
 }
 
-// allowed says whether bodies can be told from dead ones now: not while a state
+// allowed reports whether bodies can be told from dead ones now: not while a state
 // transfer fills the index, and not when the index has lost all it knew, since
 // reindexing will need what the packs hold.
 func (c *compaction) allowed(ctx context.Context) error {
@@ -162,7 +162,7 @@ func (c *compaction) allowed(ctx context.Context) error {
 	})
 }
 
-// settledPacks gives the closed packs without a staged body, with what the 'b'
+// settledPacks returns the closed packs without a staged body, with what the 'b'
 // records say of them, and makes sure that these records are all there will be.
 func (c *compaction) settledPacks(ctx context.Context) ([]*livePack, error) {
 	s := c.s
@@ -221,7 +221,7 @@ func (c *compaction) eachBody(ctx context.Context, fn func(slot.BodyRef, blob.Lo
 	})
 }
 
-// CompactionDue says whether CompactPacks would remove or copy anything now.
+// CompactionDue reports whether CompactPacks would remove or copy anything now.
 func (s *Slot) CompactionDue(ctx context.Context, o CompactOptions) (bool, error) {
 	if !s.pins.compacting.TryLock() {
 		return false, nil // one is under way

@@ -37,7 +37,7 @@ func steppedOptions(t *testing.T, fs vfs.FS, clock *steppedClock) Options {
 	return o
 }
 
-// state gives every record that copies at one position have in common.
+// state returns every record that copies at one position have in common.
 func state(t *testing.T, s *Slot) map[string]string {
 	t.Helper()
 	out := map[string]string{}

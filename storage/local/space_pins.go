@@ -47,7 +47,7 @@ func (s *Slot) PinPacks() (release func()) {
 	}
 }
 
-// pinnedUpTo gives the newest pack that must stay. The lock is held.
+// pinnedUpTo returns the newest pack that must stay. The lock is held.
 func (s *Slot) pinnedUpTo() (uint32, error) {
 	n, err := s.setAsideUpTo()
 	for newest := range s.pins.pins {
@@ -92,7 +92,7 @@ func (p *packPins) putting(packs *blob.Store) (done func()) {
 	}
 }
 
-// unsettled says whether a pack holds a body that may still become part of the
+// unsettled reports whether a pack holds a body that may still become part of the
 // index by being staged. For a closed pack it goes from true to false only.
 func (s *Slot) unsettled() func(pack uint32) bool {
 	// Puts first: one that ends in between is found staged.
@@ -156,7 +156,7 @@ func (s *Slot) writePinFile(dir string) error {
 	return disk.WriteSealed(s.o.FS, s.o.FS.PathJoin(dir, pinFile), "mailnode-quarantine", fmt.Sprint(s.packs.NewestPack()))
 }
 
-// setAsideUpTo gives the newest pack that a state in quarantine may point into;
+// setAsideUpTo returns the newest pack that a state in quarantine may point into;
 // the highest number there is when one does not say.
 func (s *Slot) setAsideUpTo() (upTo uint32, err error) {
 	fs := s.o.FS

@@ -154,7 +154,7 @@ func headOf(r reader) (h event.Head, err error) {
 	return h, err
 }
 
-// Head gives the durable head. It answers from memory: a node asks all its copies
+// Head returns the durable head. It answers from memory: a node asks all its copies
 // each second, and one whose disk hangs must not keep it (law 9).
 func (s *Slot) Head() (event.Head, error) {
 	v := s.acquire()

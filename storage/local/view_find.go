@@ -6,7 +6,7 @@ import (
 	"mailnode/storage/slot"
 )
 
-// Find gives the scope of an address and, when name is not "", one of its
+// Find returns the scope of an address and, when name is not "", one of its
 // mailboxes, and the slot that the account is in: when that is another, the scope
 // counts for nothing. It works on replicas too.
 func (s *Slot) Find(addr slot.Address, name string) (sc Scope, in slot.ID, err error) {

@@ -60,12 +60,12 @@ const (
 // never leaves the listing's files.
 var errListing = errors.New("no listing")
 
-// fits says whether the listing shows exactly the state that st describes.
+// fits reports whether the listing shows exactly the state that st describes.
 func (l *listing) fits(v *view, st *event.MailboxStats) bool {
 	return l != nil && l.generation == v.generation && uint64(l.at) == st.HighestModseq && l.digest == event.ParseDigest(st.Digest)
 }
 
-// newer says whether it shows a later state than v, also a durable one: the
+// newer reports whether it shows a later state than v, also a durable one: the
 // reader's snapshot was taken before that of the listing's builder. MODSEQs do
 // not tell that: a Recount takes back one that no event has given.
 func (l *listing) newer(v *view) bool {
@@ -146,7 +146,7 @@ func (l *listing) message(e *entry, floor storage.ModSeq) storage.Message {
 		Flags: storage.Flags{System: storage.SystemFlags(e.sizeFlags), Keywords: l.sets[e.set]}}
 }
 
-// chunkOf gives the first chunk that ends at or above a UID.
+// chunkOf returns the first chunk that ends at or above a UID.
 func (l *listing) chunkOf(uid storage.UID) int {
 	i, _ := slices.BinarySearchFunc(l.chunks, uid, func(c []entry, uid storage.UID) int { return cmp.Compare(c[len(c)-1].uid, uid) })
 	return i
@@ -176,7 +176,7 @@ func (l *listing) scan(lo, hi storage.UID, floor storage.ModSeq, fn func(storage
 	return nil
 }
 
-// find gives one message; nil when the mailbox does not have it.
+// find returns one message; nil when the mailbox does not have it.
 func (l *listing) find(uid storage.UID) *entry {
 	if i := l.chunkOf(uid); i < len(l.chunks) {
 		if j, found := position(l.chunks[i], uid); found {

@@ -179,7 +179,7 @@ func (c *listingCache) close() {
 	c.bytes = 0
 }
 
-// listing gives a mailbox's listing at the state of v or, unless exact, a later
+// listing returns a mailbox's listing at the state of v or, unless exact, a later
 // durable one. Nil means that there is none: build was false and none is at
 // hand, or the mailbox is too large for one. One caller builds, others wait.
 func (m *Master) listing(ctx context.Context, v *view, box *event.MailboxRecord, build, exact bool) (*listing, error) {

@@ -51,7 +51,7 @@ func (l *listing) edit(edits []edit) {
 	}
 }
 
-// merge gives a chunk with edits, none of which lies above its last UID, and
+// merge returns a chunk with edits, none of which lies above its last UID, and
 // says whether it has the same UIDs as before.
 func (l *listing) merge(c []entry, edits []edit) (out []entry, same bool) {
 	out, same = make([]entry, 0, len(c)+len(edits)), true

@@ -55,7 +55,7 @@ func (u *userSteps) open() {
 
 func (u *userSteps) close() { u.m.Stop(); u.must(errors.Join(u.lead.Close(), u.copied.Close())) }
 
-// some gives an account to do something with.
+// some returns an account to do something with.
 func (u *userSteps) some() (id storage.AccountID, ok bool) {
 	list, err := u.m.Accounts(context.Background())
 	u.must(err)

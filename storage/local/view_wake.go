@@ -61,7 +61,7 @@ func (h *heads) wake() {
 	h.c = make(chan struct{})
 }
 
-// HeadMoved gives a channel that is closed at the next durable change. Take it
+// HeadMoved returns a channel that is closed at the next durable change. Take it
 // before reading the head.
 func (s *Slot) HeadMoved() <-chan struct{} {
 	s.heads.mu.Lock()
@@ -89,7 +89,7 @@ func (a *arrivals) announce(ref slot.BodyRef) {
 	}
 }
 
-// Arrivals gives bodies that came in at this copy since the call, until stop.
+// Arrivals returns bodies that came in at this copy since the call, until stop.
 func (s *Slot) Arrivals() (bodies <-chan slot.BodyRef, stop func()) {
 	c := make(chan slot.BodyRef, 1024)
 	s.arrivals.mu.Lock()
