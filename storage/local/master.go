@@ -20,8 +20,8 @@ type Gate interface {
 	Await(ctx context.Context, p slot.Position) error
 }
 
-// Admission is a Gate that also says whether a change may begin. Its error is the
-// change's, and then nothing has happened.
+// Admission is a Gate that also decides whether a change may begin. Its error is the
+// change's error, and then nothing has happened.
 type Admission interface {
 	Admit() error
 }
@@ -86,8 +86,8 @@ func (s *Slot) Serve(ctx context.Context, e slot.Epoch, x slot.UncleanCount, gat
 			if !s.dirty {
 				return t.noteServed(e)
 			}
-			// The jump is a branch of the history: a replica that has what this copy
-			// has lost is known by it, also when the journal is trimmed past there.
+			// The jump is a branch of the history. By the branch a replica is known that
+			// has what this copy has lost, also when the journal is trimmed past there.
 			rec.Lineage = append(rec.Lineage, &event.Branch{Epoch: uint32(e), After: uint64(t.head)})
 			if err := t.applyAt(m, slot.At(e, t.head.N()+uncleanJump), slotChange(rec)); err != nil {
 				return err
@@ -212,7 +212,7 @@ func (m *Master) next(t *txn) slot.Position {
 	return slot.At(m.epoch, n)
 }
 
-// modSeq is the MODSEQ that the next event gives in an account.
+// modSeq is the MODSEQ of what the next event changes in an account.
 func (m *Master) modSeq(t *txn, a *event.AccountRecord) uint64 {
 	return uint64(m.next(t)) + a.ModseqBase
 }

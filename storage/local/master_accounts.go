@@ -26,7 +26,7 @@ func (m *Master) Address(ctx context.Context, a slot.Address) (storage.Address, 
 		}
 		out = storage.Address{Address: a, Account: storage.AccountID(rec.Account), Slot: slot.ID(rec.Slot), Generation: rec.Generation}
 		if out.Slot != m.s.o.Slot {
-			return nil // its account's slot knows
+			return nil // the slot of its account knows
 		}
 		if _, err := loadAccount(v, out.Account); errors.Is(err, storage.ErrNotFound) {
 			return storage.Errorf(storage.ErrNotFound, "address %q is not known: its account is deleted", a)
@@ -139,7 +139,7 @@ func (m *Master) CreateAccount(ctx context.Context, addr slot.Address, password 
 	return created, err
 }
 
-// addressTaken says who has an address that somebody wants.
+// addressTaken returns the error for a new account whose address exists.
 func addressTaken(r reader, rec *event.AddressRecord) error {
 	a := &event.AccountRecord{}
 	found, err := event.Load(r, event.AccountKey(storage.AccountID(rec.Account)), a)

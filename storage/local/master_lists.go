@@ -124,7 +124,7 @@ func (m *Master) Changes(ctx context.Context, r storage.Ref, since storage.ModSe
 				return err
 			}
 		}
-		// Every message shows at least the floor, so all have changed (law 3).
+		// Every message has at least the floor as its MODSEQ, so all have changed (law 3).
 		switch {
 		case since >= floor:
 			return nil

@@ -141,8 +141,8 @@ func (m *Master) CreateMailbox(ctx context.Context, id storage.AccountID, name s
 	return made, nil
 }
 
-// newBelowItsLevels makes a mailbox that must not be there yet, and the changes that
-// make the missing levels above it. doing is for the error.
+// newBelowItsLevels makes a mailbox that must not exist, and the changes that make the
+// missing levels above it. doing names the command in the error.
 func (m *Master) newBelowItsLevels(t *txn, a *event.AccountRecord, doing, name string, use storage.SpecialUse) (*event.MailboxRecord, []*event.Change, error) {
 	if _, exists, err := mailboxID(t, storage.AccountID(a.Id), name); err != nil {
 		return nil, nil, err
@@ -158,8 +158,8 @@ func (m *Master) newBelowItsLevels(t *txn, a *event.AccountRecord, doing, name s
 }
 
 // checkRoom refuses one mailbox more than an account may have. It is asked before
-// the change begins, since counting is too much for a closure: commands that run
-// side by side may each pass it.
+// the change begins, since counting is too much for a closure; so several commands at
+// the same time may each be let through.
 func (m *Master) checkRoom(ctx context.Context, id storage.AccountID) error {
 	full, err := m.mailboxes.full(id, storage.MaxMailboxes, func() (n int, err error) {
 		err = m.view(ctx, func(v *view) error {
@@ -269,9 +269,8 @@ func (m *Master) RenameMailbox(ctx context.Context, id storage.AccountID, from, 
 	})
 }
 
-// renaming runs a change of whatever a RENAME moves: mailboxes, or messages of
-// INBOX. It is one event, and where that is too much for a closure it is prepared
-// as a large change.
+// renaming runs the change that a RENAME makes of mailboxes, or of INBOX's messages. It
+// is one event; when that is too much for a closure it is prepared as a large change.
 func (m *Master) renaming(ctx context.Context, id storage.AccountID, from string, fn func(t *txn) error) error {
 	records, err := m.moves(ctx, id, from)
 	if err != nil {
@@ -409,8 +408,8 @@ func (m *Master) Subscribe(ctx context.Context, id storage.AccountID, name strin
 	}, id)
 }
 
-// takeUIDs takes n UIDs of a mailbox, giving it a new UIDVALIDITY when its range
-// is used up; the changes must go into the same event.
+// takeUIDs takes n UIDs of a mailbox, which gets a new UIDVALIDITY when its range is
+// used up. The changes must go into the same event.
 func (m *Master) takeUIDs(t *txn, a *event.AccountRecord, b *event.MailboxRecord, n int) (storage.UID, []*event.Change, error) {
 	if first, ok := event.TakeUIDs(b, m.unclean, n); ok {
 		return first, []*event.Change{mailboxChange(b)}, nil

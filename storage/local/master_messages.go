@@ -147,7 +147,7 @@ func (m *Master) Expunge(ctx context.Context, r storage.Ref, uids []storage.UID)
 	return out, err
 }
 
-// expunged makes the tombstone of a message; moved: it lives on elsewhere.
+// expunged makes the tombstone of a message; moved: the message lives on elsewhere.
 func (m *Master) expunged(t *txn, a *event.AccountRecord, rec *event.MessageRecord, moved bool) *event.Change {
 	gone := m.record(rec)
 	gone.Modseq = m.modSeq(t, a)
@@ -160,8 +160,8 @@ func (m *Master) record(r *event.MessageRecord) *event.MessageRecord {
 		Keywords: r.Keywords, InternalDateUnix: r.InternalDateUnix, Size: r.Size, Guid: r.Guid, BodyId: r.BodyId, SavedUnix: r.SavedUnix}
 }
 
-// withSummaries loads messages as they are copied: with their summaries. More of them
-// than one event may have are not even loaded.
+// withSummaries loads messages with their summaries, to be copied. It ends with an
+// error when they are more than one event may have, so that no more are loaded.
 func (t *txn) withSummaries(ref storage.Ref, uids []storage.UID) (recs []*event.MessageRecord, size int64, err error) {
 	loaded := 0
 	for _, u := range uids {

@@ -37,21 +37,21 @@ const (
 	verifiedMax = 20000 // remembered logins
 )
 
-// wrongRest is how long a client rests after a wrong password. So one that tries
-// passwords on many connections takes no core from others: it has ten hashes per
-// second, on a machine of many cores that for every two of them.
+// wrongRest is how long a client rests after a wrong password. A client that tries
+// passwords on many connections so takes no core from others: it gets ten hashes per
+// second, on a machine of many cores ten for every two of them.
 const wrongRest = 100 * time.Millisecond
 
-// waitingMax is how many checks may wait for their turn on a node: at one core's
-// rate the last of them waits for about seven seconds, which clients do.
+// waitingMax is how many checks may wait for their turn on a node: at one core's rate
+// the last of them waits for about seven seconds, and clients wait that long.
 const waitingMax = 1024
 
-// Passwords hashes and proves passwords for all copies of a node: only a few at a
-// time and in fair turns, so that a login storm takes bounded memory and CPU and
-// whoever makes it waits for himself, and remembering what was proved, so that a
-// mobile client's reconnects cost nothing and wait for nobody. What is remembered is
-// an HMAC under a key of this process, of the stored hash and the password: a new
-// password or a closed account forgets it.
+// Passwords hashes and proves passwords for all copies of a node. It does so a few at a
+// time and in fair turns, so that a login storm takes bounded memory and CPU, and the
+// client that makes it waits for itself. It remembers what was proved, so that a mobile
+// client's reconnects cost nothing and wait for nobody: an HMAC of the stored hash and
+// the password, under a key of this process. After a change of the password, or when
+// the account is closed, it fits nothing any more.
 type Passwords struct {
 	turns  *fair.Turns
 	hashes atomic.Uint64
