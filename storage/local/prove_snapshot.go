@@ -12,8 +12,8 @@ type Snapshot struct {
 	v *view
 }
 
-// Inspect calls fn with the durable state; the packs that it points into stay
-// for as long.
+// Inspect calls fn with the durable state; the packs that it points into stay until fn
+// returns.
 func (s *Slot) Inspect(fn func(Snapshot) error) error {
 	defer s.PinPacks()()
 	return s.read(func(v *view) error { return fn(Snapshot{s, v}) })

@@ -33,8 +33,8 @@ const (
 // RebuildOptions say how an index is rebuilt.
 type RebuildOptions struct {
 	Mode RebuildMode
-	// Epoch and Unclean are what Raft says of the slot; numbers that were given
-	// out in them are not given out again (laws 2 and 3).
+	// Epoch and Unclean are those that Raft has recorded for the slot; numbers that
+	// were given out in them are not given out again (laws 2 and 3).
 	Epoch   slot.Epoch
 	Unclean slot.UncleanCount
 	RecountOptions
@@ -187,7 +187,7 @@ func (rb *rebuild) identify() error {
 	own, packs := rb.fs.PathJoin(rb.dir, "SLOT"), rb.fs.PathJoin(rb.o.PacksDir, "SLOT")
 	id, found, err := s.readIdentity(own)
 	if err != nil && !errors.Is(err, storage.ErrCorrupt) {
-		return err // somebody else's
+		return err // it is another slot's
 	}
 	packsID, packsFound, perr := s.readIdentity(packs)
 	if perr != nil && !errors.Is(perr, storage.ErrCorrupt) {
@@ -322,7 +322,7 @@ func (rb *rebuild) fill() (err error) {
 	if err := (&regain{rb: rb, s: s, to: out}).run(); err != nil {
 		return err
 	}
-	// The old index's mark is not known: nothing here may count as confirmed.
+	// The old index's mark is not taken over: nothing here may count as confirmed.
 	if err := out.Set(localKey(keyAlone), be.AppendUint64(nil, 0)); err != nil {
 		return err
 	}
@@ -346,7 +346,7 @@ func (rb *rebuild) recount() error {
 	return err
 }
 
-// lost notes what could not be brought back.
+// lost notes something that could not be brought back.
 func (rb *rebuild) lost(format string, args ...any) {
 	line := fmt.Sprintf(format, args...)
 	if rb.ro.Found != nil {
@@ -372,7 +372,7 @@ func (rb *rebuild) spend(n int64) error {
 // reasonSuffix ends the name of a report.
 const reasonSuffix = ".reason"
 
-// report writes what was done beside the old index, for a person.
+// report writes a file beside the old index that tells a person what was done.
 func (rb *rebuild) report() error {
 	var b strings.Builder
 	o := rb.out

@@ -46,7 +46,7 @@ func (w *watchers) wake(touched map[storage.Ref]struct{}) {
 	}
 }
 
-// heads wakes whoever waits for the head to move.
+// heads wakes those that wait for the head to move.
 type heads struct {
 	mu sync.Mutex
 	c  chan struct{}
@@ -70,7 +70,7 @@ func (s *Slot) HeadMoved() <-chan struct{} {
 }
 
 // arrivals tells the replication feed of bodies as they arrive, before their
-// events. A feed that does not keep up misses some and asks for them later.
+// events. A feed that does not keep up misses some, and asks for them later.
 type arrivals struct {
 	mu sync.Mutex
 	m  map[chan slot.BodyRef]struct{}
