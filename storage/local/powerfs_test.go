@@ -14,11 +14,11 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
 )
 
-// powerFS is a crashable file system that says before and after each operation
-// what is about to happen, and that can be photographed between two of them.
+// powerFS is a crashable file system that calls a hook before and after each operation,
+// and that can be photographed between two of them.
 //
-// MemFS alone keeps or loses whole blocks of 4 KiB and whole names, and says
-// nothing after an operation; a disk tears at any sector and a file system at
+// MemFS alone keeps or loses whole blocks of 4 KiB and whole names, and has no hook after
+// an operation; a disk tears at any sector and a file system at
 // any byte. So a photograph is two clones of one moment, what is surely durable
 // and all there is, and develop mixes any state in between.
 type powerFS struct {
@@ -32,8 +32,7 @@ type powerFS struct {
 	nodes   map[string]*node
 }
 
-// node is a file or folder whatever its name: what is synced may have a name
-// that is not.
+// node is a file or folder apart from its name: it may be synced while its name is not.
 type node struct {
 	synced []byte
 	names  []string // of a folder, when it was last synced
@@ -284,10 +283,9 @@ func changesDurability(k errorfs.OpKind) bool {
 }
 
 // develop returns a disk that the power loss may have left: what was synced, and
-// of the rest a part by chance. Names of a folder come in three ways: none that
-// is not synced, some new ones, or all that was done. A file that has two states
-// has either, or is torn at any byte or any sector; behind the tear lie the old
-// bytes, the end, zeros or garbage.
+// of the rest a part by chance. The names of a folder are those that were synced, these
+// and some new ones, or all. A file that has two states has either, or is torn at any
+// byte or any sector; behind the tear lie the old bytes, the end, zeros or garbage.
 func (ph photo) develop(t *testing.T, rng *rand.Rand) *vfs.MemFS {
 	t.Helper()
 	out := vfs.NewCrashableMem()

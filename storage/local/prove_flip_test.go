@@ -100,8 +100,8 @@ func (d *damagedDisk) copy() *vfs.MemFS {
 	return d.fs.CrashClone(vfs.CrashCloneCfg{}) // all of it was synced
 }
 
-// reading is what became of a disk: refused as a whole; else what could be read,
-// what gave an error, and what the checker found.
+// reading is what was read of a disk: it was refused as a whole; or there is what could
+// be read, where there was an error, and what the checker found.
 type reading struct {
 	refused error
 	read    map[string]string
@@ -316,10 +316,9 @@ func namesMessage(found []string) bool {
 	})
 }
 
-// Any bit of any file is flipped, any block zeroed, any file cut short or taken
-// away: the copy refuses to open, or the checker says what is wrong, or it makes
-// no difference. Never is a wrong byte read (law 6), never is mail gone in
-// silence (law 7).
+// Any bit of any file is flipped, any block zeroed, any file cut short or removed: the
+// copy refuses to open, or the checker finds what is wrong, or it makes no difference. No
+// wrong byte is ever read (law 6), and no mail goes in silence (law 7).
 func TestLaw06EveryFlippedBitIsMet(t *testing.T) {
 	t.Parallel()
 	outcomes := map[string]int{}

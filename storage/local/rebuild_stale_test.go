@@ -24,10 +24,9 @@ func copyIndex(t *testing.T, fs vfs.FS, from, to string) {
 	}
 }
 
-// An index of an earlier day lies where the right one was: every checksum in it is
-// right. The HEAD file tells, the copy is refused, and what makes the index anew
-// must not believe that the old one is whole: mail that is newer is in the packs,
-// and the UIDs that it had are given out.
+// An index of an earlier day lies where the right one was: every checksum in it is right.
+// By the HEAD file the copy is refused, and a rebuild must not believe that the old index
+// is whole: newer mail is in the packs, and the UIDs that it had were given out.
 func TestLaw02Law07RebuildOfAnIndexThatIsTooOld(t *testing.T) {
 	fs := newFS(t)
 	o, accounts, _ := written(t, fs, true)
@@ -57,8 +56,8 @@ func TestLaw02Law07RebuildOfAnIndexThatIsTooOld(t *testing.T) {
 	complete(t, was, is)
 }
 
-// stale makes a copy whose records do not belong together, as an older list of
-// files gives them, beside a list of files whose end is torn.
+// stale makes a copy whose records do not belong together, as after an older list of
+// files, beside a list of files whose end is torn.
 func stale(t *testing.T) (Options, []storage.Account, shown) {
 	t.Helper()
 	fs := newFS(t)
@@ -83,7 +82,7 @@ func stale(t *testing.T) (Options, []storage.Account, shown) {
 	return o, accounts, was
 }
 
-// tearManifest leaves at the end of the list of files what a crash may.
+// tearManifest tears the end of the list of files, as a crash may.
 func tearManifest(t *testing.T, fs vfs.FS) {
 	t.Helper()
 	names := indexFiles(t, fs, "MANIFEST-")
@@ -116,7 +115,7 @@ func TestLaw07DoubtOutlivesTheOpen(t *testing.T) {
 	}
 }
 
-// One that proves itself is out of doubt.
+// An index whose records prove each other is no longer in doubt.
 func TestDoubtEnds(t *testing.T) {
 	fs := newFS(t)
 	o, _, _ := written(t, fs, true)
@@ -133,7 +132,7 @@ func TestDoubtEnds(t *testing.T) {
 	}
 }
 
-// What makes the index anew does not believe one in doubt to be whole.
+// A rebuild does not believe that an index in doubt is whole.
 func TestLaw02RebuildOfAnIndexInDoubt(t *testing.T) {
 	for _, opened := range []bool{false, true} {
 		t.Run(fmt.Sprint("opened=", opened), func(t *testing.T) {
@@ -157,8 +156,8 @@ func TestLaw02RebuildOfAnIndexInDoubt(t *testing.T) {
 	}
 }
 
-// Quota use is derived: a counter that went wrong keeps no copy down that is in
-// doubt; it is told of, so that it is counted again.
+// Quota use is derived: a wrong counter does not keep a copy in doubt down; it is
+// reported, so that it is counted again.
 func TestDoubtAcceptsAWrongQuotaCounter(t *testing.T) {
 	fs := newFS(t)
 	o, accounts, _ := written(t, fs, true)
