@@ -82,7 +82,7 @@ func (s *Slot) stage(ref slot.BodyRef, l disk.Level, note *blob.BirthNote, body 
 }
 
 // lentBody is a caller's body. A Put that the caller does not wait for any more
-// must not go on reading: a Spool gives its memory to the next message.
+// must not go on reading: a Spool uses its memory for the next message.
 type lentBody struct {
 	mu   sync.Mutex
 	body io.ReaderAt // nil: taken back

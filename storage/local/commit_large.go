@@ -20,7 +20,7 @@ import (
 
 // A large change touches more records than a closure may (LAWS §4.3), and is one
 // event all the same: nobody sees half of it, on no copy, whatever crashes. It is
-// prepared beside the committer, on a snapshot; its closure only gives it its
+// prepared beside the committer, on a snapshot; its closure only gives it a
 // place. Meanwhile:
 //
 //   - the changes of its accounts wait (lanes), so the snapshot of their records

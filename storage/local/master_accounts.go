@@ -148,7 +148,7 @@ func addressTaken(r reader, rec *event.AddressRecord) error {
 	}
 	if found && a.Deleted {
 		return storage.Errorf(storage.ErrExists, "create account %q: a deleted account has the address: "+
-			"`mailnode user undelete %s` brings it back, `mailnode user erase %s` gives the address free", rec.Address, rec.Address, rec.Address)
+			"`mailnode user undelete %s` brings it back, `mailnode user erase %s` frees the address", rec.Address, rec.Address, rec.Address)
 	}
 	return storage.Errorf(storage.ErrExists, "create account %q: the address exists already", rec.Address)
 }

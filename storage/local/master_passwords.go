@@ -34,7 +34,7 @@ const (
 	// maxArgonMemoryKiB bounds what a stored hash may ask for.
 	maxArgonMemoryKiB = 1 << 20
 
-	verifiedMax = 20000 // remembered logins
+	provedMax = 20000 // remembered logins
 )
 
 // wrongRest is how long a client rests after a wrong password. A client that tries
@@ -58,14 +58,14 @@ type Passwords struct {
 	key    [32]byte
 	decoy  string // a hash that no password fits
 
-	mu       sync.Mutex // guards the two below
-	verified map[[32]byte]*list.Element
-	recent   list.List // of [32]byte, newest first
+	mu     sync.Mutex // guards the two below
+	proved map[[32]byte]*list.Element
+	recent list.List // of [32]byte, newest first
 }
 
 // NewPasswords allows so many checks at a time.
 func NewPasswords(parallel int) *Passwords {
-	p := &Passwords{turns: fair.NewTurns(parallel, waitingMax), verified: map[[32]byte]*list.Element{}}
+	p := &Passwords{turns: fair.NewTurns(parallel, waitingMax), proved: map[[32]byte]*list.Element{}}
 	rand.Read(p.key[:])
 	var salt [argonSaltBytes]byte
 	var key [argonKeyBytes]byte
@@ -177,7 +177,7 @@ func credential(phc string) storage.Credential {
 func (p *Passwords) remembers(k [32]byte) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	e := p.verified[k]
+	e := p.proved[k]
 	if e != nil {
 		p.recent.MoveToFront(e)
 	}
@@ -187,10 +187,10 @@ func (p *Passwords) remembers(k [32]byte) bool {
 func (p *Passwords) remember(k [32]byte) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.verified[k] == nil {
-		p.verified[k] = p.recent.PushFront(k)
+	if p.proved[k] == nil {
+		p.proved[k] = p.recent.PushFront(k)
 	}
-	for p.recent.Len() > verifiedMax {
-		delete(p.verified, p.recent.Remove(p.recent.Back()).([32]byte))
+	for p.recent.Len() > provedMax {
+		delete(p.proved, p.recent.Remove(p.recent.Back()).([32]byte))
 	}
 }

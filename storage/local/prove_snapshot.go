@@ -41,7 +41,7 @@ func (x Snapshot) ProveBody(ref slot.BodyRef) error {
 		if err := b.Close(); err != nil {
 			return err
 		}
-		_, err = x.s.packs.Note(ref, loc) // replicas and reindex need it
+		_, err = x.s.packs.Note(ref, loc) // replicas and a rebuild need it
 		return err
 	})
 }

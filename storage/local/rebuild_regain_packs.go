@@ -167,8 +167,8 @@ func (g *regain) finish() error {
 			return err
 		}
 	}
-	// An account that nothing tells of any more had UIDVALIDITYs all the same. Whoever gets
-	// its address later must begin behind them (law 2, event.SeedUIDValidity).
+	// An account of which no record is left had UIDVALIDITYs all the same. A new account with
+	// its address must begin behind them (law 2, event.SeedUIDValidity).
 	if !g.old.Whole() || g.leaps > 0 {
 		g.slotRec.Losses, g.slotRec.LossesUnclean = uint32(g.losses()), g.slotRec.Unclean
 	}

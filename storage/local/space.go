@@ -308,7 +308,7 @@ func (s *Slot) awaitRoom(cause error) {
 	}
 }
 
-// leaveRoom waits until a compaction may write; the error says that the copy is
+// leaveRoom waits until a compaction may write; the error means that the copy is
 // being closed. It asks the disk only: writes that stand still may wait for just this
 // compaction.
 func (s *Slot) leaveRoom() error {
