@@ -73,9 +73,9 @@ func takesSpace(k errorfs.OpKind) bool {
 }
 
 // A disk fails one operation that changes it, or all from there on, at any point of what
-// the copy does. Every caller gets an answer. The copy goes on, and can be read; or it reports that it has
-// stopped, and acknowledges nothing more. A new process finds one position of the
-// journal, with all that was shown.
+// the copy does. Every caller gets an answer. The copy goes on, and can be read; or it
+// reports that it has stopped, and acknowledges nothing more. A new process finds one
+// position of the journal, with all that was shown.
 func TestLaw01FaultAtEveryFileOperation(t *testing.T) {
 	outcomes := map[string]int{}
 	runSeeds(t, 2, func(t *testing.T, rng *rand.Rand, until time.Time) (proved int) {

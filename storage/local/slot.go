@@ -11,7 +11,7 @@
 //	<dir>/SLOT         format version, cluster, slot (slot_format.go)
 //	<dir>/index/       Pebble
 //	<dir>/packs/       bodies
-//	<dir>/quarantine/  events that could not be applied, states of a diverged copy, damaged indexes
+//	<dir>/quarantine/  what could not be applied, was damaged, or had diverged
 package local
 
 import (
