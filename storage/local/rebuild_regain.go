@@ -32,8 +32,9 @@ import (
 //     index is not sound. The journal goes then: what is made here is not what its
 //     events led to, so a replica must take the whole state.
 //  3. holders reads accounts and mailboxes into memory. Then positions finds the
-//     highest position that is known, and the new head far behind it (law 3): the
-//     steps that follow change records, and need a MODSEQ for that.
+//     highest position that is known, and jump sets the new head far past it (law 3):
+//     the steps that follow change records, and need a MODSEQ for that. They also make
+//     mailboxes, so counters of UIDVALIDITYs that may be old leap before (law 2).
 //  4. bodies enters where each body lies, read from the packs alone: so that it also
 //     finds those that the old index did not know. It notes what birth notes say of
 //     accounts and mailboxes whose record is lost, which step 5 makes again.

@@ -165,13 +165,6 @@ func (g *regain) renew(a *event.AccountRecord, b *event.MailboxRecord) error {
 // be given to another message, and a client that has cached the lost one would show
 // that (law 2).
 func (g *regain) mailboxes() error {
-	for _, id := range slices.Sorted(maps.Keys(g.accounts)) {
-		if a := g.accounts[id]; !g.old.sound(keySpan(event.AccountKey(id))) {
-			if !g.leap(a) {
-				return storage.Errorf(storage.ErrLimit, "account %s: its UIDVALIDITYs are used up", a.Address)
-			}
-		}
-	}
 	given := map[storage.AccountID]map[uint32]bool{}
 	for _, b := range g.sortedBoxes() {
 		ref := b.Ref()

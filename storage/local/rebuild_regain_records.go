@@ -3,6 +3,8 @@ package local
 import (
 	"bytes"
 	"encoding/binary"
+	"maps"
+	"slices"
 
 	"google.golang.org/protobuf/proto"
 
@@ -44,7 +46,21 @@ func (g *regain) holders() error {
 	}); err != nil {
 		return err
 	}
-	return g.positions()
+	if err := g.positions(); err != nil {
+		return err
+	}
+	return g.leapPastOld()
+}
+
+// leapPastOld leaps where an account's record may be an old one. It does so before step 5
+// makes mailboxes in the place of lost ones: their UIDVALIDITYs come from these counters.
+func (g *regain) leapPastOld() error {
+	for _, id := range slices.Sorted(maps.Keys(g.accounts)) {
+		if a := g.accounts[id]; !g.old.sound(keySpan(event.AccountKey(id))) && !g.leap(a) {
+			return storage.Errorf(storage.ErrLimit, "account %s: its UIDVALIDITYs are used up", a.Address)
+		}
+	}
+	return nil
 }
 
 // sweep calls fn for the records of a span; fn may write. It reads a thousand, closes

@@ -3,6 +3,7 @@ package local
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"testing"
 
@@ -154,6 +155,63 @@ func TestLaw02RebuildOfAnIndexInDoubt(t *testing.T) {
 			}
 		})
 	}
+}
+
+// Of a damaged index an account's record is left as it was before a mailbox was made, and
+// of that mailbox a message, but not its own record. The mailbox that is made for the
+// message does not get the UIDVALIDITY of the one that is lost.
+func TestLaw02RebuildWithAnOldAccountRecord(t *testing.T) {
+	fs := newFS(t)
+	o := options(t, fs)
+	s := openSlot(t, o)
+	m := serve(t, s, 1, 0)
+	ctx := t.Context()
+	a := account(t, m, "u1@example.test")
+	deliver(t, m, mail(1), a)
+	_, old := recordsOf(t, s, event.PrefixAccount)
+	box, err := m.CreateMailbox(ctx, a.ID, "Projects", "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ref := storage.Ref{Account: a.ID, Mailbox: box.ID}
+	if _, err := m.Append(ctx, a.ID, storage.Append{Mailbox: "Projects", Body: body(t, mail(2))}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := m.Copy(ctx, refOf(t, m, a, "INBOX"), []storage.UID{1}, "Projects"); err != nil {
+		t.Fatal(err)
+	}
+	was := seenBy(t, m, []storage.Account{a})
+	left := map[string][]byte{}
+	for _, prefix := range salvaged() {
+		keys, values := recordsOf(t, s, prefix)
+		for i, k := range keys {
+			left[string(k)] = values[i]
+		}
+	}
+	closeOnce(t, s)
+	left[string(event.AccountKey(a.ID))] = old[0]
+	maps.DeleteFunc(left, func(k string, _ []byte) bool {
+		return k[0] == event.PrefixJournal || k == string(event.MailboxKey(ref)) || k == string(event.MessageKey(ref, 2))
+	})
+	if err := fs.RemoveAll("/slots/s007/index"); err != nil {
+		t.Fatal(err)
+	}
+	damageIndex(t, o, func(db *pebble.DB) error {
+		for k, v := range left {
+			if err := db.Set([]byte(k), v, pebble.Sync); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	tearManifest(t, fs)
+	rebuildAlone(t, o)
+	s = openSlot(t, o)
+	m = serve(t, s, 1, 0)
+	if _, err := m.Append(ctx, a.ID, storage.Append{Mailbox: "Projects", Body: body(t, mail(3))}); err != nil {
+		t.Fatal(err)
+	}
+	sameNumbers(t, was, seenBy(t, m, []storage.Account{a}))
 }
 
 // Quota use is derived: a wrong counter does not keep a copy in doubt down; it is
