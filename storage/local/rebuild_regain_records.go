@@ -52,17 +52,6 @@ func (g *regain) holders() error {
 	return g.leapPastOld()
 }
 
-// leapPastOld leaps where an account's record may be an old one. It does so before step 5
-// makes mailboxes in the place of lost ones: their UIDVALIDITYs come from these counters.
-func (g *regain) leapPastOld() error {
-	for _, id := range slices.Sorted(maps.Keys(g.accounts)) {
-		if a := g.accounts[id]; !g.old.sound(keySpan(event.AccountKey(id))) && !g.leap(a) {
-			return storage.Errorf(storage.ErrLimit, "account %s: its UIDVALIDITYs are used up", a.Address)
-		}
-	}
-	return nil
-}
-
 // sweep calls fn for the records of a span; fn may write. It reads a thousand, closes
 // the iterator, and only then calls fn: an iterator does not see what fn writes, and
 // while one is open the batch cannot be written out (sink.room).
@@ -189,6 +178,17 @@ func (g *regain) jump() {
 // case (law 11).
 func (g *regain) far() uint64 {
 	return min(uint64(g.wall())<<8, slot.MaxN/4*3)
+}
+
+// leapPastOld leaps where an account's record may be an old one. It does so before step 5
+// makes mailboxes in the place of lost ones: their UIDVALIDITYs come from these counters.
+func (g *regain) leapPastOld() error {
+	for _, id := range slices.Sorted(maps.Keys(g.accounts)) {
+		if a := g.accounts[id]; !g.old.sound(keySpan(event.AccountKey(id))) && !g.leap(a) {
+			return storage.Errorf(storage.ErrLimit, "account %s: its UIDVALIDITYs are used up", a.Address)
+		}
+	}
+	return nil
 }
 
 func (g *regain) wall() uint32 { return uint32(g.rb.o.Clock.Wall().Unix()) }
