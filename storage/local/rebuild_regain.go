@@ -24,7 +24,9 @@ import (
 // (law 3), UIDVALIDITYs because a UID that the lost part gave to one message would
 // else be given to another (law 2).
 //
-// The steps, in the order in which they run and stand in the files rebuild_regain*.go:
+// The steps, in the order in which they run. Steps 1 and 2 are in this file, 3 to 5 in
+// rebuild_regain_records.go, 6 in rebuild_regain_mailboxes.go, which begins with what
+// makes lost accounts and mailboxes again, 7 and 8 in rebuild_regain_packs.go.
 //
 //  1. copy takes over every primary record that can be read, and the journal. Derived
 //     records are not taken: the Recount behind this computes them.
