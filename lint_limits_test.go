@@ -55,7 +55,7 @@ missing messages are looked for | node lookEvery
 scrub | node scrubRateLeast
 'slot audit' | node auditRateDefault
 'slot reindex' | node reindexBytesPerSec
-remembered logins | storage/local verifiedMax
+remembered logins | storage/local provedMax
 logins that wait to be proved | storage/local waitingMax
 rest of a client after a wrong password | storage/local wrongRest
 disk reserve, which whatever grows leaves free: mail, COPY, MOVE, CREATE, RENAME, SUBSCRIBE, new keywords, 'user add', undelete | storage/disk ReserveBytes

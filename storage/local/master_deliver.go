@@ -18,8 +18,7 @@ import (
 // deliverRecipientsMax is how many recipients one event carries.
 const deliverRecipientsMax = 300
 
-// Deliver implements storage.Messages. Recipients that are the same account get
-// one message.
+// Deliver implements storage.Messages. Recipients of the same account get one message.
 func (m *Master) Deliver(ctx context.Context, d storage.Delivery) []error {
 	errs := make([]error, len(d.Recipients))
 	all := func(err error) []error {
@@ -62,8 +61,8 @@ func (m *Master) Deliver(ctx context.Context, d storage.Delivery) []error {
 }
 
 // deliverSome makes one event of recipients whose errs are nil and who have not
-// got the message. When a damaged record refuses it, it tries again with each half
-// of them: that is its owner's trouble alone (law 9).
+// got the message. When a damaged record makes the event fail, it tries again with each
+// half of them: the damage is its owner's trouble alone (law 9).
 func (m *Master) deliverSome(ctx context.Context, base *event.MessageRecord, rcpts []storage.Recipient, errs []error, got map[storage.AccountID]bool) {
 	done := map[storage.AccountID]bool{}
 	var refused error
@@ -134,8 +133,8 @@ func (m *Master) born(t *txn, base *event.MessageRecord, a *event.AccountRecord,
 		Guid: base.Guid, BodyId: base.BodyId, SavedUnix: base.SavedUnix, Summary: base.Summary}
 }
 
-// births looks up where a delivery goes, before a byte is written; recipients
-// that cannot get it have their error set.
+// births looks up where a delivery goes, before a byte is written. It sets the errors
+// of recipients that cannot get it.
 func (m *Master) births(ctx context.Context, d storage.Delivery, errs []error) ([]*blob.Birth, error) {
 	var out []*blob.Birth
 	err := m.view(ctx, func(v *view) error {

@@ -7,24 +7,11 @@ import (
 	"sort"
 	"strings"
 
-	"google.golang.org/protobuf/proto"
-
 	"mailnode/storage"
 	"mailnode/storage/event"
 )
 
-func unmarshal(b []byte, into proto.Message) error {
-	if err := proto.Unmarshal(b, into); err != nil {
-		return storage.Errorf(storage.ErrCorrupt, "read record: %w", err)
-	}
-	return nil
-}
-
-func subscription(account uint64, name string, on bool) *event.Change {
-	return &event.Change{Record: &event.Change_Subscription{Subscription: &event.SubscriptionRecord{Account: account, Name: name, Removed: !on}}}
-}
-
-// showMailbox gives a mailbox as clients see it.
+// showMailbox returns a mailbox as clients see it.
 func (m *Master) showMailbox(r reader, a *event.AccountRecord, b *event.MailboxRecord) (storage.Mailbox, error) {
 	var st event.MailboxStats
 	if _, err := event.Load(r, event.StatsKey(b.Ref()), &st); err != nil {
@@ -154,8 +141,8 @@ func (m *Master) CreateMailbox(ctx context.Context, id storage.AccountID, name s
 	return made, nil
 }
 
-// newBelowItsLevels makes a mailbox that must not be there yet, and the changes that
-// make the missing levels above it. doing is for the error.
+// newBelowItsLevels makes a mailbox that must not exist, and the changes that make the
+// missing levels above it. doing names the command in the error.
 func (m *Master) newBelowItsLevels(t *txn, a *event.AccountRecord, doing, name string, use storage.SpecialUse) (*event.MailboxRecord, []*event.Change, error) {
 	if _, exists, err := mailboxID(t, storage.AccountID(a.Id), name); err != nil {
 		return nil, nil, err
@@ -171,8 +158,8 @@ func (m *Master) newBelowItsLevels(t *txn, a *event.AccountRecord, doing, name s
 }
 
 // checkRoom refuses one mailbox more than an account may have. It is asked before
-// the change begins, since counting is too much for a closure: commands that run
-// side by side may each pass it.
+// the change begins, since counting is too much for a closure; so several commands at
+// the same time may each be let through.
 func (m *Master) checkRoom(ctx context.Context, id storage.AccountID) error {
 	full, err := m.mailboxes.full(id, storage.MaxMailboxes, func() (n int, err error) {
 		err = m.view(ctx, func(v *view) error {
@@ -282,9 +269,8 @@ func (m *Master) RenameMailbox(ctx context.Context, id storage.AccountID, from, 
 	})
 }
 
-// renaming runs a change of whatever a RENAME moves: mailboxes, or messages of
-// INBOX. It is one event, and where that is too much for a closure it is prepared
-// as a large change.
+// renaming runs the change that a RENAME makes of mailboxes, or of INBOX's messages. It
+// is one event; when that is too much for a closure it is prepared as a large change.
 func (m *Master) renaming(ctx context.Context, id storage.AccountID, from string, fn func(t *txn) error) error {
 	records, err := m.moves(ctx, id, from)
 	if err != nil {
@@ -330,29 +316,6 @@ func moves(r reader, id storage.AccountID, from string) (int, error) {
 	var st event.MailboxStats
 	_, err = event.Load(r, event.StatsKey(inbox.Ref()), &st)
 	return int(st.Messages), err
-}
-
-// namesBelow gives the mailbox with a name and all below it.
-func namesBelow(r reader, id storage.AccountID, name string) ([]*event.MailboxRecord, error) {
-	var out []*event.MailboxRecord
-	if _, exists, err := mailboxID(r, id, name); err != nil {
-		return nil, err
-	} else if exists {
-		b, err := mailboxByName(r, id, name)
-		if err != nil {
-			return nil, err
-		}
-		out = append(out, b)
-	}
-	err := each(r, event.NamesOf(id, name+"/"), func(_, value []byte) error {
-		if len(value) != 8 {
-			return storage.Errorf(storage.ErrCorrupt, "read name below %q: %d bytes", name, len(value))
-		}
-		b, err := loadMailbox(r, storage.Ref{Account: id, Mailbox: storage.MailboxID(be.Uint64(value))})
-		out = append(out, b)
-		return err
-	})
-	return out, err
 }
 
 // renameInbox moves INBOX's messages to a new mailbox (RFC 3501, section 6.3.5):
@@ -441,12 +404,12 @@ func (m *Master) Subscribe(ctx context.Context, id storage.AccountID, name strin
 		if on {
 			m.subscriptions.made(id)
 		}
-		return m.emit(t, subscription(uint64(id), name, on))
+		return m.emit(t, subscriptionChange(uint64(id), name, on))
 	}, id)
 }
 
-// takeUIDs takes n UIDs of a mailbox, giving it a new UIDVALIDITY when its range
-// is used up; the changes must go into the same event.
+// takeUIDs takes n UIDs of a mailbox, which gets a new UIDVALIDITY when its range is
+// used up. The changes must go into the same event.
 func (m *Master) takeUIDs(t *txn, a *event.AccountRecord, b *event.MailboxRecord, n int) (storage.UID, []*event.Change, error) {
 	if first, ok := event.TakeUIDs(b, m.unclean, n); ok {
 		return first, []*event.Change{mailboxChange(b)}, nil

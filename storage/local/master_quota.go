@@ -7,7 +7,7 @@ import (
 	"mailnode/storage/event"
 )
 
-// usage gives the bytes that an account uses. It is derived: a counter that
+// usage returns the bytes that an account uses. It is derived: a counter that
 // cannot be read is reported, and its mailboxes are asked instead.
 func usage(r reader, id storage.AccountID) (int64, error) {
 	var u event.AccountStats

@@ -6,9 +6,9 @@ import (
 	"mailnode/storage"
 )
 
-// rooms knows how many records of a kind each account has at most, so that a limit
-// costs no count of all of them: what was counted once, and each one made since.
-// Those that were removed since are noticed when the limit seems to be reached.
+// rooms keeps an upper bound of how many records of a kind each account has: the number
+// that was counted once, and one for each made since. So a limit costs no count of all
+// of them. Removed ones are noticed when the limit seems to be reached: then it counts.
 type rooms struct {
 	mu   sync.Mutex // guards most
 	most map[storage.AccountID]int
@@ -35,7 +35,7 @@ func (r *rooms) full(id storage.AccountID, limit int, count func() (int, error))
 	return n >= limit, nil
 }
 
-// made notes one more; whether it will be there does not matter.
+// made notes one more; that it may not come to be does not matter.
 func (r *rooms) made(id storage.AccountID) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
