@@ -54,7 +54,7 @@ bodies given up by themselves | node giveUpMax giveUpAfter
 missing messages are looked for | node lookEvery
 scrub | node scrubRateLeast
 'slot audit' | node auditRateDefault
-'slot reindex' | node reindexBytesPerSec
+'slot reindex' | node rebuildBytesPerSec
 remembered logins | storage/local provedMax
 logins that wait to be proved | storage/local waitingMax
 rest of a client after a wrong password | storage/local wrongRest
@@ -79,7 +79,6 @@ one operation on Raft's files | raftfsm StallLimit
 proof of Raft's files at a start | raftfsm openStalls
 what a server remembers of Raft | raftfsm memoryRecordLen
 members | raftfsm/cluster MaxMembers
-members | node/peer membersMax
 slots | storage/slot MaxSlots
 replicas of a slot | raftfsm/cluster MaxReplicas
 ownership changes remembered | raftfsm/cluster MaxHistory

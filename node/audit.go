@@ -144,7 +144,7 @@ func (a *audit) index(f local.ScrubFinding) {
 		}
 	}
 	a.line(fixed, "%s; %s", text, did)
-	_, _, follower := a.k.roles()
+	_, _, follower := a.k.role.parts()
 	switch {
 	case fixed:
 	case lost:
@@ -161,10 +161,10 @@ func (a *audit) rebuildHere(cause error) (bool, string) {
 	switch a.k.rebuildMode(sl, "") {
 	case local.Refill:
 		a.lost = cause
-		return true, "the index is made anew from the master: mailnode job list"
+		return true, "the index is rebuilt from the master: mailnode job list"
 	case local.Alone:
 		a.lost = cause
-		return true, "the index is made anew from what is left of it and from the packs: mailnode job list"
+		return true, "the index is rebuilt from what is left of it and from the packs: mailnode job list"
 	}
 	return false, "not repaired: this copy is the master's, and a replica has what it lacks: " + serveElsewhere
 }
@@ -175,7 +175,7 @@ const serveElsewhere = "systemctl stop mailnode; then on another node: mailnode 
 
 // refetchHere has this copy fetch its master's state, when it is a replica.
 func (a *audit) refetchHere(why string) (bool, string) {
-	_, _, follower := a.k.roles()
+	_, _, follower := a.k.role.parts()
 	if follower == nil {
 		return false, "not repaired: this copy is the master's: " + serveElsewhere
 	}
@@ -219,7 +219,7 @@ const compareWithinAudit = 10 * time.Minute
 // one that counts.
 func (a *audit) compare(node slot.NodeName) (differs string, compared bool, err error) {
 	sl, _ := a.k.n.raft.State().Slot(a.k.id)
-	_, feed, follower := a.k.roles()
+	_, feed, follower := a.k.role.parts()
 	if feed == nil && node != sl.Master {
 		return "", true, nil
 	}

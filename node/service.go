@@ -51,7 +51,7 @@ func (s service) Report(ctx context.Context, in *rpc.Json) (*rpc.Json, error) {
 	}
 	s.n.evidence.Hear(s.n.clock.Mono(), r)
 	s.n.asides.hear(r)
-	go s.n.hearHigher(r) // ends roles
+	s.n.hearHigher(r)
 	over := s.n.ended(r)
 	if len(over) == 0 {
 		return &rpc.Json{}, nil

@@ -192,7 +192,7 @@ func (s *site) eraseAndLoseTheMaster(ctx context.Context, a slot.Address, master
 		}
 	}
 	if n, err := s.count(master, string(a), "pw"); err != nil || n != 0 {
-		t.Errorf("made anew with %d messages, %v", n, err)
+		t.Errorf("made again with %d messages, %v", n, err)
 	}
 	master.stopped()
 	if err := op.DeleteUser(ctx, admin.NamedUser{Address: a}); exit(err) != admin.ExitFailed {
