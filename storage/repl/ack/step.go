@@ -187,7 +187,7 @@ func (s State) acked(e Acked) (State, []Action) {
 	turned := r.Viable != e.Viable
 	r.Acked, r.Moved, r.Viable, r.Problem = e.Position, e.Moved, e.Viable, e.Problem
 	s.put(r)
-	if turned || s.joining != nil {
+	if turned || s.joining.set != nil {
 		return s.decide()
 	}
 	return s.release(nil)
