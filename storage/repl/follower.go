@@ -484,18 +484,13 @@ func (f *Follower) apply(ctx context.Context, evs []*event.Event, working func()
 }
 
 // awaitBodies waits for bodies; those that were not pushed are asked for. While
-// it waits, acknowledgements go on telling the master that bytes move.
-//
-// That a body is gone ends the stream, so it is believed at the second answer: the
-// second question is asked after the first was answered, and the first after the
-// event was durable at the master, which may be of a release that looked for a
-// body where it was no more.
+// it waits, acknowledgements go on telling the master that bytes move. That a body
+// is gone ends the stream.
 func (f *Follower) awaitBodies(ctx context.Context, bodies *bodyStream, missing []slot.BodyRef, ack func() error) error {
 	grace := time.NewTimer(bodyGrace)
 	defer grace.Stop()
 	tick := time.NewTicker(ackEvery)
 	defer tick.Stop()
-	doubted := map[slot.BodyRef]bool{}
 	for {
 		news, err := bodies.wait()
 		if err != nil {
@@ -511,13 +506,6 @@ func (f *Follower) awaitBodies(ctx context.Context, bodies *bodyStream, missing 
 				left = append(left, ref)
 			}
 			g := bodies.isGone(ref)
-			if !have && g.gone && !doubted[ref] {
-				doubted[ref] = true
-				if err := bodies.want(ref); err != nil {
-					return err
-				}
-				continue
-			}
 			if !have && g.gone {
 				came, err := f.askOthers(ctx, ref, ack)
 				switch {
