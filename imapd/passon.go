@@ -87,7 +87,7 @@ func (c *session) passOn(cmd *command, to *Elsewhere, user, password string) err
 	return errGoOn
 }
 
-// readAnswer reads the peer's line and gives what came behind it.
+// readAnswer reads the peer's line and returns what came behind it.
 func readAnswer(peer net.Conn) (passAnswer, []byte, error) {
 	var answer passAnswer
 	buf := make([]byte, 0, 4<<10)

@@ -90,7 +90,7 @@ func replyTo(err error) (reply, *byeError) {
 	return no("SERVERBUG", "internal error") // the caller logs it
 }
 
-// known says whether err is of a kind that needs no log line.
+// known reports whether err is of a kind that needs no log line.
 func known(r reply) bool { return r.code != "SERVERBUG" }
 
 // writeTagged writes a tagged response; without a tag an untagged one.

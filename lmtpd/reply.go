@@ -54,7 +54,7 @@ func messageReply(err error) *smtp.SMTPError {
 	return dataReply(err)
 }
 
-// ourTrouble says whether an operator may want to know.
+// ourTrouble reports whether an operator may want to know.
 func ourTrouble(r *smtp.SMTPError) bool {
 	return r.Code/100 == 4 && r.EnhancedCode[1] == 3
 }

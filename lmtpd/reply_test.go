@@ -11,7 +11,7 @@ import (
 	"mailnode/storage"
 )
 
-// everyKind is each kind of error that the node can give, and errors of none.
+// everyKind is each kind of error that the node can return, and errors of none.
 func everyKind() []error {
 	return []error{storage.ErrNotMaster, storage.ErrNotFound, storage.ErrExists, storage.ErrInvalid, storage.ErrLimit, storage.ErrOverQuota,
 		storage.ErrTooBig, storage.ErrAuth, storage.ErrCorrupt, storage.ErrDiverged, storage.ErrDiskFull, storage.ErrUnavailable,

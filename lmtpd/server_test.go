@@ -190,7 +190,7 @@ func (c *client) send(lines ...string) {
 	}
 }
 
-// reply gives one reply's lines, "" at the connection's end.
+// reply returns one reply's lines, "" at the connection's end.
 func (c *client) reply() string {
 	var all strings.Builder
 	for {

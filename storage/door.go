@@ -15,7 +15,7 @@ import (
 
 const knownFlags = Seen | Answered | Flagged | Deleted | Draft
 
-// Canonical gives flags in their stored form: keywords sorted, each once.
+// Canonical returns flags in their stored form: keywords sorted, each once.
 // ErrInvalid: a keyword is no atom, or a system flag is unknown. ErrLimit: more
 // than MaxKeywordsPerMessage.
 func (f Flags) Canonical() (Flags, error) {
@@ -99,7 +99,7 @@ func (d Delivery) Canonical(now time.Time, errs []error) (Delivery, error) {
 	return d, checkBody(d.Body)
 }
 
-// CheckAddress says whether an address went through slot.ParseAddress. ErrInvalid.
+// CheckAddress returns ErrInvalid unless an address went through slot.ParseAddress.
 func CheckAddress(a slot.Address) error {
 	if p, err := slot.ParseAddress(string(a)); err != nil {
 		return Errorf(ErrInvalid, "%w", err)
@@ -123,7 +123,7 @@ func CheckPassword(p string) error {
 	return nil
 }
 
-// Check says whether a mailbox can have the use. ErrInvalid.
+// Check returns ErrInvalid unless a mailbox can have the use.
 func (u SpecialUse) Check() error {
 	switch u {
 	case "", UseDrafts, UseSent, UseJunk, UseTrash, UseArchive:

@@ -33,7 +33,7 @@ const (
 // Separator divides the levels of a mailbox name.
 const Separator = '/'
 
-// CanonicalMailboxName checks a UTF-8 mailbox name and gives the stored form:
+// CanonicalMailboxName checks a UTF-8 mailbox name and returns the stored form:
 // INBOX (also as the first level) in capitals, no trailing separator.
 func CanonicalMailboxName(name string) (string, error) {
 	name = strings.TrimSuffix(name, "/")

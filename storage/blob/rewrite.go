@@ -93,7 +93,7 @@ func (r *Rewriter) Copy(ref slot.BodyRef, from Location) (Location, error) {
 	return to, r.write(r.record, to.Offset-to.headBytes(), &to)
 }
 
-// encoded gives a proved body in the form in which it is to be stored.
+// encoded returns a proved body in the form in which it is to be stored.
 func (r *Rewriter) encoded(f io.ReaderAt, ref slot.BodyRef, from Location, to *Location) ([]byte, error) {
 	if from.Encoding != plainBody {
 		_, stored, err := r.s.decode(f, ref, from)

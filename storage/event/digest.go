@@ -12,26 +12,26 @@ import (
 // can be kept up to date record by record, in any order.
 type Digest struct{ Hi, Lo uint64 }
 
-// Add gives d + e.
+// Add returns d + e.
 func (d Digest) Add(e Digest) Digest {
 	lo, carry := bits.Add64(d.Lo, e.Lo, 0)
 	hi, _ := bits.Add64(d.Hi, e.Hi, carry)
 	return Digest{hi, lo}
 }
 
-// Sub gives d - e.
+// Sub returns d - e.
 func (d Digest) Sub(e Digest) Digest {
 	lo, borrow := bits.Sub64(d.Lo, e.Lo, 0)
 	hi, _ := bits.Sub64(d.Hi, e.Hi, borrow)
 	return Digest{hi, lo}
 }
 
-// Bytes gives the stored form, 16 bytes big-endian.
+// Bytes returns the stored form, 16 bytes big-endian.
 func (d Digest) Bytes() []byte {
 	return binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint64(nil, d.Hi), d.Lo)
 }
 
-// String gives lower-case hex.
+// String returns lower-case hex.
 func (d Digest) String() string { return hex.EncodeToString(d.Bytes()) }
 
 // ParseDigest reads the stored form; anything but 16 bytes is the zero digest.

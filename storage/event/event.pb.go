@@ -1019,8 +1019,8 @@ type SlotRecord struct {
 	Lineage     []*Branch              `protobuf:"bytes,1,rep,name=lineage,proto3" json:"lineage,omitempty"`
 	Unclean     uint32                 `protobuf:"varint,2,opt,name=unclean,proto3" json:"unclean,omitempty"`                             // unclean epochs so far, as Raft counts them
 	ModseqFloor uint64                 `protobuf:"fixed64,3,opt,name=modseq_floor,json=modseqFloor,proto3" json:"modseq_floor,omitempty"` // first position of the last unclean epoch
-	// How often records of addresses and accounts may have been lost (an index made
-	// anew from what was left), the last time under unclean count losses_unclean.
+	// How often records of addresses and accounts may have been lost (an index
+	// rebuilt from what was left), the last time under unclean count losses_unclean.
 	Losses        uint32 `protobuf:"varint,4,opt,name=losses,proto3" json:"losses,omitempty"`
 	LossesUnclean uint32 `protobuf:"varint,5,opt,name=losses_unclean,json=lossesUnclean,proto3" json:"losses_unclean,omitempty"`
 	unknownFields protoimpl.UnknownFields

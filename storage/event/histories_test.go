@@ -323,7 +323,7 @@ func TestLaw02Law11HistoriesNeverShareNumbers(t *testing.T) {
 }
 
 // For every message that a copy has which parted from the master's history, the
-// records tell whether it is new, also when UIDVALIDITYs changed since on either
+// records show whether it is new, also when UIDVALIDITYs changed since on either
 // side; and where a record was lost, a new one is never taken for old (law 7).
 func TestLaw07NewSinceTheForkIsKnown(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {

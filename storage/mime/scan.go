@@ -268,7 +268,7 @@ func (s *scanner) endHeader(at, lines int64) {
 	}
 }
 
-// isMessage tells whether the innermost part is a message, so that its header has an envelope.
+// isMessage reports whether the innermost part is a message, so that its header has an envelope.
 func (s *scanner) isMessage() bool {
 	n := len(s.stack)
 	return n == 1 || s.stack[n-2].part.Kind == KindMessage

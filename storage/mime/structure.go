@@ -3,7 +3,7 @@ package mime
 import "strconv"
 
 // structureWriter writes BODYSTRUCTURE, and notes which stretches of it BODY does not have: extension data never holds
-// another part, so cutting them out gives BODY.
+// another part, so BODY is what is left without them.
 type structureWriter struct {
 	out    []byte
 	cuts   []cut

@@ -16,11 +16,11 @@ import (
 
 // Copies is how a Server finds what this node has.
 type Copies interface {
-	// Copy gives this node's copy of a slot, if it has one open.
+	// Copy returns this node's copy of a slot, if it has one open.
 	Copy(s slot.ID) (Copy, bool)
-	// Feed gives the feed of a slot that this node is master of, else nil.
+	// Feed returns the feed of a slot that this node is master of, else nil.
 	Feed(s slot.ID) *Feed
-	// PeerName gives the proved name of the node at the other end of a call.
+	// PeerName returns the proved name of the node at the other end of a call.
 	PeerName(ctx context.Context) (slot.NodeName, bool)
 }
 

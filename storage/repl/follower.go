@@ -27,7 +27,7 @@ type FollowerOptions struct {
 	Spool  *storage.SpoolDir
 	Clock  storage.Clock
 	Logger *slog.Logger
-	// Others gives the copies beside this one and the master's, which are asked
+	// Others returns the copies beside this one and the master's, which are asked
 	// for bodies that the master does not have; nil: there are none.
 	Others func() []ReplicationClient
 	// OnFenced is told when the master says a lower epoch than this node knows,
@@ -79,7 +79,7 @@ type FollowerState struct {
 
 const (
 	poisonPause = 5 * time.Second // before the state is fetched for an event that could not be applied
-	silentAfter = 5 * time.Second // without a heartbeat the stream is opened anew
+	silentAfter = 5 * time.Second // without a heartbeat the stream is opened again
 	ackEvery    = 500 * time.Millisecond
 	bodyGrace   = 300 * time.Millisecond // a pushed body may still be on its way
 )
@@ -397,7 +397,7 @@ func (f *Follower) applyLoop(ctx context.Context, stream Replication_FollowClien
 	}
 }
 
-// refusesEvent says whether the error is the event's own fault, rather than the
+// refusesEvent reports whether the error is the event's own fault, rather than the
 // disk's, the connection's or this node's. An event that does not follow the
 // head, or whose body has gone again, is settled by the next connection.
 func refusesEvent(err error) bool {

@@ -77,7 +77,7 @@ func TestLaw07OneWrongGoneIsNotBelieved(t *testing.T) {
 	got.Body.Close()
 }
 
-// A stream that breaks is opened anew at once, and it can be seen why it broke.
+// A stream that breaks is opened again at once, and it can be seen why it broke.
 func TestLaw01BrokenStreamIsSeen(t *testing.T) {
 	n1, n2 := newSide(t, "n1"), newSide(t, "n2")
 	n1.forgets(2, storage.ErrUnavailable) // the push, then the question: that ends the stream

@@ -589,7 +589,7 @@ func (x *Heartbeat) GetBirthBytes() uint64 {
 
 type BodyWant struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Slot          uint32                 `protobuf:"varint,1,opt,name=slot,proto3" json:"slot,omitempty"` // first message: the slot; push says whether to send arrivals
+	Slot          uint32                 `protobuf:"varint,1,opt,name=slot,proto3" json:"slot,omitempty"` // first message: the slot; push: arrivals are sent too
 	Push          bool                   `protobuf:"varint,2,opt,name=push,proto3" json:"push,omitempty"`
 	Guid          []byte                 `protobuf:"bytes,3,opt,name=guid,proto3" json:"guid,omitempty"` // later messages: one body
 	BodyId        uint64                 `protobuf:"fixed64,4,opt,name=body_id,json=bodyId,proto3" json:"body_id,omitempty"`

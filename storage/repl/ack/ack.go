@@ -1,6 +1,6 @@
 // Package ack is law 1's decision: when the master of a slot may acknowledge a
 // change, and what Raft must have recorded before. It is pure: Step takes a State
-// and an Event and gives the next State and the Actions to carry out. It has no
+// and an Event and returns the next State and the Actions to carry out. It has no
 // clock (times come with the events), no lock, no I/O and no Raft; package repl's
 // Feed drives it.
 //
@@ -148,7 +148,7 @@ type headAt struct {
 	at       time.Duration
 }
 
-// New gives the state of a master that begins to serve, and what it does first.
+// New returns the state of a master that begins to serve, and what it does first.
 func New(set Settings, st Start) (State, []Action) {
 	s := State{set: set, began: st.At, now: st.At, listed: slices.Clone(st.Listed),
 		records:  records{recorded: st.Recorded, claimed: !st.Again},
@@ -175,7 +175,7 @@ func (s State) Recorded() Record { return s.recorded }
 // Replicas lists what is known of the followers, by name.
 func (s State) Replicas() []Replica { return s.replicas }
 
-// Replica gives one of them; the zero Replica for one that never connected.
+// Replica returns one of them; the zero Replica for one that never connected.
 func (s State) Replica(n slot.NodeName) Replica {
 	if i := s.at(n); i >= 0 {
 		return s.replicas[i]
@@ -183,18 +183,18 @@ func (s State) Replica(n slot.NodeName) Replica {
 	return Replica{Name: n}
 }
 
-// Lists says whether Raft lists a node as a replica: no other may follow or count.
+// Lists reports whether Raft lists a node as a replica: no other may follow or count.
 func (s State) Lists(n slot.NodeName) bool { return slices.Contains(s.listed, n) }
 
-// Waits says whether a change that is made now waits for a replica.
+// Waits reports whether a change that is made now waits for a replica.
 func (s State) Waits() bool { return s.limit() < unlimited }
 
-// Counts says whether a replica's acknowledgement counts now.
+// Counts reports whether a replica's acknowledgement counts now.
 func (s State) Counts(n slot.NodeName) bool {
 	return slices.ContainsFunc(s.conditions(), func(c condition) bool { return slices.Contains(c.set, n) })
 }
 
-// Alone gives the copy's mark as this process knows it.
+// Alone returns the copy's mark as this process knows it.
 func (s State) Alone() (slot.Position, bool) { return s.alone.since, s.alone.set || s.alone.asked }
 
 func (s State) at(n slot.NodeName) int {

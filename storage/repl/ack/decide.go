@@ -97,12 +97,12 @@ func (s *State) want() (*Record, string) {
 	return s.joined()
 }
 
-// mayComeTrue says whether Raft may come to have the slot as protected.
+// mayComeTrue reports whether Raft may come to have the slot as protected.
 func (s State) mayComeTrue() bool {
 	return slices.ContainsFunc(s.proposed, func(p proposal) bool { return p.Protected })
 }
 
-// stalled says whether a change waits for a set of replicas of which none has
+// stalled reports whether a change waits for a set of replicas of which none has
 // moved for AckTimeout. A replica that lost its connection a moment ago has its
 // AckTimeout too.
 func (s State) stalled(c condition) bool {
@@ -135,7 +135,7 @@ func (s *State) leave(set []slot.NodeName) {
 	s.replicas = list
 }
 
-// trueAgain says whether a master that went on without Raft's word may rest on
+// trueAgain reports whether a master that went on without Raft's word may rest on
 // Raft's record again: one of the replicas that it names has kept up, and each
 // condition is met by what was acknowledged.
 func (s State) trueAgain() bool {

@@ -132,7 +132,7 @@ func (MarkAlone) action()  {}
 func (ClearAlone) action() {}
 func (End) action()        {}
 
-// Step gives the state after an event, and what is to be done.
+// Step returns the state after an event, and what is to be done.
 func Step(s State, e Event) (State, []Action) {
 	if s.over {
 		return s, nil
