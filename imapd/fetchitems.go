@@ -216,7 +216,7 @@ func (s *section) text(cmd *command, label []byte) []byte {
 	return label
 }
 
-// appendFieldName gives a field name back as it can stand in a response. What is
+// appendFieldName appends a field name as it can stand in a response. What is
 // no atom is quoted, what cannot be quoted is dropped to "?": no header has it.
 func appendFieldName(dst []byte, f string) []byte {
 	atom, quotable := f != "", true

@@ -142,7 +142,7 @@ func (c *session) servePeer() error {
 }
 
 // logInPeer never passes on: the front node has asked the user's home, and two
-// nodes that each take the other for the master must not play ball.
+// nodes that each take the other for the master must not pass a client to and fro.
 func (c *session) logInPeer(req *passRequest) error {
 	if req.V != passVersion {
 		return storage.Errorf(storage.ErrUnavailable, "read pass request: version %d, want %d", req.V, passVersion)

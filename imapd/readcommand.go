@@ -119,7 +119,7 @@ func skipHead(d *wire.Decoder) (tag, verb string) {
 	return tag, verb
 }
 
-// readHead reads tag and verb and says why the command may not run.
+// readHead reads tag and verb and returns why the command may not run.
 func (c *session) readHead(cmd *command) *reply {
 	d := wire.NewDecoder(cmd.text)
 	cmd.tag, cmd.verb = skipHead(d)

@@ -43,7 +43,7 @@ func (e *byeError) Error() string { return e.text }
 var errTarget = errors.New("target mailbox")
 
 // replyTo maps an error to its answer: the only place that does. A byeError is
-// given back for what ends the session. Texts are fixed: an error's own text is
+// returned for what ends the session. Texts are fixed: an error's own text is
 // for the log, it may name other users' things.
 func replyTo(err error) (reply, *byeError) {
 	var syntax *wire.SyntaxError

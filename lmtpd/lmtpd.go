@@ -246,7 +246,7 @@ type place struct {
 	client string // the fair.Network of a TCP client, or "": all of the kind
 }
 
-// seat gives a connection its place, or says why it has none.
+// seat gives a connection its place, or returns why it has none.
 func (s *Server) seat(c *conn) (reason string) {
 	var p place
 	switch a := c.RemoteAddr().(type) {

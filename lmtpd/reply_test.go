@@ -55,7 +55,7 @@ func TestLaw07NoBounceAfterAnAcceptedRecipient(t *testing.T) {
 	}
 }
 
-// The same on the wire: whatever becomes of an accepted recipient, his answer is
+// The same on the wire: whatever becomes of an accepted recipient, the answer is
 // temporary, and the other's is not touched by it.
 func TestLaw07AcceptedRecipientOnTheWire(t *testing.T) {
 	for _, kind := range everyKind() {

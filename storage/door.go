@@ -109,10 +109,10 @@ func CheckAddress(a slot.Address) error {
 	return nil
 }
 
-// CheckPassword reports whether a password can be set: UTF-8 (RFC 8265, section
-// 4.1), because other bytes are replaced on their way by whatever reads text, and
-// nothing that a client cannot send (RFC 4616, section 2: no NUL) or that ends a
-// line. ErrInvalid.
+// CheckPassword returns ErrInvalid unless a password can be set: UTF-8 (RFC 8265,
+// section 4.1), because other bytes are replaced on their way by whatever reads
+// text, and nothing that a client cannot send (RFC 4616, section 2: no NUL) or
+// that ends a line.
 func CheckPassword(p string) error {
 	switch {
 	case !utf8.ValidString(p):

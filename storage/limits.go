@@ -23,7 +23,7 @@ const (
 	// excepted (LAWS §4.3).
 	MaxTxnRecords = 1000
 	// MaxStepMessages is how many messages one event of STORE, EXPUNGE or MOVE
-	// changes: few enough that nobody notices to have waited for it.
+	// changes: few enough that nobody notices a wait.
 	MaxStepMessages = 100
 	// The internal dates that can be told: years 1 to 9999, Unix seconds.
 	MinInternalDateUnix = -62_135_596_800

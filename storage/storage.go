@@ -158,7 +158,7 @@ type Accounts interface {
 	// SetQuota changes how much an account may hold, in bytes; 0: no limit. What
 	// is there already stays.
 	SetQuota(ctx context.Context, id AccountID, quotaBytes int64) error
-	// SetDisabled keeps a user out, or lets him in again; mail comes in all the same.
+	// SetDisabled keeps a user out, or lets the user in again; mail comes in all the same.
 	SetDisabled(ctx context.Context, id AccountID, disabled bool) error
 	// Authenticate proves a password, and returns what it was proved against.
 	// ErrAuth: it is wrong, or the account is disabled. ErrUnavailable: too many
@@ -195,8 +195,8 @@ type Messages interface {
 	// Deliver stores one body for many recipients in one event; the result has
 	// one error, or nil, per recipient. One body serves them all.
 	Deliver(ctx context.Context, d Delivery) []error
-	// Announce reports whether a message of so many bytes would be appended now, before
-	// it is sent: ErrOverQuota, counting what else was announced for the account, and
+	// Announce asks, before a message of so many bytes is sent, whether it would be
+	// appended now. ErrOverQuota, counting what else was announced for the account;
 	// ErrDiskFull. It counts until end is called, which Append's caller does before.
 	Announce(ctx context.Context, a AccountID, bytes int64) (end func(), err error)
 	// Append stores one message; the mailbox must exist (ErrNotFound).

@@ -21,7 +21,7 @@ func (s *Store) ClosedPacks() ([]Pack, error) {
 		return nil, err
 	}
 	// Looked at after the list was made: what is not being written now, and was
-	// there then, is written no more.
+	// there then, is no longer written.
 	s.mu.Lock()
 	busy := map[uint32]struct{}{}
 	if s.active != nil {

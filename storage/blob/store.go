@@ -297,8 +297,8 @@ func (s *Store) roll() error {
 	return nil
 }
 
-// create makes a pack under a name that no reader knows, and writes it its own
-// when the preamble is durable: a crash in between, or a full disk, must not
+// create makes a pack under a name that no reader knows, and renames it when the
+// preamble is durable: a crash in between, or a full disk, must not
 // leave a pack that refuses the whole Store at the next open.
 func (s *Store) create(path, magic string, preallocateBytes int64) (vfs.File, error) {
 	f, err := s.o.FS.Create(path+newSuffix, "mailnode-pack")

@@ -12,7 +12,7 @@ import (
 	"mailnode/storage/slot"
 )
 
-// mailbox is one mailbox under proof.
+// mailbox is one mailbox, as far as it has been read.
 type mailbox struct {
 	c       *checker
 	rec     *event.MailboxRecord

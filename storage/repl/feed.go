@@ -134,7 +134,7 @@ func (f *Feed) send(ctx context.Context, stream Replication_FollowServer, name s
 		case closed != nil:
 			return toStatus(closed)
 		case !listed:
-			return status.Errorf(codes.Unavailable, "follow %s: Raft lists %s as a replica no more", f.o.Slot.ID(), name)
+			return status.Errorf(codes.Unavailable, "follow %s: Raft no longer lists %s as a replica", f.o.Slot.ID(), name)
 		}
 		if f.wantsRefetch(name, false) {
 			return status.Error(codes.Aborted, "this copy was found to differ: it fetches the state")

@@ -219,8 +219,8 @@ func (f *Follower) follow(whole context.Context) error {
 	return err
 }
 
-// pauseBefore is how long a transfer waits: an event that cannot be applied would
-// else be fetched with the state again and again.
+// pauseBefore is how long a transfer waits: otherwise an event
+// that cannot be applied would be fetched with the state again and again.
 func pauseBefore(err error) time.Duration {
 	if errors.Is(err, errUnneeded) {
 		return backOffMin

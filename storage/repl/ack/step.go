@@ -220,7 +220,7 @@ func (s *State) put(r Replica) {
 }
 
 // applied takes in what this node has applied. Whatever was decided on an older
-// version can come true no more.
+// version can no longer come true.
 func (s *State) applied(e Recorded) {
 	s.listed = slices.Clone(e.Listed)
 	var listed []Replica
