@@ -30,7 +30,7 @@ const keyServed = "served"
 // AsideRole is what a copy was in the last epoch of a state that was set aside.
 type AsideRole string
 
-// The roles. AsideUnknown: the release that set the state aside did not note it.
+// The roles. It is not known when the note of it cannot be read.
 const (
 	AsideMaster  AsideRole = "master"
 	AsideReplica AsideRole = "replica"
