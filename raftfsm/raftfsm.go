@@ -4,7 +4,7 @@
 // (law 9). A Node never decides anything about ownership.
 //
 // What can go wrong on Raft's disk is terminal for Raft in this process, and for
-// nothing else: see latch. A Node that is halted answers State with what it
+// nothing else: see latch. But a full disk is waited for: see room. A Node that is halted answers State with what it
 // applied last and refuses to propose, like one that has no quorum.
 package raftfsm
 
@@ -20,6 +20,7 @@ import (
 	"github.com/hashicorp/raft"
 
 	"mailnode/raftfsm/cluster"
+	"mailnode/storage/disk"
 	"mailnode/storage/slot"
 )
 
@@ -39,6 +40,10 @@ type Config struct {
 	// OnCondition is told when a condition begins, and with a nil error when it
 	// ends. It is called from Raft's goroutines and must return at once.
 	OnCondition func(name string, err error)
+
+	// GiveUpBallast frees what is kept for a full disk, and reports whether there was
+	// some; nil: there is none.
+	GiveUpBallast func() bool
 
 	wrap func(backend) backend // lets tests break the disk
 }
@@ -137,7 +142,11 @@ func conditionOf(err error) string {
 
 // open opens the files and starts Raft.
 func (n *Node) open() error {
-	if err := n.openWithin(openStalls * n.cfg.StallLimit); err != nil {
+	err := n.openWithin(openStalls * n.cfg.StallLimit)
+	if disk.NoRoom(err) && n.giveUpBallast() {
+		err = n.openWithin(openStalls * n.cfg.StallLimit)
+	}
+	if err != nil {
 		return err
 	}
 	if n.cfg.wrap != nil {
@@ -150,6 +159,8 @@ func (n *Node) open() error {
 		go n.abstains.run(n.trans.NetworkTransport.Consumer(), n.stop)
 	}
 	n.tellSetAside()
+	n.latch.room = n.newRoom()
+	defer n.latch.room.opened()
 	n.latch.watch(n.cfg.StallLimit)
 	r, err := n.start()
 	if err != nil {
@@ -183,6 +194,9 @@ func (n *Node) openWithin(limit time.Duration) error {
 	select {
 	case err := <-done:
 		n.files, n.id = opener.files, opener.id
+		if err != nil && n.back != nil { // it may be opened again
+			err, n.back = errors.Join(err, closeBackend(n.back, err)), nil
+		}
 		return err
 	case <-late.C:
 		return fmt.Errorf("open raft in %q: its disk has not answered for %s", n.cfg.Dir, limit)
