@@ -249,12 +249,12 @@ func (n *Node) tellSetAside() {
 // lost and no leader has filled it yet.
 func (n *Node) Abstains() bool { return n.abstains.holds() }
 
-// DecidesAlone reports whether Raft's files failed on a server that is the only one
-// with a vote: nobody can have changed the state that it knows.
+// DecidesAlone reports whether Raft's files failed, or have no room, on a server that
+// is the only one with a vote: nobody can have changed the state that it knows.
 func (n *Node) DecidesAlone() bool {
 	var halted *ErrHalted
-	return errors.As(n.Err(), &halted) && (halted.Condition == ConditionStoreFailed || halted.Condition == ConditionLogCorrupt) &&
-		n.mem != nil && n.mem.get().Sole && n.State().ClusterID != ""
+	failed := errors.As(n.Err(), &halted) && (halted.Condition == ConditionStoreFailed || halted.Condition == ConditionLogCorrupt)
+	return (failed || n.latch.room.waits()) && n.mem != nil && n.mem.get().Sole && n.State().ClusterID != ""
 }
 
 // run executes f, which the latch may end, in a goroutine.

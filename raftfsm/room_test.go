@@ -97,6 +97,9 @@ func TestFullRaftDiskStops(t *testing.T) {
 		t.Errorf("the command under way: %v", err)
 	}
 	n1.wantsNoRoom(t)
+	if !n1.DecidesAlone() {
+		t.Error("the only voter has nobody to ask, and asks")
+	}
 	before := time.Now()
 	n1.end(t)
 	if took := time.Since(before); took > 2*time.Second {
