@@ -9,11 +9,13 @@
 package raftfsm
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"sync"
 	"time"
 
@@ -234,12 +236,12 @@ func (n *Node) filled(err error) {
 // tellSetAside keeps ConditionStoreFailed up for as long as what was set aside lies
 // there: a person should look at the disk.
 func (n *Node) tellSetAside() {
-	why, is := wasSetAside(n.cfg.Dir)
+	aside := wasSetAside(n.cfg.Dir)
 	switch {
 	case n.abstains.holds():
-		n.cfg.OnCondition(ConditionStoreFailed, fmt.Errorf("%s; set aside in %q: this node takes no part in votes until a leader has filled it again", why, n.aside()))
-	case is:
-		n.cfg.OnCondition(ConditionStoreFailed, fmt.Errorf("%s; set aside in %q, and filled again: this node votes. When you have looked at the disk, remove that folder", why, n.aside()))
+		n.cfg.OnCondition(ConditionStoreFailed, fmt.Errorf("%s: this node takes no part in votes until a leader has filled it again", cmp.Or(aside, "raft's files were lost")))
+	case aside != "":
+		n.cfg.OnCondition(ConditionStoreFailed, fmt.Errorf("%s, and filled again: this node votes. When you have looked at the disk, remove %q", aside, filepath.Join(n.cfg.Dir, asideName)))
 	default:
 		n.cfg.OnCondition(ConditionStoreFailed, nil)
 	}
@@ -372,7 +374,7 @@ func (n *Node) observe() {
 	}
 	tick := time.NewTicker(n.cfg.HeartbeatTimeout)
 	defer tick.Stop()
-	_, aside := wasSetAside(n.cfg.Dir)
+	aside := wasSetAside(n.cfg.Dir) != ""
 	for {
 		select {
 		case <-n.stop:
@@ -391,7 +393,7 @@ func (n *Node) observe() {
 				return
 			}
 			if aside {
-				if _, aside = wasSetAside(n.cfg.Dir); !aside {
+				if aside = wasSetAside(n.cfg.Dir) != ""; !aside {
 					n.tellSetAside()
 				}
 			}
