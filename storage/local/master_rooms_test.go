@@ -100,6 +100,9 @@ func sideBySide(t *testing.T, n int, run func(i int) error) {
 // committer: that no closure touches more than it may is checked when the slot is
 // closed.
 func TestQuotaIsNotCountedInAClosure(t *testing.T) {
+	if raceDetector {
+		t.Skip("10,000 mailboxes take minutes under the race detector")
+	}
 	for name, raw := range map[string][]byte{"wrong": event.Marshal(&event.AccountStats{Bytes: 1 << 50}), "unreadable": {0xff}} {
 		t.Run(name, func(t *testing.T) {
 			s := openSlot(t, options(t, newFS(t)))
