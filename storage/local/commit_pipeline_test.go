@@ -322,7 +322,7 @@ func TestLaw01BodyStagedLateIsSynced(t *testing.T) {
 		if err := s.stage(ref, disk.Grow, &blob.BirthNote{}, late, late.Size()); err != nil {
 			return err
 		}
-		changes, err := m.deliverOne(x, base, a.ID)
+		changes, err := m.deliverOne(x, base, quotaCounts{}, a.ID)
 		if err != nil {
 			return err
 		}

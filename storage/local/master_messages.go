@@ -195,9 +195,10 @@ func (m *Master) Copy(ctx context.Context, r storage.Ref, uids []storage.UID, to
 	uids = slices.Clone(uids)
 	slices.Sort(uids)
 	uids = slices.Compact(uids)
-	enter := func(t *txn) error {
+	enter := func(t *txn, q quotaCounts) error {
 		out = storage.Copied{}
-		if _, _, err := in(t, r); err != nil {
+		a, _, err := in(t, r)
+		if err != nil {
 			return err
 		}
 		if _, err := mailboxByName(t, r.Account, to); err != nil {
@@ -207,33 +208,30 @@ func (m *Master) Copy(ctx context.Context, r storage.Ref, uids []storage.UID, to
 		if err != nil || len(recs) == 0 {
 			return err
 		}
-		changes, copied, err := m.copyInto(t, r.Account, recs, size, to)
+		if err := q.check(t, a, size); err != nil {
+			return err
+		}
+		changes, copied, err := m.copyInto(t, a, recs, to)
 		if err != nil {
 			return err
 		}
 		out = copied
 		return m.emit(t, changes...)
 	}
-	var err error
-	if len(uids) > m.s.o.sizes.copied {
-		err = m.large(ctx, len(uids), r.Account, enter)
-	} else {
-		err = m.growing(ctx, enter, r.Account)
-	}
+	err := m.withinQuota(ctx, r.Account, func(q quotaCounts) error {
+		enter := func(t *txn) error { return enter(t, q) }
+		if len(uids) > m.s.o.sizes.copied {
+			return m.large(ctx, len(uids), r.Account, enter)
+		}
+		return m.growing(ctx, enter, r.Account)
+	})
 	return out, err
 }
 
 // copyInto makes the changes that put recs into the mailbox named to.
-func (m *Master) copyInto(t *txn, id storage.AccountID, recs []*event.MessageRecord, size int64, to string) ([]*event.Change, storage.Copied, error) {
-	a, err := loadAccount(t, id)
+func (m *Master) copyInto(t *txn, a *event.AccountRecord, recs []*event.MessageRecord, to string) ([]*event.Change, storage.Copied, error) {
+	b, err := mailboxByName(t, storage.AccountID(a.Id), to)
 	if err != nil {
-		return nil, storage.Copied{}, err
-	}
-	b, err := mailboxByName(t, id, to)
-	if err != nil {
-		return nil, storage.Copied{}, err
-	}
-	if err := checkQuota(t, a, size); err != nil {
 		return nil, storage.Copied{}, err
 	}
 	first, changes, err := m.takeUIDs(t, a, b, len(recs))
@@ -262,7 +260,7 @@ func (m *Master) Move(ctx context.Context, r storage.Ref, uids []storage.UID, to
 			if err != nil || len(recs) == 0 {
 				return err
 			}
-			changes, copied, err := m.copyInto(t, r.Account, recs, 0, to)
+			changes, copied, err := m.copyInto(t, a, recs, to)
 			if err != nil {
 				return err
 			}

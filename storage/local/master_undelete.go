@@ -224,6 +224,7 @@ func (m *Master) restoreMailbox(ctx context.Context, ref storage.Ref, tried map[
 		if !event.NewUIDValidity(a, b, m.unclean) {
 			return storage.Errorf(storage.ErrLimit, "restore mailbox %q: its UIDs, or the account's UIDVALIDITYs, are used up", name)
 		}
+		m.mailboxes.made(ref.Account, 1) // no limit keeps it from coming back
 		return m.emit(t, append(parents, mailboxChange(b), accountChange(a))...)
 	}, ref.Account)
 	return name, err

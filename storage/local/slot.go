@@ -79,11 +79,14 @@ type sizes struct {
 	small      int // records of a RENAME from which on it is a large change
 	copied     int // messages of a COPY
 	applied    int // records of an event, at a replica
+
+	mailboxes, subscriptions int // of an account
 }
 
 func (z sizes) withPresets() sizes {
 	return sizes{cmp.Or(z.eventBytes, event.BytesMax), cmp.Or(z.small, smallMax), cmp.Or(z.copied, copyMax),
-		cmp.Or(z.applied, 2*storage.MaxTxnRecords+closureSpare)}
+		cmp.Or(z.applied, 2*storage.MaxTxnRecords+closureSpare),
+		cmp.Or(z.mailboxes, storage.MaxMailboxes), cmp.Or(z.subscriptions, storage.MaxSubscriptions)}
 }
 
 func (o Options) features() slot.FeatureLevel {
