@@ -55,7 +55,7 @@ missing messages are looked for | node lookEvery
 scrub | node scrubRateLeast
 'slot audit' | node auditRateDefault
 'slot reindex' | node rebuildBytesPerSec
-remembered logins | storage/local verifiedMax
+remembered logins | storage/local provedMax
 logins that wait to be proved | storage/local waitingMax
 rest of a client after a wrong password | storage/local wrongRest
 disk reserve, which whatever grows leaves free: mail, COPY, MOVE, CREATE, RENAME, SUBSCRIBE, new keywords, 'user add', undelete | storage/disk ReserveBytes
@@ -63,6 +63,7 @@ any other change: flags, expunging, deleting | storage/disk FloorBytes
 ballast, the file 'BALLAST' of each volume's folders | storage/disk BallastBytes ballastRoomBytes
 how old the answer of a disk is, when it is asked what is free | storage/disk lookEvery
 a write of an index that finds no room is tried again | storage/local roomAgainEvery
+a write of Raft that finds no room is tried again | raftfsm roomAgainEvery
 a copy that was not opened for want of room is opened again | node roomAgainAfter
 message in memory on its way in | storage spoolSmallBytes
 messages on their way in, by announced size | storage SpoolBytesMax spoolSmallBytes

@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"slices"
@@ -11,6 +12,7 @@ import (
 	"mailnode/node/admin"
 	"mailnode/node/job"
 	"mailnode/node/monitor"
+	"mailnode/node/rpc"
 	"mailnode/raftfsm/cluster"
 	"mailnode/storage"
 	"mailnode/storage/check"
@@ -373,10 +375,10 @@ func (b mending) Missing(ctx context.Context, only []slot.ID) (admin.MissingMess
 			slots = append(slots, sl)
 		}
 	}
-	left := everySlot(ctx, b.n, slots, "missing", func(sl cluster.Slot, list []storage.Missing) {
-		for _, x := range list {
-			out.Messages = append(out.Messages, admin.MissingMessage{Slot: sl.ID, Address: x.Address, Mailbox: x.Mailbox, UID: uint32(x.UID),
-				Bytes: x.Size, Date: x.InternalDate.Format(time.RFC3339), GUID: x.GUID.String(), AgoS: int64(x.Ago / time.Second)})
+	left := everySlot(ctx, b.n, slots, &rpc.AccountCall{Call: &rpc.AccountCall_Missing{Missing: &rpc.Empty{}}}, func(sl cluster.Slot, r *rpc.AccountReply) {
+		for _, x := range r.Missing {
+			out.Messages = append(out.Messages, admin.MissingMessage{Slot: sl.ID, Address: slot.Address(x.Address), Mailbox: x.Mailbox, UID: x.Uid,
+				Bytes: x.Size, Date: time.Unix(x.InternalDateUnix, 0).UTC().Format(time.RFC3339), GUID: hex.EncodeToString(x.Guid), AgoS: x.AgoMs / 1000})
 		}
 	})
 	// Masters answer in any order; slots are listed in theirs.

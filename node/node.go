@@ -212,6 +212,7 @@ func (n *Node) openRaft() error {
 		Dir: filepath.Join(n.cfg.Node.Data, "raft"), Memory: raftfsm.Memory{Dir: filepath.Join(n.cfg.Node.Data, "remembered"), Ran: n.raftRan()},
 		Name: n.cfg.Node.Name, ServerID: n.first.ServerID, Addr: n.cfg.Node.PeerAdvertise,
 		Transport: raftLayer{n}, Logger: n.log.With("part", "raft"), OnCondition: n.onRaftCondition, Features: n.features,
+		GiveUpBallast: n.resources.Disks.At(n.fs, n.cfg.Node.Data, n.clock.Mono).GiveUpBallast,
 	})
 	if err != nil {
 		return err

@@ -149,15 +149,11 @@ func (s service) Account(ctx context.Context, in *rpc.AccountCall) (*rpc.Account
 	if m == nil {
 		return &rpc.AccountReply{Failure: rpc.Wrap(storage.Errorf(storage.ErrMoved, "node %q does not serve slot %s", s.n.cfg.Node.Name, slot.ID(in.Slot)))}, nil
 	}
-	v, err := runAccount(ctx, m, in)
+	r, err := runAccount(ctx, m, in)
 	if err != nil {
 		return &rpc.AccountReply{Failure: rpc.Wrap(s.n.certain(ctx, m, err))}, nil
 	}
-	b, err := json.Marshal(v)
-	if err != nil {
-		return nil, err
-	}
-	return &rpc.AccountReply{Body: b}, nil
+	return r, nil
 }
 
 // Deliver implements rpc.NodeServer.

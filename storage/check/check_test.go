@@ -44,7 +44,7 @@ func (m memory) Each(sp event.Span, fn func(key, value []byte) error) error {
 
 func (m memory) ProveBody(ref slot.BodyRef) error { return m.bodies[ref] }
 
-// key gives the first key with a prefix.
+// key returns the first key with a prefix.
 func (m memory) key(t *testing.T, prefix byte) string {
 	t.Helper()
 	for _, k := range slices.Sorted(maps.Keys(m.records)) {

@@ -6,7 +6,7 @@
 //	compactions.go  how many run at once, over all indexes of a node
 //	prove.go        logs, before Pebble reads them; manifest.go: the list of files
 //	tables.go       tables, from the disk
-//	salvage.go      what a damaged index still gives
+//	salvage.go      what can still be read of a damaged index
 //
 // A newer Pebble is to be compared with these: where they rest on the form of its
 // files (chunk.go) or on names that it gives to them (guard.go), it does not promise it.

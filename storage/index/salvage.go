@@ -15,7 +15,7 @@ import (
 	"github.com/cockroachdb/pebble/v2/wal"
 )
 
-// Salvage reads what a damaged index still gives. What cannot be read is known as
+// Salvage reads what can still be read of a damaged index. What cannot be read is known as
 // spans of keys, so that what lies elsewhere is known to be whole.
 type Salvage struct {
 	DB  *pebble.DB // nil: its files do not fit together any more
@@ -127,7 +127,7 @@ func (x *Salvage) provedLogs(names []string) map[string]int64 {
 	return cut
 }
 
-// endsAt says whether a log ends where its last sound record does: nothing lies
+// endsAt reports whether a log ends where its last sound record does: nothing lies
 // behind it but zeros or what an older log, whose file it was given, has left. A
 // chunk of its own there is damage or what a power loss cut off: nobody can tell,
 // so it counts as damage.
@@ -162,7 +162,7 @@ func newLogReader[N ~uint64](make func(io.Reader, N) *record.Reader, r io.Reader
 	return make(r, N(number))
 }
 
-// readLog calls fn for the batches of a log, and gives where the last one ends.
+// readLog calls fn for the batches of a log, and returns where the last one ends.
 func (x *Salvage) readLog(name string, fn func(batch []byte) error) (end int64, err error) {
 	number, _, ok := wal.ParseLogFilename(name)
 	if !ok {
@@ -277,7 +277,7 @@ func (x *Salvage) readableFrom(after, end []byte) []byte {
 	}
 }
 
-// readable says whether the first record at or behind a key can be read.
+// readable reports whether the first record at or behind a key can be read.
 func (x *Salvage) readable(k, end []byte) bool {
 	found := errors.New("found")
 	_, broken, _ := x.stretch(Span{Lower: k, Upper: end}, func(_, _ []byte) error { return found })

@@ -187,7 +187,7 @@ func TestLaw01Law02Law03DeliverSurvivesPowerLoss(t *testing.T) {
 			}
 		}()
 		deliver(t, m, mail(1000*round), a)
-		// Whatever is durable now was acknowledged or in flight; all that was
+		// Everything durable now was acknowledged or in flight; all that was
 		// acknowledged before this line must be in the clone.
 		_, before := inbox(t, m, a)
 		clone := fs.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: []int{0, 50, 100}[round%3], RNG: rng})

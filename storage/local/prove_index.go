@@ -12,10 +12,10 @@ import (
 	"mailnode/storage/index"
 )
 
-// IndexLost says whether an error means that files of the index are damaged, so
-// that only a Rebuild helps; a record that is merely wrong is a Recount's. A copy
-// whose folder, packs or disk failed a check of Open is a person's: the wrong disk
-// may be mounted.
+// IndexLost reports whether an error means that files of the index are damaged, so
+// that only a Rebuild helps; a record that is merely wrong is put right by a Recount.
+// When the folder, the packs or the disk of a copy fail a check of Open a person must
+// look: the wrong disk may be mounted.
 func IndexLost(err error) bool {
 	var r *Refused
 	if errors.As(err, &r) && len(r.Checks) > 0 {
@@ -28,9 +28,9 @@ func IndexLost(err error) bool {
 	return errors.Is(err, index.ErrDamaged) || pebble.IsCorruptionError(err)
 }
 
-// indexThere refuses packs without an index, which was there when the first pack
-// was begun (an empty one in its place would be a slot without mail), and an index
-// whose list of files is damaged.
+// indexThere refuses an index whose list of files is damaged, and packs without an
+// index: there was one when the first pack was begun, and an empty one in its place
+// would be a slot without mail.
 func (s *Slot) indexThere() (string, error) {
 	fs, dir := s.o.FS, s.o.FS.PathJoin(s.o.Dir, "index")
 	names, err := fs.List(dir)

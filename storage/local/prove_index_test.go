@@ -8,9 +8,9 @@ import (
 	"mailnode/storage"
 )
 
-// A block of the index that goes bad while the copy serves: whoever reads it gets
-// an error, the node is told that the index is lost, and the store goes on.
-func TestLaw06Law09BadBlockIsToldOfAndEndsNothing(t *testing.T) {
+// A block of the index goes bad while the copy serves: its readers get an error, the node
+// is told that the index is lost, and the store goes on.
+func TestLaw06Law09BadBlockIsReportedAndStopsNothing(t *testing.T) {
 	fs := newFS(t)
 	o, accounts, _ := written(t, fs, true)
 	told := make(chan error, 100)

@@ -12,16 +12,16 @@ import (
 	"mailnode/storage/index"
 )
 
-// ownership is whose a copy's folders are. The SLOT files say it, and the index
-// once more: a SLOT file that is damaged is written anew when the index says whose
-// it is, and all other checks have passed.
+// ownership is whose a copy's folders are. The SLOT files say it, and so does the
+// index: a SLOT file that is damaged is rewritten when the index says whose it is and
+// all other checks have passed.
 type ownership struct {
 	identity           // of the SLOT file beside the index
 	byIndex  *identity // what the index says; read only when a SLOT file is damaged
-	damaged  []string  // the SLOT files that are
+	damaged  []string  // the SLOT files that are damaged
 }
 
-const keyIdentity = "identity" // what the SLOT files say, once more
+const keyIdentity = "identity" // what the SLOT files say as well
 
 // proveOwner finds damaged SLOT files, and asks the index instead. Nothing is
 // written: the disk may still be a foreign one.
@@ -79,19 +79,19 @@ func (s *Slot) noteOwner(b *pebble.Batch) error {
 	return b.Set(localKey(keyIdentity), line, nil)
 }
 
-// mendOwner writes damaged SLOT files anew. By now the newest bodies that the index
+// mendOwner rewrites damaged SLOT files. By now the newest bodies that the index
 // knows have been found in the packs: they belong together.
 func (s *Slot) mendOwner() error {
 	for _, path := range s.owner.damaged {
 		if err := s.writeIdentity(path, s.owner.Copy); err != nil {
 			return err
 		}
-		s.note("SLOT file", "", fmt.Sprintf("%q was damaged: it is written anew, because the index proves that it is cluster %s, slot %s; look at the disk (`dmesg`, `smartctl -a`)",
+		s.note("SLOT file", "", fmt.Sprintf("%q was damaged: it is rewritten, because the index proves that it is cluster %s, slot %s; look at the disk (`dmesg`, `smartctl -a`)",
 			path, s.o.Cluster, s.o.Slot))
 	}
 	return nil
 }
 
 // OwnerMended names the SLOT files that were damaged when this copy was opened, and
-// were written anew.
+// were rewritten.
 func (s *Slot) OwnerMended() []string { return s.owner.damaged }

@@ -19,11 +19,11 @@ import (
 type ScrubOptions struct {
 	// Spend waits until so many bytes may be read (law 12); its error ends the Scrub.
 	Spend func(ctx context.Context, bytes int64) error
-	// Total is told once how many bytes there are to read, of bodies and index.
+	// Total is called once, with how many bytes there are to read, of bodies and index.
 	Total func(bytes int64)
 	// FromPack passes over the bodies in lower packs: where an earlier Scrub was cut off.
 	FromPack uint32
-	// Reached is told that everything in lower packs has been read.
+	// Reached is called when everything in lower packs has been read.
 	Reached func(pack uint32)
 	Found   func(ScrubFinding)
 }
@@ -36,12 +36,12 @@ type MessageName struct {
 	Size    int64 // bytes
 }
 
-// String gives for instance "u7@example.test INBOX uid 18630".
+// String returns for instance "u7@example.test INBOX uid 18630".
 func (n MessageName) String() string {
 	return fmt.Sprintf("%s %s uid %d", n.Account, n.Mailbox, n.UID)
 }
 
-// FindingKind says what has to be done about a finding.
+// FindingKind decides what has to be done about a finding.
 type FindingKind string
 
 // The kinds of findings.
@@ -98,7 +98,7 @@ type scrubbing struct {
 	packs        []uint32 // in order
 }
 
-// packLoad is what a pack has of live bodies.
+// packLoad is how many live bodies a pack has, and their bytes.
 type packLoad struct{ bodies, bytes int64 }
 
 func (x *scrubbing) found(f ScrubFinding) {
@@ -217,14 +217,14 @@ func (x *scrubbing) body(p placed, bad map[slot.BodyRef]error) error {
 	switch err = x.s.ProveBody(p.ref); {
 	case errors.Is(err, storage.ErrCorrupt):
 		bad[p.ref] = err
-	case errors.Is(err, errUnfound): // tables says which
+	case errors.Is(err, errUnfound): // tables finds out which
 	case err != nil && !errors.Is(err, storage.ErrNotFound):
 		return err
 	}
 	return nil
 }
 
-// name gives findings about bodies, each with the messages that name it.
+// name returns findings about bodies, each with the messages that name it.
 func (x *scrubbing) name(kind FindingKind, bad map[slot.BodyRef]error) error {
 	if len(bad) == 0 {
 		return nil
@@ -242,8 +242,8 @@ func (x *scrubbing) name(kind FindingKind, bad map[slot.BodyRef]error) error {
 }
 
 // NamesOf finds the messages that name bodies, by one scan of the index. A body
-// that the index does not name at all is not in the answer; one that is named by
-// expunged messages only, or by those of deleted mailboxes, is there with none.
+// that the index does not name at all is not in the result; one that only expunged
+// messages, or messages of deleted mailboxes, name is in it with no name.
 func (s *Slot) NamesOf(ctx context.Context, bodies map[slot.BodyRef]error) (map[slot.BodyRef][]MessageName, error) {
 	out := map[slot.BodyRef][]MessageName{}
 	err := s.read(func(v *view) error {

@@ -34,7 +34,7 @@ func (x *scrubbing) tables() error {
 		err := index.ProveTable(x.s.o.FS, path)
 		switch {
 		case oserror.IsNotExist(err): // compacted meanwhile
-		case err != nil && blob.Unread(err): // it says nothing about the table
+		case err != nil && blob.Unread(err): // that tells nothing about the table
 			x.found(ScrubFinding{Kind: IndexDamaged, Err: storage.Errorf(storage.ErrUnavailable, "%q: %w", path, err)})
 		case err != nil:
 			x.found(ScrubFinding{Kind: IndexDamaged, Err: storage.Errorf(storage.ErrCorrupt, "%w: %q: %w", index.ErrDamaged, path, firstLine{err})})

@@ -12,8 +12,8 @@ type Snapshot struct {
 	v *view
 }
 
-// Inspect calls fn with the durable state; the packs that it points into stay
-// for as long.
+// Inspect calls fn with the durable state; the packs that it points into stay until fn
+// returns.
 func (s *Slot) Inspect(fn func(Snapshot) error) error {
 	defer s.PinPacks()()
 	return s.read(func(v *view) error { return fn(Snapshot{s, v}) })
@@ -41,7 +41,7 @@ func (x Snapshot) ProveBody(ref slot.BodyRef) error {
 		if err := b.Close(); err != nil {
 			return err
 		}
-		_, err = x.s.packs.Note(ref, loc) // replicas and reindex need it
+		_, err = x.s.packs.Note(ref, loc) // replicas and a rebuild need it
 		return err
 	})
 }

@@ -29,11 +29,11 @@ type Check struct {
 	Text  string
 }
 
-// String gives the line, such as "ok: identity: cluster 7a6a, slot s007".
+// String returns the line, such as "ok: identity: cluster 7a6a, slot s007".
 func (c Check) String() string { return fmt.Sprintf("%s: %s: %s", c.State, c.Name, c.Text) }
 
-// Refused is Open's error: which check failed, why, and what to type next. The
-// other copies of the node are not concerned (law 9).
+// Refused is Open's error: which check failed, why, and what to type next. It does not
+// concern the other copies of the node (law 9).
 type Refused struct {
 	Slot   slot.ID
 	Checks []Check // the last one failed
@@ -46,10 +46,10 @@ func (r *Refused) Error() string {
 	return fmt.Sprintf("open slot %s: %s check: %v; %s", r.Slot, r.Checks[len(r.Checks)-1].Name, r.Err, r.Next)
 }
 
-// Unwrap gives the cause, for its kind.
+// Unwrap returns the cause, for its kind.
 func (r *Refused) Unwrap() error { return r.Err }
 
-// Checks gives the self-check that Open made, in its order.
+// Checks returns the self-check that Open made, in its order.
 func (s *Slot) Checks() []Check { return s.checks }
 
 // What to do about a check that failed. The files stay as they are.
@@ -62,7 +62,7 @@ const (
 
 var errNewerFormat = errors.New("written by a newer release")
 
-// next says what to do about a failed check.
+// next returns what to do about a failed check.
 func next(name string, err error) string {
 	switch {
 	case errors.Is(err, errNewerFormat):
@@ -75,7 +75,7 @@ func next(name string, err error) string {
 	return nextDamage
 }
 
-// lint runs a check and notes its line. fn gives the line's text.
+// lint runs a check and notes its line, whose text fn returns.
 func (s *Slot) lint(name string, fn func() (string, error)) error {
 	s.step("checks its "+name, -1)
 	text, err := fn()
@@ -87,8 +87,7 @@ func (s *Slot) lint(name string, fn func() (string, error)) error {
 	return &Refused{Slot: s.o.Slot, Checks: s.checks, Next: next(name, err), Err: err}
 }
 
-// note adds the line of a check that keeps nothing down: a warning when doubt
-// is not "".
+// note adds the line of a check that keeps no copy down: a warning when doubt is not "".
 func (s *Slot) note(name, text, doubt string) {
 	if doubt == "" {
 		s.checks = append(s.checks, Check{name, CheckPassed, text})
@@ -130,8 +129,8 @@ func (s *Slot) folders() []string {
 	return []string{s.o.Dir, s.o.PacksDir}
 }
 
-// Bounds of what the newest records cost at a start. After an unclean stop more
-// is looked at: what a disk that lies about its syncs has lost is there.
+// Bounds of what the newest records cost at a start. After an unclean stop more of them
+// are read: there is what a disk that lies about its syncs has lost.
 const (
 	tailEventsMax       = 64
 	tailBodiesMax       = 64
@@ -143,7 +142,7 @@ const (
 	yearLeast, yearMost = 2024, 2200
 )
 
-// tail is what the newest events say.
+// tail is what the newest events tell.
 type tail struct {
 	events int
 	bodies []slot.BodyRef // newest first, each once
@@ -243,17 +242,17 @@ func (s *Slot) lintBodies(t *tail) error {
 	return nil
 }
 
-// wallSeen is what the newest events say of the wall clock under which they were made.
+// wallSeen is what the newest events tell of the wall clock under which they were made.
 type wallSeen struct {
 	newestUnix int64
 	births     uint64 // messages that the copy had seen then
 }
 
-// ClockDoubt says why this machine's wall clock cannot be right, "" when it can.
-// Nothing depends on it (law 11): dates that people see are wrong. A record of the
-// future is as likely the clock's fault of then as its fault of now: agreed, that
-// another node's clock says the same as this one's, ends the doubt, and so do as
-// many new messages as a start looks at.
+// ClockDoubt returns why this machine's wall clock cannot be right, "" when it can be.
+// Nothing depends on the clock (law 11) but the dates that people see. A record from
+// the future may mean that the clock was wrong then, or that it is wrong now. The doubt
+// ends when another node's clock shows the same time (agreed), or after as many new
+// messages as a start looks at.
 func (s *Slot) ClockDoubt(agreed bool) string {
 	now := s.o.Clock.Wall()
 	outdated := false

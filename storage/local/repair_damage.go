@@ -11,28 +11,28 @@ import (
 	"mailnode/storage/slot"
 )
 
-// Damage is something on disk that is not what was put there, as it was met.
+// Damage is something on disk that is not what was put there, as a reader met it.
 type Damage struct {
 	Slot slot.ID
 	// Body is the body that is damaged, or has no place here although the index
-	// names it; the zero one when Index is set. Neither: it is dealt with already.
+	// names it; zero when Index is set. Both zero: the damage is dealt with already.
 	Body slot.BodyRef
 	// Mailbox and UID are the message that was asked for; 0 when the body was met
 	// in another way, and then several messages may name it.
 	Mailbox storage.Ref
 	UID     storage.UID
-	// Index says that the index or the journal is damaged.
+	// Index: the index or the journal is damaged.
 	Index bool
 	Err   error
 }
 
-// damaged tells of damage and gives its error, of kind storage.ErrCorrupt.
+// damaged reports damage and returns its error, of kind storage.ErrCorrupt.
 func (s *Slot) damaged(d Damage) error {
 	s.tell(d)
 	return &bodyDamage{storage.Errorf(storage.ErrCorrupt, "slot %s: %w", s.o.Slot, d.Err)}
 }
 
-// tell tells OnDamage, which knows what it has heard before.
+// tell calls OnDamage, which knows what it was told before.
 func (s *Slot) tell(d Damage) {
 	if d.Slot = s.o.Slot; s.o.OnDamage != nil {
 		s.o.OnDamage(d)
@@ -41,8 +41,8 @@ func (s *Slot) tell(d Damage) {
 	}
 }
 
-// firstLine is an error without what Pebble hangs below its first line, which no
-// operator can read.
+// firstLine is an error cut to its first line: what Pebble writes below that is of no
+// use to an operator.
 type firstLine struct{ err error }
 
 func (f firstLine) Error() string {
@@ -52,14 +52,13 @@ func (f firstLine) Error() string {
 
 func (f firstLine) Unwrap() error { return f.err }
 
-// bodyDamage marks an error that damaged has told of.
+// bodyDamage marks an error that damaged has reported.
 type bodyDamage struct{ error }
 
 func (b *bodyDamage) Unwrap() error { return b.error }
 
-// met looks at the error of a read or a change, and gives it: damage of the index
-// is told of, of a file and of a record once each until the state is replaced,
-// whoever meets it.
+// met returns the error of a read or a change as it is. When the error is damage of the
+// index it reports that: of files once and of records once, until the state is replaced.
 func (s *Slot) met(err error) error {
 	var told *bodyDamage
 	if err == nil || !errors.Is(err, storage.ErrCorrupt) || errors.As(err, &told) {
@@ -77,9 +76,9 @@ func (s *Slot) met(err error) error {
 	return err
 }
 
-// tableDamaged is told of a table of the index that fails its checksums. Left to
-// itself Pebble takes that for fatal, and the reader would hang; but one bad block
-// is damage of what lies in it, not of the slot (law 9).
+// tableDamaged is called for a table of the index that fails its checksums. Without it
+// Pebble would take that for fatal, and the reader would hang; but one bad block is
+// damage of what lies in it, not of the slot (law 9).
 func (s *Slot) tableDamaged(i pebble.DataCorruptionInfo) {
 	s.met(storage.Errorf(storage.ErrCorrupt, "read index: %q is damaged: %w: %w", i.Path, index.ErrDamaged, firstLine{i.Details}))
 }

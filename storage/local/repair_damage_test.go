@@ -14,8 +14,8 @@ import (
 	"mailnode/storage/event"
 )
 
-// spoil writes a record as no event would have: what a bad memory does, with a
-// checksum of the disk that fits.
+// spoil writes a record that no event led to, as bad memory does: the checksum on the
+// disk fits.
 func spoil(t *testing.T, s *Slot, key []byte, change func(value []byte) []byte) {
 	t.Helper()
 	if err := s.do(context.Background(), func(x *txn) error {
@@ -113,8 +113,8 @@ func TestLaw06SpoiltEventIsNotSent(t *testing.T) {
 	spoil(t, s, key, flip)
 }
 
-// A damaged block of the index is an error of who reads it, told by the file's
-// name: nobody hangs, the copy goes on with all else, and takes mail.
+// A damaged block of the index is an error of its reader, reported with the file's name:
+// nobody hangs, the copy goes on with all else, and takes mail.
 func TestLaw09DamagedBlockIsTheReadersOwn(t *testing.T) {
 	h := newHarness(t, rand.New(rand.NewPCG(1, 1)), 3)
 	for range 120 {
@@ -175,7 +175,7 @@ func TestLaw09DamagedBlockIsTheReadersOwn(t *testing.T) {
 	}
 }
 
-// readAround reads all of a damaged copy, and delivers; hit says that anything
+// readAround reads all of a damaged copy, and delivers; hit reports whether anything
 // could not be read.
 func readAround(t *testing.T, s *Slot, want reading) (hit bool, delivered int) {
 	t.Helper()

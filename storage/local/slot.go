@@ -1,6 +1,6 @@
 // Package local is the mail store on disk: one Slot is this node's copy of one
-// slot, as master (Serve gives the storage.Store that clients use) or as
-// replica (ApplyEvent and the state transfer).
+// slot, as master (Serve returns the storage.Store that clients use) or as
+// replica (ApplyEvents and the state transfer).
 //
 // A copy is one Pebble (index and journal, one atomic batch per group of
 // changes) and the packs of storage/blob, all on Pebble's vfs.FS. One committer
@@ -11,7 +11,7 @@
 //	<dir>/SLOT         format version, cluster, slot (slot_format.go)
 //	<dir>/index/       Pebble
 //	<dir>/packs/       bodies
-//	<dir>/quarantine/  what could not be applied, or what a diverged copy had
+//	<dir>/quarantine/  what could not be applied, was damaged, or had diverged
 package local
 
 import (
@@ -47,7 +47,7 @@ type Options struct {
 	Clock     storage.Clock
 	Resources *Resources // shared by all copies of a node
 	Passwords *Passwords // shared by all copies of a node
-	// OnDamage is told of damage as it is met. It must return soon and must not
+	// OnDamage is called with damage when it is met. It must return soon and must not
 	// call the Slot.
 	OnDamage func(Damage)
 	// JournalEventsMax is how many events are kept for replicas; 0: 2,000,000.
@@ -55,16 +55,16 @@ type Options struct {
 	// Undelete is how long, by the slot clock, what was removed can be brought
 	// back; Master.Free forgets it afterwards. 0: 7 days; below 0: not at all.
 	Undelete time.Duration
-	// Refill says that the copy was here before: one that is empty now has lost
-	// what it had, and is a building one until it has been filled again.
+	// Refill: the copy was here before. If it is empty now it has lost what it had, and
+	// is building until it has been filled again.
 	Refill bool
-	// OnStep is told what Open is doing, and how much of it is done, in percent; -1:
-	// that is not known. It must return soon.
+	// OnStep is called with what Open is doing, and how much of it is done, in percent;
+	// -1: that is not known. It must return soon.
 	OnStep func(step string, percent int)
 	// HangAfter is how long the disk may take to answer before the copy fails; 0: 30 s.
 	HangAfter time.Duration
-	// Features gives the cluster's feature level: a master makes no event of a
-	// newer kind. nil: the first. It must return at once.
+	// Features returns the cluster's feature level: a master makes no event of a newer
+	// kind. nil: the first. It must return at once.
 	Features  func() slot.FeatureLevel
 	uncounted bool // a Rebuild opens it, to compute its derived records
 	// PackBytesMax is for tests; 0: blob's default.
@@ -72,18 +72,21 @@ type Options struct {
 	sizes        sizes
 }
 
-// sizes are where changes are cut, refused, or prepared as large ones; tests have
-// smaller ones, 0 is the ordinary.
+// sizes are where changes are cut, refused, or prepared as large ones; tests have smaller
+// sizes, 0 is the ordinary one.
 type sizes struct {
 	eventBytes int // of one event at most
 	small      int // records of a RENAME from which on it is a large change
 	copied     int // messages of a COPY
 	applied    int // records of an event, at a replica
+
+	mailboxes, subscriptions int // of an account
 }
 
 func (z sizes) withPresets() sizes {
 	return sizes{cmp.Or(z.eventBytes, event.BytesMax), cmp.Or(z.small, smallMax), cmp.Or(z.copied, copyMax),
-		cmp.Or(z.applied, 2*storage.MaxTxnRecords+closureSpare)}
+		cmp.Or(z.applied, 2*storage.MaxTxnRecords+closureSpare),
+		cmp.Or(z.mailboxes, storage.MaxMailboxes), cmp.Or(z.subscriptions, storage.MaxSubscriptions)}
 }
 
 func (o Options) features() slot.FeatureLevel {
@@ -121,8 +124,8 @@ type Slot struct {
 	generation atomic.Uint64
 	doubt      bool // set by openIndex: the records must prove each other
 
-	// indexTold and recordTold say that damage of a file of the index, or of a
-	// record in it, has been told of.
+	// indexTold and recordTold: damage of a file of the index, or of a record in it, was
+	// reported.
 	indexTold, recordTold atomic.Bool
 	readTold              atomic.Bool // a compaction could not read a table: logged once
 
@@ -144,9 +147,9 @@ type Slot struct {
 	arrivals arrivals
 }
 
-// Open opens or makes a copy, after the checks of prove_start.go. Its error is *Refused
-// and says which of them failed; or that of a Rebuild that was cut off, which has
-// to end first.
+// Open opens or makes a copy, after the checks of prove_start.go. Its error is *Refused,
+// and tells which of them failed; or it is about a Rebuild that was cut off, which has to
+// end first.
 func Open(o Options) (*Slot, error) {
 	if _, pending := RebuildPending(o); pending {
 		return nil, storage.Errorf(storage.ErrUnavailable, "open slot %s: the rebuild of its index was cut off: mailnode slot reindex %s", o.Slot, o.Slot)
@@ -179,7 +182,7 @@ func newSlot(o Options) *Slot {
 	return s
 }
 
-// open opens a copy whose index is not being made anew.
+// open opens a copy whose index is not being rebuilt.
 func open(o Options) (*Slot, error) {
 	s := newSlot(o)
 	if s.o.HangAfter == 0 {
@@ -192,7 +195,7 @@ func open(o Options) (*Slot, error) {
 	var err error
 	select {
 	case err = <-done:
-	default: // whatever hangs may go on for ever, and keeps what it has opened
+	default: // what hangs may do so for ever, and keeps the files that it has opened
 		text := s.Failure().Error()
 		err = &Refused{Slot: o.Slot, Checks: []Check{{"disk", CheckFailed, text}}, Next: nextDamage, Err: s.Failure()}
 	}
@@ -307,7 +310,7 @@ func (s *Slot) knowHead() error {
 	return nil
 }
 
-// lastStop reads whether the copy was closed as it should be.
+// lastStop reads whether the last stop was a clean one.
 func (s *Slot) lastStop() (string, error) {
 	clean, wasClosed, err := s.get(localKey(keyClean))
 	if err != nil {
@@ -327,7 +330,7 @@ func (s *Slot) lastStop() (string, error) {
 	return "clean", nil
 }
 
-// begin makes the copy one that is open, on disk too, and starts the committer.
+// begin marks the copy as open, on disk too, and starts the committer.
 func (s *Slot) begin() (string, error) {
 	b := s.db.NewBatch()
 	defer b.Close()
@@ -355,8 +358,8 @@ func (s *Slot) begin() (string, error) {
 	}
 	s.building.Store(s.building.Load() || refill)
 	s.install(s.newView())
-	// A table and an edit that name the log in use: a restart that finds another
-	// one is in doubt. It may take its time, and a full disk may refuse it.
+	// The flush makes the list of files name the log in use: a restart that finds another
+	// log is then in doubt. It may take its time, and a full disk may refuse it.
 	if err := s.guarded(func() (err error) { s.startFlushed, err = s.db.AsyncFlush(); return err }); err != nil {
 		return "", err
 	}
@@ -377,7 +380,7 @@ func pebbleGet(r pebble.Reader, key []byte) ([]byte, bool, error) {
 	return out, true, c.Close()
 }
 
-// readError names damage by its kind.
+// readError wraps the error of a read in its kind.
 func readError(err error) error {
 	if pebble.IsCorruptionError(err) {
 		return storage.Errorf(storage.ErrCorrupt, "read index: %w", firstLine{err})
@@ -385,11 +388,11 @@ func readError(err error) error {
 	return storage.Errorf(storage.ErrUnavailable, "read index: %w", err)
 }
 
-// Hangs says what the copy's disk has not answered yet, and for how long it surely
-// has not; "" while it answers. Much is slow for a moment.
+// Hangs returns what the copy's disk has not answered yet, and for how long at least; ""
+// while it answers. Many operations are slow for a moment.
 func (s *Slot) Hangs() (what string, since time.Duration) { return s.dog.Slowest() }
 
-// step tells whoever waits for Open how far it is.
+// step tells those that wait for Open how far it is.
 func (s *Slot) step(what string, percent int) {
 	if s.o.OnStep != nil {
 		s.o.OnStep(what, percent)
@@ -399,24 +402,24 @@ func (s *Slot) step(what string, percent int) {
 // ID names the slot.
 func (s *Slot) ID() slot.ID { return s.o.Slot }
 
-// Failed is closed when the copy can no longer change; Failure says why. It
-// must then be closed, and opened by a new process (LAWS §4.7: a failed fsync is
-// final; Pebble cannot be closed after one).
+// Failed is closed when the copy can no longer change; Failure returns why. The copy must
+// then be closed, and opened by a new process (LAWS §4.7: a failed fsync is final; Pebble
+// cannot be closed after one).
 func (s *Slot) Failed() <-chan struct{} { return s.latch.Tripped() }
 
-// Failure says why Failed is closed, nil before.
+// Failure returns why Failed is closed, nil before.
 func (s *Slot) Failure() error { return s.latch.Err() }
 
 func (s *Slot) fail(err error) {
 	if s.latch.Trip(storage.Errorf(storage.ErrUnavailable, "slot %s has stopped: %w", s.o.Slot, err)) {
 		s.log.Error("slot stopped", "err", err)
-		go s.compactions.Drop() // whoever fails may hold Pebble's locks
+		go s.compactions.Drop() // the failing goroutine may hold Pebble's locks
 	}
 }
 
 // StillThere stops the copy when its folders are gone: deleted under a running
-// node, or no longer mounted. Whatever is written to the open files would be lost
-// with them, and must not be acknowledged (law 1).
+// node, or no longer mounted. What is written to the open files would be lost with them,
+// and must not be acknowledged (law 1).
 func (s *Slot) StillThere() {
 	for _, dir := range []string{s.o.Dir, s.o.PacksDir} {
 		own := s.o.FS.PathJoin(dir, "SLOT")
@@ -426,8 +429,8 @@ func (s *Slot) StillThere() {
 	}
 }
 
-// whileOpen gives a context that also ends when the copy is closed or fails, for
-// what reads so slowly that Close must not wait for it.
+// whileOpen returns a context that also ends when the copy is closed or fails, for a
+// read that is so slow that Close must not wait for it.
 func (s *Slot) whileOpen(ctx context.Context) (context.Context, context.CancelFunc) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	go func() {
@@ -480,8 +483,8 @@ func (s *Slot) Close() error {
 // hungGrace is how long a failed copy waits for what may hang.
 const hungGrace = time.Second
 
-// unlessHung waits for fn, but not for long once the copy has failed: its disk
-// may never answer.
+// unlessHung waits for fn, but not for long once the copy has failed: its disk may never
+// answer.
 func (s *Slot) unlessHung(fn func()) {
 	done := make(chan struct{})
 	go func() { defer close(done); fn() }()

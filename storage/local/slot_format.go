@@ -19,9 +19,9 @@ import (
 // It only ever goes up.
 const formatVersion = 1
 
-// identity is what a SLOT file says: one line of JSON, one line with its CRC-32C.
-// A wrong or foreign disk is refused by it. One lies in the slot's folder and one
-// beside the packs, which may be another disk.
+// identity is what a SLOT file tells: one line of JSON, one line with its CRC-32C. By it
+// the wrong disk, or another cluster's, is refused. One lies in the slot's folder and one
+// beside the packs, which may be on another disk.
 type identity struct {
 	Format  int     `json:"format"`
 	Cluster string  `json:"cluster"`
@@ -61,8 +61,8 @@ func (s *Slot) openFolder() (string, error) {
 				return "", err
 			}
 		}
-		// That they can be seen does not make them durable: the process that wrote
-		// them may have been killed before it synced the folders.
+		// Files that can be seen need not be durable: the process that wrote them may
+		// have been killed before it synced the folders.
 		for _, dir := range []string{s.o.PacksDir, s.o.Dir} {
 			if err := s.syncFolders(dir); err != nil {
 				return "", err
@@ -71,7 +71,7 @@ func (s *Slot) openFolder() (string, error) {
 		return text, nil
 	case found && len(s.folders()) > 1:
 		return "", storage.Errorf(storage.ErrCorrupt, "%q is missing: is the data volume mounted? If it is lost, move %q away as well: the copy is then filled from a replica", packs, s.o.Dir)
-	case found: // lost from beside its twin on one disk; noBodies knows an emptied folder
+	case found: // it was lost beside its twin on one disk; noBodies finds out an emptied folder
 		if err := fs.MkdirAll(s.o.PacksDir, 0o700); err != nil {
 			return "", err
 		}
@@ -93,7 +93,7 @@ func (s *Slot) openFolder() (string, error) {
 		}
 	}
 	born := fmt.Sprintf("%016x", randomID())
-	if packsFound { // a making that was cut off
+	if packsFound { // the making of the copy was cut off
 		born = packsID.Copy
 	} else if err := s.writeIdentity(packs, born); err != nil {
 		return "", err
@@ -119,7 +119,7 @@ func (s *Slot) readIdentity(path string) (id identity, found bool, err error) {
 	return id, true, nil
 }
 
-// mine refuses what is of another cluster or slot, or of a newer release.
+// mine refuses the files of another cluster or slot, or of a newer release.
 func (s *Slot) mine(path string, id identity) error {
 	switch {
 	case id.Format > formatVersion:
@@ -143,8 +143,8 @@ func (s *Slot) writeIdentity(path, born string) error {
 	return s.syncFolders(s.o.FS.PathDir(s.o.FS.PathDir(path))) // its own folder is synced
 }
 
-// syncFolders makes a folder and those above it durable: a synced file in a
-// folder that a power loss forgets is lost (LAWS §4.5).
+// syncFolders makes a folder and those above it durable: a synced file is lost when its
+// folder is lost with the power (LAWS §4.5).
 func (s *Slot) syncFolders(dir string) error {
 	fs := s.o.FS
 	for d := dir; ; d = fs.PathDir(d) {
@@ -157,7 +157,7 @@ func (s *Slot) syncFolders(dir string) error {
 	}
 }
 
-// Keys of what a copy knows of itself.
+// Keys of what a copy notes of itself.
 const (
 	keyClean         = "clean"    // set by a clean Close
 	keyBuilding      = "building" // set while a state transfer runs
@@ -178,7 +178,7 @@ func (s *Slot) openIndex() (string, error) {
 	if err != nil {
 		return "", err
 	}
-	opts.ErrorIfNotExists = witnessed // one that lost its marker is not a new one
+	opts.ErrorIfNotExists = witnessed // an index that has lost its marker is not a new one
 	if s.doubt, err = index.Prove(s.o.FS, dir, func(percent int) { s.step("proves its logs", percent) }); errors.Is(err, index.ErrDamaged) {
 		return "", storage.Errorf(storage.ErrCorrupt, "open index: %w", err)
 	} else if err != nil {
@@ -201,10 +201,9 @@ func (s *Slot) openIndex() (string, error) {
 	return fmt.Sprintf("opened, format %s", db.FormatMajorVersion()), nil
 }
 
-// backgroundError is told of a flush or compaction that failed. Pebble tries
-// again for ever, and its writers wait for it; but a failed sync is final. A
-// full disk is waited for, and damage of one table, or a read that fails, is met by
-// whoever reads it (law 9).
+// backgroundError is called when a flush or compaction failed. Pebble tries again for
+// ever, and its writers wait for it; but a failed sync is final. A full disk is waited
+// for, and damage of one table, or a read that fails, is an error of its readers (law 9).
 func (s *Slot) backgroundError(err error) {
 	if errors.Is(err, index.ErrRead) {
 		if s.readTold.CompareAndSwap(false, true) {
@@ -224,8 +223,8 @@ func (s *Slot) backgroundError(err error) {
 	s.fail(fmt.Errorf("write index: %w", err))
 }
 
-// guarded runs what may end in Fatalf, which parks its goroutine, or in a panic
-// of Pebble: for its caller both are an error of the copy, never a hang and
+// guarded runs a function that may end in Fatalf, which parks its goroutine, or in a panic
+// of Pebble. For the caller of guarded both are an error of the copy, never a hang and
 // never the end of the process (law 9).
 func (s *Slot) guarded(fn func() error) error {
 	if err := s.Failure(); err != nil {

@@ -15,10 +15,10 @@ import (
 // Resources are the node-wide budgets that copies share: blocks and memtables,
 // open files of indexes and packs, compactions.
 //
-// Pebble takes a memtable's size out of the block cache when it makes it
-// (Cache.Reserve), whatever is left for blocks; with many slots of fixed
-// memtables nothing would be. So they get half of the cache at most, divided by
-// the number of copies.
+// Pebble takes a memtable's size out of the block cache when it makes the memtable
+// (Cache.Reserve), even if nothing is left for blocks, as with many slots and memtables of
+// a fixed size. So memtables get half of the cache at most, divided by the number of
+// copies.
 type Resources struct {
 	cache       *pebble.Cache
 	files       *pebble.FileCache
@@ -27,16 +27,16 @@ type Resources struct {
 	copies      atomic.Int64
 	packs       *blob.Handles
 	listings    *listingCache // of opened mailboxes: a quarter of cacheBytes more
-	// Disks are where the copies lie; who knows of volumes names their folders
-	// before the first Open.
+	// Disks are where the copies lie. The node names the folders of its volumes before
+	// the first Open.
 	Disks disk.Disks
-	// OnSync, when set before the first Open, is told how long each group's
+	// OnSync, when set before the first Open, is called with how long each group's
 	// syncs took (packs and index).
 	OnSync func(time.Duration)
-	// OnAck, when set before the first Open, is told how long each change that was
-	// durable here waited for its acknowledgement to be allowed (law 1).
+	// OnAck, when set before the first Open, is called with how long each change that
+	// was durable here waited for its acknowledgement to be allowed (law 1).
 	OnAck func(time.Duration)
-	// OnClosure, when set before the first Open, is told how long each change kept
+	// OnClosure, when set before the first Open, is called with how long each change kept
 	// the others of its slot from being run (LAWS §4.3).
 	OnClosure func(time.Duration)
 }
@@ -68,12 +68,12 @@ func NewResources(cacheBytes int64) *Resources {
 		compactions: index.NewCompactions(compactionsMax(runtime.GOMAXPROCS(0))), listings: newListingCache(cacheBytes / 4)}
 }
 
-// compactionsMax is how many compactions run at once on so many cores: half of
-// them are for those who wait for an answer.
+// compactionsMax is how many compactions run at once on so many cores: half of the cores
+// are left for those who wait for an answer.
 func compactionsMax(cores int) int { return max(2, cores/2) }
 
-// Expect says how many copies will be open, before they are opened: the size of
-// their memtables is fixed then.
+// Expect notes how many copies will be open, before they are opened: the size of their
+// memtables is fixed when they are.
 func (r *Resources) Expect(copies int) { r.copies.Store(int64(copies)) }
 
 // memTableBytes is the size of one copy's memtable.
@@ -82,7 +82,7 @@ func (r *Resources) memTableBytes() uint64 {
 	return uint64(min(max(share, memTableBytesMin), memTableBytesMax))
 }
 
-// Close gives the caches back, after all copies are closed.
+// Close releases the caches, after all copies are closed.
 func (r *Resources) Close() {
 	r.listings.close()
 	r.files.Unref()

@@ -69,7 +69,7 @@ func TestLaw01BodyInABatchSurvivesCompaction(t *testing.T) {
 	s.abandon(large)
 }
 
-// What is freed while it is copied stays freed, and its copy is dead.
+// A body that is freed while it is copied stays freed, and the copy of it is dead.
 func TestFreedWhileItIsCopied(t *testing.T) {
 	o := smallPacks(t, newFS(t))
 	k := newStock(t, openSlot(t, o))

@@ -23,7 +23,7 @@ type view struct {
 	number uint64
 	// users is as its group left it.
 	users userCount
-	known event.Head // the head of this state, in memory: nobody waits for a disk to be told it
+	known event.Head // the head of this state, in memory: a caller need not wait for the disk
 }
 
 // newView takes what is committed now, durable or not. Only the committer and
@@ -154,8 +154,8 @@ func headOf(r reader) (h event.Head, err error) {
 	return h, err
 }
 
-// Head gives the durable head. It answers from memory: a node asks all its copies
-// each second, and one whose disk hangs must not keep it (law 9).
+// Head returns the durable head. It answers from memory: a node asks all its copies
+// each second, and a copy whose disk hangs must not hold it up (law 9).
 func (s *Slot) Head() (event.Head, error) {
 	v := s.acquire()
 	if v == nil {

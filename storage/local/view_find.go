@@ -6,9 +6,9 @@ import (
 	"mailnode/storage/slot"
 )
 
-// Find gives the scope of an address and, when name is not "", one of its
-// mailboxes, and the slot that the account is in: when that is another, the scope
-// counts for nothing. It works on replicas too.
+// Find returns the scope of an address or, when name is not "", of one of its mailboxes,
+// and the slot that the account is in: when that is another slot, the scope means
+// nothing. It works on replicas too.
 func (s *Slot) Find(addr slot.Address, name string) (sc Scope, in slot.ID, err error) {
 	err = s.read(func(v *view) error {
 		rec := &event.AddressRecord{}

@@ -46,7 +46,7 @@ func (w *watchers) wake(touched map[storage.Ref]struct{}) {
 	}
 }
 
-// heads wakes whoever waits for the head to move.
+// heads wakes those that wait for the head to move.
 type heads struct {
 	mu sync.Mutex
 	c  chan struct{}
@@ -61,7 +61,7 @@ func (h *heads) wake() {
 	h.c = make(chan struct{})
 }
 
-// HeadMoved gives a channel that is closed at the next durable change. Take it
+// HeadMoved returns a channel that is closed at the next durable change. Take it
 // before reading the head.
 func (s *Slot) HeadMoved() <-chan struct{} {
 	s.heads.mu.Lock()
@@ -70,7 +70,7 @@ func (s *Slot) HeadMoved() <-chan struct{} {
 }
 
 // arrivals tells the replication feed of bodies as they arrive, before their
-// events. A feed that does not keep up misses some and asks for them later.
+// events. A feed that does not keep up misses some, and asks for them later.
 type arrivals struct {
 	mu sync.Mutex
 	m  map[chan slot.BodyRef]struct{}
@@ -89,7 +89,7 @@ func (a *arrivals) announce(ref slot.BodyRef) {
 	}
 }
 
-// Arrivals gives bodies that came in at this copy since the call, until stop.
+// Arrivals returns bodies that came in at this copy since the call, until stop.
 func (s *Slot) Arrivals() (bodies <-chan slot.BodyRef, stop func()) {
 	c := make(chan slot.BodyRef, 1024)
 	s.arrivals.mu.Lock()

@@ -93,7 +93,7 @@ func (s *sightings) enough(t *testing.T) {
 	}
 }
 
-// playSeed gives the story, and where the two are not alike.
+// playSeed returns the story, and where the two are not alike.
 func playSeed(t *testing.T, seed uint64, met *sightings) (story, why string) {
 	var told []string
 	synctest.Test(t, func(t *testing.T) {
@@ -224,7 +224,7 @@ func (p *pair) see(n *realNode) (c sim.Copy, err error) {
 	})
 }
 
-// same says whether a position of a model is this one of the real stores, which
+// same reports whether a position of a model is this one of the real stores, which
 // have other events, and larger jumps, in between.
 func (p *pair) same(model, real slot.Position) bool {
 	if _, ok := p.at[model]; !ok && p.back[real] == 0 {

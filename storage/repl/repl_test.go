@@ -44,7 +44,7 @@ type side struct {
 	master *local.Master
 	stop   func()
 
-	as     func(*local.Slot) Copy // what its server gives instead of copy, when not nil
+	as     func(*local.Slot) Copy // what its server uses instead of copy, when not nil
 	lis    *bufconn.Listener
 	server *grpc.Server
 	conn   *grpc.ClientConn
@@ -443,7 +443,7 @@ func TestLaw02Law07DivergedCopyIsSetAside(t *testing.T) {
 	}
 }
 
-// An event that cannot be applied is set aside; the copy is filled anew and the
+// An event that cannot be applied is set aside; the copy is filled again and the
 // stream goes on.
 func TestLaw05PoisonEventDoesNotStopReplication(t *testing.T) {
 	t.Parallel()
@@ -514,5 +514,5 @@ func (s *side) get(key []byte) (value []byte, found bool, err error) {
 	return value, found, err
 }
 
-// waitsNow says whether a change that is made now waits for a replica.
+// waitsNow reports whether a change that is made now waits for a replica.
 func waitsNow(s *side) bool { waits, _ := s.feed.State(); return waits }
