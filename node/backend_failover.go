@@ -88,7 +88,7 @@ func (f failovers) Propose(ctx context.Context, r admin.ProposeRequest) (admin.P
 		w.Slot = *r.Slot
 	}
 	if forms := []bool{w.From != "", w.Home, w.To != ""}; len(slices.DeleteFunc(forms, func(is bool) bool { return !is })) != 1 || (r.Slot != nil) != (r.To != "") || r.Dead && w.From == "" {
-		return admin.Proposed{}, &admin.Error{Text: "propose: name a node, a slot and a node, or home", Exit: admin.ExitUsage, Next: "mailnode failover propose --help"}
+		return admin.Proposed{}, &admin.Error{Text: "propose: name a node, a slot and a node, or home", Exit: admin.ExitUsage, Next: "mailnode failover propose --node n1"}
 	}
 	if err := f.n.needQuorum(ctx, "propose"); err != nil {
 		return admin.Proposed{}, err

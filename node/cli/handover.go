@@ -14,7 +14,13 @@ import (
 func (a *app) failoverPropose() *cobra.Command {
 	var node, to, id, home string
 	dead := false
-	c := a.changes(a.reads(a.verb("propose", nil, "Propose that slots change their master; confirm does it", func(ctx context.Context, _ []string) error {
+	c := a.changes(a.reads(a.verb("propose", []string{"[N]"}, "Propose that slots change their master; confirm does it", func(ctx context.Context, args []string) error {
+		if len(args) > 0 {
+			if home != everybody {
+				return usage("%q: say one of: --node N, --slot S --to N, --home [N]", clean(args[0]))
+			}
+			home = args[0]
+		}
 		r := admin.ProposeRequest{Node: slot.NodeName(node), Dead: dead, To: slot.NodeName(to)}
 		forms := 0
 		for _, is := range []bool{node != "", id != "" || to != "", home != ""} {
@@ -24,7 +30,7 @@ func (a *app) failoverPropose() *cobra.Command {
 		}
 		switch {
 		case forms != 1 || (id == "") != (to == ""):
-			return usage("say one of: --node N, --slot S --to N, --home N, --home all")
+			return usage("say one of: --node N, --slot S --to N, --home [N]")
 		case dead && node == "":
 			return usage("--dead belongs to --node")
 		case id != "":
@@ -35,7 +41,7 @@ func (a *app) failoverPropose() *cobra.Command {
 			r.Slot = &s
 		case home != "":
 			r.Home = true
-			if home != "all" {
+			if home != everybody {
 				r.Node = slot.NodeName(home)
 			}
 		}
@@ -45,9 +51,13 @@ func (a *app) failoverPropose() *cobra.Command {
 	c.Flags().BoolVar(&dead, "dead", false, "with --node: it is dead; a hand-over is tried for 5 s only")
 	c.Flags().StringVar(&id, "slot", "", "with --to: this slot")
 	c.Flags().StringVar(&to, "to", "", "the node that holds a copy of it")
-	c.Flags().StringVar(&home, "home", "", "the slots that were this node's at first; all: everybody's")
+	c.Flags().StringVar(&home, "home", "", "the slots that were this node's at first, or everybody's")
+	c.Flags().Lookup("home").NoOptDefVal = everybody
 	return c
 }
+
+// everybody stands for --home without a node.
+const everybody = "all"
 
 // propose opens a proposal, and says what to type next.
 func (a *app) propose(ctx context.Context, r admin.ProposeRequest) error {

@@ -1,0 +1,66 @@
+package cli
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"mailnode/node/admin"
+	"mailnode/storage/slot"
+)
+
+// What is typed on a phone, and what a script types, propose and confirm the same.
+func TestMoves(t *testing.T) {
+	seven := slot.ID(7)
+	for args, want := range map[string]admin.ProposeRequest{
+		"fo -a n1 --yes":                           {Node: "n1"},
+		"fo -m n1 -y":                              {Node: "n1", Home: true},
+		"fo -K n2 --yes":                           {Node: "n2", Dead: true},
+		"fo s007 n3 --yes":                         {Slot: &seven, To: "n3"},
+		"failover propose --node n1":               {Node: "n1"},
+		"failover propose --node n1 --dead --json": {Node: "n1", Dead: true},
+		"failover propose --slot s007 --to n3":     {Slot: &seven, To: "n3"},
+		"failover propose --home":                  {Home: true},
+		"failover propose --home n2":               {Home: true, Node: "n2"},
+	} {
+		s := calm()
+		s.status.Proposals = broken().status.Proposals
+		exit, out, errs := call(t, s.serve(t), "", strings.Fields(args)...)
+		if diff := cmp.Diff([]admin.ProposeRequest{want}, s.proposed); diff != "" || exit != admin.ExitDone {
+			t.Errorf("%s: exit %d, %s%s%s", args, exit, errs, out, diff)
+		}
+		confirms := strings.HasPrefix(args, "fo ")
+		if confirms != (len(s.confirmed) == 1) {
+			t.Errorf("%s: confirmed %+v", args, s.confirmed)
+		}
+		if !confirms && !strings.Contains(out, "p1") {
+			t.Errorf("%s: %s", args, out)
+		}
+	}
+}
+
+// Nothing moves without a terminal and without --yes; what there is nothing to do for
+// is no failure of a script.
+func TestMovesAreAskedFor(t *testing.T) {
+	for args, want := range map[string]int{
+		"fo -a n1":                          admin.ExitRefused,
+		"fo -a idle --yes":                  admin.ExitNothing,
+		"failover propose --node idle":      admin.ExitNothing,
+		"fo -a n1 -K n2":                    admin.ExitUsage,
+		"fo -a n1 s007":                     admin.ExitUsage,
+		"fo s007":                           admin.ExitUsage,
+		"failover propose":                  admin.ExitUsage,
+		"failover propose --slot s007":      admin.ExitUsage,
+		"failover propose --dead":           admin.ExitUsage,
+		"failover propose n1":               admin.ExitUsage,
+		"failover propose --node n1 n2":     admin.ExitUsage,
+		"failover propose --slot 7 --to n3": admin.ExitUsage,
+	} {
+		s := calm()
+		s.status.Proposals = broken().status.Proposals
+		if exit, out, errs := call(t, s.serve(t), "", strings.Fields(args)...); exit != want || len(s.confirmed) != 0 {
+			t.Errorf("%s: exit %d, want %d: %s%s", args, exit, want, out, errs)
+		}
+	}
+}
