@@ -313,7 +313,11 @@ func (n *Node) look() {
 			fmt.Sprintf("silent for %s", figures.FineAge(silent)))
 	}
 	for _, p := range st.Proposals {
-		n.conditions.Put(p.State == cluster.Open, monitor.ProposalOpen, p.ID, p.Reason)
+		forgotten := time.Duration(0)
+		if p.OpenedBy != failover.Watcher {
+			forgotten = wishForgotten // whoever opened it knows of it
+		}
+		n.conditions.Tell(p.State == cluster.Open, monitor.ProposalOpen, p.ID, monitor.Told{Detail: p.Reason, After: forgotten})
 	}
 	n.forget(st)
 	for _, sl := range st.Slots {
@@ -371,6 +375,11 @@ func (n *Node) forget(st *cluster.State) {
 func (n *Node) watchSlot(sl cluster.Slot, v failover.View) {
 	about, suspectAfter := sl.ID.String(), n.cfg.Replication.SuspectAfter
 	n.conditions.Put(sl.OpenLoss != nil, monitor.OpenLoss, about, "")
+	stuck := monitor.Told{After: handOverStuck}
+	if h := sl.HandOver; h != nil {
+		stuck.Detail = fmt.Sprintf("%s is to hand over to %s by %s", sl.Master, h.To, h.Proposal)
+	}
+	n.conditions.Tell(sl.HandOver != nil, monitor.HandoverStuck, about, stuck)
 	unserved, noMasterAfter := v.Unserved(sl, suspectAfter), time.Duration(0)
 	k := n.copies.keeper(sl.ID)
 	if k == nil {
@@ -404,6 +413,13 @@ func (n *Node) watchSlot(sl cluster.Slot, v failover.View) {
 	n.conditions.Put(mine && len(sl.Replicas) == 0, monitor.SlotNoReplicas, about, "")
 	n.conditions.Put(len(sl.Replicas) > 0 && k.replicasLate(), monitor.ReplicaLagPage, about, "")
 }
+
+const (
+	// wishForgotten is how long a person's proposal may be open before others are told.
+	wishForgotten = 10 * time.Minute
+	// handOverStuck is longer than a leader needs to give a hand-over up.
+	handOverStuck = failover.GiveUpHandOver + 15*time.Second
+)
 
 // unprotectedAfter is how long a slot may be unprotected before somebody is woken
 // while a replica that can be reached comes to the head: law 1 has it there for

@@ -37,7 +37,11 @@ func (n *Node) heardNow(name slot.NodeName, v failover.View) bool {
 
 // slotStatus shows a slot by what is heard of its copies, and by Raft's record.
 func (n *Node) slotStatus(sl cluster.Slot, v failover.View) admin.SlotStatus {
-	out := admin.SlotStatus{Slot: sl.ID, Epoch: sl.Epoch, Master: sl.Master, RecordedProtected: sl.Protected, RecordSource: n.recordSource(), Copies: []admin.CopyStatus{}}
+	handOverTo := slot.NodeName("")
+	if sl.HandOver != nil {
+		handOverTo = sl.HandOver.To
+	}
+	out := admin.SlotStatus{Slot: sl.ID, HandOverTo: handOverTo, Epoch: sl.Epoch, Master: sl.Master, RecordedProtected: sl.Protected, RecordSource: n.recordSource(), Copies: []admin.CopyStatus{}}
 	if sl.Master == "" {
 		out.Waiting = "it has no master yet"
 		return out

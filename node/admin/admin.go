@@ -76,6 +76,8 @@ type SlotStatus struct {
 
 	Serving bool   `json:"serving"`           // the master serves clients under Epoch
 	Waiting string `json:"waiting,omitempty"` // why it does not
+	// HandOverTo is the node that is to be master next: changes wait.
+	HandOverTo slot.NodeName `json:"hand_over_to,omitempty"`
 
 	ProtectedSource   string `json:"protected_source,omitempty"` // who says so, and how long ago
 	RecordedProtected bool   `json:"recorded_protected"`         // as Raft has it

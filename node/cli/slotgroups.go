@@ -95,6 +95,8 @@ func slotState(s admin.SlotStatus) string {
 		return "NOT SERVED (" + clean(s.Waiting) + ")"
 	case !s.Serving:
 		return "NOT SERVED"
+	case s.HandOverTo != "":
+		return "being handed over to " + clean(string(s.HandOverTo))
 	case len(s.Copies) < 2 && !s.IsProtected():
 		return "no replicas"
 	case s.Protected == nil:
@@ -111,7 +113,7 @@ func stateRank(state string) int {
 	switch {
 	case strings.HasPrefix(state, "NO"):
 		return 0
-	case strings.HasPrefix(state, "UNPROTECTED"), state == "protection not known":
+	case strings.HasPrefix(state, "UNPROTECTED"), strings.HasPrefix(state, "being"), state == "protection not known":
 		return 1
 	}
 	return 2
