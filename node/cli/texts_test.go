@@ -14,6 +14,8 @@ import (
 	"testing"
 
 	"github.com/spf13/cobra"
+
+	"mailnode/storage/slot"
 )
 
 // unknown stands for a part of a text that is not constant.
@@ -100,6 +102,11 @@ func wrongCall(root *cobra.Command, words []string) string {
 			break
 		}
 		c, words = c.Commands()[i], words[1:]
+	}
+	if c.Name() == "failover" && len(words) == 2 {
+		if _, err := slot.ParseID(words[0]); err == nil { // SLOT NODE
+			return ""
+		}
 	}
 	if c == root || c.HasSubCommands() && len(words) > 0 && !strings.HasPrefix(words[0], "-") && words[0] != unknown && words[0] != "%s" {
 		return "there is no such verb"

@@ -57,23 +57,7 @@ func TestLaw01Law02Law03HandOverUnderLoad(t *testing.T) {
 	for e := slot.Epoch(2); e < 8; e++ {
 		was := acked.Load()
 		eventually(t, "mail", func() bool { return acked.Load() > was+20 })
-		p, err := from.master.Seal(t.Context())
-		if err != nil {
-			t.Fatal(err)
-		}
-		inSync, err := from.feed.HandOver(t.Context(), to.name, p)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := from.master.Drained(t.Context()); err != nil {
-			t.Fatal(err)
-		}
-		if len(inSync) != 0 { // there is no third copy
-			t.Fatalf("in sync: %v", inSync)
-		}
-		if h, _ := from.copy.Head(); h.Position != p {
-			t.Fatalf("sealed at %s, and the head is %s", p, h.Position)
-		}
+		handOver(t, from, to)
 		mu.Lock()
 		from.endRole()
 		to.lead(e, 0, rec, 2*time.Second)
@@ -92,6 +76,28 @@ func TestLaw01Law02Law03HandOverUnderLoad(t *testing.T) {
 		t.Error("a hand-over was counted as an unclean epoch")
 	}
 	sameState(t, from, to)
+}
+
+// handOver brings a slot to where Raft may give it to the other side.
+func handOver(t *testing.T, from, to *side) {
+	t.Helper()
+	p, err := from.master.Seal(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	inSync, err := from.feed.HandOver(t.Context(), to.name, p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := from.master.Drained(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if len(inSync) != 0 { // there is no third copy
+		t.Fatalf("in sync: %v", inSync)
+	}
+	if h, _ := from.copy.Head(); h.Position != p {
+		t.Fatalf("sealed at %s, and the head is %s", p, h.Position)
+	}
 }
 
 // A hand-over to a copy that does not follow says what it waits for; the master
