@@ -424,6 +424,7 @@ type ResolveCall struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Slot          uint32                 `protobuf:"varint,1,opt,name=slot,proto3" json:"slot,omitempty"` // the address's home
 	Address       string                 `protobuf:"bytes,2,opt,name=address,proto3" json:"address,omitempty"`
+	Bytes         int64                  `protobuf:"varint,3,opt,name=bytes,proto3" json:"bytes,omitempty"` // how large the message will be; 0: not known
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -470,6 +471,13 @@ func (x *ResolveCall) GetAddress() string {
 		return x.Address
 	}
 	return ""
+}
+
+func (x *ResolveCall) GetBytes() int64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
 }
 
 type ResolveReply struct {
@@ -908,10 +916,11 @@ const file_rpc_proto_rawDesc = "" +
 	"\amailbox\x18\a \x01(\tR\amailbox\"W\n" +
 	"\fAccountReply\x123\n" +
 	"\afailure\x18\x01 \x01(\v2\x19.mailnode.node.v1.FailureR\afailure\x12\x12\n" +
-	"\x04body\x18\x02 \x01(\fR\x04body\";\n" +
+	"\x04body\x18\x02 \x01(\fR\x04body\"Q\n" +
 	"\vResolveCall\x12\x12\n" +
 	"\x04slot\x18\x01 \x01(\rR\x04slot\x12\x18\n" +
-	"\aaddress\x18\x02 \x01(\tR\aaddress\"q\n" +
+	"\aaddress\x18\x02 \x01(\tR\aaddress\x12\x14\n" +
+	"\x05bytes\x18\x03 \x01(\x03R\x05bytes\"q\n" +
 	"\fResolveReply\x123\n" +
 	"\afailure\x18\x01 \x01(\v2\x19.mailnode.node.v1.FailureR\afailure\x12\x18\n" +
 	"\aaccount\x18\x02 \x01(\x06R\aaccount\x12\x12\n" +

@@ -1,6 +1,7 @@
 package local
 
 import (
+	"context"
 	"errors"
 
 	"mailnode/storage"
@@ -57,6 +58,23 @@ func checkQuota(r reader, a *event.AccountRecord, size int64) error {
 	}
 	if used+size > a.QuotaBytes {
 		return storage.Errorf(storage.ErrOverQuota, "account %q: %d of %d bytes are used, the message has %d", a.Address, used, a.QuotaBytes, size)
+	}
+	return nil
+}
+
+// Fits returns ErrOverQuota when a message of so many bytes, 0 when that is not known,
+// would go over an account's quota now. Whatever else is wrong with the account is told
+// when the message is delivered.
+func (m *Master) Fits(ctx context.Context, id storage.AccountID, bytes int64) error {
+	err := m.view(ctx, func(v *view) error {
+		a, err := loadAccount(v, id)
+		if err != nil {
+			return err
+		}
+		return checkQuota(v, a, max(bytes, 1))
+	})
+	if errors.Is(err, storage.ErrOverQuota) {
+		return err
 	}
 	return nil
 }
