@@ -74,29 +74,35 @@ func BenchmarkFetchManySections(b *testing.B) {
 	command := "b FETCH 1:* (UID" + items.String() + ")"
 	for _, sessions := range []int{1, 4} {
 		b.Run(strconv.Itoa(sessions), func(b *testing.B) {
-			fetched, stop := make(chan struct{}, 1000), make(chan struct{})
-			var hogs sync.WaitGroup
-			for range sessions {
-				c := bn.login("alice")
-				c.ok("s SELECT INBOX")
-				c.conn.SetDeadline(time.Now().Add(time.Hour))
-				hogs.Go(func() {
-					for {
-						c.ok(command)
-						select {
-						case fetched <- struct{}{}:
-						case <-stop:
-							return
-						}
-					}
-				})
-			}
-			besideOthers(b, bn, fetched)
-			close(stop)
-			hogs.Wait()
+			besideSessions(b, bn, sessions, command)
 			b.ReportMetric(b.Elapsed().Seconds()*1e3/float64(b.N*messages), "ms/msg")
 		})
 	}
+}
+
+// besideSessions has sessions of alice's send a command again and again, and measures
+// besideOthers.
+func besideSessions(b *testing.B, bn *bench, sessions int, command string) {
+	ended, stop := make(chan struct{}, 1000), make(chan struct{})
+	var busy sync.WaitGroup
+	for range sessions {
+		c := bn.login("alice")
+		c.ok("s SELECT INBOX")
+		c.conn.SetDeadline(time.Now().Add(time.Hour))
+		busy.Go(func() {
+			for {
+				c.ok(command)
+				select {
+				case ended <- struct{}{}:
+				case <-stop:
+					return
+				}
+			}
+		})
+	}
+	besideOthers(b, bn, ended)
+	close(stop)
+	busy.Wait()
 }
 
 // besideOthers sends NOOP and STORE as bob until b.N commands of others have ended, and
@@ -137,4 +143,20 @@ func cpuTime() time.Duration {
 		panic(err)
 	}
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+}
+
+// BenchmarkOpenLargeBodies asks for one byte of messages of 20 MiB, from some sessions at
+// once: each is proved whole. What another session waits for NOOP and STORE meanwhile.
+func BenchmarkOpenLargeBodies(b *testing.B) {
+	bn := newBench(b, nil)
+	const messages = 4
+	for range messages {
+		bn.deliver("alice", "Subject: large\r\n\r\n"+strings.Repeat("0123456789abcdef\r\n", 20<<20/18))
+	}
+	bn.deliver("bob", "Subject: other\r\n\r\n")
+	for _, sessions := range []int{1, 16} {
+		b.Run(strconv.Itoa(sessions), func(b *testing.B) {
+			besideSessions(b, bn, sessions, "b FETCH 1:* BODY.PEEK[]<0.1>")
+		})
+	}
 }

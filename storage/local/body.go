@@ -1,6 +1,7 @@
 package local
 
 import (
+	"context"
 	"crypto/rand"
 	"encoding/binary"
 	"errors"
@@ -314,6 +315,33 @@ func (s *Slot) at(ref slot.BodyRef, loc blob.Location, use func(blob.Location) e
 func (s *Slot) openAt(ref slot.BodyRef, loc blob.Location) (b *blob.Body, err error) {
 	err = s.at(ref, loc, func(loc blob.Location) (err error) {
 		b, err = s.packs.Open(ref, loc)
+		return err
+	})
+	return b, err
+}
+
+// proveAtOnceMax is how large a body is that is proved without a turn.
+const proveAtOnceMax = 1 << 20
+
+// openFor is openAt for a client, of whom there are many: a large body is proved in turns
+// of a node, half of whose processors are left to others, and no longer than until ctx
+// ends.
+func (s *Slot) openFor(ctx context.Context, ref slot.BodyRef, loc blob.Location) (b *blob.Body, err error) {
+	if loc.Size <= proveAtOnceMax {
+		return s.openAt(ref, loc)
+	}
+	turn := func(work func()) error {
+		select {
+		case s.o.Resources.proofs <- struct{}{}:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		defer func() { <-s.o.Resources.proofs }()
+		work()
+		return ctx.Err()
+	}
+	err = s.at(ref, loc, func(loc blob.Location) (err error) {
+		b, err = s.packs.OpenInTurns(ref, loc, turn)
 		return err
 	})
 	return b, err

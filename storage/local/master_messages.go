@@ -41,7 +41,7 @@ func (m *Master) OpenBody(ctx context.Context, r storage.Ref, uid storage.UID) (
 	if err != nil {
 		return nil, err
 	}
-	b, err := m.s.openAt(rec.Body(), loc)
+	b, err := m.s.openFor(ctx, rec.Body(), loc)
 	if err != nil {
 		return nil, err // and no nil *blob.Body in an interface
 	}
