@@ -98,7 +98,11 @@ func (t *txn) Get(key []byte) ([]byte, bool, error) {
 			return nil, false, storage.Errorf(storage.ErrUnavailable, "slot %s: %w", t.s.o.Slot, err)
 		}
 	}
-	return pebbleGet(t.src, key)
+	v, found, err := pebbleGet(t.src, key)
+	if err == nil && t.large != nil {
+		err = t.large.holds(len(v))
+	}
+	return v, found, err
 }
 
 func (t *txn) iter(sp event.Span) (*pebble.Iterator, error) { return newIter(t.src, sp) }

@@ -26,6 +26,7 @@ type Resources struct {
 	cacheBytes  int64
 	copies      atomic.Int64
 	packs       *blob.Handles
+	large       largeTurns
 	listings    *listingCache // of opened mailboxes: a quarter of cacheBytes more
 	proofs      chan struct{} // filled by whoever proves a piece of a large body for a client; first come, first served
 	// Disks are where the copies lie; who knows of volumes names their folders
@@ -67,7 +68,7 @@ func (r *Resources) observeClosure(took time.Duration) {
 func NewResources(cacheBytes int64) *Resources {
 	return &Resources{cache: pebble.NewCache(cacheBytes), cacheBytes: cacheBytes, files: pebble.NewFileCache(4, filesOpenMax), packs: blob.NewHandles(packFilesMax),
 		compactions: index.NewCompactions(compactionsMax(runtime.GOMAXPROCS(0))), listings: newListingCache(cacheBytes / 4),
-		proofs: make(chan struct{}, max(1, runtime.GOMAXPROCS(0)/2))}
+		large: newLargeTurns(), proofs: make(chan struct{}, max(1, runtime.GOMAXPROCS(0)/2))}
 }
 
 // compactionsMax is how many compactions run at once on so many cores: half of
