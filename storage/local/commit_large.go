@@ -123,8 +123,8 @@ func (d *draft) take(over *overlay, ev *event.Event, placed []slot.BodyRef) erro
 	slices.Sort(over.order)
 	d.b = d.s.db.NewBatchWithSize(size)
 	for _, k := range over.order {
-		if err := d.ctx.Err(); err != nil {
-			return storage.Errorf(storage.ErrUnavailable, "slot %s: %w", d.s.o.Slot, err)
+		if err := over.under.ended(); err != nil {
+			return err
 		}
 		over.under.touch(1)
 		d.s.o.Resources.large.worked.Add(1)

@@ -93,16 +93,22 @@ func (t *txn) headAfter() (event.Head, error) {
 // Get and iter make a txn a reader.
 func (t *txn) Get(key []byte) ([]byte, bool, error) {
 	t.touch(1)
-	if t.large != nil {
-		if err := t.large.ctx.Err(); err != nil {
-			return nil, false, storage.Errorf(storage.ErrUnavailable, "slot %s: %w", t.s.o.Slot, err)
-		}
+	if err := t.ended(); err != nil {
+		return nil, false, err
 	}
 	v, found, err := pebbleGet(t.src, key)
 	if err == nil && t.large != nil {
 		err = t.large.holds(len(v))
 	}
 	return v, found, err
+}
+
+// ended is why a large change is prepared no further, or nil: a closure runs to its end.
+func (t *txn) ended() error {
+	if t.large == nil || t.large.ctx.Err() == nil {
+		return nil
+	}
+	return storage.Errorf(storage.ErrUnavailable, "slot %s: %w", t.s.o.Slot, t.large.ctx.Err())
 }
 
 func (t *txn) iter(sp event.Span) (*pebble.Iterator, error) { return newIter(t.src, sp) }

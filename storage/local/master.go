@@ -142,7 +142,7 @@ func (m *Master) view(ctx context.Context, fn func(v *view) error) error {
 	if err := ctx.Err(); err != nil {
 		return storage.Errorf(storage.ErrUnavailable, "slot %s: %w", m.s.o.Slot, err)
 	}
-	return m.s.read(fn)
+	return m.s.read(func(v *view) error { return fn(v.until(ctx)) })
 }
 
 // admit reports whether a change may begin.

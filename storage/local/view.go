@@ -1,6 +1,7 @@
 package local
 
 import (
+	"context"
 	"sync/atomic"
 
 	"github.com/cockroachdb/pebble/v2"
@@ -14,6 +15,12 @@ import (
 // before the next one is committed. It is shown to readers only once it is
 // durable. It is counted, because readers outlive its replacement.
 type view struct {
+	*viewState
+	ctx context.Context // of whoever reads it; nil: reads to the end
+}
+
+// viewState is what the readers of a view share.
+type viewState struct {
 	s    *Slot
 	snap *pebble.Snapshot
 	refs atomic.Int64
@@ -29,7 +36,7 @@ type view struct {
 // newView takes what is committed now, durable or not. Only the committer and
 // Open call it, right after a commit.
 func (s *Slot) newView() *view {
-	v := &view{s: s, snap: s.db.NewSnapshot(), generation: s.generation.Load(), number: s.views.Add(1), known: s.known}
+	v := &view{viewState: &viewState{s: s, snap: s.db.NewSnapshot(), generation: s.generation.Load(), number: s.views.Add(1), known: s.known}}
 	v.refs.Store(1)
 	return v
 }
@@ -76,6 +83,17 @@ func (s *Slot) read(fn func(v *view) error) error {
 	return s.met(fn(v))
 }
 
+// until returns the view for a reader who reads no further once ctx has ended.
+func (v *view) until(ctx context.Context) *view { return &view{v.viewState, ctx} }
+
+// ended is why reading ends before its end, or nil.
+func (v *view) ended() error {
+	if v.ctx == nil || v.ctx.Err() == nil {
+		return nil
+	}
+	return storage.Errorf(storage.ErrUnavailable, "slot %s: %w", v.s.o.Slot, v.ctx.Err())
+}
+
 func (v *view) release() {
 	if v.refs.Add(-1) == 0 {
 		if v.s.Failure() == nil { // else a parked goroutine may own Pebble's locks
@@ -86,7 +104,12 @@ func (v *view) release() {
 }
 
 // Get implements the reading half of event.Records.
-func (v *view) Get(key []byte) ([]byte, bool, error) { return pebbleGet(v.snap, key) }
+func (v *view) Get(key []byte) ([]byte, bool, error) {
+	if err := v.ended(); err != nil {
+		return nil, false, err
+	}
+	return pebbleGet(v.snap, key)
+}
 
 func (v *view) iter(sp event.Span) (*pebble.Iterator, error) { return newIter(v.snap, sp) }
 
@@ -104,6 +127,7 @@ type reader interface {
 	iter(sp event.Span) (*pebble.Iterator, error)
 	met(damage error)
 	touch(keys int)
+	ended() error
 }
 
 // each calls fn for the records of a span, in key order, until its first error.
@@ -115,10 +139,10 @@ func each(r reader, sp event.Span, fn func(key, value []byte) error) error {
 	for ok := it.First(); ok; ok = it.Next() {
 		r.touch(1)
 		v, err := it.ValueAndErr()
-		if err == nil {
-			err = fn(it.Key(), v)
-		} else {
+		if err != nil {
 			err = readError(err)
+		} else if err = r.ended(); err == nil {
+			err = fn(it.Key(), v)
 		}
 		if err != nil {
 			it.Close()
