@@ -47,7 +47,7 @@ const (
 	// could be left to another one, or be prepared.
 	smallMax = storage.MaxStepMessages
 	// copyMax is how many messages a closure copies.
-	copyMax = 250
+	copyMax = 100
 )
 
 // errOvertaken says that a large change rests on what is no longer so.

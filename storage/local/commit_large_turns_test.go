@@ -16,7 +16,7 @@ func TestLaw09LargeChangesOfANodeAreBounded(t *testing.T) {
 	s := openSlot(t, options(t, newFS(t)))
 	m := serve(t, s, 1, 0)
 	a, b := account(t, m, "u1@example.test"), account(t, m, "u2@example.test")
-	ref, uids := fillInbox(t, m, a, 2*copyMax)
+	ref, uids := fillInbox(t, m, a, 5*copyMax)
 	deliver(t, m, mail(1), b)
 	tree(t, m, b, smallMax+1)
 	on := &s.o.Resources.large

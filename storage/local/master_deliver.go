@@ -15,8 +15,9 @@ import (
 	"mailnode/storage/slot"
 )
 
-// deliverRecipientsMax is how many recipients one event carries.
-const deliverRecipientsMax = 300
+// deliverRecipientsMax is how many recipients one event carries: few enough that nobody
+// notices to have waited for it.
+const deliverRecipientsMax = 100
 
 // Deliver implements storage.Messages. Recipients that are the same account get
 // one message.
