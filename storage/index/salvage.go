@@ -13,6 +13,8 @@ import (
 	"github.com/cockroachdb/pebble/v2/record"
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/cockroachdb/pebble/v2/wal"
+
+	"mailnode/storage/disk"
 )
 
 // Salvage reads what a damaged index still gives. What cannot be read is known as
@@ -51,9 +53,9 @@ func (x *Salvage) Sound(sp Span) bool {
 	})
 }
 
-// OpenSalvage opens an old index for reading alone. guard runs what may panic, or
-// never return.
-func OpenSalvage(fs vfs.FS, dir string, guard func(func() error) error) *Salvage {
+// OpenSalvage opens an old index for reading alone. It does not wait for one that
+// hangs once latch has tripped.
+func OpenSalvage(fs vfs.FS, dir string, latch *disk.Latch) *Salvage {
 	x := &Salvage{fs: fs, dir: dir}
 	names, err := x.fs.List(dir)
 	if err != nil || len(names) == 0 {
@@ -75,9 +77,9 @@ func OpenSalvage(fs vfs.FS, dir string, guard func(func() error) error) *Salvage
 	}) {
 		x.loseAll("write-ahead log %06d is not there", oldest)
 	}
-	o := ReadOnly(&cutFS{FS: fs, cut: cut}, quietLogger{})
+	o := readOnly(&cutFS{FS: fs, cut: cut}, quietLogger{})
 	o.EventListener = &pebble.EventListener{DataCorruption: func(pebble.DataCorruptionInfo) {}}
-	err = guard(func() (err error) { x.DB, err = pebble.Open(dir, o); return err })
+	err = Guarded(latch, func() (err error) { x.DB, err = pebble.Open(dir, o); return err })
 	if err != nil {
 		x.DB = nil
 		x.loseAll("the old index cannot be opened: %v", err)
@@ -97,7 +99,7 @@ type quietLogger struct{}
 func (quietLogger) Infof(string, ...any)  {}
 func (quietLogger) Errorf(string, ...any) {}
 func (quietLogger) Fatalf(format string, args ...any) {
-	panic(fmt.Sprintf(format, args...)) // guard takes it
+	panic(fmt.Sprintf(format, args...)) // Guarded takes it
 }
 
 // logs lists the write-ahead logs in their order.
@@ -211,8 +213,7 @@ func (x *Salvage) Each(sp Span, what string, fn func(key, value []byte) error) e
 			last = append(last, 0)
 		}
 		next := x.readableFrom(last, sp.Upper)
-		x.Lose(Span{Lower: last, Upper: next}, "%s from %q to before %q cannot be read: %s", what, last, next,
-			strings.TrimSpace(strings.SplitN(broken.Error(), "\n", 2)[0]))
+		x.Lose(Span{Lower: last, Upper: next}, "%s from %q to before %q cannot be read: %v", what, last, next, FirstLine(broken))
 		from = next
 		if next == nil || bytes.Compare(next, sp.Upper) >= 0 {
 			return nil

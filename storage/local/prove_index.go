@@ -6,7 +6,6 @@ import (
 	"strings"
 
 	"github.com/cockroachdb/errors/oserror"
-	"github.com/cockroachdb/pebble/v2"
 
 	"mailnode/storage"
 	"mailnode/storage/index"
@@ -25,7 +24,7 @@ func IndexLost(err error) bool {
 		}
 		return false
 	}
-	return errors.Is(err, index.ErrDamaged) || pebble.IsCorruptionError(err)
+	return index.IsDamaged(err)
 }
 
 // indexThere refuses packs without an index, which was there when the first pack
@@ -33,11 +32,11 @@ func IndexLost(err error) bool {
 // whose list of files is damaged.
 func (s *Slot) indexThere() (string, error) {
 	fs, dir := s.o.FS, s.o.FS.PathJoin(s.o.Dir, "index")
-	names, err := fs.List(dir)
-	if err != nil && !oserror.IsNotExist(err) {
+	there, err := index.Exists(fs, dir)
+	if err != nil {
 		return "", err
 	}
-	if slices.ContainsFunc(names, func(n string) bool { return strings.HasPrefix(n, "MANIFEST-") }) {
+	if there {
 		if err := index.ProveManifest(fs, dir); err != nil {
 			return "", storage.Errorf(storage.ErrCorrupt, "%w: mailnode slot reindex %s --from-packs", err, s.o.Slot)
 		}

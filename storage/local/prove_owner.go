@@ -38,7 +38,7 @@ func (s *Slot) proveOwner() error {
 		return nil
 	}
 	path := s.owner.damaged[0]
-	id, err := s.indexOwner()
+	id, err := s.ownerByIndex()
 	if err == nil {
 		err = s.mine(s.o.FS.PathJoin(s.o.Dir, "index"), id)
 	}
@@ -50,23 +50,15 @@ func (s *Slot) proveOwner() error {
 	return nil
 }
 
-// indexOwner reads what the index says, without changing it.
-func (s *Slot) indexOwner() (id identity, err error) {
-	err = s.guarded(func() (err error) {
-		db, err := pebble.Open(s.o.FS.PathJoin(s.o.Dir, "index"), index.ReadOnly(s.o.FS, pebbleLogger{s}))
-		if err != nil {
-			return err
-		}
-		defer func() { err = errors.Join(err, db.Close()) }()
-		line, found, err := pebbleGet(db, localKey(keyIdentity))
-		if err == nil && !found {
-			err = errors.New("it does not name its owner")
-		}
-		if err != nil {
-			return err
-		}
-		return json.Unmarshal(line, &id)
-	})
+// ownerByIndex reads what the index says, without changing it.
+func (s *Slot) ownerByIndex() (id identity, err error) {
+	line, found, err := index.ReadRecord(s.o.FS, s.o.FS.PathJoin(s.o.Dir, "index"), s.indexOwner(), localKey(keyIdentity))
+	if err == nil && !found {
+		err = errors.New("it does not name its owner")
+	}
+	if err == nil {
+		err = json.Unmarshal(line, &id)
+	}
 	return id, err
 }
 

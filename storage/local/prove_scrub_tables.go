@@ -9,10 +9,10 @@ import (
 )
 
 // tables lists the files of the index.
-func (s *Slot) tables() ([]index.Table, error) {
-	var list []index.Table
-	err := s.read(func(*view) error { // so that Close waits for it
-		return s.guarded(func() (err error) { list, err = index.Tables(s.db); return err })
+func (s *Slot) tables() (list []index.Table, err error) {
+	err = s.read(func(*view) (err error) { // so that Close waits for it
+		list, err = s.db.Tables()
+		return err
 	})
 	if err != nil {
 		return nil, storage.Errorf(storage.ErrUnavailable, "list tables of %s: %w", s.o.Slot, err)
@@ -37,7 +37,7 @@ func (x *scrubbing) tables() error {
 		case err != nil && blob.Unread(err): // it says nothing about the table
 			x.found(ScrubFinding{Kind: IndexDamaged, Err: storage.Errorf(storage.ErrUnavailable, "%q: %w", path, err)})
 		case err != nil:
-			x.found(ScrubFinding{Kind: IndexDamaged, Err: storage.Errorf(storage.ErrCorrupt, "%w: %q: %w", index.ErrDamaged, path, firstLine{err})})
+			x.found(ScrubFinding{Kind: IndexDamaged, Err: storage.Errorf(storage.ErrCorrupt, "%w: %q: %w", index.ErrDamaged, path, index.FirstLine(err))})
 		}
 	}
 	return nil

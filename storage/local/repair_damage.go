@@ -2,9 +2,6 @@ package local
 
 import (
 	"errors"
-	"strings"
-
-	"github.com/cockroachdb/pebble/v2"
 
 	"mailnode/storage"
 	"mailnode/storage/index"
@@ -41,17 +38,6 @@ func (s *Slot) tell(d Damage) {
 	}
 }
 
-// firstLine is an error without what Pebble hangs below its first line, which no
-// operator can read.
-type firstLine struct{ err error }
-
-func (f firstLine) Error() string {
-	text, _, _ := strings.Cut(f.err.Error(), "\n")
-	return text
-}
-
-func (f firstLine) Unwrap() error { return f.err }
-
 // bodyDamage marks an error that damaged has told of.
 type bodyDamage struct{ error }
 
@@ -77,9 +63,23 @@ func (s *Slot) met(err error) error {
 	return err
 }
 
-// tableDamaged is told of a table of the index that fails its checksums. Left to
-// itself Pebble takes that for fatal, and the reader would hang; but one bad block
-// is damage of what lies in it, not of the slot (law 9).
-func (s *Slot) tableDamaged(i pebble.DataCorruptionInfo) {
-	s.met(storage.Errorf(storage.ErrCorrupt, "read index: %q is damaged: %w: %w", i.Path, index.ErrDamaged, firstLine{i.Details}))
+// tableDamaged is told of a table of the index that fails its checksums: that is
+// damage of what lies in it, not of the slot (law 9).
+func (s *Slot) tableDamaged(path string, err error) {
+	s.met(storage.Errorf(storage.ErrCorrupt, "read index: %q is damaged: %w: %w", path, index.ErrDamaged, err))
+}
+
+// indexRetries is told of a compaction that met damage, or could not read: whoever
+// reads that table meets it as well, and compaction tries again hundreds of times a
+// second.
+func (s *Slot) indexRetries(err error) {
+	if errors.Is(err, index.ErrRead) {
+		if s.readTold.CompareAndSwap(false, true) {
+			s.log.Warn("index: a table cannot be read; compaction tries again", "err", err)
+		}
+		return
+	}
+	if !s.indexTold.Load() {
+		s.log.Warn("index", "err", err)
+	}
 }

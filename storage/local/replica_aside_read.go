@@ -11,6 +11,7 @@ import (
 
 	"mailnode/storage"
 	"mailnode/storage/event"
+	"mailnode/storage/index"
 	"mailnode/storage/mime"
 	"mailnode/storage/slot"
 )
@@ -157,7 +158,7 @@ func (r *asideReader) load(key []byte, into proto.Message) {
 	}
 	if err != nil {
 		proto.Reset(into)
-		r.x.lose(keySpan(key), "a record cannot be read: %v", firstLine{err})
+		r.x.lose(keySpan(key), "a record cannot be read: %v", index.FirstLine(err))
 	}
 }
 
@@ -344,7 +345,7 @@ func (r *asideReader) message(box *event.MailboxRecord, m *event.MessageRecord) 
 	if v, found, err := pebbleGet(r.x.DB, event.SummaryKey(m.Ref(), out.UID)); err == nil && found {
 		out.MessageID = messageID(v)
 	} else if err != nil {
-		r.x.lose(keySpan(event.SummaryKey(m.Ref(), out.UID)), "an envelope cannot be read: %v", firstLine{err})
+		r.x.lose(keySpan(event.SummaryKey(m.Ref(), out.UID)), "an envelope cannot be read: %v", index.FirstLine(err))
 	}
 	if v, found, err := pebbleGet(r.x.DB, event.BodyKey(m.Body())); err == nil && found {
 		loc, err := decodeLocation(v)

@@ -97,25 +97,23 @@ func (o Options) features() slot.FeatureLevel {
 type Slot struct {
 	o     Options
 	log   *slog.Logger
-	db    *pebble.DB
+	db    *index.DB
 	packs *blob.Store
 	com   committer
 	space space
 
-	owner       ownership
-	compactions *index.CompactionShare // its share of the node's
-	dog         *disk.Watchdog
+	owner ownership
+	dog   *disk.Watchdog
 
 	checks []Check  // of Open
 	wall   wallSeen // by Open
 
-	dirty        bool // the last stop was unclean; set by Open, read by Serve
-	durable      atomic.Pointer[view]
-	known        event.Head     // of the last group that entered Pebble; Open's, then the committer's own
-	readers      sync.WaitGroup // views that are not released
-	views        atomic.Uint64  // how many there ever were
-	building     atomic.Bool
-	startFlushed <-chan struct{} // closed when the list of files names the log in use
+	dirty    bool // the last stop was unclean; set by Open, read by Serve
+	durable  atomic.Pointer[view]
+	known    event.Head     // of the last group that entered Pebble; Open's, then the committer's own
+	readers  sync.WaitGroup // views that are not released
+	views    atomic.Uint64  // how many there ever were
+	building atomic.Bool
 	// generation is raised in the committer when the whole state is replaced:
 	// what was remembered of an older one is worth nothing (view_listing.go).
 	generation atomic.Uint64
@@ -170,7 +168,8 @@ func withPresets(o Options) Options {
 func newSlot(o Options) *Slot {
 	o.sizes = o.sizes.withPresets()
 	s := &Slot{o: o, log: o.Logger.With("slot", o.Slot), latch: disk.NewLatch(), recounting: make(chan struct{}, 1), readingAside: make(chan struct{}, 1),
-		compactions: o.Resources.compactions.Share(), staged: map[slot.BodyRef]staged{}}
+		staged: map[slot.BodyRef]staged{}}
+	s.db = index.New(o.Resources.index, s.indexOwner())
 	s.com.quit = make(chan struct{})
 	s.watch.init()
 	s.heads.init()
@@ -355,9 +354,7 @@ func (s *Slot) begin() (string, error) {
 	}
 	s.building.Store(s.building.Load() || refill)
 	s.install(s.newView())
-	// A table and an edit that name the log in use: a restart that finds another
-	// one is in doubt. It may take its time, and a full disk may refuse it.
-	if err := s.guarded(func() (err error) { s.startFlushed, err = s.db.AsyncFlush(); return err }); err != nil {
+	if err := s.db.Settle(); err != nil {
 		return "", err
 	}
 	return "changes are taken", s.com.start(s)
@@ -366,21 +363,17 @@ func (s *Slot) begin() (string, error) {
 func (s *Slot) get(key []byte) ([]byte, bool, error) { return pebbleGet(s.db, key) }
 
 func pebbleGet(r pebble.Reader, key []byte) ([]byte, bool, error) {
-	v, c, err := r.Get(key)
-	if err == pebble.ErrNotFound {
-		return nil, false, nil
-	}
+	v, found, err := index.Get(r, key)
 	if err != nil {
-		return nil, false, readError(err)
+		err = readError(err)
 	}
-	out := append([]byte(nil), v...)
-	return out, true, c.Close()
+	return v, found, err
 }
 
 // readError names damage by its kind.
 func readError(err error) error {
-	if pebble.IsCorruptionError(err) {
-		return storage.Errorf(storage.ErrCorrupt, "read index: %w", firstLine{err})
+	if index.IsDamaged(err) {
+		return storage.Errorf(storage.ErrCorrupt, "read index: %w", index.FirstLine(err))
 	}
 	return storage.Errorf(storage.ErrUnavailable, "read index: %w", err)
 }
@@ -410,7 +403,7 @@ func (s *Slot) Failure() error { return s.latch.Err() }
 func (s *Slot) fail(err error) {
 	if s.latch.Trip(storage.Errorf(storage.ErrUnavailable, "slot %s has stopped: %w", s.o.Slot, err)) {
 		s.log.Error("slot stopped", "err", err)
-		go s.compactions.Drop() // whoever fails may hold Pebble's locks
+		go s.db.Drop() // whoever fails may hold Pebble's locks
 	}
 }
 

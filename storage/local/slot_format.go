@@ -7,7 +7,6 @@ import (
 	"slices"
 
 	"github.com/cockroachdb/errors/oserror"
-	"github.com/cockroachdb/pebble/v2"
 
 	"mailnode/storage"
 	"mailnode/storage/disk"
@@ -165,103 +164,36 @@ const (
 	keyJournalEvents = "events"   // how many events the journal has
 )
 
-// openIndex opens Pebble, with the settings that the laws need.
+// openIndex opens the index, when its logs have been proved.
 func (s *Slot) openIndex() (string, error) {
 	dir := s.o.FS.PathJoin(s.o.Dir, "index")
-	fs := index.NewGuard(s.o.FS, dir, index.Owner{Fail: s.fail, Roomy: s.roomy, LeaveRoom: s.leaveRoom})
-	opts := index.Options(fs, pebbleLogger{s})
-	opts.Cache, opts.FileCache, opts.MemTableSize = s.o.Resources.cache, s.o.Resources.files, s.o.Resources.memTableBytes()
-	opts.EventListener = &pebble.EventListener{BackgroundError: s.backgroundError, DataCorruption: s.tableDamaged,
-		WriteStallBegin: s.writesStall, WriteStallEnd: s.writesGoOn}
-	opts.Experimental.CompactionScheduler = s.compactions
 	_, witnessed, err := s.witness()
 	if err != nil {
 		return "", err
 	}
-	opts.ErrorIfNotExists = witnessed // one that lost its marker is not a new one
 	if s.doubt, err = index.Prove(s.o.FS, dir, func(percent int) { s.step("proves its logs", percent) }); errors.Is(err, index.ErrDamaged) {
 		return "", storage.Errorf(storage.ErrCorrupt, "open index: %w", err)
 	} else if err != nil {
 		return "", fmt.Errorf("open index: %w", err)
 	}
 	s.step("replays its logs", -1)
-	var db *pebble.DB
-	if err := s.guarded(func() (err error) {
-		db, err = pebble.Open(dir, opts)
-		return err
-	}); err != nil {
+	if err := s.db.Open(s.o.FS, dir, witnessed); err != nil { // one that lost its marker is not a new one
 		kind := storage.ErrCorrupt
 		if diskFull(err) {
 			kind = storage.ErrDiskFull
 		}
 		return "", storage.Errorf(kind, "open index: %w", err)
 	}
-	s.db = db
-	fs.Opened()
-	return fmt.Sprintf("opened, format %s", db.FormatMajorVersion()), nil
+	return fmt.Sprintf("opened, format %s", s.db.FormatMajorVersion()), nil
 }
 
-// backgroundError is told of a flush or compaction that failed. Pebble tries
-// again for ever, and its writers wait for it; but a failed sync is final. A
-// full disk is waited for, and damage of one table, or a read that fails, is met by
-// whoever reads it (law 9).
-func (s *Slot) backgroundError(err error) {
-	if errors.Is(err, index.ErrRead) {
-		if s.readTold.CompareAndSwap(false, true) {
-			s.log.Warn("index: a table cannot be read; compaction tries again", "err", err)
-		}
-		return
-	}
-	if diskFull(err) {
-		return // a compaction that waited for room when the copy was closed
-	}
-	if pebble.IsCorruptionError(err) {
-		if !s.indexTold.Load() { // Pebble tries again hundreds of times a second
-			s.log.Warn("index", "err", err)
-		}
-		return
-	}
-	s.fail(fmt.Errorf("write index: %w", err))
+// indexOwner is what the copy tells its index, and is told by it.
+func (s *Slot) indexOwner() index.Owner {
+	return index.Owner{Log: s.log, Latch: s.latch, Fail: s.fail, Roomy: s.roomy, LeaveRoom: s.leaveRoom,
+		Damaged: s.tableDamaged, Retried: s.indexRetries, Stalls: s.writesStall, GoesOn: s.writesGoOn}
 }
 
-// guarded runs what may end in Fatalf, which parks its goroutine, or in a panic
-// of Pebble: for its caller both are an error of the copy, never a hang and
-// never the end of the process (law 9).
-func (s *Slot) guarded(fn func() error) error {
-	if err := s.Failure(); err != nil {
-		return err
-	}
-	done := make(chan error, 1)
-	go func() {
-		defer func() {
-			if p := recover(); p != nil {
-				done <- fmt.Errorf("index: %v", p)
-			}
-		}()
-		done <- fn()
-	}()
-	select {
-	case err := <-done:
-		return err
-	case <-s.Failed():
-		return s.Failure()
-	}
-}
-
-// pebbleLogger turns what Pebble takes for fatal into the copy's failure. The
-// goroutine is parked: returning would let Pebble go on after a failed sync, and
-// ending the process would take the other slots down (law 9).
-type pebbleLogger struct{ s *Slot }
-
-func (pebbleLogger) Infof(string, ...any) {}
-
-func (l pebbleLogger) Errorf(format string, args ...any) {
-	l.s.log.Warn("index", "err", fmt.Sprintf(format, args...))
-}
-
-func (l pebbleLogger) Fatalf(format string, args ...any) {
-	l.s.fail(fmt.Errorf(format, args...))
-	select {}
-}
+// guarded runs what uses the index, or a disk that may hang (index.Guarded).
+func (s *Slot) guarded(fn func() error) error { return index.Guarded(s.latch, fn) }
 
 func localKey(name string) []byte { return append([]byte{'l'}, name...) }

@@ -8,8 +8,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/cockroachdb/pebble/v2"
-
 	"mailnode/storage"
 	"mailnode/storage/disk"
 )
@@ -270,12 +268,12 @@ func (s *Slot) roomy(opened func() bool, write func() error) error {
 		return err // Open's, and whoever opens tries again
 	}
 	s.stalls(err)
-	s.compactions.Pause()
+	s.db.Pause()
 	for diskFull(err) {
 		s.awaitRoom(err)
 		err = write()
 	}
-	s.compactions.Resume()
+	s.db.Resume()
 	s.goesOn()
 	return err
 }
@@ -317,8 +315,8 @@ func (s *Slot) leaveRoom() error {
 	if err == nil {
 		return nil
 	}
-	s.compactions.Pause()
-	defer s.compactions.Resume()
+	s.db.Pause()
+	defer s.db.Resume()
 	s.standstill(err, func(p *putOff) { p.compactions++ })
 	defer s.standstill(nil, func(p *putOff) { p.compactions-- })
 	for err != nil {
@@ -360,8 +358,8 @@ func (s *Slot) standstill(cause error, change func(p *putOff)) {
 }
 
 // writesStall is told that Pebble makes writers wait for a flush or a compaction.
-func (s *Slot) writesStall(info pebble.WriteStallBeginInfo) {
-	s.standstill(nil, func(p *putOff) { p.writers = info.Reason })
+func (s *Slot) writesStall(reason string) {
+	s.standstill(nil, func(p *putOff) { p.writers = reason })
 }
 
 func (s *Slot) writesGoOn() { s.standstill(nil, func(p *putOff) { p.writers = "" }) }
