@@ -31,8 +31,6 @@ const structMaxFields = 15
 var wideStructs = map[string]int{
 	"failover/sim/node.go:node":     30,
 	"node/copies.go:keeper":         26,
-	"storage/local/slot.go:Options": 19,
-	"storage/local/slot.go:Slot":    35,
 	"storage/mime/mime.go:Part":     18,
 	"storage/repl/ack/ack.go:State": 21,
 }

@@ -82,10 +82,15 @@ func (x *DB) Open(fs vfs.FS, dir string, mustExist bool) error {
 // finds another one is in doubt. It does not wait for them: a full disk may refuse
 // them for long.
 func (x *DB) Settle() error {
-	return Guarded(x.o.Latch, func() (err error) {
-		x.Settled, err = x.AsyncFlush()
+	var settled <-chan struct{}
+	err := Guarded(x.o.Latch, func() (err error) {
+		settled, err = x.AsyncFlush()
 		return err
 	})
+	if err == nil {
+		x.Settled = settled
+	}
+	return err
 }
 
 // Drop gives back the compactions that a failed index holds.
@@ -135,8 +140,10 @@ func readOnly(fs vfs.FS, logger pebble.Logger) *pebble.Options {
 
 // ReadRecord reads one record of an index that is not open, without changing it. Of o
 // it needs Log, Latch and Fail.
-func ReadRecord(fs vfs.FS, dir string, o Owner, key []byte) (value []byte, found bool, err error) {
-	err = Guarded(o.Latch, func() (err error) {
+func ReadRecord(fs vfs.FS, dir string, o Owner, key []byte) ([]byte, bool, error) {
+	var value []byte
+	var found bool
+	if err := Guarded(o.Latch, func() (err error) {
 		db, err := pebble.Open(dir, readOnly(fs, logger{o}))
 		if err != nil {
 			return err
@@ -144,8 +151,10 @@ func ReadRecord(fs vfs.FS, dir string, o Owner, key []byte) (value []byte, found
 		defer func() { err = errors.Join(err, db.Close()) }()
 		value, found, err = Get(db, key)
 		return err
-	})
-	return value, found, err
+	}); err != nil {
+		return nil, false, err // fn may be under way
+	}
+	return value, found, nil
 }
 
 // Get reads one record.

@@ -20,9 +20,9 @@ import (
 // Salvage reads what a damaged index still gives. What cannot be read is known as
 // spans of keys, so that what lies elsewhere is known to be whole.
 type Salvage struct {
-	DB  *pebble.DB // nil: its files do not fit together any more
-	Why []string   // what cannot be read, and why
+	Why []string // what cannot be read, and why
 
+	db   *pebble.DB // nil: its files do not fit together any more
 	fs   vfs.FS
 	dir  string
 	gone []Span
@@ -79,9 +79,9 @@ func OpenSalvage(fs vfs.FS, dir string, latch *disk.Latch) *Salvage {
 	}
 	o := readOnly(&cutFS{FS: fs, cut: cut}, quietLogger{})
 	o.EventListener = &pebble.EventListener{DataCorruption: func(pebble.DataCorruptionInfo) {}}
-	err = Guarded(latch, func() (err error) { x.DB, err = pebble.Open(dir, o); return err })
+	err = Guarded(latch, func() (err error) { x.db, err = pebble.Open(dir, o); return err })
 	if err != nil {
-		x.DB = nil
+		x.db = nil
 		x.loseAll("the old index cannot be opened: %v", err)
 	}
 	return x
@@ -89,8 +89,8 @@ func OpenSalvage(fs vfs.FS, dir string, latch *disk.Latch) *Salvage {
 
 // Close closes it.
 func (x *Salvage) Close() {
-	if x.DB != nil {
-		x.DB.Close()
+	if x.db != nil {
+		x.db.Close()
 	}
 }
 
@@ -195,10 +195,29 @@ func (x *Salvage) readLog(name string, fn func(batch []byte) error) (end int64, 
 	}
 }
 
+// Opened reports whether its files fit together, so that records can be read by key.
+func (x *Salvage) Opened() bool { return x.db != nil }
+
+// Get reads one record. The error says that it lies in what is damaged.
+func (x *Salvage) Get(key []byte) (value []byte, found bool, err error) {
+	if x.db == nil {
+		return nil, false, nil
+	}
+	defer func() { // what is damaged may lead its reader anywhere
+		if p := recover(); p != nil {
+			value, found, err = nil, false, fmt.Errorf("%v", p)
+		}
+	}()
+	if value, found, err = Get(x.db, key); err != nil {
+		err = FirstLine(err)
+	}
+	return value, found, err
+}
+
 // Each calls fn for what can be read of a span, in the order of keys. what names the
 // records that lie there, for Why.
 func (x *Salvage) Each(sp Span, what string, fn func(key, value []byte) error) error {
-	if x.DB == nil {
+	if x.db == nil {
 		return nil
 	}
 	from := sp.Lower
@@ -229,7 +248,7 @@ func (x *Salvage) stretch(sp Span, fn func(key, value []byte) error) (last []byt
 			broken = fmt.Errorf("%v", p)
 		}
 	}()
-	it, broken := x.DB.NewIter(&pebble.IterOptions{LowerBound: sp.Lower, UpperBound: sp.Upper})
+	it, broken := x.db.NewIter(&pebble.IterOptions{LowerBound: sp.Lower, UpperBound: sp.Upper})
 	if broken != nil {
 		return nil, broken, nil
 	}

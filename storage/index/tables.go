@@ -17,9 +17,12 @@ type Table struct {
 }
 
 // Tables lists the tables that are in use, each once.
-func (x *DB) Tables() (list []Table, err error) {
-	err = Guarded(x.o.Latch, func() (err error) { list, err = x.tables(); return err })
-	return list, err
+func (x *DB) Tables() ([]Table, error) {
+	var list []Table
+	if err := Guarded(x.o.Latch, func() (err error) { list, err = x.tables(); return err }); err != nil {
+		return nil, err // fn may be under way
+	}
+	return list, nil
 }
 
 func (x *DB) tables() ([]Table, error) {

@@ -2,6 +2,7 @@ package local
 
 import (
 	"errors"
+	"sync"
 
 	"mailnode/storage"
 	"mailnode/storage/event"
@@ -61,9 +62,40 @@ func checkQuota(r reader, a *event.AccountRecord, size int64) error {
 	return nil
 }
 
-// met is how readers tell of a record that is wrong and does not stop them.
-func (v *view) met(err error) { v.s.met(err) }
-func (t *txn) met(err error)  { t.s.met(err) }
+// rooms knows how many records of a kind each account has at most, so that a limit
+// costs no count of all of them: what was counted once, and each one made since.
+// Those that were removed since are noticed when the limit seems to be reached.
+type rooms struct {
+	mu   sync.Mutex // guards most
+	most map[storage.AccountID]int
+}
 
-func (v *view) touch(int) {} // nobody waits for a reader
-func (*sink) touch(int)   {}
+// full reports whether an account has as many as it may have.
+func (r *rooms) full(id storage.AccountID, limit int, count func() (int, error)) (bool, error) {
+	r.mu.Lock()
+	n, known := r.most[id]
+	r.mu.Unlock()
+	if known && n < limit {
+		return false, nil
+	}
+	n, err := count()
+	if err != nil {
+		return false, err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.most == nil {
+		r.most = map[storage.AccountID]int{}
+	}
+	r.most[id] = n
+	return n >= limit, nil
+}
+
+// made notes one more; whether it will be there does not matter.
+func (r *rooms) made(id storage.AccountID) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if n, known := r.most[id]; known {
+		r.most[id] = n + 1
+	}
+}

@@ -198,7 +198,7 @@ func (rb *rebuild) identify() error {
 		return err
 	case packsFound:
 		return s.writeIdentity(own, packsID.Copy)
-	case len(s.folders()) == 1 && found:
+	case len(rb.o.folders()) == 1 && found:
 		return s.writeIdentity(packs, id.Copy)
 	}
 	if err := rb.provedByPacks(); err != nil {

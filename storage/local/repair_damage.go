@@ -2,6 +2,7 @@ package local
 
 import (
 	"errors"
+	"sync/atomic"
 
 	"mailnode/storage"
 	"mailnode/storage/index"
@@ -23,7 +24,7 @@ type Damage struct {
 	Err   error
 }
 
-// damaged tells of damage and gives its error, of kind storage.ErrCorrupt.
+// damaged tells of damage and returns its error, of kind storage.ErrCorrupt.
 func (s *Slot) damaged(d Damage) error {
 	s.tell(d)
 	return &bodyDamage{storage.Errorf(storage.ErrCorrupt, "slot %s: %w", s.o.Slot, d.Err)}
@@ -43,7 +44,32 @@ type bodyDamage struct{ error }
 
 func (b *bodyDamage) Unwrap() error { return b.error }
 
-// met looks at the error of a read or a change, and gives it: damage of the index
+// IndexLost reports whether an error means that files of the index are damaged, so
+// that only a Rebuild helps; a record that is merely wrong is a Recount's. A copy
+// whose folder, packs or disk failed a check of Open is a person's: the wrong disk
+// may be mounted.
+func IndexLost(err error) bool {
+	var r *Refused
+	if errors.As(err, &r) && len(r.Checks) > 0 {
+		switch r.Checks[len(r.Checks)-1].Name {
+		case "list of files", "index", "last stop", "newest events", "head", "records":
+			return errors.Is(err, storage.ErrCorrupt)
+		}
+		return false
+	}
+	return index.IsDamaged(err)
+}
+
+// told is what damage of the index was told of: each kind once.
+type told struct{ index, record, unread atomic.Bool }
+
+// forget is for a state that was replaced.
+func (t *told) forget() {
+	t.index.Store(false)
+	t.record.Store(false)
+}
+
+// met looks at the error of a read or a change, and returns it: damage of the index
 // is told of, of a file and of a record once each until the state is replaced,
 // whoever meets it.
 func (s *Slot) met(err error) error {
@@ -51,9 +77,9 @@ func (s *Slot) met(err error) error {
 	if err == nil || !errors.Is(err, storage.ErrCorrupt) || errors.As(err, &told) {
 		return err
 	}
-	said := &s.recordTold
+	said := &s.told.record
 	if IndexLost(err) {
-		said = &s.indexTold // also of a building copy, which would be filled in vain
+		said = &s.told.index // also of a building copy, which would be filled in vain
 	} else if s.building.Load() {
 		return err
 	}
@@ -74,12 +100,12 @@ func (s *Slot) tableDamaged(path string, err error) {
 // second.
 func (s *Slot) indexRetries(err error) {
 	if errors.Is(err, index.ErrRead) {
-		if s.readTold.CompareAndSwap(false, true) {
+		if s.told.unread.CompareAndSwap(false, true) {
 			s.log.Warn("index: a table cannot be read; compaction tries again", "err", err)
 		}
 		return
 	}
-	if !s.indexTold.Load() {
+	if !s.told.index.Load() {
 		s.log.Warn("index", "err", err)
 	}
 }

@@ -2,7 +2,6 @@ package local
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 	"slices"
 
@@ -10,7 +9,6 @@ import (
 
 	"mailnode/storage"
 	"mailnode/storage/disk"
-	"mailnode/storage/index"
 	"mailnode/storage/slot"
 )
 
@@ -43,7 +41,7 @@ func (s *Slot) openFolder() (string, error) {
 	if err != nil {
 		return "", err
 	}
-	s.owner.identity = id
+	s.found.owner.identity = id
 	packsID, packsFound, err := s.readIdentity(packs)
 	if err != nil {
 		return "", err
@@ -68,7 +66,7 @@ func (s *Slot) openFolder() (string, error) {
 			}
 		}
 		return text, nil
-	case found && len(s.folders()) > 1:
+	case found && len(s.o.folders()) > 1:
 		return "", storage.Errorf(storage.ErrCorrupt, "%q is missing: is the data volume mounted? If it is lost, move %q away as well: the copy is then filled from a replica", packs, s.o.Dir)
 	case found: // lost from beside its twin on one disk; noBodies knows an emptied folder
 		if err := fs.MkdirAll(s.o.PacksDir, 0o700); err != nil {
@@ -97,7 +95,7 @@ func (s *Slot) openFolder() (string, error) {
 	} else if err := s.writeIdentity(packs, born); err != nil {
 		return "", err
 	}
-	s.owner.identity = identity{Format: formatVersion, Copy: born}
+	s.found.owner.identity = identity{Format: formatVersion, Copy: born}
 	return text + ", made now", s.writeIdentity(own, born)
 }
 
@@ -107,7 +105,7 @@ func (s *Slot) readIdentity(path string) (id identity, found bool, err error) {
 		return id, false, err
 	}
 	if err == disk.ErrSeal || err == nil && json.Unmarshal([]byte(line), &id) != nil {
-		if id, damaged := s.owner.byIndex, slices.Contains(s.owner.damaged, path); damaged && id != nil {
+		if id, damaged := s.found.owner.byIndex, slices.Contains(s.found.owner.damaged, path); damaged && id != nil {
 			return *id, true, nil
 		}
 		return id, false, storage.Errorf(storage.ErrCorrupt, "%q is damaged", path)
@@ -163,37 +161,5 @@ const (
 	keyJournalStart  = "journal"  // position before the oldest event kept
 	keyJournalEvents = "events"   // how many events the journal has
 )
-
-// openIndex opens the index, when its logs have been proved.
-func (s *Slot) openIndex() (string, error) {
-	dir := s.o.FS.PathJoin(s.o.Dir, "index")
-	_, witnessed, err := s.witness()
-	if err != nil {
-		return "", err
-	}
-	if s.doubt, err = index.Prove(s.o.FS, dir, func(percent int) { s.step("proves its logs", percent) }); errors.Is(err, index.ErrDamaged) {
-		return "", storage.Errorf(storage.ErrCorrupt, "open index: %w", err)
-	} else if err != nil {
-		return "", fmt.Errorf("open index: %w", err)
-	}
-	s.step("replays its logs", -1)
-	if err := s.db.Open(s.o.FS, dir, witnessed); err != nil { // one that lost its marker is not a new one
-		kind := storage.ErrCorrupt
-		if diskFull(err) {
-			kind = storage.ErrDiskFull
-		}
-		return "", storage.Errorf(kind, "open index: %w", err)
-	}
-	return fmt.Sprintf("opened, format %s", s.db.FormatMajorVersion()), nil
-}
-
-// indexOwner is what the copy tells its index, and is told by it.
-func (s *Slot) indexOwner() index.Owner {
-	return index.Owner{Log: s.log, Latch: s.latch, Fail: s.fail, Roomy: s.roomy, LeaveRoom: s.leaveRoom,
-		Damaged: s.tableDamaged, Retried: s.indexRetries, Stalls: s.writesStall, GoesOn: s.writesGoOn}
-}
-
-// guarded runs what uses the index, or a disk that may hang (index.Guarded).
-func (s *Slot) guarded(fn func() error) error { return index.Guarded(s.latch, fn) }
 
 func localKey(name string) []byte { return append([]byte{'l'}, name...) }
