@@ -46,7 +46,7 @@ compaction | node compactBytesPerSec
 mail that compaction compresses | node compressAfter
 pack file | storage/blob PackBytesMax
 packs open for reading | storage/local packFilesMax
-open table files of all indexes | storage/local filesOpenMax
+open table files of all indexes | storage/index filesOpenMax
 listings of opened mailboxes | storage/local listingIdle
 jobs | node/job queuedMax keptMax findingsMax
 damaged bodies remembered for repair | node damagedMax

@@ -43,7 +43,7 @@ type bodies struct {
 
 func newTxn(c *committer) *txn {
 	b := c.s.db.NewIndexedBatch()
-	return &txn{s: c.s, b: b, reads: reads{src: b}, bodies: bodies{covered: c.s.stagedCount()}, lastEvent: c.lastEvent,
+	return &txn{s: c.s, b: b, reads: reads{src: b}, bodies: bodies{covered: c.s.onStage.count()}, lastEvent: c.lastEvent,
 		touched: map[storage.Ref]struct{}{}}
 }
 
@@ -102,6 +102,8 @@ func (t *txn) Get(key []byte) ([]byte, bool, error) {
 }
 
 func (t *txn) iter(sp event.Span) (*pebble.Iterator, error) { return newIter(t.src, sp) }
+
+func (t *txn) met(err error) { t.s.met(err) }
 
 // touch counts keys that are read or written.
 func (t *txn) touch(n int) {
@@ -191,12 +193,12 @@ func (t *txn) place(over *overlay, ev *event.Event) ([]slot.BodyRef, error) {
 // notePlaced notes that the batch points to bodies that were staged.
 func (t *txn) notePlaced(refs ...slot.BodyRef) {
 	t.placed = append(t.placed, refs...)
-	t.s.place(refs)
+	t.s.onStage.place(refs)
 }
 
 // stagedAt finds a body that the batch is to point to.
 func (t *txn) stagedAt(ref slot.BodyRef) (blob.Location, bool) {
-	st, ok := t.s.stagedBody(ref)
+	st, ok := t.s.onStage.find(ref)
 	if ok && st.number > t.covered {
 		t.late = true
 	}

@@ -83,7 +83,7 @@ func (s *Slot) Serve(ctx context.Context, e slot.Epoch, x slot.UncleanCount, gat
 			return storage.Errorf(storage.ErrNotMaster, "serve slot %s in epoch %d: this copy has seen epoch %d", s.o.Slot, e, last)
 		case last == e:
 			m.floor = slot.Position(rec.ModseqFloor)
-			if !s.dirty {
+			if !s.found.dirty {
 				return t.noteServed(e)
 			}
 			// The jump is a branch of the history. By the branch a replica is known that
@@ -108,7 +108,7 @@ func (s *Slot) Serve(ctx context.Context, e slot.Epoch, x slot.UncleanCount, gat
 	if err != nil {
 		return nil, err
 	}
-	s.dirty = false
+	s.found.dirty = false
 	return m, nil
 }
 

@@ -279,4 +279,4 @@ func (m *Master) Move(ctx context.Context, r storage.Ref, uids []storage.UID, to
 }
 
 // Watch implements storage.Changes.
-func (m *Master) Watch(r storage.Ref) (<-chan struct{}, func()) { return m.s.watch.add(r) }
+func (m *Master) Watch(r storage.Ref) (<-chan struct{}, func()) { return m.s.watch.mailboxes.add(r) }

@@ -119,10 +119,3 @@ func (m *Master) withinQuota(ctx context.Context, id storage.AccountID, change f
 	q := quotaCounts{}
 	return counting(func() error { return change(q) }, func() error { return m.countQuota(ctx, q, id) })
 }
-
-// met is how readers tell of a record that is wrong and does not stop them.
-func (v *view) met(err error) { v.s.met(err) }
-func (t *txn) met(err error)  { t.s.met(err) }
-
-func (v *view) touch(int) {} // nobody waits for a reader
-func (*sink) touch(int)   {}
