@@ -47,7 +47,7 @@ compaction | node compactBytesPerSec
 mail that compaction compresses | node compressAfter
 pack file | storage/blob PackBytesMax
 packs open for reading | storage/local packFilesMax
-open table files of all indexes | storage/local filesOpenMax
+open table files of all indexes | storage/index filesOpenMax
 listings of opened mailboxes | storage/local listingIdle
 jobs | node/job queuedMax keptMax findingsMax
 damaged bodies remembered for repair | node damagedMax
@@ -55,8 +55,8 @@ bodies given up by themselves | node giveUpMax giveUpAfter
 missing messages are looked for | node lookEvery
 scrub | node scrubRateLeast
 'slot audit' | node auditRateDefault
-'slot reindex' | node reindexBytesPerSec
-remembered logins | storage/local verifiedMax
+'slot reindex' | node rebuildBytesPerSec
+remembered logins | storage/local provedMax
 logins that wait to be proved | storage/local waitingMax
 rest of a client after a wrong password | storage/local wrongRest
 disk reserve, which whatever grows leaves free: mail, COPY, MOVE, CREATE, RENAME, SUBSCRIBE, new keywords, 'user add', undelete | storage/disk ReserveBytes
@@ -64,6 +64,7 @@ any other change: flags, expunging, deleting | storage/disk FloorBytes
 ballast, the file 'BALLAST' of each volume's folders | storage/disk BallastBytes ballastRoomBytes
 how old the answer of a disk is, when it is asked what is free | storage/disk lookEvery
 a write of an index that finds no room is tried again | storage/local roomAgainEvery
+a write of Raft that finds no room is tried again | raftfsm roomAgainEvery
 a copy that was not opened for want of room is opened again | node roomAgainAfter
 message in memory on its way in | storage spoolSmallBytes
 messages on their way in, by announced size | storage SpoolBytesMax spoolSmallBytes
@@ -80,7 +81,6 @@ one operation on Raft's files | raftfsm StallLimit
 proof of Raft's files at a start | raftfsm openStalls
 what a server remembers of Raft | raftfsm memoryRecordLen
 members | raftfsm/cluster MaxMembers
-members | node/peer membersMax
 slots | storage/slot MaxSlots
 replicas of a slot | raftfsm/cluster MaxReplicas
 ownership changes remembered | raftfsm/cluster MaxHistory

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"mailnode/figures"
 	"mailnode/raftfsm/cluster"
 )
 
@@ -102,7 +103,7 @@ func find(st *cluster.State, id string) (cluster.Proposal, *Outcome) {
 func briefly(open []cluster.Proposal) []string {
 	var out []string
 	for _, p := range open {
-		out = append(out, fmt.Sprintf("%s: %s of %s, %s", p.ID, counted(uint64(p.Left()), "slot"), subject(p), p.Reason))
+		out = append(out, fmt.Sprintf("%s: %s of %s, %s", p.ID, figures.Count(p.Left(), "slot"), subject(p), p.Reason))
 	}
 	return out
 }

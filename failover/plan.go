@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"mailnode/figures"
 	"mailnode/raftfsm/cluster"
 	"mailnode/storage/slot"
 )
@@ -316,7 +317,7 @@ func (pl planner) lastWords(p cluster.Proposal) string {
 	if p.Node == "" || nv.LastWords == "" || pl.v.presence(p.Node, pl.suspectAfter) == alive {
 		return ""
 	}
-	ago := age(pl.v.Now - nv.HeardAt)
+	ago := figures.Age(pl.v.Now - nv.HeardAt)
 	if nv.LastWords == CleanStop {
 		return fmt.Sprintf("%s was stopped cleanly %s ago", p.Node, ago)
 	}

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"mailnode/figures"
 	"mailnode/raftfsm/cluster"
 	"mailnode/storage/slot"
 )
@@ -39,19 +40,19 @@ func (p Plan) print(out *printer) {
 	case left > 0 && serves == left:
 		out.line(0, "%s: nothing to do, %s answers again", p.Proposal, p.Node)
 	case safe == left:
-		out.line(0, "%s: SAFE, %s of %s", p.Proposal, counted(uint64(left), "slot"), p.Node)
+		out.line(0, "%s: SAFE, %s of %s", p.Proposal, figures.Count(left, "slot"), p.Node)
 		out.command("mailnode failover confirm " + p.Proposal)
 	case safe > 0:
 		out.line(0, "%s: %d of %d slots of %s are SAFE", p.Proposal, safe, left, p.Node)
 		out.command("mailnode failover confirm " + p.Proposal)
 	default:
-		out.line(0, "%s: NOT SAFE, %s of %s", p.Proposal, counted(uint64(left), "slot"), p.Node)
+		out.line(0, "%s: NOT SAFE, %s of %s", p.Proposal, figures.Count(left, "slot"), p.Node)
 	}
 	reason := p.Reason
 	if p.LastWords != "" { // the recorded reason repeats them, without their age
 		reason = fmt.Sprintf("%s is silent", p.Node)
 	}
-	out.line(0, "%s (for %s)", reason, age(time.Duration(p.SinceS)*time.Second))
+	out.line(0, "%s (for %s)", reason, figures.Age(time.Duration(p.SinceS)*time.Second))
 	if p.LastWords != "" {
 		out.line(0, "%s", p.LastWords)
 	}
@@ -209,17 +210,17 @@ func facts(g []PlanSlot) string {
 	}
 	switch {
 	case usersKnown:
-		out += ", " + counted(uint64(users), "user")
+		out += ", " + figures.Count(users, "user")
 	case users > 0:
-		out += fmt.Sprintf(", at least %s", counted(uint64(users), "user"))
+		out += fmt.Sprintf(", at least %s", figures.Count(users, "user"))
 	default:
 		out += ", users not known"
 	}
 	switch {
 	case events > 0:
-		out += fmt.Sprintf(", at risk: %s, %s, %s", counted(events, "event"), counted(messages, "message"), size(bytes))
+		out += fmt.Sprintf(", at risk: %s, %s, %s", figures.Count(events, "event"), figures.Count(messages, "message"), figures.Size(bytes))
 		if by != "" {
-			out += fmt.Sprintf(" (as %s heard %s ago)", by, age(time.Duration(oldest)*time.Millisecond))
+			out += fmt.Sprintf(" (as %s heard %s ago)", by, figures.Age(time.Duration(oldest)*time.Millisecond))
 		}
 	case !riskKnown:
 		out += ", how much is at risk is not known"

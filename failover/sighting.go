@@ -6,6 +6,7 @@ import (
 	"slices"
 	"time"
 
+	"mailnode/figures"
 	"mailnode/raftfsm/cluster"
 	"mailnode/storage/slot"
 )
@@ -81,7 +82,7 @@ func wentBack(sl cluster.Slot, n slot.NodeName, c CopyAnswer, seen []Sighting) s
 func wentAlone(sl cluster.Slot, seen []Sighting) string {
 	for _, s := range seen {
 		if s.Node == sl.Master && s.Epoch == sl.Epoch && s.Role == RoleMaster && s.Alone {
-			return fmt.Sprintf("%s acknowledged alone since %s, as %s heard %s ago", sl.Master, s.AloneSince, s.By, age(time.Duration(s.AgoMs)*time.Millisecond))
+			return fmt.Sprintf("%s acknowledged alone since %s, as %s heard %s ago", sl.Master, s.AloneSince, s.By, figures.Age(time.Duration(s.AgoMs)*time.Millisecond))
 		}
 	}
 	return ""

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"io"
 	"strings"
-	"time"
 	"unicode"
 	"unicode/utf8"
 )
@@ -73,36 +72,4 @@ func (p *printer) writeTo(w io.Writer) error {
 		return fmt.Errorf("print plan: %w", err)
 	}
 	return nil
-}
-
-// age shows a duration as people say it: 17 s, 4 min, 3 h, 2 d.
-func age(d time.Duration) string {
-	switch {
-	case d < 2*time.Minute:
-		return fmt.Sprintf("%d s", int64(d/time.Second))
-	case d < 2*time.Hour:
-		return fmt.Sprintf("%d min", int64(d/time.Minute))
-	case d < 48*time.Hour:
-		return fmt.Sprintf("%d h", int64(d/time.Hour))
-	}
-	return fmt.Sprintf("%d d", int64(d/(24*time.Hour)))
-}
-
-// size shows bytes.
-func size(n uint64) string {
-	switch {
-	case n < 10_000:
-		return fmt.Sprintf("%d bytes", n)
-	case n < 10_000_000:
-		return fmt.Sprintf("%d KB", n/1000)
-	}
-	return fmt.Sprintf("%d MB", n/1_000_000)
-}
-
-// counted returns "1 user", "12 users".
-func counted(n uint64, one string) string {
-	if n == 1 {
-		return "1 " + one
-	}
-	return fmt.Sprintf("%d %ss", n, one)
 }

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"mailnode/figures"
 	"mailnode/raftfsm/cluster"
 	"mailnode/storage/slot"
 )
@@ -92,9 +93,9 @@ func (w *watch) gone(p cluster.Proposal) string {
 	case left == 0:
 		return fmt.Sprintf("%s serves again", subject(p))
 	case settled && p.Node != "":
-		return fmt.Sprintf("%s answers again, and does not serve %s", p.Node, counted(uint64(left), "slot"))
+		return fmt.Sprintf("%s answers again, and does not serve %s", p.Node, figures.Count(left, "slot"))
 	case settled && serving > 0:
-		return fmt.Sprintf("%s serves %s again", subject(p), counted(uint64(serving), "slot"))
+		return fmt.Sprintf("%s serves %s again", subject(p), figures.Count(serving, "slot"))
 	}
 	return ""
 }

@@ -36,7 +36,7 @@ func appendHead(cmd *command) (a appendArguments, d *wire.Decoder) {
 	return a, d
 }
 
-// appendLiteral says whether the literal that is announced at the end of the
+// appendLiteral reports whether the literal that is announced at the end of the
 // text is the message. If not, it is the mailbox's name; anything else is wrong.
 func appendLiteral(cmd *command) (isMessage bool, refusal *reply) {
 	d := newArguments(cmd)

@@ -60,7 +60,7 @@ var commands = map[string]*spec{
 	"UID EXPUNGE": {run: (*session).uidExpunge, states: selected, writes: true},
 }
 
-// isUID says whether the command counts in UIDs.
+// isUID reports whether the command counts in UIDs.
 func (cmd *command) isUID() bool { return len(cmd.verb) > 4 && cmd.verb[:4] == "UID " }
 
 // serveCommand runs a command and answers. An error ends the session, or this

@@ -38,7 +38,7 @@ func (c *session) create(cmd *command) (reply, error) {
 }
 
 // specialUse finds the uses that a mailbox can have; \All and \Flagged would be
-// views of other mailboxes' messages, which there are none of.
+// views of other mailboxes' messages, and there are no views.
 func specialUse(attr string) (storage.SpecialUse, bool) {
 	for _, u := range []storage.SpecialUse{storage.UseDrafts, storage.UseSent, storage.UseJunk, storage.UseTrash, storage.UseArchive} {
 		if strings.EqualFold(attr, `\`+string(u)) {

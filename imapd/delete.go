@@ -8,8 +8,8 @@ func oneName(cmd *command) (string, error) {
 	return name, cmd.Err()
 }
 
-// delete is DELETE (RFC 3501, section 6.3.4). Who deletes the mailbox that he
-// has selected has none selected any more; other sessions there end (view.go).
+// delete is DELETE (RFC 3501, section 6.3.4). A session that deletes its selected
+// mailbox has none selected then; other sessions there end (view.go).
 func (c *session) delete(cmd *command) (reply, error) {
 	name, err := oneName(cmd)
 	if err != nil {

@@ -144,7 +144,7 @@ func (f *fetching) writeBatch() error {
 }
 
 // readSummaries reads at once the summaries of the first of batch and of those
-// that lie close behind it, up to summariesMax bytes, and says how many it went
+// that lie close behind it, up to summariesMax bytes, and returns how many it went
 // through. One that it did not find is left to writeMessage.
 func (f *fetching) readSummaries(batch []fetched) (n int) {
 	for n = 1; n < len(batch) && batch[n].m.UID-batch[n-1].m.UID < scanGap; n++ {

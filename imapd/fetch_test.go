@@ -32,7 +32,7 @@ func TestExploitLongSet(t *testing.T) {
 	c.ok("a SELECT INBOX")
 	set := strings.TrimSuffix(strings.Repeat("1,2:3,", 9_000), ",")
 	if got := c.ok("b UID FETCH " + set + " FLAGS"); len(got) != 3 {
-		t.Errorf("FETCH of a %d byte set gave %d messages, want 3", len(set), len(got))
+		t.Errorf("FETCH of a %d byte set returned %d messages, want 3", len(set), len(got))
 	}
 	c.send("\r\n")
 	c.until("* BAD")

@@ -42,23 +42,23 @@ func (s *section) partialBytes() int64 {
 	return s.Partial.Size
 }
 
-// needsSummary says whether a record alone cannot answer.
+// needsSummary reports whether a record alone cannot answer.
 func (p *fetchPlan) needsSummary() bool {
 	return p.envelope || p.body || p.structure || len(p.sections) > 0
 }
 
-// needsBody says whether a message's body has to be opened whatever its summary
+// needsBody reports whether a message's body has to be opened whatever its summary
 // holds.
 func (p *fetchPlan) needsBody() bool {
 	return slices.ContainsFunc(p.sections, func(s section) bool { return !s.listed() })
 }
 
-// listed says whether the summary usually has it.
+// listed reports whether the summary usually has it.
 func (s *section) listed() bool {
 	return s.fields != nil && !s.not && len(s.Part) == 0 && mime.CoversHeader(s.fields)
 }
 
-// marks says whether reading sets \Seen (RFC 3501, section 6.4.5).
+// marks reports whether reading sets \Seen (RFC 3501, section 6.4.5).
 func (p *fetchPlan) marks() bool {
 	return slices.ContainsFunc(p.sections, func(s section) bool { return !s.Peek })
 }
@@ -231,7 +231,7 @@ func (p *fetchPlan) sectionText(cmd *command, s *section, label []byte) []byte {
 	return label
 }
 
-// appendFieldName gives a field name back as it can stand in a response. What is
+// appendFieldName appends a field name as it can stand in a response. What is
 // no atom is quoted, what cannot be quoted is dropped to "?": no header has it.
 func appendFieldName(dst []byte, f string) []byte {
 	atom, quotable := f != "", true

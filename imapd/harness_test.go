@@ -245,7 +245,7 @@ func (c *wireClient) until(prefix string) []string {
 	}
 }
 
-// cmd sends a command and gives all up to its tagged response.
+// cmd sends a command and returns all up to its tagged response.
 func (c *wireClient) cmd(text string) []string {
 	c.t.Helper()
 	c.send(text + "\r\n")

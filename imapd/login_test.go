@@ -150,7 +150,7 @@ func TestExploitLiteralInLogin(t *testing.T) {
 	c.until("c NO [AUTHENTICATIONFAILED]")
 }
 
-// failingLogin answers each user with an error of his own: "u3" has errs[3].
+// failingLogin answers each user with an error of its own: "u3" has errs[3].
 type failingLogin struct{ errs []error }
 
 func (f failingLogin) Login(_ context.Context, user string, _ storage.Attempt) (Grant, error) {
@@ -163,7 +163,7 @@ func (f failingLogin) Login(_ context.Context, user string, _ storage.Attempt) (
 
 // Each kind of error at a login, at the master and through a front node: only a
 // refused password is a failed one, and nothing of ours makes a client believe
-// that its user or his mail is gone (LAWS §7.4; RFC 5530, section 3).
+// that its user or the mail is gone (LAWS §7.4; RFC 5530, section 3).
 func TestLaw07LoginFailsOnlyForTheUsersTrouble(t *testing.T) {
 	of := func(kinds ...error) error {
 		err := error(errors.New("log in"))

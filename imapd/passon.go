@@ -87,7 +87,7 @@ func (c *session) passOn(cmd *command, to *Elsewhere, user, password string) err
 	return errGoOn
 }
 
-// readAnswer reads the peer's line and gives what came behind it.
+// readAnswer reads the peer's line and returns what came behind it.
 func readAnswer(peer net.Conn) (passAnswer, []byte, error) {
 	var answer passAnswer
 	buf := make([]byte, 0, 4<<10)
@@ -142,7 +142,7 @@ func (c *session) servePeer() error {
 }
 
 // logInPeer never passes on: the front node has asked the user's home, and two
-// nodes that each take the other for the master must not play ball.
+// nodes that each take the other for the master must not pass a client to and fro.
 func (c *session) logInPeer(req *passRequest) error {
 	if req.V != passVersion {
 		return storage.Errorf(storage.ErrUnavailable, "read pass request: version %d, want %d", req.V, passVersion)

@@ -98,7 +98,7 @@ func TestPassOnTLS(t *testing.T) {
 	c.until("a OK")
 	c.ok("b SELECT INBOX")
 	if got := c.ok("c UID FETCH 1:* (FLAGS ENVELOPE)"); len(got) != 3 {
-		t.Errorf("FETCH gave %d messages, want 3", len(got))
+		t.Errorf("FETCH returned %d messages, want 3", len(got))
 	}
 	c.ok("d LOGOUT")
 	if _, err := c.tryLine(); !errors.Is(err, io.EOF) {

@@ -35,7 +35,7 @@ func (c *session) commandBytesMax() int {
 	return commandBytesAfter
 }
 
-// readCommand frames the next command. It gives nil when the command was
+// readCommand frames the next command. It returns nil when the command was
 // refused; the refusal is written. An error ends the session.
 //
 // The verb and the state are checked on the first line: an argument of a command
@@ -101,7 +101,7 @@ func (c *session) dropText(cmd *command) {
 	cmd.text, cmd.Decoder = nil, nil
 }
 
-// newArguments gives a Decoder that stands behind the verb.
+// newArguments returns a Decoder that stands behind the verb.
 func newArguments(cmd *command) *wire.Decoder {
 	d := wire.NewDecoder(cmd.text)
 	skipHead(d)
@@ -119,7 +119,7 @@ func skipHead(d *wire.Decoder) (tag, verb string) {
 	return tag, verb
 }
 
-// readHead reads tag and verb and says why the command may not run.
+// readHead reads tag and verb and returns why the command may not run.
 func (c *session) readHead(cmd *command) *reply {
 	d := wire.NewDecoder(cmd.text)
 	cmd.tag, cmd.verb = skipHead(d)

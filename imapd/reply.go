@@ -43,7 +43,7 @@ func (e *byeError) Error() string { return e.text }
 var errTarget = errors.New("target mailbox")
 
 // replyTo maps an error to its answer: the only place that does. A byeError is
-// given back for what ends the session. Texts are fixed: an error's own text is
+// returned for what ends the session. Texts are fixed: an error's own text is
 // for the log, it may name other users' things.
 func replyTo(err error) (reply, *byeError) {
 	var syntax *wire.SyntaxError
@@ -90,7 +90,7 @@ func replyTo(err error) (reply, *byeError) {
 	return no("SERVERBUG", "internal error") // the caller logs it
 }
 
-// known says whether err is of a kind that needs no log line.
+// known reports whether err is of a kind that needs no log line.
 func known(r reply) bool { return r.code != "SERVERBUG" }
 
 // writeTagged writes a tagged response; without a tag an untagged one.

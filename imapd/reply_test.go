@@ -31,7 +31,7 @@ func TestReplyTo(t *testing.T) {
 		{context.Canceled, "BYE [UNAVAILABLE]"},
 		{context.DeadlineExceeded, "NO [UNAVAILABLE]"},
 		{io.ErrClosedPipe, "NO [SERVERBUG]"},
-		// Of two kinds: an account that is not there any more, or a node that doubts.
+		// Of two kinds: an account that is gone, or a node that doubts.
 		{storage.Errorf(storage.ErrUnavailable, "%w", storage.ErrNotFound), "NO [UNAVAILABLE]"},
 		{storage.Errorf(storage.ErrNotMaster, "%w", storage.ErrNotFound), "BYE [UNAVAILABLE]"},
 		{storage.Errorf(storage.ErrUnavailable, "%w", storage.ErrAuth), "NO [UNAVAILABLE]"},

@@ -275,7 +275,7 @@ func (s *searching) open(m *candidate) error {
 	return err
 }
 
-// isGone reports whether an error means for certain that a message is there no more.
+// isGone reports whether an error means for certain that a message is gone.
 func isGone(err error) bool {
 	return errors.Is(err, storage.ErrNotFound) && !errors.Is(err, storage.ErrUnavailable)
 }

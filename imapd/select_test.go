@@ -65,7 +65,7 @@ func TestSelectThatFails(t *testing.T) {
 }
 
 // TestSelectAnother: the new mailbox's numbers count from the moment it is
-// selected, and the old one's changes are told no more.
+// selected, and the old one's changes are no longer told.
 func TestSelectAnother(t *testing.T) {
 	b := newBench(t, nil)
 	b.deliverMany("alice", 3)

@@ -99,8 +99,8 @@ func New(cfg Config) *Server {
 	return s
 }
 
-// Serve accepts connections until the listener fails or Shutdown, which gives
-// ErrShutdown. It closes ln.
+// Serve accepts connections until the listener fails or Shutdown is called
+// (ErrShutdown). It closes ln.
 func (s *Server) Serve(ln net.Listener, o ListenerOptions) error {
 	defer ln.Close()
 	if o.ImplicitTLS && s.cfg.TLS == nil {
@@ -184,7 +184,7 @@ func (s *Server) ServePeer(nc net.Conn) {
 // refusal is why a connection is not let in: for the metrics, and for the client.
 type refusal struct{ reason, text string }
 
-// register counts a session in, or says why not; nil: it is in.
+// register counts a session in, or returns why not; nil: it is in.
 func (s *Server) register(c *session) *refusal {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -308,7 +308,7 @@ func (s *Server) endClosed(store storage.Store, w *storeWatch) {
 	}
 }
 
-// closedTo says why a session that proved a Credential of an account must end; nil:
+// closedTo returns why a session that proved a Credential of an account must end; nil:
 // it need not. Any other trouble than these shows where the session meets it.
 func closedTo(a storage.Account, err error, proved storage.Credential) *byeError {
 	switch {

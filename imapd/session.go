@@ -219,7 +219,7 @@ func (c *session) waitCommand() error {
 	return nil
 }
 
-// ended says whether the session must end although its client did nothing.
+// ended reports whether the session must end although its client did nothing.
 func (c *session) ended() bool { return c.net.kicked() }
 
 // errLogout ends a session that has said BYE.

@@ -47,7 +47,7 @@ func TestExploitTLSByType(t *testing.T) {
 	}
 }
 
-// TestStartTLS: what was known before is forgotten, and it is offered no more
+// TestStartTLS: what was known before is forgotten, and it is no longer offered
 // (RFC 3501, section 6.2.1).
 func TestStartTLS(t *testing.T) {
 	b := newBench(t, nil)

@@ -85,7 +85,7 @@ func (v *view) spans(set wire.Set, isUID bool) ([]span, error) {
 	return out, nil
 }
 
-// list gives the UIDs of spans.
+// list returns the UIDs of spans.
 func (v *view) list(spans []span) []storage.UID {
 	var out []storage.UID
 	for _, s := range spans {
@@ -149,7 +149,7 @@ func (v *view) remove(uids []storage.UID, told func(seq int)) {
 	v.uids = v.uids[:kept]
 }
 
-// take brings a ChangeSet into the view. It gives the messages whose new flags
+// take brings a ChangeSet into the view. It returns the messages whose new flags
 // the client must hear, and whether messages were added.
 func (v *view) take(cs storage.ChangeSet) (flags []storage.Message, added bool) {
 	for _, uid := range cs.Expunged {
@@ -199,7 +199,7 @@ func (v *view) share(latest []storage.UID) {
 	}
 }
 
-// newKeywords says whether flags have keywords that FLAGS did not name yet, and
+// newKeywords reports whether flags have keywords that FLAGS did not name yet, and
 // takes them in.
 func (v *view) newKeywords(f storage.Flags) bool {
 	found := false

@@ -21,7 +21,7 @@ const (
 // the kernel of one that has gone answers with a reset.
 const stillHere = "* OK still at work\r\n"
 
-// errGone says that the client is not there any more.
+// errGone says that the client is gone.
 var errGone = errors.New("serve client: it has closed its connection")
 
 // heard is what the kernel has heard of the other side of a connection.

@@ -24,7 +24,7 @@ const (
 	outBytesMax = 4096
 )
 
-// conn stands between the network and go-smtp. Read gives go-smtp one command
+// conn stands between the network and go-smtp. Read hands go-smtp one command
 // line at a time; Write collects replies, which go out when a read would block
 // (RFC 2920, section 3.2, asks for that); message bytes are read by a body.
 type conn struct {
@@ -123,7 +123,7 @@ func (c *conn) command() error {
 	return nil
 }
 
-// readLine gives a line with its LF. A line that the connection's end cut off is
+// readLine returns a line with its LF. A line that the connection's end cut off is
 // no command. The line limit is an error that go-smtp answers before it closes.
 func (c *conn) readLine() ([]byte, error) {
 	c.line = c.line[:0]
@@ -253,7 +253,7 @@ func (c *conn) leave() {
 	}
 }
 
-// transaction says whether a mail transaction is open.
+// transaction reports whether a mail transaction is open.
 func (c *conn) transaction(open bool) {
 	c.mu.Lock()
 	c.mail = open

@@ -37,8 +37,8 @@ type Mail interface {
 	// 451 4.3.0: ErrUnavailable and ErrNotMaster are for a home slot without a master
 	// or with an open loss (LAWS §7.4).
 	Resolve(ctx context.Context, a slot.Address, bytes int64) (Recipient, error)
-	// Deliver stores one body for all rcpts, each account once, and gives one
-	// result per recipient in the order of rcpts. nil is given only when law 1
+	// Deliver stores one body for all rcpts, each account once, and returns one
+	// result per recipient in the order of rcpts. nil is returned only when law 1
 	// allows the 250. It must return soon after ctx ends.
 	Deliver(ctx context.Context, body storage.Body, date time.Time, rcpts []Recipient) []error
 }
@@ -220,7 +220,7 @@ func (s *Server) Serve(l net.Listener) error {
 	}
 }
 
-// passing says whether the next Accept may work again.
+// passing reports whether the next Accept may work again.
 func passing(err error) bool {
 	return errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE) || errors.Is(err, syscall.ENOBUFS) ||
 		errors.Is(err, syscall.ENOMEM) || errors.Is(err, syscall.ECONNABORTED)
@@ -248,7 +248,7 @@ type place struct {
 	client string // the fair.Network of a TCP client, or "": all of the kind
 }
 
-// seat gives a connection its place, or says why it has none.
+// seat gives a connection its place, or returns why it has none.
 func (s *Server) seat(c *conn) (reason string) {
 	var p place
 	switch a := c.RemoteAddr().(type) {

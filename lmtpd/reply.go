@@ -33,8 +33,8 @@ func reply(err error) *smtp.SMTPError {
 }
 
 // dataReply is reply for a recipient whose RCPT was accepted: whatever became of
-// him, his mail is not bounced any more (law 7; RFC 2033, section 4.2, gives each
-// RCPT an answer of its own). Who is really gone gets his 550 at the next try's RCPT.
+// that user, the mail is not bounced any more (law 7; RFC 2033, section 4.2, gives
+// each RCPT an answer of its own). A user who is gone gets the 550 at the next RCPT.
 // A 5xx about the message itself, which the client was told before it began to
 // send (SIZE, RFC 1870), is messageReply's.
 func dataReply(err error) *smtp.SMTPError {
@@ -54,7 +54,7 @@ func messageReply(err error) *smtp.SMTPError {
 	return dataReply(err)
 }
 
-// ourTrouble says whether an operator may want to know.
+// ourTrouble reports whether an operator may want to know.
 func ourTrouble(r *smtp.SMTPError) bool {
 	return r.Code/100 == 4 && r.EnhancedCode[1] == 3
 }

@@ -11,7 +11,7 @@ import (
 	"mailnode/storage"
 )
 
-// everyKind is each kind of error that the node can give, and errors of none.
+// everyKind is each kind of error that the node can return, and errors of none.
 func everyKind() []error {
 	return []error{storage.ErrNotMaster, storage.ErrNotFound, storage.ErrExists, storage.ErrInvalid, storage.ErrLimit, storage.ErrOverQuota,
 		storage.ErrTooBig, storage.ErrAuth, storage.ErrCorrupt, storage.ErrDiverged, storage.ErrDiskFull, storage.ErrUnavailable,
@@ -55,7 +55,7 @@ func TestLaw07NoBounceAfterAnAcceptedRecipient(t *testing.T) {
 	}
 }
 
-// The same on the wire: whatever becomes of an accepted recipient, his answer is
+// The same on the wire: whatever becomes of an accepted recipient, the answer is
 // temporary, and the other's is not touched by it.
 func TestLaw07AcceptedRecipientOnTheWire(t *testing.T) {
 	for _, kind := range everyKind() {

@@ -29,7 +29,7 @@ import (
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // mailbag is the node of these tests: it keeps what is delivered. The user's
-// name says what happens to mail for him.
+// name says what happens to the mail.
 type mailbag struct {
 	mu      sync.Mutex
 	kept    []kept
@@ -193,7 +193,7 @@ func (c *client) send(lines ...string) {
 	}
 }
 
-// reply gives one reply's lines, "" at the connection's end.
+// reply returns one reply's lines, "" at the connection's end.
 func (c *client) reply() string {
 	var all strings.Builder
 	for {

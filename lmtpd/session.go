@@ -164,7 +164,7 @@ func (s *session) LMTPData(_ io.Reader, status smtp.StatusCollector) error {
 	return nil
 }
 
-// receive gives one answer per RCPT.
+// receive returns one answer per RCPT.
 func (s *session) receive() []*smtp.SMTPError {
 	date := s.server.cfg.Now()
 	t := trace{
@@ -225,7 +225,7 @@ func (c *chunks) get() *[chunkBytes]byte {
 	return new([chunkBytes]byte)
 }
 
-// take writes header and message, and gives the message's size as sent. It
+// take writes header and message, and returns the message's size as sent. It
 // reads to the final dot whatever happens to the spool, or what is left of the
 // message would run as commands.
 func (s *session) take(to io.Writer, header string) (int64, error) {

@@ -23,7 +23,7 @@ type trace struct {
 	deliveredTo slot.Address // "": more than one recipient
 }
 
-// header gives the fields, each line ended by CRLF.
+// header returns the fields, each line ended by CRLF.
 func (t trace) header() string {
 	var b strings.Builder
 	b.WriteString("Return-Path: <" + t.from + ">\r\n")

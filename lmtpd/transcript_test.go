@@ -10,7 +10,7 @@ import (
 )
 
 // TestTranscripts plays testdata/*: what the client says and what it hears, on
-// TCP and on a unix socket. `go test -rewrite` writes the answers anew.
+// TCP and on a unix socket. `go test -rewrite` writes the answers again.
 //
 //	session    one connection: the lines that the client sends; \x escapes as in Go
 //	stored     what the node was given since the last `stored`

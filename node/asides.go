@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"mailnode/failover"
+	"mailnode/figures"
 	"mailnode/node/monitor"
 	"mailnode/raftfsm/cluster"
 	"mailnode/storage"
@@ -53,18 +54,6 @@ const (
 
 func newAsides(n *Node) *asides {
 	return &asides{n: n, poke: make(chan struct{}, 1), own: map[asideKey]ownAside{}, heard: map[slot.NodeName][]failover.AsideReport{}}
-}
-
-// setAside is told of a state that a copy has just set aside.
-func (k *keeper) setAside(name string) {
-	s := k.opened()
-	if s == nil {
-		return
-	}
-	if k.n.lossOf(k.id) {
-		k.n.logErr("note accepted loss", s.NoteLoss(name))
-	}
-	k.n.asides.look(k.id, s)
 }
 
 // lossOf reports whether Raft knows that this node was left behind as a slot's master
@@ -229,7 +218,7 @@ func asideLine(n slot.NodeName, r failover.AsideReport) string {
 	line := fmt.Sprintf("on %s, %s: ", n, r.Name)
 	switch {
 	case r.Counted:
-		line += fmt.Sprintf("%s, %s, %s", counted(r.Messages, "message"), counted(r.Users, "user"), counted(r.Folders, "folder"))
+		line += fmt.Sprintf("%s, %s, %s", figures.Count(r.Messages, "message"), figures.Count(r.Users, "user"), figures.Count(r.Folders, "folder"))
 	default:
 		line += "how much is not known yet"
 	}
@@ -237,11 +226,4 @@ func asideLine(n slot.NodeName, r failover.AsideReport) string {
 		line += ", " + r.Trouble
 	}
 	return line
-}
-
-func counted(n int, what string) string {
-	if n == 1 {
-		return "1 " + what
-	}
-	return fmt.Sprintf("%d %ss", n, what)
 }

@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"slices"
@@ -11,6 +12,7 @@ import (
 	"mailnode/node/admin"
 	"mailnode/node/job"
 	"mailnode/node/monitor"
+	"mailnode/node/rpc"
 	"mailnode/raftfsm/cluster"
 	"mailnode/storage"
 	"mailnode/storage/check"
@@ -144,7 +146,7 @@ func (a *audit) index(f local.ScrubFinding) {
 		}
 	}
 	a.line(fixed, "%s; %s", text, did)
-	_, _, follower := a.k.roles()
+	_, _, follower := a.k.role.parts()
 	switch {
 	case fixed:
 	case lost:
@@ -161,10 +163,10 @@ func (a *audit) rebuildHere(cause error) (bool, string) {
 	switch a.k.rebuildMode(sl, "") {
 	case local.Refill:
 		a.lost = cause
-		return true, "the index is made anew from the master: mailnode job list"
+		return true, "the index is rebuilt from the master: mailnode job list"
 	case local.Alone:
 		a.lost = cause
-		return true, "the index is made anew from what is left of it and from the packs: mailnode job list"
+		return true, "the index is rebuilt from what is left of it and from the packs: mailnode job list"
 	}
 	return false, "not repaired: this copy is the master's, and a replica has what it lacks: " + serveElsewhere
 }
@@ -175,7 +177,7 @@ const serveElsewhere = "systemctl stop mailnode; then on another node: mailnode 
 
 // refetchHere has this copy fetch its master's state, when it is a replica.
 func (a *audit) refetchHere(why string) (bool, string) {
-	_, _, follower := a.k.roles()
+	_, _, follower := a.k.role.parts()
 	if follower == nil {
 		return false, "not repaired: this copy is the master's: " + serveElsewhere
 	}
@@ -194,7 +196,7 @@ func (a *audit) recount(f local.ScrubFinding) (bool, string) {
 			return false, fmt.Sprintf("not repaired: %v", err)
 		}
 		left := map[string]bool{}
-		if err := a.s.Inspect(func(x local.Snapshot) error {
+		if err := a.s.Snapshot(func(x local.Snapshot) error {
 			found, err := check.Run(x, check.Options{})
 			for _, f := range found {
 				left[f.String()] = true
@@ -219,7 +221,7 @@ const compareWithinAudit = 10 * time.Minute
 // one that counts.
 func (a *audit) compare(node slot.NodeName) (differs string, compared bool, err error) {
 	sl, _ := a.k.n.raft.State().Slot(a.k.id)
-	_, feed, follower := a.k.roles()
+	_, feed, follower := a.k.role.parts()
 	if feed == nil && node != sl.Master {
 		return "", true, nil
 	}
@@ -373,10 +375,10 @@ func (b mending) Missing(ctx context.Context, only []slot.ID) (admin.MissingMess
 			slots = append(slots, sl)
 		}
 	}
-	left := everySlot(ctx, b.n, slots, "missing", func(sl cluster.Slot, list []storage.Missing) {
-		for _, x := range list {
-			out.Messages = append(out.Messages, admin.MissingMessage{Slot: sl.ID, Address: x.Address, Mailbox: x.Mailbox, UID: uint32(x.UID),
-				Bytes: x.Size, Date: x.InternalDate.Format(time.RFC3339), GUID: x.GUID.String(), AgoS: int64(x.Ago / time.Second)})
+	left := everySlot(ctx, b.n, slots, &rpc.AccountCall{Call: &rpc.AccountCall_Missing{Missing: &rpc.Empty{}}}, func(sl cluster.Slot, r *rpc.AccountReply) {
+		for _, x := range r.Missing {
+			out.Messages = append(out.Messages, admin.MissingMessage{Slot: sl.ID, Address: slot.Address(x.Address), Mailbox: x.Mailbox, UID: x.Uid,
+				Bytes: x.Size, Date: time.Unix(x.InternalDateUnix, 0).UTC().Format(time.RFC3339), GUID: hex.EncodeToString(x.Guid), AgoS: x.AgoMs / 1000})
 		}
 	})
 	// Masters answer in any order; slots are listed in theirs.

@@ -13,7 +13,6 @@ import (
 	"mailnode/node/monitor"
 	"mailnode/node/rpc"
 	"mailnode/raftfsm/cluster"
-	"mailnode/storage"
 	"mailnode/storage/slot"
 )
 
@@ -165,43 +164,65 @@ func recorded(p cluster.Proposal, v failover.View) admin.Proposal {
 // userBook implements admin.UserBook: each call runs at the slot's master.
 type userBook struct{ n *Node }
 
-func (u userBook) call(ctx context.Context, a slot.Address, c *rpc.AccountCall, into any) (cluster.Slot, error) {
+func (u userBook) call(ctx context.Context, a slot.Address, c *rpc.AccountCall) (cluster.Slot, *rpc.AccountReply, error) {
 	sl, err := u.n.home(a)
 	if err != nil {
-		return sl, err
+		return sl, nil, err
 	}
 	c.Address = string(a)
-	return sl, u.n.unknownOr(u.n.account(ctx, sl.ID, c, into), sl.ID)
+	r, err := u.n.account(ctx, sl.ID, c)
+	return sl, r, u.n.unknownOr(err, sl.ID)
 }
 
-func showUser(a storage.Account, sl cluster.Slot) admin.User {
-	return admin.User{Address: a.Address, Slot: sl.ID, QuotaBytes: a.QuotaBytes, UsedBytes: a.UsedBytes, Disabled: a.Disabled, Master: sl.Master}
-}
-
-// Add implements admin.UserBook.
-func (u userBook) Add(ctx context.Context, r admin.AddUser) (admin.User, error) {
-	var a storage.Account
-	sl, err := u.call(ctx, r.Address, &rpc.AccountCall{Verb: "add", Password: r.Password, QuotaBytes: r.QuotaBytes}, &a)
-	return showUser(a, sl), err
-}
-
-// SetPassword implements admin.UserBook.
-func (u userBook) SetPassword(ctx context.Context, r admin.SetPassword) error {
-	_, err := u.call(ctx, r.Address, &rpc.AccountCall{Verb: "passwd", Password: r.Password}, nil)
+// change is call for an order that is only done or not.
+func (u userBook) change(ctx context.Context, a slot.Address, c *rpc.AccountCall) error {
+	_, _, err := u.call(ctx, a, c)
 	return err
 }
 
-// List implements admin.UserBook.
-func (u userBook) List(ctx context.Context) (admin.Users, error) {
+// one is call for an order that answers with one account.
+func (u userBook) one(ctx context.Context, a slot.Address, c *rpc.AccountCall) (admin.User, error) {
+	sl, r, err := u.call(ctx, a, c)
+	if err == nil && len(r.Accounts) != 1 {
+		err = fmt.Errorf("slot %s: %d accounts for %q", sl.ID, len(r.Accounts), a)
+	}
+	if err != nil {
+		return admin.User{}, err
+	}
+	return showUser(r.Accounts[0], sl), nil
+}
+
+// all asks every master for accounts, by their addresses.
+func (u userBook) all(ctx context.Context, c *rpc.AccountCall) admin.Users {
 	out := admin.Users{Users: []admin.User{}}
-	left := everySlot(ctx, u.n, u.n.State().Slots, "list", func(sl cluster.Slot, accounts []storage.Account) {
-		for _, a := range accounts {
+	left := everySlot(ctx, u.n, u.n.State().Slots, c, func(sl cluster.Slot, r *rpc.AccountReply) {
+		for _, a := range r.Accounts {
 			out.Users = append(out.Users, showUser(a, sl))
 		}
 	})
 	out.Unknown, out.Silent = left.slots, left.silent
 	slices.SortFunc(out.Users, func(a, b admin.User) int { return strings.Compare(string(a.Address), string(b.Address)) })
-	return out, nil
+	return out
+}
+
+func showUser(a *rpc.Account, sl cluster.Slot) admin.User {
+	return admin.User{Address: slot.Address(a.Address), Slot: sl.ID, QuotaBytes: a.QuotaBytes, UsedBytes: a.UsedBytes, Disabled: a.Disabled, Master: sl.Master,
+		Messages: a.Messages, UndeleteS: a.UndeleteMs / 1000, Deleted: a.Deleted, DeletedAgoS: a.DeletedAgoMs / 1000, LeftS: a.LeftMs / 1000}
+}
+
+// Add implements admin.UserBook.
+func (u userBook) Add(ctx context.Context, r admin.AddUser) (admin.User, error) {
+	return u.one(ctx, r.Address, &rpc.AccountCall{Call: &rpc.AccountCall_Add{Add: &rpc.NewAccount{Password: []byte(r.Password), QuotaBytes: r.QuotaBytes}}})
+}
+
+// SetPassword implements admin.UserBook.
+func (u userBook) SetPassword(ctx context.Context, r admin.SetPassword) error {
+	return u.change(ctx, r.Address, &rpc.AccountCall{Call: &rpc.AccountCall_SetPassword{SetPassword: []byte(r.Password)}})
+}
+
+// List implements admin.UserBook.
+func (u userBook) List(ctx context.Context) (admin.Users, error) {
+	return u.all(ctx, &rpc.AccountCall{Call: &rpc.AccountCall_List{List: &rpc.Empty{}}}), nil
 }
 
 // slotBook implements admin.SlotBook.

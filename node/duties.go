@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"mailnode/failover"
+	"mailnode/figures"
 	"mailnode/node/config"
 	"mailnode/node/monitor"
 	"mailnode/node/rpc"
@@ -102,7 +103,7 @@ func (n *Node) report(ctx context.Context, seq uint64, lastWords string) {
 		go func() {
 			defer func() { sent <- struct{}{} }()
 			if reply, err := client.Report(ctx, &rpc.Json{Body: b}); err == nil {
-				go n.hearEnded(reply.Body) // ends roles
+				n.hearEnded(reply.Body)
 			}
 		}()
 	}
@@ -307,7 +308,7 @@ func (n *Node) look() {
 	for _, m := range st.Members {
 		silent := v.Silence(m.Name)
 		n.conditions.Put(m.Name != n.cfg.Node.Name && !st.Absent(m.Name) && silent >= n.cfg.Replication.SuspectAfter, monitor.NodeSilent, string(m.Name),
-			fmt.Sprintf("silent for %s", ageText(silent)))
+			fmt.Sprintf("silent for %s", figures.FineAge(silent)))
 	}
 	for _, p := range st.Proposals {
 		n.conditions.Put(p.State == cluster.Open, monitor.ProposalOpen, p.ID, p.Reason)
@@ -424,23 +425,6 @@ func openingText(r failover.CopyReport) string {
 		text += fmt.Sprintf(", %d%%", r.OpeningPercent)
 	}
 	return text + fmt.Sprintf(", for %s", (time.Duration(r.OpeningMs)*time.Millisecond).Round(time.Second))
-}
-
-// replicasLate reports whether no replica is less than five minutes behind. One that
-// was never heard since this node serves the slot lacks everything since then.
-func (k *keeper) replicasLate() bool {
-	k.mu.Lock()
-	feed, servedAt := k.feed, k.servedAt
-	k.mu.Unlock()
-	if feed == nil {
-		return false
-	}
-	_, replicas := feed.State()
-	late := len(replicas) > 0 || k.n.clock.Mono()-servedAt >= lagPageAfter
-	for _, r := range replicas {
-		late = late && r.Lag >= lagPageAfter
-	}
-	return late
 }
 
 // Serving implements failover.Serving.

@@ -30,7 +30,7 @@ type unasked struct {
 // turn, and hands each answer to got, one at a time. A master that does not
 // answer about one slot is not asked about its others: a node that hangs costs
 // one wait, whatever it is master of.
-func everySlot[T any](ctx context.Context, n *Node, slots []cluster.Slot, verb string, got func(sl cluster.Slot, v T)) unasked {
+func everySlot(ctx context.Context, n *Node, slots []cluster.Slot, call *rpc.AccountCall, got func(sl cluster.Slot, r *rpc.AccountReply)) unasked {
 	ctx, cancel := context.WithTimeout(ctx, everywhereWithin)
 	defer cancel()
 	var mu sync.Mutex // guards got, and what follows
@@ -46,13 +46,12 @@ func everySlot[T any](ctx context.Context, n *Node, slots []cluster.Slot, verb s
 	for master, list := range byMaster {
 		wg.Go(func() {
 			for _, sl := range list {
-				var v T
-				err := n.account(ctx, sl.ID, &rpc.AccountCall{Verb: verb}, &v)
+				r, err := n.account(ctx, sl.ID, call)
 				mu.Lock()
 				switch {
 				case over: // whoever asked is gone
 				case err == nil:
-					got(sl, v)
+					got(sl, r)
 					delete(left, sl.ID)
 				case unheard(err):
 					silent[master] = true

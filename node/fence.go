@@ -64,11 +64,8 @@ func (n *Node) unfence() {
 func (n *Node) endMasters() {
 	var wg sync.WaitGroup
 	for _, k := range n.copies.all() {
-		k.mu.Lock()
-		master := k.role == failover.RoleMaster
-		k.mu.Unlock()
-		if master {
-			wg.Go(func() { k.end(); k.wake() })
+		if k.role.is() == failover.RoleMaster {
+			wg.Go(func() { k.role.end(); k.wake() })
 		}
 	}
 	wg.Wait()

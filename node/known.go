@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"mailnode/failover"
+	"mailnode/figures"
 	"mailnode/node/admin"
 	"mailnode/raftfsm/cluster"
 	"mailnode/storage/repl"
@@ -20,8 +21,12 @@ func known[T any](is bool, v T) *T {
 	return &v
 }
 
-// lateAfter is how old a node's last report may be until its figures are of the past.
-const lateAfter = 3 * reportEvery
+const (
+	// lateAfter is how old a node's last report may be until its figures are of the past.
+	lateAfter = 3 * reportEvery
+	// overdueAfter is when a report should have come: one alone may be late.
+	overdueAfter = 3 * reportEvery / 2
+)
 
 // heardNow reports whether a node reports to this one. That others hear it keeps it
 // alive, but brings no figures.
@@ -42,11 +47,14 @@ func (n *Node) slotStatus(sl cluster.Slot, v failover.View) admin.SlotStatus {
 		c := n.copyStatus(sl, name, v)
 		if name == sl.Master {
 			r, heard := v.Nodes[name].Copies[sl.ID]
-			out.Serving = c.State != "silent" && v.Serves(sl, n.cfg.Replication.SuspectAfter)
-			out.Waiting = r.Waiting
+			gone := c.State == "silent" || c.State == "stopped" // what it waited for is of the past
+			out.Serving = !gone && v.Serves(sl, n.cfg.Replication.SuspectAfter)
+			if !gone {
+				out.Waiting = r.Waiting
+			}
 			switch {
 			case out.Serving || out.Waiting != "":
-			case r.Opening != "":
+			case r.Opening != "" && !gone:
 				out.Waiting = fmt.Sprintf("its master %s is opening its copy: %s", name, openingText(r.CopyReport))
 			case heard && r.Serving && c.State == "master": // by an old report
 				out.Waiting = v.Idle(sl, n.cfg.Replication.SuspectAfter)
@@ -73,7 +81,10 @@ func (n *Node) copyStatus(sl cluster.Slot, name slot.NodeName, v failover.View) 
 		c.Position = known(r.Failed == "" || r.Position > 0, r.Position)
 		c.LagS = known(now && r.LagKnown && r.Failed == "", float64(r.LagMs)/1000)
 	}
-	if name != n.cfg.Node.Name && v.Silence(name) >= lateAfter {
+	switch {
+	case nv.LastWords == failover.CleanStop:
+		c.State, c.Viable, c.LagS = "stopped", false, nil
+	case name != n.cfg.Node.Name && v.Silence(name) >= lateAfter:
 		c.State, c.Viable = "silent", false
 	}
 	return c
@@ -86,23 +97,40 @@ func (n *Node) protection(sl cluster.Slot, v failover.View) (protected *bool, so
 	nv := v.Nodes[sl.Master]
 	r, heard := nv.Copies[sl.ID]
 	ago := max(v.Now-nv.HeardAt, 0)
+	said := "master " + string(sl.Master)
 	switch {
 	case !nv.Known || !heard:
-		return nil, fmt.Sprintf("master %s was not heard yet", sl.Master)
+		return nil, said + " was not heard yet"
+	case nv.LastWords == failover.CleanStop:
+		return nil, fmt.Sprintf("%s is stopped, last heard %s ago", said, figures.FineAge(ago))
 	case !n.heardNow(sl.Master, v):
-		return nil, fmt.Sprintf("master %s is silent, last heard %s ago", sl.Master, ageText(ago))
+		return nil, fmt.Sprintf("%s is silent, last heard %s ago", said, figures.FineAge(ago))
 	case r.Protected == nil || !r.Serving || r.Epoch != sl.Epoch:
-		return nil, fmt.Sprintf("master %s does not serve epoch %d", sl.Master, sl.Epoch)
+		return nil, fmt.Sprintf("%s does not serve epoch %d", said, sl.Epoch)
+	case ago >= overdueAfter && n.unheard(sl, v):
+		return nil, fmt.Sprintf("no replica hears %s, last heard %s ago", said, figures.FineAge(ago))
+	case nv.LastWords == failover.Stopping:
+		said += ", which is stopping"
 	}
-	return r.Protected, fmt.Sprintf("master %s, %s ago", sl.Master, ageText(ago))
+	return r.Protected, fmt.Sprintf("%s, %s ago", said, figures.FineAge(ago))
 }
 
-// ageText shows an age with one digit behind the point while that says something.
-func ageText(d time.Duration) string {
-	if d < 10*time.Second {
-		return fmt.Sprintf("%.1f s", d.Seconds())
+// unheard reports whether replicas that are heard now hear their master no longer,
+// and none hears it. One that is being built, or works at something else, does not
+// say.
+func (n *Node) unheard(sl cluster.Slot, v failover.View) bool {
+	lost := false
+	for _, name := range sl.Replicas {
+		r, ok := v.Nodes[name].Copies[sl.ID]
+		switch {
+		case !ok || !n.heardNow(name, v) || stateOf(r.CopyReport) != "following":
+		case r.LagKnown:
+			return false
+		default:
+			lost = true
+		}
 	}
-	return fmt.Sprintf("%d s", int64(d/time.Second))
+	return lost
 }
 
 // recordSource says how far Raft is on this node, and since when it may be behind.
@@ -112,7 +140,7 @@ func (n *Node) recordSource() string {
 	}
 	text := fmt.Sprintf("raft, applied index %d", n.raft.State().Index)
 	if d, lost := n.leaderless(); lost {
-		text += ", no leader for " + ageText(d)
+		text += ", no leader for " + figures.FineAge(d)
 	}
 	return text
 }
@@ -151,7 +179,7 @@ func (n *Node) noQuorum(st *cluster.State, v failover.View) string {
 		}
 	}
 	d, _ := n.leaderless()
-	text := fmt.Sprintf("no leader for %s; %d of %d voters are heard, this node among them", ageText(d), heard, voters)
+	text := fmt.Sprintf("no leader for %s; %d of %d voters are heard, this node among them", figures.FineAge(d), heard, voters)
 	if abstain > 0 {
 		text += fmt.Sprintf("; %d of them have lost raft's files and do not vote: bring back the other voters, or those files", abstain)
 	}

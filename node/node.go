@@ -4,7 +4,7 @@
 // raftfsm/cluster, what the mail is in storage, when to change masters in
 // failover and by a person.
 //
-// Follow one slot in copies.go, one client in route.go, one failover in
+// Follow one slot in keeper.go, one client in route.go, one failover in
 // duties.go (evidence, proposals) and backend_failover.go (confirm).
 package node
 
@@ -99,7 +99,7 @@ type stores struct {
 // patience is how long a node waits with what it does by itself; tests change it.
 type patience struct {
 	protectAfter time.Duration // repl.FeedOptions.ProtectAfter; 0: its default
-	giveUpAfter  time.Duration // see mender.go
+	giveUpAfter  time.Duration // see keeper_mender.go
 	scrubDelay   time.Duration // before the first scrub of this process
 	upkeepEvery  time.Duration // a copy's turn in upkeep
 }
@@ -212,6 +212,7 @@ func (n *Node) openRaft() error {
 		Dir: filepath.Join(n.cfg.Node.Data, "raft"), Memory: raftfsm.Memory{Dir: filepath.Join(n.cfg.Node.Data, "remembered"), Ran: n.raftRan()},
 		Name: n.cfg.Node.Name, ServerID: n.first.ServerID, Addr: n.cfg.Node.PeerAdvertise,
 		Transport: raftLayer{n}, Logger: n.log.With("part", "raft"), OnCondition: n.onRaftCondition, Features: n.features,
+		GiveUpBallast: n.resources.Disks.At(n.fs, n.cfg.Node.Data, n.clock.Mono).GiveUpBallast,
 	})
 	if err != nil {
 		return err

@@ -1,19 +1,13 @@
 package node
 
 import (
-	"bytes"
 	"context"
-	"errors"
-	"log/slog"
-	"strings"
 	"testing"
 	"time"
 
-	"mailnode/failover"
 	"mailnode/node/admin"
 	"mailnode/node/config"
 	"mailnode/raftfsm/cluster"
-	"mailnode/storage/local"
 	"mailnode/storage/slot"
 )
 
@@ -144,83 +138,4 @@ func TestLaw01AloneWithoutQuorumAndRestarted(t *testing.T) {
 	s.start(replica)
 	s.nodes = []*running{third, replica, n1}
 	s.confirmedKeeps(ctx, third, replica, s.proposed(id, replica.cfg.Node.Name), users[id], 2)
-}
-
-// A node works under an epoch and has no event of it yet. When it is asked under
-// that epoch its promise is durable: after a restart it may know an older state of
-// Raft, follow the old master, and acknowledge to it what the new one never hears.
-func TestLaw01PromiseAlsoForTheEpochThatItKnows(t *testing.T) {
-	t.Parallel()
-	s := newSite(t, 3, 1, 3)
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
-	defer cancel()
-	n1 := s.nodes[0]
-	id := servedBy(t, s.status(ctx, n1), "n1")
-	sl, _ := n1.node.State().Slot(id)
-	k := s.named(sl.Replicas[0]).node.copies.keeper(id)
-	next := sl.Epoch + 1
-	k.mu.Lock()
-	k.epoch = next // as if Raft had told it a moment ago
-	k.mu.Unlock()
-	if err := k.promise(ctx, next); err != nil {
-		t.Fatal(err)
-	}
-	if got, err := k.opened().Promised(); got != next || err != nil {
-		t.Errorf("promised %d (%v), want %d", got, err, next)
-	}
-}
-
-// Somebody else has asked under the same epoch a moment ago. Whoever asks now is
-// not answered either before the role has ended that may still acknowledge.
-func TestLaw01SecondQuestionWaitsForTheRole(t *testing.T) {
-	ended := make(chan struct{})
-	k := &keeper{log: slog.New(slog.DiscardHandler), copy: &local.Slot{}, told: toldEpochs{promised: 2}, role: failover.RoleReplica, epoch: 1, leave: func() { <-ended }}
-	for range 2 {
-		if err := k.promise(context.Background(), 2); !errors.Is(err, errNotEnded) {
-			t.Errorf("promise: %v, want %v", err, errNotEnded)
-		}
-	}
-	close(ended)
-	if err := k.promise(context.Background(), 2); err != nil {
-		t.Errorf("after the role has ended: %v", err)
-	}
-}
-
-// A master whose Raft has stopped is told of the higher epoch with each report. It
-// asks again each second, and the log has one line.
-func TestHigherEpochIsLoggedOnce(t *testing.T) {
-	var out bytes.Buffer
-	k := &keeper{log: slog.New(slog.NewTextHandler(&out, nil)), poke: make(chan struct{}, 1)}
-	for range 494 {
-		k.role, k.epoch = failover.RoleMaster, 1 // as converge leaves it
-		k.fenced(3)
-	}
-	if got := strings.Count(out.String(), "\n"); got != 1 {
-		t.Errorf("%d lines, want 1:\n%s", got, &out)
-	}
-}
-
-// A master that begins takes events from a copy whose disk hangs. When a person
-// gives the slot a new epoch, it waits for that copy no longer.
-func TestLaw09TakingEventsEndsWithTheEpoch(t *testing.T) {
-	t.Parallel()
-	s := newSite(t, 3, 1, 3)
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
-	defer cancel()
-	n1 := s.nodes[0]
-	id := servedBy(t, s.status(ctx, n1), "n1")
-	sl, _ := n1.node.State().Slot(id)
-	mine, done := n1.node.copies.keeper(id).whileMine(ctx, sl.Epoch)
-	defer done()
-	select {
-	case <-mine.Done():
-		t.Fatal("it ended, and the epoch is not over")
-	case <-time.After(100 * time.Millisecond):
-	}
-	s.give(ctx, n1, id, sl.Replicas[0])
-	select {
-	case <-mine.Done():
-	case <-ctx.Done():
-		t.Error("the epoch is over, and it goes on taking events")
-	}
 }

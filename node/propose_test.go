@@ -55,7 +55,7 @@ func TestLaw01ProposeByKind(t *testing.T) {
 		if cluster.OutcomeOf(err) != cluster.Refused || !errors.As(err, &stale) || r.node.State().Index < last {
 			t.Errorf("%s, an epoch that is not the slot's: %v", r.name, err)
 		}
-		if _, err := r.node.Propose(over, cluster.DropToken{ID: "none"}); cluster.OutcomeOf(err) != cluster.NotDone {
+		if _, err := r.node.Propose(over, cluster.RejectProposal{Proposal: "none"}); cluster.OutcomeOf(err) != cluster.NotDone {
 			t.Errorf("%s, nobody waits any more: %v", r.name, err)
 		}
 		if err := r.node.Fresh(ctx); err != nil {
@@ -66,7 +66,7 @@ func TestLaw01ProposeByKind(t *testing.T) {
 	s.eventually("n1 knows no leader", func(st admin.Status) bool { return st.Leader == "" })
 	short, done := context.WithTimeout(ctx, 500*time.Millisecond)
 	defer done()
-	if _, err := s.nodes[0].node.Propose(short, cluster.DropToken{ID: "none"}); cluster.OutcomeOf(err) != cluster.NotDone {
+	if _, err := s.nodes[0].node.Propose(short, cluster.RejectProposal{Proposal: "none"}); cluster.OutcomeOf(err) != cluster.NotDone {
 		t.Errorf("without a quorum: %v", err)
 	}
 }

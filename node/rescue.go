@@ -30,14 +30,6 @@ const (
 // more than a few kilobytes of names.
 const asideRowsPerPart = 200
 
-// rescueAsk is what one node asks another about what it has set aside.
-type rescueAsk struct {
-	Verb     string `json:"verb"` // list, show, dismiss
-	What     string `json:"what,omitempty"`
-	Messages int    `json:"messages,omitempty"` // show: at most so many of each state
-	local.Seen
-}
-
 // rescuePart is a part of the answer: the end of a state's list comes with the
 // state itself.
 type rescuePart struct {
@@ -51,22 +43,23 @@ type rescuing struct{ n *Node }
 
 // Asides implements admin.Rescuing.
 func (r rescuing) Asides(ctx context.Context) (admin.Asides, error) {
-	return r.n.askAsides(ctx, asidesWithin, rescueAsk{Verb: "list"}), nil
+	return r.n.askAsides(ctx, asidesWithin, &rpc.RescueCall{Call: &rpc.RescueCall_List{List: &rpc.Empty{}}}), nil
 }
 
 // ShowAside implements admin.Rescuing.
 func (r rescuing) ShowAside(ctx context.Context, what string, messagesMax int) (admin.Asides, error) {
-	return r.n.askAsides(ctx, asideShowWithin, rescueAsk{Verb: "show", What: what, Messages: messagesMax}), nil
+	return r.n.askAsides(ctx, asideShowWithin, &rpc.RescueCall{What: what, Call: &rpc.RescueCall_Show{Show: int64(messagesMax)}}), nil
 }
 
 // DismissAside implements admin.Rescuing.
 func (r rescuing) DismissAside(ctx context.Context, q admin.DismissAside) (admin.Asides, error) {
-	return r.n.askAsides(ctx, asidesWithin, rescueAsk{Verb: "dismiss", What: q.What, Seen: local.Seen{By: q.By, Why: q.Why, Wall: r.n.wallTime()}}), nil
+	d := &rpc.Dismissal{By: q.By, Why: q.Why, Wall: r.n.wallTime()}
+	return r.n.askAsides(ctx, asidesWithin, &rpc.RescueCall{What: q.What, Call: &rpc.RescueCall_Dismiss{Dismiss: d}}), nil
 }
 
 // askAsides asks all members at once. One that does not answer in time is named:
 // what it has is not known.
-func (n *Node) askAsides(ctx context.Context, within time.Duration, q rescueAsk) admin.Asides {
+func (n *Node) askAsides(ctx context.Context, within time.Duration, q *rpc.RescueCall) admin.Asides {
 	ctx, cancel := context.WithTimeout(ctx, within)
 	defer cancel()
 	var mu sync.Mutex
@@ -93,7 +86,7 @@ func (n *Node) askAsides(ctx context.Context, within time.Duration, q rescueAsk)
 }
 
 // askAsidesOf asks one node, also this one. What came before an error is given too.
-func (n *Node) askAsidesOf(ctx context.Context, name slot.NodeName, q rescueAsk) (out admin.Asides, err error) {
+func (n *Node) askAsidesOf(ctx context.Context, name slot.NodeName, q *rpc.RescueCall) (out admin.Asides, err error) {
 	var rows []admin.AsideMessage
 	take := func(p rescuePart) error {
 		rows = append(rows, p.Messages...)
@@ -113,11 +106,7 @@ func (n *Node) askAsidesOf(ctx context.Context, name slot.NodeName, q rescueAsk)
 	if err != nil {
 		return out, err
 	}
-	b, err := json.Marshal(q)
-	if err != nil {
-		return out, err
-	}
-	stream, err := client.Rescue(ctx, &rpc.Json{Body: b})
+	stream, err := client.Rescue(ctx, q)
 	if err != nil {
 		return out, err
 	}
@@ -140,11 +129,7 @@ func (n *Node) askAsidesOf(ctx context.Context, name slot.NodeName, q rescueAsk)
 }
 
 // Rescue implements rpc.NodeServer.
-func (s service) Rescue(in *rpc.Json, stream grpc.ServerStreamingServer[rpc.Json]) error {
-	var q rescueAsk
-	if err := json.Unmarshal(in.Body, &q); err != nil {
-		return status.Errorf(codes.InvalidArgument, "read question: %v", err)
-	}
+func (s service) Rescue(q *rpc.RescueCall, stream grpc.ServerStreamingServer[rpc.Json]) error {
 	return s.n.rescue(stream.Context(), q, func(p rescuePart) error {
 		b, err := json.Marshal(p)
 		if err != nil {
@@ -155,7 +140,7 @@ func (s service) Rescue(in *rpc.Json, stream grpc.ServerStreamingServer[rpc.Json
 }
 
 // rescue answers for this node's own copies.
-func (n *Node) rescue(ctx context.Context, q rescueAsk, send func(rescuePart) error) error {
+func (n *Node) rescue(ctx context.Context, q *rpc.RescueCall, send func(rescuePart) error) error {
 	for _, k := range n.copies.all() {
 		s := k.opened()
 		if s == nil {
@@ -179,26 +164,27 @@ func (n *Node) rescue(ctx context.Context, q rescueAsk, send func(rescuePart) er
 }
 
 // answerAside does what is asked with one state.
-func (n *Node) answerAside(ctx context.Context, q rescueAsk, id slot.ID, s *local.Slot, o ownAside, send func(rescuePart) error) error {
-	switch q.Verb {
-	case "list":
-	case "show":
-		if err := n.listAside(ctx, q.Messages, s, &o, send); err != nil {
+func (n *Node) answerAside(ctx context.Context, q *rpc.RescueCall, id slot.ID, s *local.Slot, o ownAside, send func(rescuePart) error) error {
+	switch x := q.Call.(type) {
+	case *rpc.RescueCall_List:
+	case *rpc.RescueCall_Show:
+		if err := n.listAside(ctx, int(x.Show), s, &o, send); err != nil {
 			return err
 		}
-	case "dismiss":
+	case *rpc.RescueCall_Dismiss:
 		if o.Seen != nil {
 			return nil
 		}
-		if err := s.DismissAside(o.Name, q.Seen); err != nil {
+		seen := local.Seen{By: x.Dismiss.By, Why: x.Dismiss.Why, Wall: x.Dismiss.Wall}
+		if err := s.DismissAside(o.Name, seen); err != nil {
 			o.trouble = err.Error()
 			break
 		}
-		o.Seen = &q.Seen
+		o.Seen = &seen
 		n.asides.look(id, s)
-		n.log.Warn("what lies aside was dismissed by a person", "slot", id, "name", o.Name, "by", q.By, "why", q.Why)
+		n.log.Warn("what lies aside was dismissed by a person", "slot", id, "name", o.Name, "by", seen.By, "why", seen.Why)
 	default:
-		return status.Errorf(codes.Unimplemented, "rescue: %q is not known to this release", q.Verb)
+		return status.Error(codes.Unimplemented, "rescue: this release does not know what is asked")
 	}
 	a := n.showAside(id, o)
 	return send(rescuePart{State: &a})

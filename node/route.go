@@ -2,7 +2,6 @@ package node
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"io"
 	"sync"
@@ -12,7 +11,6 @@ import (
 	"mailnode/node/rpc"
 	"mailnode/raftfsm/cluster"
 	"mailnode/storage"
-	"mailnode/storage/local"
 	"mailnode/storage/slot"
 )
 
@@ -34,82 +32,31 @@ func (n *Node) home(a slot.Address) (cluster.Slot, error) {
 const accountWithin = 8 * time.Second
 
 // account runs an account call at the slot's master.
-func (n *Node) account(ctx context.Context, id slot.ID, call *rpc.AccountCall, into any) error {
+func (n *Node) account(ctx context.Context, id slot.ID, call *rpc.AccountCall) (*rpc.AccountReply, error) {
 	sl, ok := n.State().Slot(id)
 	if !ok || sl.Master == "" {
-		return noMaster(id)
+		return nil, noMaster(id)
 	}
-	call.Slot = uint32(id)
+	call = &rpc.AccountCall{Slot: uint32(id), Address: call.Address, Call: call.Call}
 	if sl.Master == n.cfg.Node.Name {
 		m := n.copies.serving(id)
 		if m == nil {
-			return noMaster(id)
+			return nil, noMaster(id)
 		}
-		v, err := runAccount(ctx, m, call)
-		if err != nil {
-			return n.certain(ctx, m, err)
-		}
-		return recode(v, into)
+		r, err := runAccount(ctx, m, call)
+		return r, n.certain(ctx, m, err)
 	}
 	client, err := n.peers.node(sl.Master)
 	if err != nil {
-		return storage.Errorf(storage.ErrUnavailable, "slot %s: %w", id, err)
+		return nil, storage.Errorf(storage.ErrUnavailable, "slot %s: %w", id, err)
 	}
-	ctx, cancel := context.WithTimeout(ctx, waitFor(call.Verb))
+	ctx, cancel := context.WithTimeout(ctx, waitFor(call))
 	defer cancel()
 	r, err := client.Account(ctx, call)
 	if err != nil {
-		return storage.Errorf(storage.ErrUnavailable, "slot %s: no answer from its master %s: %w%s", id, sl.Master, err, openOutcome(call))
+		return nil, storage.Errorf(storage.ErrUnavailable, "slot %s: no answer from its master %s: %w%s", id, sl.Master, err, openOutcome(call))
 	}
-	if err := r.Failure.Err(); err != nil {
-		return err
-	}
-	if into == nil {
-		return nil
-	}
-	return json.Unmarshal(r.Body, into)
-}
-
-func recode(v, into any) error {
-	if into == nil {
-		return nil
-	}
-	b, err := json.Marshal(v)
-	if err != nil {
-		return err
-	}
-	return json.Unmarshal(b, into)
-}
-
-// runAccount is an account call at its master.
-func runAccount(ctx context.Context, m *local.Master, c *rpc.AccountCall) (any, error) {
-	switch c.Verb {
-	case "list":
-		return m.Accounts(ctx)
-	case "missing":
-		return m.Missing(ctx)
-	case "deleted":
-		return m.DeletedAccounts(ctx)
-	}
-	a, err := slot.ParseAddress(c.Address)
-	if err != nil {
-		return nil, storage.Errorf(storage.ErrInvalid, "%w", err)
-	}
-	switch c.Verb {
-	case "add":
-		return m.CreateAccount(ctx, a, c.Password, c.QuotaBytes)
-	case "show":
-		return showAccount(ctx, m, a)
-	case "undelete":
-		return m.UndeleteAccount(ctx, a)
-	case "erase":
-		return nil, m.EraseAccount(ctx, a)
-	}
-	rec, err := m.Address(ctx, a)
-	if err != nil {
-		return nil, err
-	}
-	return changeAccount(ctx, m, rec.Account, c)
+	return r, r.Failure.Err()
 }
 
 // Resolve implements lmtpd.Mail.

@@ -12,7 +12,6 @@ import (
 	"mailnode/node/job"
 	"mailnode/node/monitor"
 	"mailnode/storage/disk"
-	"mailnode/storage/repl"
 	"mailnode/storage/slot"
 )
 
@@ -153,19 +152,6 @@ func (r *scrubRound) one(ctx context.Context, k *keeper) bool {
 		<-j.Over() // it was told to end as well, and uses the state
 	}
 	return true
-}
-
-// differsIn says in what a copy differs at the same position.
-func (k *keeper) differsIn(node slot.NodeName, c repl.Comparison) string {
-	detail := "in accounts, addresses or subscriptions"
-	if s := k.opened(); s != nil && len(c.Mailboxes) > 0 {
-		account, name := s.MailboxName(c.Mailboxes[0])
-		detail = "in " + string(account) + " " + name
-		if len(c.Mailboxes) > 1 {
-			detail += " and others"
-		}
-	}
-	return string(node) + " differs " + detail
 }
 
 // compareAgainEvery is how often copies that were found to differ are compared

@@ -51,7 +51,7 @@ func (s service) Report(ctx context.Context, in *rpc.Json) (*rpc.Json, error) {
 	}
 	s.n.evidence.Hear(s.n.clock.Mono(), r)
 	s.n.asides.hear(r)
-	go s.n.hearHigher(r) // ends roles
+	s.n.hearHigher(r)
 	over := s.n.ended(r)
 	if len(over) == 0 {
 		return &rpc.Json{}, nil
@@ -149,15 +149,11 @@ func (s service) Account(ctx context.Context, in *rpc.AccountCall) (*rpc.Account
 	if m == nil {
 		return &rpc.AccountReply{Failure: rpc.Wrap(storage.Errorf(storage.ErrNotMaster, "node %q does not serve slot %s", s.n.cfg.Node.Name, slot.ID(in.Slot)))}, nil
 	}
-	v, err := runAccount(ctx, m, in)
+	r, err := runAccount(ctx, m, in)
 	if err != nil {
 		return &rpc.AccountReply{Failure: rpc.Wrap(s.n.certain(ctx, m, err))}, nil
 	}
-	b, err := json.Marshal(v)
-	if err != nil {
-		return nil, err
-	}
-	return &rpc.AccountReply{Body: b}, nil
+	return r, nil
 }
 
 // Deliver implements rpc.NodeServer.

@@ -153,7 +153,7 @@ func (k *soak) report(duration time.Duration) {
 	ends, last := 0, "" // of all, those before the load began too
 	for _, r := range k.s.nodes {
 		for _, c := range r.node.copies.all() {
-			if _, _, f := c.roles(); f != nil {
+			if _, _, f := c.role.parts(); f != nil {
 				if st := f.State(); st.Ends > 0 {
 					ends, last = ends+st.Ends, st.LastEnd
 				}

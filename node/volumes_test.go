@@ -270,7 +270,7 @@ func TestLaw09FailingVolumeConcernsItsSlots(t *testing.T) {
 	}
 	var good, bad []slot.ID
 	for id := range slot.ID(6) {
-		if at := n.node.copies.keeper(id).dir; strings.HasPrefix(at, base+"/good/") {
+		if at := n.node.copies.keeper(id).options.Dir; strings.HasPrefix(at, base+"/good/") {
 			good = append(good, id)
 		} else if strings.HasPrefix(at, base+"/ssd/") {
 			bad = append(bad, id)

@@ -57,8 +57,8 @@ func TestFreshAfterEntriesThatChangeNothing(t *testing.T) {
 	all := trio(t)
 	leader, others := leaderOf(t, all)
 	for range 3 {
-		if _, err := leader.Propose(t.Context(), cluster.DropToken{ID: "none"}); err == nil {
-			t.Fatal("a token that does not exist was dropped")
+		if _, err := leader.Propose(t.Context(), cluster.RejectProposal{Proposal: "none"}); err == nil {
+			t.Fatal("a proposal that does not exist was rejected")
 		}
 	}
 	if err := leader.TransferLeadership(t.Context()); err != nil {
@@ -103,8 +103,8 @@ func TestAppliedSurvivesARestart(t *testing.T) {
 	cfg := config(t, "n1", listenNew(t))
 	s := first(t, cfg)
 	res := s.must(t, cluster.AssignSlot{Slot: 3, Master: "n1"})
-	if _, err := s.Propose(t.Context(), cluster.DropToken{ID: "none"}); err == nil {
-		t.Fatal("a token that does not exist was dropped")
+	if _, err := s.Propose(t.Context(), cluster.RejectProposal{Proposal: "none"}); err == nil {
+		t.Fatal("a proposal that does not exist was rejected")
 	}
 	if err := s.raft.Snapshot().Error(); err != nil {
 		t.Fatal(err)

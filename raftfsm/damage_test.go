@@ -9,6 +9,8 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -124,7 +126,7 @@ func TestLaw09DamagedLogIsNeverMapped(t *testing.T) {
 				t.Fatalf("%s: %v", name, err)
 			}
 		}
-		if _, is := wasSetAside(cfg.Dir); is {
+		if wasSetAside(cfg.Dir) != "" {
 			aside++
 		} else {
 			used++
@@ -207,6 +209,39 @@ func TestLaw09LogDamagedUnderARunningNode(t *testing.T) {
 				again.end(t)
 			}
 		})
+	}
+}
+
+// TestLaw07SetAsideRaftFilesAreKept: each loss has a folder of its own, and none
+// replaces what lies there.
+func TestLaw07SetAsideRaftFilesAreKept(t *testing.T) {
+	cfg := config(t, "n1", listenNew(t))
+	n1 := first(t, cfg)
+	n1.end(t)
+	const losses = 3
+	for i := range losses {
+		write(t, filepath.Join(cfg.Dir, logName), fmt.Appendf(nil, "loss %d", i+1))
+		if i == 1 { // a crash came before the reason was written
+			remove(t, filepath.Join(cfg.Dir, asideName, "1", whyName))
+		}
+		cfg.Transport = listenNew(t)
+		again := start(t, cfg)
+		again.want(t, ConditionStoreFailed)
+		until(t, "a leader", again.IsLeader)
+		again.end(t)
+	}
+	for i := range losses {
+		got, err := os.ReadFile(filepath.Join(cfg.Dir, asideName, strconv.Itoa(i+1), logName))
+		if want := fmt.Sprintf("loss %d", i+1); err != nil || string(got) != want {
+			t.Errorf("number %d: %q, %v, want %q", i+1, got, err, want)
+		}
+	}
+	if said := wasSetAside(cfg.Dir); !strings.Contains(said, "damaged/3") || !strings.Contains(said, "3 lie there") {
+		t.Errorf("it says %q", said)
+	}
+	remove(t, filepath.Join(cfg.Dir, asideName))
+	if said := wasSetAside(cfg.Dir); said != "" {
+		t.Errorf("a person has removed all, and it says %q", said)
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 
@@ -24,7 +25,7 @@ import (
 const idName = "server-id"
 
 // asideName is the folder in Config.Dir of what was found damaged, or older than
-// what this server has promised.
+// what this server has promised: one numbered folder for each time.
 const asideName = "damaged"
 
 // openFiles opens what Config.Dir and Memory.Dir hold, proved, or makes it. What is
@@ -56,23 +57,21 @@ func (n *Node) openFiles() error {
 	if !known {
 		return fmt.Errorf("%w; nothing remembers what this server has promised: it can't be filled again, install this node anew under another name", cause)
 	}
-	if err := setAside(n.cfg.Dir, cause); err != nil {
+	aside, err := setAside(n.cfg.Dir, cause)
+	if err != nil {
 		return fmt.Errorf("%w; set aside: %w", cause, err)
 	}
-	n.log.Error("raft's files are set aside, and filled again", "folder", n.aside(), "cause", cause)
+	n.log.Error("raft's files are set aside, and filled again", "folder", aside, "cause", cause)
 	if n.back, err = openBackend(n.cfg.Dir); err != nil {
 		return err
 	}
 	return n.beginAgain(had)
 }
 
-// aside is the folder of what was set aside.
-func (n *Node) aside() string { return filepath.Join(n.cfg.Dir, asideName) }
-
 // damaged tells what is wrong with the files from what keeps this process from
 // reading them: they are not set aside because it may not, or has no descriptor left.
 func damaged(cause error) bool {
-	return !slices.ContainsFunc([]error{berrors.ErrTimeout, syscall.EACCES, syscall.EPERM, syscall.EMFILE, syscall.ENFILE, syscall.ENOMEM, syscall.EROFS, syscall.ENOSPC},
+	return !slices.ContainsFunc([]error{berrors.ErrTimeout, syscall.EACCES, syscall.EPERM, syscall.EMFILE, syscall.ENFILE, syscall.ENOMEM, syscall.EROFS, syscall.ENOSPC, syscall.EDQUOT},
 		func(kind error) bool { return errors.Is(cause, kind) })
 }
 
@@ -278,32 +277,71 @@ func (n *Node) snapshots() (*raft.FileSnapshotStore, error) {
 	return raft.NewFileSnapshotStoreWithLogger(n.cfg.Dir, 2, newHclog(n.log).Named("snapshot"))
 }
 
-// setAside moves log and snapshots away, for a person to look at. What was set
-// aside before is replaced: it is the disk that matters, not how often.
-func setAside(dir string, cause error) error {
-	aside := filepath.Join(dir, asideName)
-	if err := os.RemoveAll(aside); err != nil {
-		return err
+// setAside moves log and snapshots into a new numbered folder, for a person to look
+// at. Nothing is ever deleted: what lies there already may be what is needed.
+func setAside(dir string, cause error) (aside string, err error) {
+	all := filepath.Join(dir, asideName)
+	if err := os.MkdirAll(all, 0o700); err != nil {
+		return "", err
 	}
+	numbers, err := asideNumbers(dir)
+	if err != nil {
+		return "", err
+	}
+	next := 1
+	if len(numbers) > 0 {
+		next = numbers[len(numbers)-1] + 1
+	}
+	aside = filepath.Join(all, strconv.Itoa(next))
 	if err := os.Mkdir(aside, 0o700); err != nil {
-		return err
+		return "", err
 	}
 	for _, name := range []string{logName, "snapshots"} {
 		if err := os.Rename(filepath.Join(dir, name), filepath.Join(aside, name)); err != nil && !errors.Is(err, os.ErrNotExist) {
-			return err
+			return "", err
 		}
 	}
-	if err := disk.ReplaceFile(filepath.Join(aside, "why"), []byte(cause.Error()+"\n")); err != nil {
-		return err
+	if err := disk.ReplaceFile(filepath.Join(aside, whyName), []byte(cause.Error()+"\n")); err != nil {
+		return "", err
 	}
-	return disk.SyncDir(vfs.Default, dir)
+	return aside, errors.Join(disk.SyncDir(vfs.Default, all), disk.SyncDir(vfs.Default, dir))
 }
 
-// wasSetAside returns why files were set aside; false when a person has removed
-// them.
-func wasSetAside(dir string) (why string, is bool) {
-	b, err := os.ReadFile(filepath.Join(dir, asideName, "why"))
-	return strings.TrimSpace(string(b)), err == nil
+// whyName is the file in a folder of what was set aside that says why.
+const whyName = "why"
+
+// asideNumbers returns the numbers of what was set aside, in order.
+func asideNumbers(dir string) (numbers []int, err error) {
+	entries, err := os.ReadDir(filepath.Join(dir, asideName))
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
+	for _, e := range entries {
+		if i, err := strconv.Atoi(e.Name()); err == nil && i > 0 {
+			numbers = append(numbers, i)
+		}
+	}
+	slices.Sort(numbers)
+	return numbers, err
+}
+
+// wasSetAside returns why and where files were set aside last, "" when a person has
+// removed them all.
+func wasSetAside(dir string) string {
+	numbers, err := asideNumbers(dir)
+	if err != nil || len(numbers) == 0 {
+		return ""
+	}
+	last := filepath.Join(dir, asideName, strconv.Itoa(numbers[len(numbers)-1]))
+	why, err := os.ReadFile(filepath.Join(last, whyName))
+	if err != nil { // it was cut off, and the rest was set aside at the next start
+		why = []byte("it does not say why")
+	}
+	text := fmt.Sprintf("%s; set aside in %q", strings.TrimSpace(string(why)), last)
+	if len(numbers) > 1 {
+		text += fmt.Sprintf(" (%d lie there by now, none is deleted)", len(numbers))
+	}
+	return text
 }
 
 // begun reports whether there is a log; an empty file is none.

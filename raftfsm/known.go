@@ -71,7 +71,12 @@ func (n *Node) keepIfSole(s *cluster.State) {
 	if n.mem == nil || !n.mem.get().Sole {
 		return
 	}
-	if err := n.known.write(n.cfg.Memory.Dir, s); err != nil {
+	write := func() error { return n.known.write(n.cfg.Memory.Dir, s) }
+	err := write()
+	if noRoom(err) {
+		err = n.latch.room.again(err, write)
+	}
+	if err != nil {
 		n.latch.fail(ConditionStoreFailed, err)
 	}
 }

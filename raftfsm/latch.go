@@ -9,14 +9,16 @@ import (
 	"mailnode/storage/disk"
 )
 
-// Conditions that this package raises. All but ConditionSnapshotFailed mean that
-// Raft has stopped on this node for good, until the process starts again.
+// Conditions that this package raises. All but ConditionSnapshotFailed and
+// ConditionNoRoom mean that Raft has stopped on this node for good, until the process
+// starts again.
 const (
 	ConditionStoreFailed    = "raft-store-failed"    // a write of log, term or vote failed or hangs
 	ConditionLogCorrupt     = "raft-log-corrupt"     // a checksum of log, term or vote does not match (law 6)
 	ConditionLogNewer       = "raft-log-newer"       // a command of a newer release: this node must be upgraded
 	ConditionRemoved        = "raft-removed"         // the cluster removed this server
 	ConditionSnapshotFailed = "raft-snapshot-failed" // a snapshot could not be written; cleared by the next that can
+	ConditionNoRoom         = "raft-no-room"         // a write waits for room on the disk; cleared when it has gone on
 )
 
 // ErrHalted says that Raft has stopped on this node. State keeps answering with
@@ -45,6 +47,7 @@ type latch struct {
 	*disk.Latch
 	onHalt func(*ErrHalted)
 	dog    *disk.Watchdog // of store operations; nil: none
+	room   *room          // what a full disk is waited for with; nil: it is a fault
 }
 
 func newLatch(onHalt func(*ErrHalted)) *latch {

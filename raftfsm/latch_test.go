@@ -21,7 +21,7 @@ func TestLaw09RaftDiskFailureKeepsProcess(t *testing.T) {
 	for name, fault := range map[string]struct {
 		err  error
 		hang bool
-	}{"write error": {err: syscall.EIO}, "disk full": {err: syscall.ENOSPC}, "hang": {hang: true}} {
+	}{"write error": {err: syscall.EIO}, "sync of a full disk": {err: syscall.ENOSPC}, "hang": {hang: true}} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			lawNine(t, fault.err, fault.hang)

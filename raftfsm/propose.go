@@ -111,6 +111,10 @@ func (n *Node) await(ctx context.Context, start func(enqueue time.Duration) raft
 	if err := n.latch.Err(); err != nil {
 		return err
 	}
+	full := n.latch.room.begins()
+	if n.latch.room.waits() {
+		return cluster.ErrNotDone{Cause: errNoRoom}
+	}
 	if err := ctx.Err(); err != nil {
 		return cluster.ErrNotDone{Cause: err}
 	}
@@ -125,6 +129,8 @@ func (n *Node) await(ctx context.Context, start func(enqueue time.Duration) raft
 		return n.outcome(err)
 	case <-ctx.Done():
 		return fmt.Errorf("%w (%w)", ErrUnknownOutcome, ctx.Err())
+	case <-full:
+		return fmt.Errorf("%w (%w)", ErrUnknownOutcome, errNoRoom)
 	case <-n.latch.Tripped():
 		return fmt.Errorf("%w (%w)", ErrUnknownOutcome, n.latch.Err())
 	}
@@ -159,7 +165,9 @@ func (n *Node) ServerID() string { return string(n.id) }
 
 // IsLeader reports whether this node leads, as far as it knows: another may have
 // been elected within the last lease. See VerifyLeader.
-func (n *Node) IsLeader() bool { return n.latch.Err() == nil && n.raft.State() == raft.Leader }
+func (n *Node) IsLeader() bool {
+	return n.latch.Err() == nil && !n.latch.room.waits() && n.raft.State() == raft.Leader
+}
 
 // Leader returns the leader that this node follows or is; empty when it knows none.
 func (n *Node) Leader() (name slot.NodeName, serverID, addr string) {
@@ -167,7 +175,7 @@ func (n *Node) Leader() (name slot.NodeName, serverID, addr string) {
 		return "", "", ""
 	}
 	a, id := n.raft.LeaderWithID()
-	if id == "" {
+	if id == "" || id == n.id && n.latch.room.waits() {
 		return "", "", ""
 	}
 	if m, ok := n.State().MemberByServerID(string(id)); ok {
@@ -204,7 +212,7 @@ func (n *Node) LastContact() (time.Duration, bool) {
 // loses it steps down after its lease, so a follower that heard from one within
 // two heartbeat timeouts may believe it.
 func (n *Node) Quorum() bool {
-	if n.latch.Err() != nil {
+	if n.latch.Err() != nil || n.latch.room.waits() {
 		return false
 	}
 	if n.raft.State() == raft.Leader {

@@ -4,22 +4,25 @@
 // (law 9). A Node never decides anything about ownership.
 //
 // What can go wrong on Raft's disk is terminal for Raft in this process, and for
-// nothing else: see latch. A Node that is halted answers State with what it
+// nothing else: see latch. But a full disk is waited for: see room. A Node that is halted answers State with what it
 // applied last and refuses to propose, like one that has no quorum.
 package raftfsm
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"sync"
 	"time"
 
 	"github.com/hashicorp/raft"
 
 	"mailnode/raftfsm/cluster"
+	"mailnode/storage/disk"
 	"mailnode/storage/slot"
 )
 
@@ -39,6 +42,10 @@ type Config struct {
 	// OnCondition is told when a condition begins, and with a nil error when it
 	// ends. It is called from Raft's goroutines and must return at once.
 	OnCondition func(name string, err error)
+
+	// GiveUpBallast frees what is kept for a full disk, and reports whether there was
+	// some; nil: there is none.
+	GiveUpBallast func() bool
 
 	wrap func(backend) backend // lets tests break the disk
 }
@@ -137,7 +144,11 @@ func conditionOf(err error) string {
 
 // open opens the files and starts Raft.
 func (n *Node) open() error {
-	if err := n.openWithin(openStalls * n.cfg.StallLimit); err != nil {
+	err := n.openWithin(openStalls * n.cfg.StallLimit)
+	if disk.NoRoom(err) && n.giveUpBallast() {
+		err = n.openWithin(openStalls * n.cfg.StallLimit)
+	}
+	if err != nil {
 		return err
 	}
 	if n.cfg.wrap != nil {
@@ -150,6 +161,8 @@ func (n *Node) open() error {
 		go n.abstains.run(n.trans.NetworkTransport.Consumer(), n.stop)
 	}
 	n.tellSetAside()
+	n.latch.room = n.newRoom()
+	defer n.latch.room.opened()
 	n.latch.watch(n.cfg.StallLimit)
 	r, err := n.start()
 	if err != nil {
@@ -183,6 +196,9 @@ func (n *Node) openWithin(limit time.Duration) error {
 	select {
 	case err := <-done:
 		n.files, n.id = opener.files, opener.id
+		if err != nil && n.back != nil { // it may be opened again
+			err, n.back = errors.Join(err, closeBackend(n.back, err)), nil
+		}
 		return err
 	case <-late.C:
 		return fmt.Errorf("open raft in %q: its disk has not answered for %s", n.cfg.Dir, limit)
@@ -220,12 +236,12 @@ func (n *Node) filled(err error) {
 // tellSetAside keeps ConditionStoreFailed up for as long as what was set aside lies
 // there: a person should look at the disk.
 func (n *Node) tellSetAside() {
-	why, is := wasSetAside(n.cfg.Dir)
+	aside := wasSetAside(n.cfg.Dir)
 	switch {
 	case n.abstains.holds():
-		n.cfg.OnCondition(ConditionStoreFailed, fmt.Errorf("%s; set aside in %q: this node takes no part in votes until a leader has filled it again", why, n.aside()))
-	case is:
-		n.cfg.OnCondition(ConditionStoreFailed, fmt.Errorf("%s; set aside in %q, and filled again: this node votes. When you have looked at the disk, remove that folder", why, n.aside()))
+		n.cfg.OnCondition(ConditionStoreFailed, fmt.Errorf("%s: this node takes no part in votes until a leader has filled it again", cmp.Or(aside, "raft's files were lost")))
+	case aside != "":
+		n.cfg.OnCondition(ConditionStoreFailed, fmt.Errorf("%s, and filled again: this node votes. When you have looked at the disk, remove %q", aside, filepath.Join(n.cfg.Dir, asideName)))
 	default:
 		n.cfg.OnCondition(ConditionStoreFailed, nil)
 	}
@@ -235,12 +251,12 @@ func (n *Node) tellSetAside() {
 // lost and no leader has filled it yet.
 func (n *Node) Abstains() bool { return n.abstains.holds() }
 
-// DecidesAlone reports whether Raft's files failed on a server that is the only one
-// with a vote: nobody can have changed the state that it knows.
+// DecidesAlone reports whether Raft's files failed, or have no room, on a server that
+// is the only one with a vote: nobody can have changed the state that it knows.
 func (n *Node) DecidesAlone() bool {
 	var halted *ErrHalted
-	return errors.As(n.Err(), &halted) && (halted.Condition == ConditionStoreFailed || halted.Condition == ConditionLogCorrupt) &&
-		n.mem != nil && n.mem.get().Sole && n.State().ClusterID != ""
+	failed := errors.As(n.Err(), &halted) && (halted.Condition == ConditionStoreFailed || halted.Condition == ConditionLogCorrupt)
+	return (failed || n.latch.room.waits()) && n.mem != nil && n.mem.get().Sole && n.State().ClusterID != ""
 }
 
 // run executes f, which the latch may end, in a goroutine.
@@ -358,7 +374,7 @@ func (n *Node) observe() {
 	}
 	tick := time.NewTicker(n.cfg.HeartbeatTimeout)
 	defer tick.Stop()
-	_, aside := wasSetAside(n.cfg.Dir)
+	aside := wasSetAside(n.cfg.Dir) != ""
 	for {
 		select {
 		case <-n.stop:
@@ -377,7 +393,7 @@ func (n *Node) observe() {
 				return
 			}
 			if aside {
-				if _, aside = wasSetAside(n.cfg.Dir); !aside {
+				if aside = wasSetAside(n.cfg.Dir) != ""; !aside {
 					n.tellSetAside()
 				}
 			}

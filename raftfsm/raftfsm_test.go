@@ -20,7 +20,7 @@ func TestFormKillLeaderRestart(t *testing.T) {
 	leader.must(t, cluster.AssignSlot{Slot: 3, Master: "n2", Replicas: []slot.NodeName{"n1"}})
 	var notLeader ErrNotLeader
 	until(t, "followers know the leader", func() bool { name, _, _ := others[0].Leader(); return name == leader.cfg.Name })
-	if _, err := others[0].Propose(t.Context(), cluster.DropToken{ID: "x"}); !errors.As(err, &notLeader) || notLeader.Leader != leader.cfg.Name {
+	if _, err := others[0].Propose(t.Context(), cluster.RejectProposal{Proposal: "x"}); !errors.As(err, &notLeader) || notLeader.Leader != leader.cfg.Name {
 		t.Errorf("propose on a follower: %v", err)
 	}
 	var refused cluster.ErrExists

@@ -110,9 +110,14 @@ func (s *store) guard(op string, f func() error) error {
 	return s.latch.during(op, logName, func() error { return caught(f) })
 }
 
-// must is guard for operations of which every error is terminal.
+// must is guard for operations of which every error is terminal, but for want of room.
+// f may be called again.
 func (s *store) must(op string, f func() error) {
-	err := s.guard(op, f)
+	try := func() error { return s.guard(op, f) }
+	err := try()
+	if noRoom(err) {
+		err = s.latch.room.again(err, try)
+	}
 	switch {
 	case errors.Is(err, errBadSum):
 		s.latch.fail(ConditionLogCorrupt, fmt.Errorf("%s: %w", op, err))
@@ -174,7 +179,8 @@ func (s *store) checkHole(index uint64) error {
 // StoreLog appends an entry.
 func (s *store) StoreLog(log *raft.Log) error { return s.StoreLogs([]*raft.Log{log}) }
 
-// StoreLogs appends entries. It returns no error: a failed write is terminal.
+// StoreLogs appends entries. It returns no error: a failed write is terminal, and one
+// that finds no room waits.
 func (s *store) StoreLogs(logs []*raft.Log) error {
 	summed := make([]*raft.Log, len(logs))
 	for i, l := range logs {

@@ -20,18 +20,19 @@ type StreamLayer interface {
 
 var errGateClosed = errors.New("raft is stopped on this node")
 
-// gate is the door between Raft and its peers. It shuts when the latch trips: a
-// leader whose disk hangs would otherwise keep its followers with heartbeats,
-// which never touch the log, and the cluster would have a leader that commits
-// nothing (hashicorp/raft issue 503).
+// gate is the door between Raft and its peers. It shuts when the latch trips, and
+// for as long as a write waits for room: a leader whose disk hangs would otherwise
+// keep its followers with heartbeats, which never touch the log, and the cluster
+// would have a leader that commits nothing (hashicorp/raft issue 503).
 type gate struct {
 	StreamLayer
 	advertised  string
 	dialTimeout time.Duration // Raft waits for its dials when it shuts down
 
-	mu    sync.Mutex // guards what follows
-	shut  bool
-	conns map[*gatedConn]struct{}
+	mu     sync.Mutex // guards what follows
+	shut   bool
+	silent bool // shut for a while
+	conns  map[*gatedConn]struct{}
 }
 
 type gatedConn struct {
@@ -62,21 +63,25 @@ func newGate(s StreamLayer, advertised string, dialTimeout time.Duration) *gate 
 // on, which may be a wildcard.
 func (g *gate) Addr() net.Addr { return advertisedAddr(g.advertised) }
 
-// Accept waits for a peer.
+// Accept waits for a peer that may come in.
 func (g *gate) Accept() (net.Conn, error) {
-	c, err := g.StreamLayer.Accept()
-	if err != nil {
-		return nil, err
+	for {
+		c, err := g.StreamLayer.Accept()
+		if err != nil {
+			return nil, err
+		}
+		if c, err = g.admit(c); !errors.Is(err, errNoRoom) {
+			return c, err
+		}
 	}
-	return g.admit(c)
 }
 
 func (g *gate) dial(addr string, timeout time.Duration) (net.Conn, error) {
 	g.mu.Lock()
-	shut := g.shut
+	err := g.refusal()
 	g.mu.Unlock()
-	if shut {
-		return nil, errGateClosed
+	if err != nil {
+		return nil, err
 	}
 	c, err := g.StreamLayer.Dial(addr, min(timeout, g.dialTimeout))
 	if err != nil {
@@ -88,16 +93,27 @@ func (g *gate) dial(addr string, timeout time.Duration) (net.Conn, error) {
 func (g *gate) admit(c net.Conn) (net.Conn, error) {
 	gc := &gatedConn{Conn: c, gate: g}
 	g.mu.Lock()
-	shut := g.shut
-	if !shut {
+	err := g.refusal()
+	if err == nil {
 		g.conns[gc] = struct{}{}
 	}
 	g.mu.Unlock()
-	if shut {
+	if err != nil {
 		_ = c.Close()
-		return nil, errGateClosed
+		return nil, err
 	}
 	return gc, nil
+}
+
+// refusal returns why nobody may pass; g.mu is held.
+func (g *gate) refusal() error {
+	switch {
+	case g.shut:
+		return errGateClosed
+	case g.silent:
+		return errNoRoom
+	}
+	return nil
 }
 
 // Close closes one connection.
@@ -112,6 +128,23 @@ func (c *gatedConn) Close() error {
 func (g *gate) close() {
 	g.mu.Lock()
 	g.shut = true
+	g.mu.Unlock()
+	g.cut()
+}
+
+// silence shuts the gate and every connection, or opens it again.
+func (g *gate) silence(on bool) {
+	g.mu.Lock()
+	g.silent = on
+	g.mu.Unlock()
+	if on {
+		g.cut()
+	}
+}
+
+// cut ends every connection.
+func (g *gate) cut() {
+	g.mu.Lock()
 	open := make([]*gatedConn, 0, len(g.conns))
 	for c := range g.conns {
 		open = append(open, c)

@@ -15,7 +15,7 @@ import (
 
 const knownFlags = Seen | Answered | Flagged | Deleted | Draft
 
-// Canonical gives flags in their stored form: keywords sorted, each once.
+// Canonical returns flags in their stored form: keywords sorted, each once.
 // ErrInvalid: a keyword is no atom, or a system flag is unknown. ErrLimit: more
 // than MaxKeywordsPerMessage.
 func (f Flags) Canonical() (Flags, error) {
@@ -99,7 +99,7 @@ func (d Delivery) Canonical(now time.Time, errs []error) (Delivery, error) {
 	return d, checkBody(d.Body)
 }
 
-// CheckAddress says whether an address went through slot.ParseAddress. ErrInvalid.
+// CheckAddress returns ErrInvalid unless an address went through slot.ParseAddress.
 func CheckAddress(a slot.Address) error {
 	if p, err := slot.ParseAddress(string(a)); err != nil {
 		return Errorf(ErrInvalid, "%w", err)
@@ -109,10 +109,10 @@ func CheckAddress(a slot.Address) error {
 	return nil
 }
 
-// CheckPassword reports whether a password can be set: UTF-8 (RFC 8265, section
-// 4.1), because other bytes are replaced on their way by whatever reads text, and
-// nothing that a client cannot send (RFC 4616, section 2: no NUL) or that ends a
-// line. ErrInvalid.
+// CheckPassword returns ErrInvalid unless a password can be set: UTF-8 (RFC 8265,
+// section 4.1), because other bytes are replaced on their way by whatever reads
+// text, and nothing that a client cannot send (RFC 4616, section 2: no NUL) or
+// that ends a line.
 func CheckPassword(p string) error {
 	switch {
 	case !utf8.ValidString(p):
@@ -123,7 +123,7 @@ func CheckPassword(p string) error {
 	return nil
 }
 
-// Check says whether a mailbox can have the use. ErrInvalid.
+// Check returns ErrInvalid unless a mailbox can have the use.
 func (u SpecialUse) Check() error {
 	switch u {
 	case "", UseDrafts, UseSent, UseJunk, UseTrash, UseArchive:

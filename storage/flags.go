@@ -78,7 +78,7 @@ func sortKeywords(k []string) []string {
 	return slices.CompactFunc(k, func(a, b string) bool { return compareFold(a, b) == 0 })
 }
 
-// Names gives the flags as IMAP names.
+// Names returns the flags as IMAP names.
 func (f Flags) Names() []string {
 	out := make([]string, 0, 5+len(f.Keywords))
 	for _, s := range systemFlagNames {
@@ -89,7 +89,7 @@ func (f Flags) Names() []string {
 	return append(out, f.Keywords...)
 }
 
-// Has says whether all of the system flags are set.
+// Has reports whether all of the system flags are set.
 func (f Flags) Has(s SystemFlags) bool { return f.System&s == s }
 
 // HasKeyword compares without regard to case.
@@ -98,12 +98,12 @@ func (f Flags) HasKeyword(k string) bool {
 	return ok
 }
 
-// Equal says whether two sets are the same.
+// Equal reports whether two sets are the same.
 func (f Flags) Equal(g Flags) bool {
 	return f.System == g.System && slices.EqualFunc(f.Keywords, g.Keywords, strings.EqualFold)
 }
 
-// Apply gives the flags after a change; f stays as it is. The result may hold
+// Apply returns the flags after a change; f stays as it is. The result may hold
 // more than MaxKeywordsPerMessage; the Store refuses that.
 func (f Flags) Apply(c FlagChange) Flags {
 	switch c.Op {

@@ -23,7 +23,7 @@ const (
 	// excepted (LAWS §4.3).
 	MaxTxnRecords = 1000
 	// MaxStepMessages is how many messages one event of STORE, EXPUNGE or MOVE
-	// changes: few enough that nobody notices to have waited for it.
+	// changes: few enough that nobody notices a wait.
 	MaxStepMessages = 100
 	// The internal dates that can be told: years 1 to 9999, Unix seconds.
 	MinInternalDateUnix = -62_135_596_800
@@ -33,7 +33,7 @@ const (
 // Separator divides the levels of a mailbox name.
 const Separator = '/'
 
-// CanonicalMailboxName checks a UTF-8 mailbox name and gives the stored form:
+// CanonicalMailboxName checks a UTF-8 mailbox name and returns the stored form:
 // INBOX (also as the first level) in capitals, no trailing separator.
 func CanonicalMailboxName(name string) (string, error) {
 	name = strings.TrimSuffix(name, "/")

@@ -14,7 +14,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	flag.Bool("rewrite", false, "make docs/LIMITS.md's table anew")
+	flag.Bool("rewrite", false, "make docs/LIMITS.md's table again")
 	os.Exit(m.Run())
 }
 
@@ -89,5 +89,5 @@ func TestLimitsTable(t *testing.T) {
 		}
 		return
 	}
-	t.Errorf("%s differs (go test ./storage -rewrite makes it anew):\n%s\nwant\n%s", path, have, want.String())
+	t.Errorf("%s differs (go test ./storage -rewrite makes it again):\n%s\nwant\n%s", path, have, want.String())
 }

@@ -71,7 +71,7 @@ type Spool struct {
 
 var _ Body = (*Spool)(nil)
 
-// Write adds bytes. An error is the disk's, and every later Write gives it too:
+// Write adds bytes. An error is the disk's, and every later Write returns it too:
 // a message with a hole must never be taken for one.
 func (s *Spool) Write(p []byte) (int, error) {
 	if s.err == nil {
@@ -168,7 +168,7 @@ func (s *Spool) freePages() {
 	s.pages, s.large = nil, 0
 }
 
-// Size gives the bytes written so far.
+// Size returns the bytes written so far.
 func (s *Spool) Size() int64 { return s.size }
 
 // GUID hashes what has been written so far.

@@ -21,7 +21,7 @@ func (f roomFS) GetDiskUsage(string) (vfs.DiskUsage, error) {
 	return vfs.DiskUsage{AvailBytes: uint64(*f.free)}, nil
 }
 
-// newBudget makes a SpoolDir on a disk that is asked anew each time.
+// newBudget makes a SpoolDir on a disk that is asked again each time.
 func newBudget(free *int64) *SpoolDir {
 	fs := roomFS{vfs.NewMem(), free}
 	now := time.Duration(0)

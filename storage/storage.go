@@ -158,7 +158,7 @@ type Accounts interface {
 	// SetQuota changes how much an account may hold, in bytes; 0: no limit. What
 	// is there already stays.
 	SetQuota(ctx context.Context, id AccountID, quotaBytes int64) error
-	// SetDisabled keeps a user out, or lets him in again; mail comes in all the same.
+	// SetDisabled keeps a user out, or lets the user in again; mail comes in all the same.
 	SetDisabled(ctx context.Context, id AccountID, disabled bool) error
 	// Authenticate proves a password, and returns what it was proved against.
 	// ErrAuth: it is wrong, or the account is disabled. ErrUnavailable: too many
@@ -195,8 +195,8 @@ type Messages interface {
 	// Deliver stores one body for many recipients; the result has one error, or
 	// nil, per recipient. One body serves them all.
 	Deliver(ctx context.Context, d Delivery) []error
-	// Announce says whether a message of so many bytes would be appended now, before
-	// it is sent: ErrOverQuota, counting what else was announced for the account, and
+	// Announce asks, before a message of so many bytes is sent, whether it would be
+	// appended now. ErrOverQuota, counting what else was announced for the account;
 	// ErrDiskFull. It counts until end is called, which Append's caller does before.
 	Announce(ctx context.Context, a AccountID, bytes int64) (end func(), err error)
 	// Append stores one message; the mailbox must exist (ErrNotFound).
@@ -204,22 +204,22 @@ type Messages interface {
 	// Scan calls fn for each message with lo <= UID <= hi in the order of UIDs;
 	// it stops at fn's first error and returns it.
 	Scan(ctx context.Context, r Ref, lo, hi UID, fn func(m Message) error) error
-	// UIDs gives the UIDs of all messages, in order. The array is shared between
+	// UIDs returns the UIDs of all messages, in order. The array is shared between
 	// sessions: it must not be changed.
 	UIDs(ctx context.Context, r Ref) ([]UID, error)
 	// Summaries calls fn for each message with lo <= UID <= hi in the order of
-	// UIDs, with what Summary gives; fn must not keep it. Messages that are gone
+	// UIDs, with what Summary returns; fn must not keep it. Messages that are gone
 	// may be among them. It stops at fn's first error and returns it.
 	Summaries(ctx context.Context, r Ref, lo, hi UID, fn func(uid UID, summary []byte) error) error
-	// Summary gives what storage/mime computed at delivery, in its encoding.
+	// Summary returns what storage/mime computed at delivery, in its encoding.
 	Summary(ctx context.Context, r Ref, uid UID) ([]byte, error)
 	// OpenBody proves a body's checksum and opens it. ErrNotFound when the
 	// message is gone, ErrUnavailable while a damaged body is being fetched.
 	OpenBody(ctx context.Context, r Ref, uid UID) (BodyReader, error)
-	// SetFlags changes flags and gives back the messages it found, changed or
+	// SetFlags changes flags and returns the messages it found, changed or
 	// not, in UID order. UIDs that are gone are passed over.
 	SetFlags(ctx context.Context, r Ref, uids []UID, c FlagChange) ([]Reflagged, error)
-	// Expunge removes those of uids (nil: of all) that have \Deleted, and gives
+	// Expunge removes those of uids (nil: of all) that have \Deleted, and returns
 	// their UIDs in order.
 	Expunge(ctx context.Context, r Ref, uids []UID) ([]UID, error)
 	// Copy copies messages to the mailbox named to; ErrNotFound when there is none.
@@ -238,10 +238,10 @@ type Reflagged struct {
 
 // Changes is the part of a Store that tells sessions what others did.
 type Changes interface {
-	// Changes gives all that changed in a mailbox after since. A mailbox that
+	// Changes returns all that changed in a mailbox after since. A mailbox that
 	// was deleted: ErrNotFound.
 	Changes(ctx context.Context, r Ref, since ModSeq) (ChangeSet, error)
-	// Watch gives a channel that gets a value (capacity one, never blocking the
+	// Watch returns a channel that gets a value (capacity one, never blocking the
 	// store) after each durable change of the mailbox, and the func that ends it.
 	// The zero Ref watches for accounts whose sessions must end: deleted ones, and
 	// those whose Credential is another.

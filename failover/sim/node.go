@@ -10,31 +10,51 @@ import (
 	"mailnode/storage/slot"
 )
 
-// node is one model node: its copy on disk, what it has in memory, and its part.
+// node is one model node: its process, its copy, and the part that it plays.
 type node struct {
-	w       *world
-	name    slot.NodeName
+	w    *world
+	name slot.NodeName
+	process
+	store
+	role  failover.Role
+	epoch slot.Epoch
+	candidacy
+	office
+	follows *follows
+	refill  bool // it is told to fetch the whole state
+}
+
+// process is what runs on a node, and what it knows of the others.
+type process struct {
 	up      bool
 	paused  bool
 	boot    int
 	seq     uint64
-	applied int // of Raft's states
-	known   int // that of them which a start knows: it is written down within a second
+	local   bool // ack = "local"
+	applied int  // of Raft's states
+	known   int  // that of them which a start knows: it is written down within a second
 	ev      *failover.Evidence
-	local   bool          // ack = "local"
-	opens   time.Duration // until then its copy is being opened
-	disk    disk
-	mem     []event // applied and not synced
+}
 
-	wentBack slot.Epoch // its disk was restored in this epoch
+// store is a node's copy, on disk and in memory.
+type store struct {
+	opens    time.Duration // until then it is being opened
+	disk     disk
+	mem      []event    // applied and not synced
+	wentBack slot.Epoch // the disk was restored in this epoch
+}
 
-	role    failover.Role
-	epoch   slot.Epoch
-	asked   time.Duration // since when it asks whether it may serve
+// candidacy is what a node has learned since Raft named it master, while it asks
+// whether it may serve.
+type candidacy struct {
 	askedIn slot.Epoch
+	asked   time.Duration // since when
 	lostTo  slot.NodeName
 	waiting string
+}
 
+// office is a master at work.
+type office struct {
 	serving bool
 	unclean slot.UncleanCount
 	told    bool // by a leader, that its epoch is over
@@ -43,9 +63,6 @@ type node struct {
 	todo    []ack.Action
 	running bool    // the actions are being carried out
 	waits   []event // durable here, clients wait
-
-	follows *follows
-	refill  bool // it is told to fetch the whole state
 }
 
 // follows is a replica's connection to its master.

@@ -85,7 +85,7 @@ func newWorld(seed uint64, f Fault) *world {
 		} else {
 			w.must(cluster.AddMember{Member: m})
 		}
-		n := &node{w: w, name: name, up: true, boot: 1}
+		n := &node{w: w, name: name, process: process{up: true, boot: 1}}
 		w.nodes = append(w.nodes, n)
 		w.byName[name] = n
 	}

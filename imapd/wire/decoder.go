@@ -8,7 +8,7 @@ import (
 )
 
 // Decoder parses the arguments of one framed command. The first error sticks:
-// later calls do nothing and give zero values, so a caller checks Err once.
+// later calls do nothing and return zero values, so a caller checks Err once.
 //
 // Where one space may stand there may be more, and spaces before ")", behind
 // "(" and before the end of the command separate nothing: they are passed over,
@@ -125,7 +125,7 @@ func (d *Decoder) End() {
 // atomSpecials is RFC 3501's atom-specials without CTL and 8-bit.
 const atomSpecials = `(){ %*"\]`
 
-// IsAtomChar says whether c may stand in an atom (RFC 3501, section 9).
+// IsAtomChar reports whether c may stand in an atom (RFC 3501, section 9).
 func IsAtomChar(c byte) bool {
 	return c > ' ' && c < 0x7f && strings.IndexByte(atomSpecials, c) < 0
 }
@@ -150,7 +150,7 @@ func (d *Decoder) Atom() string {
 	return string(a)
 }
 
-// Keyword takes an atom and gives it in capitals: the name of an item.
+// Keyword takes an atom and returns it in capitals: the name of an item.
 func (d *Decoder) Keyword() string { return strings.ToUpper(d.Atom()) }
 
 // TryWord takes the word (in any case) when it comes next, followed by no atom char.
@@ -166,7 +166,7 @@ func (d *Decoder) TryWord(word string) bool {
 	return true
 }
 
-// IsString says whether a quoted string or a literal comes next.
+// IsString reports whether a quoted string or a literal comes next.
 func (d *Decoder) IsString() bool { return d.Peek() == '"' || d.Peek() == '{' }
 
 // AString takes an atom (with ']') or a string.
@@ -247,7 +247,7 @@ func (d *Decoder) literal() []byte {
 	return out
 }
 
-// AtLiteralEnd says whether all that is left is the announcement of a literal
+// AtLiteralEnd reports whether all that is left is the announcement of a literal
 // whose bytes are not in the text: the message of an APPEND.
 func (d *Decoder) AtLiteralEnd() bool {
 	if d.Peek() != '{' {
@@ -315,10 +315,10 @@ func (d *Decoder) FlagList() []string {
 	return flags
 }
 
-// Mailbox takes a mailbox name and gives it in UTF-8.
+// Mailbox takes a mailbox name and returns it in UTF-8.
 func (d *Decoder) Mailbox() string { return d.mailboxName(d.AString()) }
 
-// ListMailbox takes LIST's pattern and gives it in UTF-8.
+// ListMailbox takes LIST's pattern and returns it in UTF-8.
 func (d *Decoder) ListMailbox() string {
 	if d.IsString() {
 		return d.mailboxName(d.String())
@@ -373,7 +373,7 @@ func (d *Decoder) DateTime() time.Time {
 // maxTagBytes is the longest tag that is accepted.
 const maxTagBytes = 100
 
-// IsTag says whether s can be a command's tag (RFC 3501, section 9: any
+// IsTag reports whether s can be a command's tag (RFC 3501, section 9: any
 // ASTRING-CHAR except "+").
 func IsTag(s string) bool {
 	if s == "" || len(s) > maxTagBytes {
@@ -409,7 +409,7 @@ func (d *Decoder) Base64() string {
 }
 
 // FetchKeyword takes the name of a FETCH item or section: letters, digits, '.'
-// (an atom would take '[' and '<' too). It gives it in capitals.
+// (an atom would take '[' and '<' too). It returns it in capitals.
 func (d *Decoder) FetchKeyword() string {
 	b := d.while(func(c byte) bool { return c == '.' || c >= '0' && c <= '9' || c|0x20 >= 'a' && c|0x20 <= 'z' })
 	if len(b) == 0 {

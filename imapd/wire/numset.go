@@ -44,7 +44,7 @@ func (d *Decoder) setNumber() uint32 {
 	return n
 }
 
-// Resolve puts star in place of "*" and gives sorted ranges that do not touch.
+// Resolve puts star in place of "*" and returns sorted ranges that do not touch.
 // "n:*" always holds star, also when n is larger (RFC 3501, section 6.4.8).
 func (s Set) Resolve(star uint32) Set {
 	out := make(Set, 0, len(s))

@@ -32,7 +32,7 @@ type Buffers struct {
 // NewBuffers makes a pool of slices with at least size bytes of capacity.
 func NewBuffers(size int) *Buffers { return &Buffers{size: size} }
 
-// Get gives a slice of length 0.
+// Get returns a slice of length 0.
 func (b *Buffers) Get() []byte {
 	if p, ok := b.pool.Get().(*[]byte); ok {
 		return (*p)[:0]
@@ -62,10 +62,10 @@ type Reader struct {
 // NewReader makes a Reader whose buffers come from pool.
 func NewReader(src io.Reader, pool *Buffers) *Reader { return &Reader{src: src, pool: pool} }
 
-// Buffered gives how many bytes have been received and not been read.
+// Buffered returns how many bytes have been received and not been read.
 func (r *Reader) Buffered() int { return len(r.buf) - r.r }
 
-// TakeBuffered gives what has been received and not been read, as a copy.
+// TakeBuffered returns what has been received and not been read, as a copy.
 func (r *Reader) TakeBuffered() []byte {
 	out := bytes.Clone(r.buf[r.r:])
 	r.release()
@@ -204,7 +204,7 @@ type Literal struct {
 // the largest size.
 const maxLiteralDigits = 18
 
-// LineLiteral says whether a line (with or without its CRLF) announces a literal.
+// LineLiteral reports whether a line (with or without its CRLF) announces a literal.
 func LineLiteral(line []byte) (Literal, bool) {
 	line = bytes.TrimSuffix(line, []byte("\r\n"))
 	line, ok := bytes.CutSuffix(line, []byte("}"))

@@ -17,7 +17,7 @@ var utf7Base64 = base64.NewEncoding("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopq
 
 func utf7Plain(c byte) bool { return c >= ' ' && c < 0x7f }
 
-// EncodeUTF7 gives a UTF-8 name in modified UTF-7 (RFC 3501, section 5.1.3).
+// EncodeUTF7 returns a UTF-8 name in modified UTF-7 (RFC 3501, section 5.1.3).
 func EncodeUTF7(name string) string {
 	plain := true
 	for i := 0; i < len(name) && plain; i++ {
@@ -55,7 +55,7 @@ func EncodeUTF7(name string) string {
 	return out.String()
 }
 
-// DecodeUTF7 gives a name in UTF-8. It refuses every form that EncodeUTF7 would
+// DecodeUTF7 returns a name in UTF-8. It refuses every form that EncodeUTF7 would
 // not make: RFC 3501, section 5.1.3, forbids superfluous shifts, so that one
 // name has one spelling.
 func DecodeUTF7(s string) (string, error) {

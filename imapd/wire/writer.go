@@ -109,7 +109,7 @@ func (w *Writer) String(s string) *Writer {
 	return w.Byte('"')
 }
 
-// quotable says whether s may be quoted: 7-bit, no NUL, CR or LF.
+// quotable reports whether s may be quoted: 7-bit, no NUL, CR or LF.
 func quotable(s string) bool {
 	if len(s) > maxQuotedBytes {
 		return false
@@ -156,7 +156,7 @@ func (w *Writer) Words(words []string) *Writer {
 	return w.Byte(')')
 }
 
-// Full says whether it is time to flush.
+// Full reports whether it is time to flush.
 func (w *Writer) Full() bool { return len(w.buf) >= FlushBytes }
 
 // FlushIfFull sends what was gathered when it is much. It is called between two
@@ -244,5 +244,5 @@ func (w *Writer) Fail(err error) error {
 	return w.err
 }
 
-// Err gives the first error.
+// Err returns the first error.
 func (w *Writer) Err() error { return w.err }

@@ -93,7 +93,7 @@ type CopyStatus struct {
 	Viable   bool           `json:"viable"`
 	Position *slot.Position `json:"position"`
 	LagS     *float64       `json:"lag_s"`
-	State    string         `json:"state,omitempty"` // master, following, building, diverged, failed, silent, unknown
+	State    string         `json:"state,omitempty"` // master, following, building, diverged, failed, stopped, silent, unknown
 	HeardS   *float64       `json:"heard_s"`         // how long ago its node said all this
 
 	// In `slot show` only: the lines of the check when the copy was opened, and the

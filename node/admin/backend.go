@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 
+	"mailnode/figures"
 	"mailnode/node/job"
 	"mailnode/node/monitor"
 	"mailnode/storage/slot"
@@ -96,7 +97,7 @@ func Verdict(s Status, named int) string {
 	if len(all) == 0 {
 		return "all is well"
 	}
-	text := counted(len(all), "problem")
+	text := figures.Count(len(all), "problem")
 	switch {
 	case named <= 0:
 		return text
@@ -133,12 +134,12 @@ func problems(s Status) []string {
 		case err != nil || slots[c.Name] == 1:
 			out = append(out, strings.TrimSpace(string(c.Name)+" "+c.About))
 		case slots[c.Name] > 1:
-			out = append(out, fmt.Sprintf("%s of %s", c.Name, counted(slots[c.Name], "slot")))
+			out = append(out, fmt.Sprintf("%s of %s", c.Name, figures.Count(slots[c.Name], "slot")))
 			slots[c.Name] = -1
 		}
 	}
 	if down > 0 {
-		out = append(out, fmt.Sprintf("%s not served", counted(down, "slot")))
+		out = append(out, fmt.Sprintf("%s not served", figures.Count(down, "slot")))
 	}
 	if s.State != "" && s.State != "serving" {
 		out = append(out, fmt.Sprintf("%s is %s", s.Node, s.State))
@@ -167,11 +168,4 @@ func FirstCommand(s Status) string {
 		}
 	}
 	return ""
-}
-
-func counted(n int, what string) string {
-	if n == 1 {
-		return "1 " + what
-	}
-	return fmt.Sprintf("%d %ss", n, what)
 }

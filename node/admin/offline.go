@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"mailnode/figures"
 	"mailnode/node/config"
 	"mailnode/node/peer"
 	"mailnode/raftfsm/cluster"
@@ -82,7 +83,7 @@ func otherCluster(ctx context.Context, c config.Config) error {
 	for _, v := range c.Volumes {
 		for _, dir := range []string{v.Meta, v.Data} {
 			if files, err := filepath.Glob(filepath.Join(dir, "slots", "s*")); err == nil && len(files) > 0 {
-				return &OtherCluster{Text: fmt.Sprintf("%s has slots of an earlier cluster (%s)", dir, counted(len(files), "slot"))}
+				return &OtherCluster{Text: fmt.Sprintf("%s has slots of an earlier cluster (%s)", dir, figures.Count(len(files), "slot"))}
 			}
 		}
 	}

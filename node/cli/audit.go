@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"mailnode/figures"
 	"mailnode/node/admin"
 	"mailnode/storage/slot"
 )
@@ -114,11 +115,11 @@ func missingScreen(m admin.MissingMessages) string {
 		if i == 0 {
 			text = ""
 		}
-		text += wrap("", fmt.Sprintf("%s %s uid %d, %s, of %s", x.Address, clean(x.Mailbox), x.UID, size(x.Bytes), x.Date))
+		text += wrap("", fmt.Sprintf("%s %s uid %d, %s, of %s", x.Address, clean(x.Mailbox), x.UID, figures.Size(x.Bytes), x.Date))
 		text += fmt.Sprintf("  in %s, gone for %s, sha256 %.16s…\n", x.Slot, age(x.AgoS), x.GUID)
 	}
 	if len(m.Messages) > 0 {
-		text += wrap("", counted(len(m.Messages), "message")+" removed: no copy has the body. Each is delivered anew when a copy that has it returns. Whole sums: --json")
+		text += wrap("", figures.Count(len(m.Messages), "message")+" removed: no copy has the body. Each is delivered anew when a copy that has it returns. Whole sums: --json")
 	}
 	if len(m.Unknown) > 0 {
 		text += "not asked, no master answers: " + slotRanges(m.Unknown) + waitedFor(m.Silent) + "\n"

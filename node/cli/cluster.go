@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"mailnode/figures"
 	"mailnode/node/admin"
 	"mailnode/node/config"
 	"mailnode/node/peer"
@@ -29,7 +30,7 @@ func (a *app) clusterInit() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		a.say("making a new cluster: first node %s, %s, %s each, in %s", c.Node.Name, counted(o.Slots, "slot"), counted(o.Replicas, "replica"), c.Node.Data)
+		a.say("making a new cluster: first node %s, %s, %s each, in %s", c.Node.Name, figures.Count(o.Slots, "slot"), figures.Count(o.Replicas, "replica"), c.Node.Data)
 		id, err := admin.InitCluster(ctx, c, o)
 		var other *admin.OtherCluster
 		if errors.As(err, &other) {

@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"mailnode/figures"
 	"mailnode/node/admin"
 	"mailnode/storage/slot"
 )
@@ -71,7 +72,7 @@ func proposalTable(list []admin.Proposal) string {
 		if p.Node != "" {
 			head += "  " + string(p.Node)
 		}
-		head += "  " + counted(len(p.Slots), "slot")
+		head += "  " + figures.Count(len(p.Slots), "slot")
 		if p.State == "open" {
 			head += fmt.Sprintf(", %s, for %s", usersText(p.Slots), age(p.SinceS))
 		}
@@ -86,7 +87,7 @@ func proposalTable(list []admin.Proposal) string {
 			b.WriteString(wrap("  ", "not safe: "+slotRanges(rest)))
 		}
 		if done > 0 {
-			fmt.Fprintf(&b, "  done: %s\n", counted(done, "slot"))
+			fmt.Fprintf(&b, "  done: %s\n", figures.Count(done, "slot"))
 		}
 		if p.State == "open" {
 			fmt.Fprintf(&b, "  mailnode failover show %s\n", p.ID)

@@ -14,6 +14,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"mailnode/figures"
 	"mailnode/node/admin"
 )
 
@@ -73,14 +74,14 @@ func jobScreen(j admin.JobDetail) string {
 		rows = append(rows, []string{"  began", j.Started + ", ran for " + age(j.RunS)})
 	}
 	if j.RateBytesPerSec > 0 {
-		rows = append(rows, []string{"  at most", size(j.RateBytesPerSec) + "/s"})
+		rows = append(rows, []string{"  at most", figures.Size(j.RateBytesPerSec) + "/s"})
 	}
 	if j.Error != "" {
 		rows = append(rows, []string{"  error", clean(j.Error)})
 	}
 	b.WriteString(table(rows))
 	if j.After > 0 {
-		fmt.Fprintf(&b, "  the first %s are no longer kept\n", counted(j.After, "finding"))
+		fmt.Fprintf(&b, "  the first %s are no longer kept\n", figures.Count(j.After, "finding"))
 	}
 	for _, line := range j.Lines {
 		b.WriteString(clean(line) + "\n")
@@ -107,9 +108,9 @@ func progressText(j admin.Job) string {
 	}
 	text := fmt.Sprintf("%.0f%%", 100*j.Done)
 	if j.BytesDone > 0 {
-		text += ", " + size(j.BytesDone)
+		text += ", " + figures.Size(j.BytesDone)
 		if j.BytesTotal > 0 {
-			text += " of " + size(j.BytesTotal)
+			text += " of " + figures.Size(j.BytesTotal)
 		}
 	}
 	if j.ItemsDone > 0 {
@@ -222,7 +223,7 @@ func barLine(j admin.Job) string {
 // end says how it went; the exit code is the job's.
 func (f *following) end(j admin.Job) error {
 	if !f.asJSON {
-		fmt.Fprintf(f.out, "%s %s %s: %s after %s, %s\n", j.ID, j.Kind, clean(j.About), j.State, age(j.RunS), counted(j.Findings, "finding"))
+		fmt.Fprintf(f.out, "%s %s %s: %s after %s, %s\n", j.ID, j.Kind, clean(j.About), j.State, age(j.RunS), figures.Count(j.Findings, "finding"))
 	}
 	switch {
 	case j.State == "failed":

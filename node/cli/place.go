@@ -4,6 +4,8 @@ import (
 	"context"
 
 	"github.com/spf13/cobra"
+
+	"mailnode/figures"
 )
 
 func (a *app) clusterPlace() *cobra.Command {
@@ -17,7 +19,7 @@ func (a *app) clusterPlace() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		a.say("%s placed", counted(p.Slots, "slot"))
+		a.say("%s placed", figures.Count(p.Slots, "slot"))
 		return nil
 	}))
 }

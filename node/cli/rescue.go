@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"mailnode/figures"
 	"mailnode/node/admin"
 	"mailnode/storage/slot"
 )
@@ -90,12 +91,12 @@ func asideHead(x admin.Aside) string {
 	case c == nil:
 		b.WriteString(wrap("  ", "what it has alone is not counted yet"))
 	default:
-		text := fmt.Sprintf("has alone: %s of %s in %s, %s", counted(c.Messages, "message"), counted(c.Users, "user"), counted(c.Folders, "folder"), size(c.Bytes))
+		text := fmt.Sprintf("has alone: %s of %s in %s, %s", figures.Count(c.Messages, "message"), figures.Count(c.Users, "user"), figures.Count(c.Folders, "folder"), figures.Size(c.Bytes))
 		if c.NewUsers+c.NewFolders > 0 {
-			text += fmt.Sprintf("; %s and %s", counted(c.NewUsers, "new user"), counted(c.NewFolders, "new folder"))
+			text += fmt.Sprintf("; %s and %s", figures.Count(c.NewUsers, "new user"), figures.Count(c.NewFolders, "new folder"))
 		}
 		if c.Changed > 0 {
-			text += fmt.Sprintf("; %s with another password, quota or state: %s", counted(c.Changed, "user"), clean(strings.Join(c.ChangedUsers, ", ")))
+			text += fmt.Sprintf("; %s with another password, quota or state: %s", figures.Count(c.Changed, "user"), clean(strings.Join(c.ChangedUsers, ", ")))
 		}
 		if c.NoBody > 0 {
 			text += fmt.Sprintf("; the bodies of %d are not there", c.NoBody)
@@ -129,7 +130,7 @@ func asideScreen(got admin.Asides, what string) string {
 			if id == "" {
 				id = "no Message-ID"
 			}
-			fmt.Fprintf(&b, "    %s %s %d, %s, %s%s\n      %s\n", clean(string(m.Address)), clean(m.Mailbox), m.UID, clean(m.Date), size(m.Bytes), body, clean(id))
+			fmt.Fprintf(&b, "    %s %s %d, %s, %s%s\n      %s\n", clean(string(m.Address)), clean(m.Mailbox), m.UID, clean(m.Date), figures.Size(m.Bytes), body, clean(id))
 		}
 		if x.Count != nil && x.Count.Messages > len(x.List) {
 			fmt.Fprintf(&b, "    … and %d more: mailnode rescue show %s --json\n", x.Count.Messages-len(x.List), clean(what))

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 
+	"mailnode/figures"
 	"mailnode/node/admin"
 	"mailnode/storage/slot"
 )
@@ -17,7 +18,7 @@ type slotGroup struct {
 	state   string
 	ids     []slot.ID
 	lagS    float64 // of the slot whose best replica is furthest behind
-	unsaid  bool    // of one of the slots no replica's lag is known
+	unsaid  bool    // no replica's lag is known
 }
 
 // groupOf shows a single slot as a group.
@@ -56,9 +57,10 @@ func (g slotGroup) bad() string {
 }
 
 // joins reports whether two groups are one line: the same is wrong with them; each
-// pair of nodes has its own line when that is asked for.
+// pair of nodes has its own line when that is asked for. A lag that is shown is the
+// lag of all of them.
 func (g slotGroup) joins(h slotGroup, pairs bool) bool {
-	return g.state == h.state && g.bad() == h.bad() &&
+	return g.state == h.state && g.bad() == h.bad() && (g.state != "protected" || g.unsaid == h.unsaid) &&
 		(!pairs || slices.Equal(g.masters, h.masters) && slices.Equal(g.others, h.others))
 }
 
@@ -79,7 +81,7 @@ func groupSlots(slots []admin.SlotStatus, pairs bool) []slotGroup {
 		}
 		h := &groups[at]
 		h.ids, h.masters, h.others = append(h.ids, g.ids...), union(h.masters, g.masters), union(h.others, g.others)
-		h.lagS, h.unsaid = max(h.lagS, g.lagS), h.unsaid || g.unsaid
+		h.lagS = max(h.lagS, g.lagS)
 	}
 	slices.SortStableFunc(groups, func(x, y slotGroup) int { return stateRank(x.state) - stateRank(y.state) })
 	return groups
@@ -125,7 +127,7 @@ func (g slotGroup) well() bool {
 // line, unless verbose.
 func slotLines(slots []admin.SlotStatus, verbose bool) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "\n%s\n", counted(len(slots), "slot"))
+	fmt.Fprintf(&b, "\n%s\n", figures.Count(len(slots), "slot"))
 	well, lagS := 0, 0.0
 	for _, g := range groupSlots(slots, verbose) {
 		if g.well() && !verbose {

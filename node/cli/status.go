@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"mailnode/figures"
 	"mailnode/node/admin"
 	"mailnode/node/monitor"
 	"mailnode/storage/slot"
@@ -223,7 +224,7 @@ func proposalLines(list []admin.Proposal) string {
 				left++
 			}
 		}
-		text := fmt.Sprintf("%s: %s", pr.ID, counted(left, "slot"))
+		text := fmt.Sprintf("%s: %s", pr.ID, figures.Count(left, "slot"))
 		if pr.Node != "" {
 			text += " of " + string(pr.Node)
 		}
@@ -247,7 +248,7 @@ func usersText(slots []admin.ProposedSlot) string {
 	case unsaid && users == 0:
 		return "users not known"
 	case unsaid:
-		return "at least " + counted(users, "user")
+		return "at least " + figures.Count(users, "user")
 	}
-	return counted(users, "user")
+	return figures.Count(users, "user")
 }

@@ -1,10 +1,12 @@
 package cli_test
 
 import (
+	"context"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -70,10 +72,34 @@ func TestSystemFullDisk(t *testing.T) {
 		t.Errorf("no byte left: %v, want 452 4.3.1", refused)
 	}
 	s.verify(n)
+	s.fillRaft(n, f)
+	s.verify(n)
 	if err := os.Remove(filler); err != nil {
 		t.Fatal(err)
 	}
 	f.Close()
 	s.within(5*time.Second, "mail flows again", func() bool { return s.deliver(n, users[1]) == nil })
 	s.verify(n)
+	s.within(10*time.Second, "raft goes on", func() bool {
+		exit, _ := s.cli(n, "cluster", "token", "n9", "--yes")
+		return exit == 0
+	})
+}
+
+// fillRaft has Raft write to a full disk until the ballast is used up, and it waits.
+func (s *system) fillRaft(n demoNode, filler *os.File) {
+	ctx, cancel := context.WithCancel(s.t.Context())
+	var asked sync.WaitGroup
+	asked.Go(func() {
+		for ctx.Err() == nil {
+			_ = exec.CommandContext(ctx, s.bin, "--socket", n.Admin, "cluster", "token", "n9", "--yes").Run() // it waits for a leader
+			_, _ = filler.Write(make([]byte, 4096))
+		}
+	})
+	s.within(20*time.Second, "raft waits for room", func() bool {
+		_, out := s.cli(n, "status")
+		return strings.Contains(out, "raft-no-room")
+	})
+	cancel()
+	asked.Wait()
 }

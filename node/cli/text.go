@@ -4,8 +4,10 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 	"unicode/utf8"
 
+	"mailnode/figures"
 	"mailnode/storage/slot"
 )
 
@@ -70,7 +72,7 @@ func someSlots(ids []slot.ID, columns int) string {
 	const more = len(" and 1000 more")
 	end := strings.LastIndexByte(all[:max(columns-more, 0)+1], ' ')
 	if end < 0 {
-		return counted(len(ids), "slot")
+		return figures.Count(len(ids), "slot")
 	}
 	shown := all[:end]
 	return fmt.Sprintf("%s and %d more", shown, len(ids)-countSlots(shown))
@@ -90,41 +92,8 @@ func countSlots(ranges string) int {
 	return n
 }
 
-// age writes seconds in the largest unit that still says something.
-func age(s int64) string {
-	switch {
-	case s < 120:
-		return fmt.Sprintf("%d s", s)
-	case s < 2*3600:
-		return fmt.Sprintf("%d min", s/60)
-	case s < 48*3600:
-		return fmt.Sprintf("%d h", s/3600)
-	}
-	return fmt.Sprintf("%d days", s/86400)
-}
-
-// size writes bytes.
-func size(n int64) string {
-	const units = "KMGTPE"
-	if n < 1024 {
-		return fmt.Sprintf("%d B", n)
-	}
-	v := float64(n)
-	i := -1
-	for v >= 1024 && i < len(units)-1 {
-		v /= 1024
-		i++
-	}
-	return fmt.Sprintf("%.1f %ciB", v, units[i])
-}
-
-// counted writes "1 slot", "2 slots".
-func counted(n int, what string) string {
-	if n == 1 {
-		return "1 " + what
-	}
-	return fmt.Sprintf("%d %ss", n, what)
-}
+// age writes seconds, of which the admin API speaks.
+func age(s int64) string { return figures.Age(time.Duration(s) * time.Second) }
 
 // table aligns columns, two spaces between them and none after the last.
 func table(rows [][]string) string {

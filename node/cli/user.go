@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"mailnode/figures"
 	"mailnode/node/admin"
 	"mailnode/storage/slot"
 )
@@ -32,7 +33,7 @@ func (a *app) userAdd() *cobra.Command {
 		}
 		limit := "no quota"
 		if quotaBytes > 0 {
-			limit = "quota " + size(quotaBytes)
+			limit = "quota " + figures.Size(quotaBytes)
 		}
 		a.say("adding %s, %s", address, limit)
 		password, err := a.password(fromStdin)
@@ -102,7 +103,7 @@ func userTable(u admin.Users) string {
 	}
 	rows := [][]string{{"ADDRESS", "SLOT", "USED", "QUOTA"}}
 	for _, x := range u.Users {
-		rows = append(rows, []string{clean(string(x.Address)), x.Slot.String(), size(x.UsedBytes), quotaText(x)})
+		rows = append(rows, []string{clean(string(x.Address)), x.Slot.String(), figures.Size(x.UsedBytes), quotaText(x)})
 	}
 	return table(rows)
 }
@@ -110,7 +111,7 @@ func userTable(u admin.Users) string {
 func quotaText(u admin.User) string {
 	text := "none"
 	if u.QuotaBytes > 0 {
-		text = size(u.QuotaBytes)
+		text = figures.Size(u.QuotaBytes)
 	}
 	if u.Disabled {
 		text += ", disabled"
@@ -127,7 +128,7 @@ func (a *app) userShow() *cobra.Command {
 		return a.show(u, func() string {
 			rows := [][]string{
 				{"address", clean(string(u.Address))}, {"slot", u.Slot.String()}, {"master", string(u.Master)},
-				{"used", size(u.UsedBytes)}, {"quota", quotaText(u)},
+				{"used", figures.Size(u.UsedBytes)}, {"quota", quotaText(u)},
 			}
 			if u.Deleted {
 				return table(append(rows, []string{"deleted", age(u.DeletedAgoS) + " ago, " + left(u.LeftS)}))

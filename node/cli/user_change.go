@@ -5,6 +5,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"mailnode/figures"
 	"mailnode/node/admin"
 	"mailnode/storage/slot"
 )
@@ -21,7 +22,7 @@ func (a *app) userQuota() *cobra.Command {
 		}
 		limit := "none"
 		if quotaBytes > 0 {
-			limit = size(quotaBytes)
+			limit = figures.Size(quotaBytes)
 		}
 		a.say("setting the quota of %s: %s; what is there stays", address, limit)
 		if err := a.client().SetQuota(ctx, admin.SetQuota{Address: address, QuotaBytes: quotaBytes}); err != nil {

@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"mailnode/figures"
 	"mailnode/node/admin"
 	"mailnode/storage/slot"
 )
@@ -24,7 +25,7 @@ func (a *app) userDelete() *cobra.Command {
 			return &admin.Error{Text: fmt.Sprintf("%s is deleted already, %s", clean(string(address)), left(u.LeftS)), Exit: admin.ExitNothing,
 				Next: "mailnode user undelete " + string(address)}
 		}
-		a.say("deleting %s, %s, %s: %s", clean(string(address)), grouped(u.Messages, "message"), size(u.UsedBytes), left(u.UndeleteS))
+		a.say("deleting %s, %s, %s: %s", clean(string(address)), figures.Count(u.Messages, "message"), figures.Size(u.UsedBytes), left(u.UndeleteS))
 		a.say("  its sessions end, nobody can log in, mail for it is refused")
 		if err := a.agree("Do this?", "mailnode user delete "+string(address)); err != nil {
 			return err
@@ -51,7 +52,7 @@ func (a *app) userErase() *cobra.Command {
 			return &admin.Error{Text: fmt.Sprintf("%s is not deleted, nothing was done: delete it first", clean(string(address))), Exit: admin.ExitRefused,
 				Next: "mailnode user delete " + string(address)}
 		}
-		a.say("ERASING %s, deleted %s ago, with %s of mail", clean(string(address)), age(u.DeletedAgoS), size(u.UsedBytes))
+		a.say("ERASING %s, deleted %s ago, with %s of mail", clean(string(address)), age(u.DeletedAgoS), figures.Size(u.UsedBytes))
 		a.say("  THIS CANNOT BE TAKEN BACK: no command brings this mail back, on no node")
 		a.say("  the address is free for a new account at once")
 		if err := a.agree("Erase the account for good?", again); err != nil {
@@ -117,12 +118,12 @@ func undeletedText(got admin.Undeleted) string {
 	if got.Account {
 		return "the account is back\n"
 	}
-	text := fmt.Sprintf("%s and %s are back\n", grouped(int64(got.Messages), "message"), mailboxes(len(got.Mailboxes)))
+	text := fmt.Sprintf("%s and %s are back\n", figures.Count(got.Messages, "message"), mailboxes(len(got.Mailboxes)))
 	for _, name := range got.Mailboxes {
 		text += "  " + clean(name) + "\n"
 	}
 	if got.Gone > 0 {
-		text += fmt.Sprintf("no body is left of %s\n", grouped(int64(got.Gone), "other message"))
+		text += fmt.Sprintf("no body is left of %s\n", figures.Count(got.Gone, "other message"))
 	}
 	return text
 }
@@ -162,7 +163,7 @@ func deletedTable(u admin.Users) string {
 		if x.LeftS <= 0 {
 			kept = "goes now"
 		}
-		rows = append(rows, []string{clean(string(x.Address)), x.Slot.String(), size(x.UsedBytes), age(x.DeletedAgoS) + " ago", kept})
+		rows = append(rows, []string{clean(string(x.Address)), x.Slot.String(), figures.Size(x.UsedBytes), age(x.DeletedAgoS) + " ago", kept})
 	}
 	return table(rows)
 }
@@ -185,16 +186,4 @@ func parseAge(s string) (int64, error) {
 		return 0, wrong
 	}
 	return int64(d / time.Second), nil
-}
-
-// grouped writes "1 message", "1,234 messages".
-func grouped(n int64, what string) string {
-	if n == 1 {
-		return "1 " + what
-	}
-	digits := strconv.FormatInt(n, 10)
-	for i := len(digits) - 3; i > 0; i -= 3 {
-		digits = digits[:i] + "," + digits[i:]
-	}
-	return digits + " " + what + "s"
 }

@@ -28,6 +28,7 @@ const (
 	RaftLogNewer       Name = "raft-log-newer"
 	RaftRemoved        Name = "raft-removed"
 	RaftSnapshotFailed Name = "raft-snapshot-failed"
+	RaftNoRoom         Name = "raft-no-room"
 	RaftLogCorrupt     Name = "raft-log-corrupt"
 	DiskFull           Name = "disk-full"
 	CopyDiverged       Name = "copy-diverged"
@@ -111,6 +112,7 @@ func diskKinds() []Kind {
 		{SlotOpening, Warn, "slot", "This node's copy is still being opened and checked.", "mailnode slot show {}"},
 		{DiskFull, Page, "path", "The file system has almost no room: deliveries, and whatever else grows, are put off.", "df -h {}"},
 		{RaftStoreFailed, Page, "", "Raft's files on this node failed, or were damaged, lost or older than what it has promised; mail is not in them.", "mailnode cluster members"},
+		{RaftNoRoom, Page, "", "The disk with Raft's files is full: this node decides nothing until there is room, and mail is not in them.", "df -h"},
 		{RaftSnapshotFailed, Warn, "", "A snapshot of Raft's state could not be written, its log grows.", "df -h"},
 		{RaftLogNewer, Page, "", "A newer release wrote what this one cannot read, or the cluster's feature level was raised above it: this node takes no part in decisions until it is upgraded.", "mailnode version"},
 		{RaftLogCorrupt, Page, "", "A record of Raft's log does not match its checksum, Raft is stopped on this node, mail is not.", "mailnode cluster members"},

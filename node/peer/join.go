@@ -25,7 +25,6 @@ const (
 	addressMax     = 270      // a DNS name and a port
 	zoneMax        = 63
 	roleMax        = 31
-	membersMax     = 256
 	// joinRequestTimeout is for the request alone, joinDecisionTimeout for the
 	// cluster's decision, which takes a Raft commit.
 	joinRequestTimeout  = 10 * time.Second
@@ -67,7 +66,7 @@ type Member struct {
 
 // JoinAccepted is what the cluster tells a node that may join.
 type JoinAccepted struct {
-	Members []Member `json:"members,omitempty"` // at most 256
+	Members []Member `json:"members,omitempty"` // all that the cluster has
 	// Admits: the joiner is one that lets others in, so that it gets the CA's key.
 	Admits bool `json:"-"`
 }

@@ -150,6 +150,5 @@ func decideJoin(ctx context.Context, wire joinWire, id *Identity, authorize Auth
 	if !accepted.Admits {
 		caKey = nil
 	}
-	accepted.Members = accepted.Members[:min(len(accepted.Members), membersMax)]
 	return joinAnswer{Cluster: id.cluster, Generation: id.Generation(), CA: encodeCert(id.ca.cert), CAKey: caKey, Cert: encodeCert(cert), Accepted: accepted}, nil
 }

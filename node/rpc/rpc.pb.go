@@ -276,15 +276,24 @@ func (x *Index) GetIndex() uint64 {
 }
 
 type AccountCall struct {
-	state protoimpl.MessageState `protogen:"open.v1"`
-	Slot  uint32                 `protobuf:"varint,1,opt,name=slot,proto3" json:"slot,omitempty"`
-	Verb  string                 `protobuf:"bytes,2,opt,name=verb,proto3" json:"verb,omitempty"` // add, passwd, list, show, quota, disable, enable,
-	// delete, deleted, undelete, erase, restore
-	Address       string `protobuf:"bytes,3,opt,name=address,proto3" json:"address,omitempty"`
-	Password      string `protobuf:"bytes,4,opt,name=password,proto3" json:"password,omitempty"`
-	QuotaBytes    int64  `protobuf:"varint,5,opt,name=quota_bytes,json=quotaBytes,proto3" json:"quota_bytes,omitempty"`
-	SinceMs       int64  `protobuf:"varint,6,opt,name=since_ms,json=sinceMs,proto3" json:"since_ms,omitempty"` // restore: of slot clock; 0: all that is kept
-	Mailbox       string `protobuf:"bytes,7,opt,name=mailbox,proto3" json:"mailbox,omitempty"`                 // restore; "": all
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Slot    uint32                 `protobuf:"varint,1,opt,name=slot,proto3" json:"slot,omitempty"`
+	Address string                 `protobuf:"bytes,2,opt,name=address,proto3" json:"address,omitempty"` // whose; "": of the questions about all
+	// Types that are valid to be assigned to Call:
+	//
+	//	*AccountCall_List
+	//	*AccountCall_Deleted
+	//	*AccountCall_Missing
+	//	*AccountCall_Show
+	//	*AccountCall_Add
+	//	*AccountCall_SetPassword
+	//	*AccountCall_SetQuota
+	//	*AccountCall_SetDisabled
+	//	*AccountCall_Delete
+	//	*AccountCall_Undelete
+	//	*AccountCall_Erase
+	//	*AccountCall_Restore
+	Call          isAccountCall_Call `protobuf_oneof:"call"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -326,13 +335,6 @@ func (x *AccountCall) GetSlot() uint32 {
 	return 0
 }
 
-func (x *AccountCall) GetVerb() string {
-	if x != nil {
-		return x.Verb
-	}
-	return ""
-}
-
 func (x *AccountCall) GetAddress() string {
 	if x != nil {
 		return x.Address
@@ -340,28 +342,295 @@ func (x *AccountCall) GetAddress() string {
 	return ""
 }
 
-func (x *AccountCall) GetPassword() string {
+func (x *AccountCall) GetCall() isAccountCall_Call {
+	if x != nil {
+		return x.Call
+	}
+	return nil
+}
+
+func (x *AccountCall) GetList() *Empty {
+	if x != nil {
+		if x, ok := x.Call.(*AccountCall_List); ok {
+			return x.List
+		}
+	}
+	return nil
+}
+
+func (x *AccountCall) GetDeleted() *Empty {
+	if x != nil {
+		if x, ok := x.Call.(*AccountCall_Deleted); ok {
+			return x.Deleted
+		}
+	}
+	return nil
+}
+
+func (x *AccountCall) GetMissing() *Empty {
+	if x != nil {
+		if x, ok := x.Call.(*AccountCall_Missing); ok {
+			return x.Missing
+		}
+	}
+	return nil
+}
+
+func (x *AccountCall) GetShow() *Empty {
+	if x != nil {
+		if x, ok := x.Call.(*AccountCall_Show); ok {
+			return x.Show
+		}
+	}
+	return nil
+}
+
+func (x *AccountCall) GetAdd() *NewAccount {
+	if x != nil {
+		if x, ok := x.Call.(*AccountCall_Add); ok {
+			return x.Add
+		}
+	}
+	return nil
+}
+
+func (x *AccountCall) GetSetPassword() []byte {
+	if x != nil {
+		if x, ok := x.Call.(*AccountCall_SetPassword); ok {
+			return x.SetPassword
+		}
+	}
+	return nil
+}
+
+func (x *AccountCall) GetSetQuota() int64 {
+	if x != nil {
+		if x, ok := x.Call.(*AccountCall_SetQuota); ok {
+			return x.SetQuota
+		}
+	}
+	return 0
+}
+
+func (x *AccountCall) GetSetDisabled() bool {
+	if x != nil {
+		if x, ok := x.Call.(*AccountCall_SetDisabled); ok {
+			return x.SetDisabled
+		}
+	}
+	return false
+}
+
+func (x *AccountCall) GetDelete() *Empty {
+	if x != nil {
+		if x, ok := x.Call.(*AccountCall_Delete); ok {
+			return x.Delete
+		}
+	}
+	return nil
+}
+
+func (x *AccountCall) GetUndelete() *Empty {
+	if x != nil {
+		if x, ok := x.Call.(*AccountCall_Undelete); ok {
+			return x.Undelete
+		}
+	}
+	return nil
+}
+
+func (x *AccountCall) GetErase() *Empty {
+	if x != nil {
+		if x, ok := x.Call.(*AccountCall_Erase); ok {
+			return x.Erase
+		}
+	}
+	return nil
+}
+
+func (x *AccountCall) GetRestore() *Restore {
+	if x != nil {
+		if x, ok := x.Call.(*AccountCall_Restore); ok {
+			return x.Restore
+		}
+	}
+	return nil
+}
+
+type isAccountCall_Call interface {
+	isAccountCall_Call()
+}
+
+type AccountCall_List struct {
+	List *Empty `protobuf:"bytes,3,opt,name=list,proto3,oneof"` // all accounts
+}
+
+type AccountCall_Deleted struct {
+	Deleted *Empty `protobuf:"bytes,4,opt,name=deleted,proto3,oneof"` // all that are deleted and can be brought back
+}
+
+type AccountCall_Missing struct {
+	Missing *Empty `protobuf:"bytes,5,opt,name=missing,proto3,oneof"` // all messages whose body no copy has
+}
+
+type AccountCall_Show struct {
+	Show *Empty `protobuf:"bytes,6,opt,name=show,proto3,oneof"` // one account, also a deleted one
+}
+
+type AccountCall_Add struct {
+	Add *NewAccount `protobuf:"bytes,7,opt,name=add,proto3,oneof"`
+}
+
+type AccountCall_SetPassword struct {
+	SetPassword []byte `protobuf:"bytes,8,opt,name=set_password,json=setPassword,proto3,oneof"`
+}
+
+type AccountCall_SetQuota struct {
+	SetQuota int64 `protobuf:"varint,9,opt,name=set_quota,json=setQuota,proto3,oneof"` // bytes; 0: no limit
+}
+
+type AccountCall_SetDisabled struct {
+	SetDisabled bool `protobuf:"varint,10,opt,name=set_disabled,json=setDisabled,proto3,oneof"`
+}
+
+type AccountCall_Delete struct {
+	Delete *Empty `protobuf:"bytes,11,opt,name=delete,proto3,oneof"`
+}
+
+type AccountCall_Undelete struct {
+	Undelete *Empty `protobuf:"bytes,12,opt,name=undelete,proto3,oneof"` // a deleted account
+}
+
+type AccountCall_Erase struct {
+	Erase *Empty `protobuf:"bytes,13,opt,name=erase,proto3,oneof"`
+}
+
+type AccountCall_Restore struct {
+	Restore *Restore `protobuf:"bytes,14,opt,name=restore,proto3,oneof"` // what was removed from a living one
+}
+
+func (*AccountCall_List) isAccountCall_Call() {}
+
+func (*AccountCall_Deleted) isAccountCall_Call() {}
+
+func (*AccountCall_Missing) isAccountCall_Call() {}
+
+func (*AccountCall_Show) isAccountCall_Call() {}
+
+func (*AccountCall_Add) isAccountCall_Call() {}
+
+func (*AccountCall_SetPassword) isAccountCall_Call() {}
+
+func (*AccountCall_SetQuota) isAccountCall_Call() {}
+
+func (*AccountCall_SetDisabled) isAccountCall_Call() {}
+
+func (*AccountCall_Delete) isAccountCall_Call() {}
+
+func (*AccountCall_Undelete) isAccountCall_Call() {}
+
+func (*AccountCall_Erase) isAccountCall_Call() {}
+
+func (*AccountCall_Restore) isAccountCall_Call() {}
+
+type NewAccount struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Password      []byte                 `protobuf:"bytes,1,opt,name=password,proto3" json:"password,omitempty"`
+	QuotaBytes    int64                  `protobuf:"varint,2,opt,name=quota_bytes,json=quotaBytes,proto3" json:"quota_bytes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NewAccount) Reset() {
+	*x = NewAccount{}
+	mi := &file_rpc_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NewAccount) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NewAccount) ProtoMessage() {}
+
+func (x *NewAccount) ProtoReflect() protoreflect.Message {
+	mi := &file_rpc_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NewAccount.ProtoReflect.Descriptor instead.
+func (*NewAccount) Descriptor() ([]byte, []int) {
+	return file_rpc_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *NewAccount) GetPassword() []byte {
 	if x != nil {
 		return x.Password
 	}
-	return ""
+	return nil
 }
 
-func (x *AccountCall) GetQuotaBytes() int64 {
+func (x *NewAccount) GetQuotaBytes() int64 {
 	if x != nil {
 		return x.QuotaBytes
 	}
 	return 0
 }
 
-func (x *AccountCall) GetSinceMs() int64 {
+type Restore struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	SinceMs       int64                  `protobuf:"varint,1,opt,name=since_ms,json=sinceMs,proto3" json:"since_ms,omitempty"` // of slot clock; 0: all that is kept
+	Mailbox       string                 `protobuf:"bytes,2,opt,name=mailbox,proto3" json:"mailbox,omitempty"`                 // "": all
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Restore) Reset() {
+	*x = Restore{}
+	mi := &file_rpc_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Restore) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Restore) ProtoMessage() {}
+
+func (x *Restore) ProtoReflect() protoreflect.Message {
+	mi := &file_rpc_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Restore.ProtoReflect.Descriptor instead.
+func (*Restore) Descriptor() ([]byte, []int) {
+	return file_rpc_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *Restore) GetSinceMs() int64 {
 	if x != nil {
 		return x.SinceMs
 	}
 	return 0
 }
 
-func (x *AccountCall) GetMailbox() string {
+func (x *Restore) GetMailbox() string {
 	if x != nil {
 		return x.Mailbox
 	}
@@ -371,14 +640,16 @@ func (x *AccountCall) GetMailbox() string {
 type AccountReply struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Failure       *Failure               `protobuf:"bytes,1,opt,name=failure,proto3" json:"failure,omitempty"`
-	Body          []byte                 `protobuf:"bytes,2,opt,name=body,proto3" json:"body,omitempty"` // JSON: what the verb gives (node/accounts.go)
+	Accounts      []*Account             `protobuf:"bytes,2,rep,name=accounts,proto3" json:"accounts,omitempty"` // list, deleted; of show and add the one
+	Missing       []*MissingMessage      `protobuf:"bytes,3,rep,name=missing,proto3" json:"missing,omitempty"`
+	Restored      *Restored              `protobuf:"bytes,4,opt,name=restored,proto3" json:"restored,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *AccountReply) Reset() {
 	*x = AccountReply{}
-	mi := &file_rpc_proto_msgTypes[6]
+	mi := &file_rpc_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -390,7 +661,7 @@ func (x *AccountReply) String() string {
 func (*AccountReply) ProtoMessage() {}
 
 func (x *AccountReply) ProtoReflect() protoreflect.Message {
-	mi := &file_rpc_proto_msgTypes[6]
+	mi := &file_rpc_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -403,7 +674,7 @@ func (x *AccountReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AccountReply.ProtoReflect.Descriptor instead.
 func (*AccountReply) Descriptor() ([]byte, []int) {
-	return file_rpc_proto_rawDescGZIP(), []int{6}
+	return file_rpc_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *AccountReply) GetFailure() *Failure {
@@ -413,11 +684,467 @@ func (x *AccountReply) GetFailure() *Failure {
 	return nil
 }
 
-func (x *AccountReply) GetBody() []byte {
+func (x *AccountReply) GetAccounts() []*Account {
 	if x != nil {
-		return x.Body
+		return x.Accounts
 	}
 	return nil
+}
+
+func (x *AccountReply) GetMissing() []*MissingMessage {
+	if x != nil {
+		return x.Missing
+	}
+	return nil
+}
+
+func (x *AccountReply) GetRestored() *Restored {
+	if x != nil {
+		return x.Restored
+	}
+	return nil
+}
+
+type Account struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            uint64                 `protobuf:"fixed64,1,opt,name=id,proto3" json:"id,omitempty"`
+	Address       string                 `protobuf:"bytes,2,opt,name=address,proto3" json:"address,omitempty"`
+	QuotaBytes    int64                  `protobuf:"varint,3,opt,name=quota_bytes,json=quotaBytes,proto3" json:"quota_bytes,omitempty"`
+	UsedBytes     int64                  `protobuf:"varint,4,opt,name=used_bytes,json=usedBytes,proto3" json:"used_bytes,omitempty"`
+	CreatedUnix   int64                  `protobuf:"varint,5,opt,name=created_unix,json=createdUnix,proto3" json:"created_unix,omitempty"`
+	Disabled      bool                   `protobuf:"varint,6,opt,name=disabled,proto3" json:"disabled,omitempty"`
+	Deleted       bool                   `protobuf:"varint,7,opt,name=deleted,proto3" json:"deleted,omitempty"`
+	DeletedAgoMs  int64                  `protobuf:"varint,8,opt,name=deleted_ago_ms,json=deletedAgoMs,proto3" json:"deleted_ago_ms,omitempty"` // of slot clock
+	LeftMs        int64                  `protobuf:"varint,9,opt,name=left_ms,json=leftMs,proto3" json:"left_ms,omitempty"`                     // of slot clock, until it is erased
+	Messages      int64                  `protobuf:"varint,10,opt,name=messages,proto3" json:"messages,omitempty"`                              // show; 0 for a deleted one: they are not looked at
+	UndeleteMs    int64                  `protobuf:"varint,11,opt,name=undelete_ms,json=undeleteMs,proto3" json:"undelete_ms,omitempty"`        // show: how long, on the slot clock, removed mail can be brought back
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Account) Reset() {
+	*x = Account{}
+	mi := &file_rpc_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Account) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Account) ProtoMessage() {}
+
+func (x *Account) ProtoReflect() protoreflect.Message {
+	mi := &file_rpc_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Account.ProtoReflect.Descriptor instead.
+func (*Account) Descriptor() ([]byte, []int) {
+	return file_rpc_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *Account) GetId() uint64 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *Account) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
+func (x *Account) GetQuotaBytes() int64 {
+	if x != nil {
+		return x.QuotaBytes
+	}
+	return 0
+}
+
+func (x *Account) GetUsedBytes() int64 {
+	if x != nil {
+		return x.UsedBytes
+	}
+	return 0
+}
+
+func (x *Account) GetCreatedUnix() int64 {
+	if x != nil {
+		return x.CreatedUnix
+	}
+	return 0
+}
+
+func (x *Account) GetDisabled() bool {
+	if x != nil {
+		return x.Disabled
+	}
+	return false
+}
+
+func (x *Account) GetDeleted() bool {
+	if x != nil {
+		return x.Deleted
+	}
+	return false
+}
+
+func (x *Account) GetDeletedAgoMs() int64 {
+	if x != nil {
+		return x.DeletedAgoMs
+	}
+	return 0
+}
+
+func (x *Account) GetLeftMs() int64 {
+	if x != nil {
+		return x.LeftMs
+	}
+	return 0
+}
+
+func (x *Account) GetMessages() int64 {
+	if x != nil {
+		return x.Messages
+	}
+	return 0
+}
+
+func (x *Account) GetUndeleteMs() int64 {
+	if x != nil {
+		return x.UndeleteMs
+	}
+	return 0
+}
+
+type MissingMessage struct {
+	state            protoimpl.MessageState `protogen:"open.v1"`
+	Address          string                 `protobuf:"bytes,1,opt,name=address,proto3" json:"address,omitempty"`
+	Mailbox          string                 `protobuf:"bytes,2,opt,name=mailbox,proto3" json:"mailbox,omitempty"` // as it was called then
+	Uid              uint32                 `protobuf:"varint,3,opt,name=uid,proto3" json:"uid,omitempty"`
+	Guid             []byte                 `protobuf:"bytes,4,opt,name=guid,proto3" json:"guid,omitempty"`
+	Size             int64                  `protobuf:"varint,5,opt,name=size,proto3" json:"size,omitempty"`
+	InternalDateUnix int64                  `protobuf:"varint,6,opt,name=internal_date_unix,json=internalDateUnix,proto3" json:"internal_date_unix,omitempty"`
+	AgoMs            int64                  `protobuf:"varint,7,opt,name=ago_ms,json=agoMs,proto3" json:"ago_ms,omitempty"` // of slot clock, since it was given up
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
+}
+
+func (x *MissingMessage) Reset() {
+	*x = MissingMessage{}
+	mi := &file_rpc_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MissingMessage) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MissingMessage) ProtoMessage() {}
+
+func (x *MissingMessage) ProtoReflect() protoreflect.Message {
+	mi := &file_rpc_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MissingMessage.ProtoReflect.Descriptor instead.
+func (*MissingMessage) Descriptor() ([]byte, []int) {
+	return file_rpc_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *MissingMessage) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
+func (x *MissingMessage) GetMailbox() string {
+	if x != nil {
+		return x.Mailbox
+	}
+	return ""
+}
+
+func (x *MissingMessage) GetUid() uint32 {
+	if x != nil {
+		return x.Uid
+	}
+	return 0
+}
+
+func (x *MissingMessage) GetGuid() []byte {
+	if x != nil {
+		return x.Guid
+	}
+	return nil
+}
+
+func (x *MissingMessage) GetSize() int64 {
+	if x != nil {
+		return x.Size
+	}
+	return 0
+}
+
+func (x *MissingMessage) GetInternalDateUnix() int64 {
+	if x != nil {
+		return x.InternalDateUnix
+	}
+	return 0
+}
+
+func (x *MissingMessage) GetAgoMs() int64 {
+	if x != nil {
+		return x.AgoMs
+	}
+	return 0
+}
+
+type Restored struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Messages      int64                  `protobuf:"varint,1,opt,name=messages,proto3" json:"messages,omitempty"`
+	Gone          int64                  `protobuf:"varint,2,opt,name=gone,proto3" json:"gone,omitempty"` // of those asked for: no body is left
+	Mailboxes     []string               `protobuf:"bytes,3,rep,name=mailboxes,proto3" json:"mailboxes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Restored) Reset() {
+	*x = Restored{}
+	mi := &file_rpc_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Restored) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Restored) ProtoMessage() {}
+
+func (x *Restored) ProtoReflect() protoreflect.Message {
+	mi := &file_rpc_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Restored.ProtoReflect.Descriptor instead.
+func (*Restored) Descriptor() ([]byte, []int) {
+	return file_rpc_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *Restored) GetMessages() int64 {
+	if x != nil {
+		return x.Messages
+	}
+	return 0
+}
+
+func (x *Restored) GetGone() int64 {
+	if x != nil {
+		return x.Gone
+	}
+	return 0
+}
+
+func (x *Restored) GetMailboxes() []string {
+	if x != nil {
+		return x.Mailboxes
+	}
+	return nil
+}
+
+type RescueCall struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	What  string                 `protobuf:"bytes,1,opt,name=what,proto3" json:"what,omitempty"` // a slot, or the name of a state; "": all
+	// Types that are valid to be assigned to Call:
+	//
+	//	*RescueCall_List
+	//	*RescueCall_Show
+	//	*RescueCall_Dismiss
+	Call          isRescueCall_Call `protobuf_oneof:"call"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RescueCall) Reset() {
+	*x = RescueCall{}
+	mi := &file_rpc_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RescueCall) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RescueCall) ProtoMessage() {}
+
+func (x *RescueCall) ProtoReflect() protoreflect.Message {
+	mi := &file_rpc_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RescueCall.ProtoReflect.Descriptor instead.
+func (*RescueCall) Descriptor() ([]byte, []int) {
+	return file_rpc_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *RescueCall) GetWhat() string {
+	if x != nil {
+		return x.What
+	}
+	return ""
+}
+
+func (x *RescueCall) GetCall() isRescueCall_Call {
+	if x != nil {
+		return x.Call
+	}
+	return nil
+}
+
+func (x *RescueCall) GetList() *Empty {
+	if x != nil {
+		if x, ok := x.Call.(*RescueCall_List); ok {
+			return x.List
+		}
+	}
+	return nil
+}
+
+func (x *RescueCall) GetShow() int64 {
+	if x != nil {
+		if x, ok := x.Call.(*RescueCall_Show); ok {
+			return x.Show
+		}
+	}
+	return 0
+}
+
+func (x *RescueCall) GetDismiss() *Dismissal {
+	if x != nil {
+		if x, ok := x.Call.(*RescueCall_Dismiss); ok {
+			return x.Dismiss
+		}
+	}
+	return nil
+}
+
+type isRescueCall_Call interface {
+	isRescueCall_Call()
+}
+
+type RescueCall_List struct {
+	List *Empty `protobuf:"bytes,2,opt,name=list,proto3,oneof"`
+}
+
+type RescueCall_Show struct {
+	Show int64 `protobuf:"varint,3,opt,name=show,proto3,oneof"` // at most so many messages of each state
+}
+
+type RescueCall_Dismiss struct {
+	Dismiss *Dismissal `protobuf:"bytes,4,opt,name=dismiss,proto3,oneof"`
+}
+
+func (*RescueCall_List) isRescueCall_Call() {}
+
+func (*RescueCall_Show) isRescueCall_Call() {}
+
+func (*RescueCall_Dismiss) isRescueCall_Call() {}
+
+type Dismissal struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	By            string                 `protobuf:"bytes,1,opt,name=by,proto3" json:"by,omitempty"`
+	Why           string                 `protobuf:"bytes,2,opt,name=why,proto3" json:"why,omitempty"`
+	Wall          string                 `protobuf:"bytes,3,opt,name=wall,proto3" json:"wall,omitempty"` // RFC 3339, shown only
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Dismissal) Reset() {
+	*x = Dismissal{}
+	mi := &file_rpc_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Dismissal) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Dismissal) ProtoMessage() {}
+
+func (x *Dismissal) ProtoReflect() protoreflect.Message {
+	mi := &file_rpc_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Dismissal.ProtoReflect.Descriptor instead.
+func (*Dismissal) Descriptor() ([]byte, []int) {
+	return file_rpc_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *Dismissal) GetBy() string {
+	if x != nil {
+		return x.By
+	}
+	return ""
+}
+
+func (x *Dismissal) GetWhy() string {
+	if x != nil {
+		return x.Why
+	}
+	return ""
+}
+
+func (x *Dismissal) GetWall() string {
+	if x != nil {
+		return x.Wall
+	}
+	return ""
 }
 
 type ResolveCall struct {
@@ -431,7 +1158,7 @@ type ResolveCall struct {
 
 func (x *ResolveCall) Reset() {
 	*x = ResolveCall{}
-	mi := &file_rpc_proto_msgTypes[7]
+	mi := &file_rpc_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -443,7 +1170,7 @@ func (x *ResolveCall) String() string {
 func (*ResolveCall) ProtoMessage() {}
 
 func (x *ResolveCall) ProtoReflect() protoreflect.Message {
-	mi := &file_rpc_proto_msgTypes[7]
+	mi := &file_rpc_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -456,7 +1183,7 @@ func (x *ResolveCall) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResolveCall.ProtoReflect.Descriptor instead.
 func (*ResolveCall) Descriptor() ([]byte, []int) {
-	return file_rpc_proto_rawDescGZIP(), []int{7}
+	return file_rpc_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *ResolveCall) GetSlot() uint32 {
@@ -491,7 +1218,7 @@ type ResolveReply struct {
 
 func (x *ResolveReply) Reset() {
 	*x = ResolveReply{}
-	mi := &file_rpc_proto_msgTypes[8]
+	mi := &file_rpc_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -503,7 +1230,7 @@ func (x *ResolveReply) String() string {
 func (*ResolveReply) ProtoMessage() {}
 
 func (x *ResolveReply) ProtoReflect() protoreflect.Message {
-	mi := &file_rpc_proto_msgTypes[8]
+	mi := &file_rpc_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -516,7 +1243,7 @@ func (x *ResolveReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResolveReply.ProtoReflect.Descriptor instead.
 func (*ResolveReply) Descriptor() ([]byte, []int) {
-	return file_rpc_proto_rawDescGZIP(), []int{8}
+	return file_rpc_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ResolveReply) GetFailure() *Failure {
@@ -552,7 +1279,7 @@ type LoginCall struct {
 
 func (x *LoginCall) Reset() {
 	*x = LoginCall{}
-	mi := &file_rpc_proto_msgTypes[9]
+	mi := &file_rpc_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -564,7 +1291,7 @@ func (x *LoginCall) String() string {
 func (*LoginCall) ProtoMessage() {}
 
 func (x *LoginCall) ProtoReflect() protoreflect.Message {
-	mi := &file_rpc_proto_msgTypes[9]
+	mi := &file_rpc_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -577,7 +1304,7 @@ func (x *LoginCall) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LoginCall.ProtoReflect.Descriptor instead.
 func (*LoginCall) Descriptor() ([]byte, []int) {
-	return file_rpc_proto_rawDescGZIP(), []int{9}
+	return file_rpc_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *LoginCall) GetSlot() uint32 {
@@ -618,7 +1345,7 @@ type LoginReply struct {
 
 func (x *LoginReply) Reset() {
 	*x = LoginReply{}
-	mi := &file_rpc_proto_msgTypes[10]
+	mi := &file_rpc_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -630,7 +1357,7 @@ func (x *LoginReply) String() string {
 func (*LoginReply) ProtoMessage() {}
 
 func (x *LoginReply) ProtoReflect() protoreflect.Message {
-	mi := &file_rpc_proto_msgTypes[10]
+	mi := &file_rpc_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -643,7 +1370,7 @@ func (x *LoginReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LoginReply.ProtoReflect.Descriptor instead.
 func (*LoginReply) Descriptor() ([]byte, []int) {
-	return file_rpc_proto_rawDescGZIP(), []int{10}
+	return file_rpc_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *LoginReply) GetFailure() *Failure {
@@ -671,7 +1398,7 @@ type Failure struct {
 
 func (x *Failure) Reset() {
 	*x = Failure{}
-	mi := &file_rpc_proto_msgTypes[11]
+	mi := &file_rpc_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -683,7 +1410,7 @@ func (x *Failure) String() string {
 func (*Failure) ProtoMessage() {}
 
 func (x *Failure) ProtoReflect() protoreflect.Message {
-	mi := &file_rpc_proto_msgTypes[11]
+	mi := &file_rpc_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -696,7 +1423,7 @@ func (x *Failure) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Failure.ProtoReflect.Descriptor instead.
 func (*Failure) Descriptor() ([]byte, []int) {
-	return file_rpc_proto_rawDescGZIP(), []int{11}
+	return file_rpc_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Failure) GetKind() string {
@@ -726,7 +1453,7 @@ type DeliverPart struct {
 
 func (x *DeliverPart) Reset() {
 	*x = DeliverPart{}
-	mi := &file_rpc_proto_msgTypes[12]
+	mi := &file_rpc_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -738,7 +1465,7 @@ func (x *DeliverPart) String() string {
 func (*DeliverPart) ProtoMessage() {}
 
 func (x *DeliverPart) ProtoReflect() protoreflect.Message {
-	mi := &file_rpc_proto_msgTypes[12]
+	mi := &file_rpc_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -751,7 +1478,7 @@ func (x *DeliverPart) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeliverPart.ProtoReflect.Descriptor instead.
 func (*DeliverPart) Descriptor() ([]byte, []int) {
-	return file_rpc_proto_rawDescGZIP(), []int{12}
+	return file_rpc_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *DeliverPart) GetSlot() uint32 {
@@ -799,7 +1526,7 @@ type Recipient struct {
 
 func (x *Recipient) Reset() {
 	*x = Recipient{}
-	mi := &file_rpc_proto_msgTypes[13]
+	mi := &file_rpc_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -811,7 +1538,7 @@ func (x *Recipient) String() string {
 func (*Recipient) ProtoMessage() {}
 
 func (x *Recipient) ProtoReflect() protoreflect.Message {
-	mi := &file_rpc_proto_msgTypes[13]
+	mi := &file_rpc_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -824,7 +1551,7 @@ func (x *Recipient) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Recipient.ProtoReflect.Descriptor instead.
 func (*Recipient) Descriptor() ([]byte, []int) {
-	return file_rpc_proto_rawDescGZIP(), []int{13}
+	return file_rpc_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Recipient) GetAccount() uint64 {
@@ -850,7 +1577,7 @@ type DeliverReply struct {
 
 func (x *DeliverReply) Reset() {
 	*x = DeliverReply{}
-	mi := &file_rpc_proto_msgTypes[14]
+	mi := &file_rpc_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -862,7 +1589,7 @@ func (x *DeliverReply) String() string {
 func (*DeliverReply) ProtoMessage() {}
 
 func (x *DeliverReply) ProtoReflect() protoreflect.Message {
-	mi := &file_rpc_proto_msgTypes[14]
+	mi := &file_rpc_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -875,7 +1602,7 @@ func (x *DeliverReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeliverReply.ProtoReflect.Descriptor instead.
 func (*DeliverReply) Descriptor() ([]byte, []int) {
-	return file_rpc_proto_rawDescGZIP(), []int{14}
+	return file_rpc_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *DeliverReply) GetFailures() []*Failure {
@@ -904,19 +1631,76 @@ const file_rpc_proto_rawDesc = "" +
 	"\n" +
 	"not_leader\x18\x06 \x01(\bR\tnotLeader\"\x1d\n" +
 	"\x05Index\x12\x14\n" +
-	"\x05index\x18\x01 \x01(\x04R\x05index\"\xc1\x01\n" +
+	"\x05index\x18\x01 \x01(\x04R\x05index\"\xf8\x04\n" +
 	"\vAccountCall\x12\x12\n" +
-	"\x04slot\x18\x01 \x01(\rR\x04slot\x12\x12\n" +
-	"\x04verb\x18\x02 \x01(\tR\x04verb\x12\x18\n" +
-	"\aaddress\x18\x03 \x01(\tR\aaddress\x12\x1a\n" +
-	"\bpassword\x18\x04 \x01(\tR\bpassword\x12\x1f\n" +
-	"\vquota_bytes\x18\x05 \x01(\x03R\n" +
-	"quotaBytes\x12\x19\n" +
-	"\bsince_ms\x18\x06 \x01(\x03R\asinceMs\x12\x18\n" +
-	"\amailbox\x18\a \x01(\tR\amailbox\"W\n" +
+	"\x04slot\x18\x01 \x01(\rR\x04slot\x12\x18\n" +
+	"\aaddress\x18\x02 \x01(\tR\aaddress\x12-\n" +
+	"\x04list\x18\x03 \x01(\v2\x17.mailnode.node.v1.EmptyH\x00R\x04list\x123\n" +
+	"\adeleted\x18\x04 \x01(\v2\x17.mailnode.node.v1.EmptyH\x00R\adeleted\x123\n" +
+	"\amissing\x18\x05 \x01(\v2\x17.mailnode.node.v1.EmptyH\x00R\amissing\x12-\n" +
+	"\x04show\x18\x06 \x01(\v2\x17.mailnode.node.v1.EmptyH\x00R\x04show\x120\n" +
+	"\x03add\x18\a \x01(\v2\x1c.mailnode.node.v1.NewAccountH\x00R\x03add\x12#\n" +
+	"\fset_password\x18\b \x01(\fH\x00R\vsetPassword\x12\x1d\n" +
+	"\tset_quota\x18\t \x01(\x03H\x00R\bsetQuota\x12#\n" +
+	"\fset_disabled\x18\n" +
+	" \x01(\bH\x00R\vsetDisabled\x121\n" +
+	"\x06delete\x18\v \x01(\v2\x17.mailnode.node.v1.EmptyH\x00R\x06delete\x125\n" +
+	"\bundelete\x18\f \x01(\v2\x17.mailnode.node.v1.EmptyH\x00R\bundelete\x12/\n" +
+	"\x05erase\x18\r \x01(\v2\x17.mailnode.node.v1.EmptyH\x00R\x05erase\x125\n" +
+	"\arestore\x18\x0e \x01(\v2\x19.mailnode.node.v1.RestoreH\x00R\arestoreB\x06\n" +
+	"\x04call\"I\n" +
+	"\n" +
+	"NewAccount\x12\x1a\n" +
+	"\bpassword\x18\x01 \x01(\fR\bpassword\x12\x1f\n" +
+	"\vquota_bytes\x18\x02 \x01(\x03R\n" +
+	"quotaBytes\">\n" +
+	"\aRestore\x12\x19\n" +
+	"\bsince_ms\x18\x01 \x01(\x03R\asinceMs\x12\x18\n" +
+	"\amailbox\x18\x02 \x01(\tR\amailbox\"\xee\x01\n" +
 	"\fAccountReply\x123\n" +
-	"\afailure\x18\x01 \x01(\v2\x19.mailnode.node.v1.FailureR\afailure\x12\x12\n" +
-	"\x04body\x18\x02 \x01(\fR\x04body\"Q\n" +
+	"\afailure\x18\x01 \x01(\v2\x19.mailnode.node.v1.FailureR\afailure\x125\n" +
+	"\baccounts\x18\x02 \x03(\v2\x19.mailnode.node.v1.AccountR\baccounts\x12:\n" +
+	"\amissing\x18\x03 \x03(\v2 .mailnode.node.v1.MissingMessageR\amissing\x126\n" +
+	"\brestored\x18\x04 \x01(\v2\x1a.mailnode.node.v1.RestoredR\brestored\"\xc8\x02\n" +
+	"\aAccount\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\x06R\x02id\x12\x18\n" +
+	"\aaddress\x18\x02 \x01(\tR\aaddress\x12\x1f\n" +
+	"\vquota_bytes\x18\x03 \x01(\x03R\n" +
+	"quotaBytes\x12\x1d\n" +
+	"\n" +
+	"used_bytes\x18\x04 \x01(\x03R\tusedBytes\x12!\n" +
+	"\fcreated_unix\x18\x05 \x01(\x03R\vcreatedUnix\x12\x1a\n" +
+	"\bdisabled\x18\x06 \x01(\bR\bdisabled\x12\x18\n" +
+	"\adeleted\x18\a \x01(\bR\adeleted\x12$\n" +
+	"\x0edeleted_ago_ms\x18\b \x01(\x03R\fdeletedAgoMs\x12\x17\n" +
+	"\aleft_ms\x18\t \x01(\x03R\x06leftMs\x12\x1a\n" +
+	"\bmessages\x18\n" +
+	" \x01(\x03R\bmessages\x12\x1f\n" +
+	"\vundelete_ms\x18\v \x01(\x03R\n" +
+	"undeleteMs\"\xc3\x01\n" +
+	"\x0eMissingMessage\x12\x18\n" +
+	"\aaddress\x18\x01 \x01(\tR\aaddress\x12\x18\n" +
+	"\amailbox\x18\x02 \x01(\tR\amailbox\x12\x10\n" +
+	"\x03uid\x18\x03 \x01(\rR\x03uid\x12\x12\n" +
+	"\x04guid\x18\x04 \x01(\fR\x04guid\x12\x12\n" +
+	"\x04size\x18\x05 \x01(\x03R\x04size\x12,\n" +
+	"\x12internal_date_unix\x18\x06 \x01(\x03R\x10internalDateUnix\x12\x15\n" +
+	"\x06ago_ms\x18\a \x01(\x03R\x05agoMs\"X\n" +
+	"\bRestored\x12\x1a\n" +
+	"\bmessages\x18\x01 \x01(\x03R\bmessages\x12\x12\n" +
+	"\x04gone\x18\x02 \x01(\x03R\x04gone\x12\x1c\n" +
+	"\tmailboxes\x18\x03 \x03(\tR\tmailboxes\"\xa6\x01\n" +
+	"\n" +
+	"RescueCall\x12\x12\n" +
+	"\x04what\x18\x01 \x01(\tR\x04what\x12-\n" +
+	"\x04list\x18\x02 \x01(\v2\x17.mailnode.node.v1.EmptyH\x00R\x04list\x12\x14\n" +
+	"\x04show\x18\x03 \x01(\x03H\x00R\x04show\x127\n" +
+	"\adismiss\x18\x04 \x01(\v2\x1b.mailnode.node.v1.DismissalH\x00R\adismissB\x06\n" +
+	"\x04call\"A\n" +
+	"\tDismissal\x12\x0e\n" +
+	"\x02by\x18\x01 \x01(\tR\x02by\x12\x10\n" +
+	"\x03why\x18\x02 \x01(\tR\x03why\x12\x12\n" +
+	"\x04wall\x18\x03 \x01(\tR\x04wall\"Q\n" +
 	"\vResolveCall\x12\x12\n" +
 	"\x04slot\x18\x01 \x01(\rR\x04slot\x12\x18\n" +
 	"\aaddress\x18\x02 \x01(\tR\aaddress\x12\x14\n" +
@@ -949,7 +1733,7 @@ const file_rpc_proto_rawDesc = "" +
 	"\aaccount\x18\x01 \x01(\x06R\aaccount\x12\x18\n" +
 	"\aaddress\x18\x02 \x01(\tR\aaddress\"E\n" +
 	"\fDeliverReply\x125\n" +
-	"\bfailures\x18\x01 \x03(\v2\x19.mailnode.node.v1.FailureR\bfailures2\xd4\x04\n" +
+	"\bfailures\x18\x01 \x03(\v2\x19.mailnode.node.v1.FailureR\bfailures2\xda\x04\n" +
 	"\x04Node\x128\n" +
 	"\x06Report\x12\x16.mailnode.node.v1.Json\x1a\x16.mailnode.node.v1.Json\x125\n" +
 	"\x03Ask\x12\x16.mailnode.node.v1.Json\x1a\x16.mailnode.node.v1.Json\x12@\n" +
@@ -957,8 +1741,8 @@ const file_rpc_proto_rawDesc = "" +
 	"\x05Fresh\x12\x17.mailnode.node.v1.Empty\x1a\x17.mailnode.node.v1.Index\x12H\n" +
 	"\aAccount\x12\x1d.mailnode.node.v1.AccountCall\x1a\x1e.mailnode.node.v1.AccountReply\x12H\n" +
 	"\aResolve\x12\x1d.mailnode.node.v1.ResolveCall\x1a\x1e.mailnode.node.v1.ResolveReply\x12B\n" +
-	"\x05Login\x12\x1b.mailnode.node.v1.LoginCall\x1a\x1c.mailnode.node.v1.LoginReply\x12:\n" +
-	"\x06Rescue\x12\x16.mailnode.node.v1.Json\x1a\x16.mailnode.node.v1.Json0\x01\x12J\n" +
+	"\x05Login\x12\x1b.mailnode.node.v1.LoginCall\x1a\x1c.mailnode.node.v1.LoginReply\x12@\n" +
+	"\x06Rescue\x12\x1c.mailnode.node.v1.RescueCall\x1a\x16.mailnode.node.v1.Json0\x01\x12J\n" +
 	"\aDeliver\x12\x1d.mailnode.node.v1.DeliverPart\x1a\x1e.mailnode.node.v1.DeliverReply(\x01B\x13Z\x11mailnode/node/rpcb\x06proto3"
 
 var (
@@ -973,53 +1757,74 @@ func file_rpc_proto_rawDescGZIP() []byte {
 	return file_rpc_proto_rawDescData
 }
 
-var file_rpc_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
+var file_rpc_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
 var file_rpc_proto_goTypes = []any{
-	(*Empty)(nil),        // 0: mailnode.node.v1.Empty
-	(*Json)(nil),         // 1: mailnode.node.v1.Json
-	(*Command)(nil),      // 2: mailnode.node.v1.Command
-	(*Proposed)(nil),     // 3: mailnode.node.v1.Proposed
-	(*Index)(nil),        // 4: mailnode.node.v1.Index
-	(*AccountCall)(nil),  // 5: mailnode.node.v1.AccountCall
-	(*AccountReply)(nil), // 6: mailnode.node.v1.AccountReply
-	(*ResolveCall)(nil),  // 7: mailnode.node.v1.ResolveCall
-	(*ResolveReply)(nil), // 8: mailnode.node.v1.ResolveReply
-	(*LoginCall)(nil),    // 9: mailnode.node.v1.LoginCall
-	(*LoginReply)(nil),   // 10: mailnode.node.v1.LoginReply
-	(*Failure)(nil),      // 11: mailnode.node.v1.Failure
-	(*DeliverPart)(nil),  // 12: mailnode.node.v1.DeliverPart
-	(*Recipient)(nil),    // 13: mailnode.node.v1.Recipient
-	(*DeliverReply)(nil), // 14: mailnode.node.v1.DeliverReply
+	(*Empty)(nil),          // 0: mailnode.node.v1.Empty
+	(*Json)(nil),           // 1: mailnode.node.v1.Json
+	(*Command)(nil),        // 2: mailnode.node.v1.Command
+	(*Proposed)(nil),       // 3: mailnode.node.v1.Proposed
+	(*Index)(nil),          // 4: mailnode.node.v1.Index
+	(*AccountCall)(nil),    // 5: mailnode.node.v1.AccountCall
+	(*NewAccount)(nil),     // 6: mailnode.node.v1.NewAccount
+	(*Restore)(nil),        // 7: mailnode.node.v1.Restore
+	(*AccountReply)(nil),   // 8: mailnode.node.v1.AccountReply
+	(*Account)(nil),        // 9: mailnode.node.v1.Account
+	(*MissingMessage)(nil), // 10: mailnode.node.v1.MissingMessage
+	(*Restored)(nil),       // 11: mailnode.node.v1.Restored
+	(*RescueCall)(nil),     // 12: mailnode.node.v1.RescueCall
+	(*Dismissal)(nil),      // 13: mailnode.node.v1.Dismissal
+	(*ResolveCall)(nil),    // 14: mailnode.node.v1.ResolveCall
+	(*ResolveReply)(nil),   // 15: mailnode.node.v1.ResolveReply
+	(*LoginCall)(nil),      // 16: mailnode.node.v1.LoginCall
+	(*LoginReply)(nil),     // 17: mailnode.node.v1.LoginReply
+	(*Failure)(nil),        // 18: mailnode.node.v1.Failure
+	(*DeliverPart)(nil),    // 19: mailnode.node.v1.DeliverPart
+	(*Recipient)(nil),      // 20: mailnode.node.v1.Recipient
+	(*DeliverReply)(nil),   // 21: mailnode.node.v1.DeliverReply
 }
 var file_rpc_proto_depIdxs = []int32{
-	11, // 0: mailnode.node.v1.AccountReply.failure:type_name -> mailnode.node.v1.Failure
-	11, // 1: mailnode.node.v1.ResolveReply.failure:type_name -> mailnode.node.v1.Failure
-	11, // 2: mailnode.node.v1.LoginReply.failure:type_name -> mailnode.node.v1.Failure
-	13, // 3: mailnode.node.v1.DeliverPart.recipients:type_name -> mailnode.node.v1.Recipient
-	11, // 4: mailnode.node.v1.DeliverReply.failures:type_name -> mailnode.node.v1.Failure
-	1,  // 5: mailnode.node.v1.Node.Report:input_type -> mailnode.node.v1.Json
-	1,  // 6: mailnode.node.v1.Node.Ask:input_type -> mailnode.node.v1.Json
-	2,  // 7: mailnode.node.v1.Node.Propose:input_type -> mailnode.node.v1.Command
-	0,  // 8: mailnode.node.v1.Node.Fresh:input_type -> mailnode.node.v1.Empty
-	5,  // 9: mailnode.node.v1.Node.Account:input_type -> mailnode.node.v1.AccountCall
-	7,  // 10: mailnode.node.v1.Node.Resolve:input_type -> mailnode.node.v1.ResolveCall
-	9,  // 11: mailnode.node.v1.Node.Login:input_type -> mailnode.node.v1.LoginCall
-	1,  // 12: mailnode.node.v1.Node.Rescue:input_type -> mailnode.node.v1.Json
-	12, // 13: mailnode.node.v1.Node.Deliver:input_type -> mailnode.node.v1.DeliverPart
-	1,  // 14: mailnode.node.v1.Node.Report:output_type -> mailnode.node.v1.Json
-	1,  // 15: mailnode.node.v1.Node.Ask:output_type -> mailnode.node.v1.Json
-	3,  // 16: mailnode.node.v1.Node.Propose:output_type -> mailnode.node.v1.Proposed
-	4,  // 17: mailnode.node.v1.Node.Fresh:output_type -> mailnode.node.v1.Index
-	6,  // 18: mailnode.node.v1.Node.Account:output_type -> mailnode.node.v1.AccountReply
-	8,  // 19: mailnode.node.v1.Node.Resolve:output_type -> mailnode.node.v1.ResolveReply
-	10, // 20: mailnode.node.v1.Node.Login:output_type -> mailnode.node.v1.LoginReply
-	1,  // 21: mailnode.node.v1.Node.Rescue:output_type -> mailnode.node.v1.Json
-	14, // 22: mailnode.node.v1.Node.Deliver:output_type -> mailnode.node.v1.DeliverReply
-	14, // [14:23] is the sub-list for method output_type
-	5,  // [5:14] is the sub-list for method input_type
-	5,  // [5:5] is the sub-list for extension type_name
-	5,  // [5:5] is the sub-list for extension extendee
-	0,  // [0:5] is the sub-list for field type_name
+	0,  // 0: mailnode.node.v1.AccountCall.list:type_name -> mailnode.node.v1.Empty
+	0,  // 1: mailnode.node.v1.AccountCall.deleted:type_name -> mailnode.node.v1.Empty
+	0,  // 2: mailnode.node.v1.AccountCall.missing:type_name -> mailnode.node.v1.Empty
+	0,  // 3: mailnode.node.v1.AccountCall.show:type_name -> mailnode.node.v1.Empty
+	6,  // 4: mailnode.node.v1.AccountCall.add:type_name -> mailnode.node.v1.NewAccount
+	0,  // 5: mailnode.node.v1.AccountCall.delete:type_name -> mailnode.node.v1.Empty
+	0,  // 6: mailnode.node.v1.AccountCall.undelete:type_name -> mailnode.node.v1.Empty
+	0,  // 7: mailnode.node.v1.AccountCall.erase:type_name -> mailnode.node.v1.Empty
+	7,  // 8: mailnode.node.v1.AccountCall.restore:type_name -> mailnode.node.v1.Restore
+	18, // 9: mailnode.node.v1.AccountReply.failure:type_name -> mailnode.node.v1.Failure
+	9,  // 10: mailnode.node.v1.AccountReply.accounts:type_name -> mailnode.node.v1.Account
+	10, // 11: mailnode.node.v1.AccountReply.missing:type_name -> mailnode.node.v1.MissingMessage
+	11, // 12: mailnode.node.v1.AccountReply.restored:type_name -> mailnode.node.v1.Restored
+	0,  // 13: mailnode.node.v1.RescueCall.list:type_name -> mailnode.node.v1.Empty
+	13, // 14: mailnode.node.v1.RescueCall.dismiss:type_name -> mailnode.node.v1.Dismissal
+	18, // 15: mailnode.node.v1.ResolveReply.failure:type_name -> mailnode.node.v1.Failure
+	18, // 16: mailnode.node.v1.LoginReply.failure:type_name -> mailnode.node.v1.Failure
+	20, // 17: mailnode.node.v1.DeliverPart.recipients:type_name -> mailnode.node.v1.Recipient
+	18, // 18: mailnode.node.v1.DeliverReply.failures:type_name -> mailnode.node.v1.Failure
+	1,  // 19: mailnode.node.v1.Node.Report:input_type -> mailnode.node.v1.Json
+	1,  // 20: mailnode.node.v1.Node.Ask:input_type -> mailnode.node.v1.Json
+	2,  // 21: mailnode.node.v1.Node.Propose:input_type -> mailnode.node.v1.Command
+	0,  // 22: mailnode.node.v1.Node.Fresh:input_type -> mailnode.node.v1.Empty
+	5,  // 23: mailnode.node.v1.Node.Account:input_type -> mailnode.node.v1.AccountCall
+	14, // 24: mailnode.node.v1.Node.Resolve:input_type -> mailnode.node.v1.ResolveCall
+	16, // 25: mailnode.node.v1.Node.Login:input_type -> mailnode.node.v1.LoginCall
+	12, // 26: mailnode.node.v1.Node.Rescue:input_type -> mailnode.node.v1.RescueCall
+	19, // 27: mailnode.node.v1.Node.Deliver:input_type -> mailnode.node.v1.DeliverPart
+	1,  // 28: mailnode.node.v1.Node.Report:output_type -> mailnode.node.v1.Json
+	1,  // 29: mailnode.node.v1.Node.Ask:output_type -> mailnode.node.v1.Json
+	3,  // 30: mailnode.node.v1.Node.Propose:output_type -> mailnode.node.v1.Proposed
+	4,  // 31: mailnode.node.v1.Node.Fresh:output_type -> mailnode.node.v1.Index
+	8,  // 32: mailnode.node.v1.Node.Account:output_type -> mailnode.node.v1.AccountReply
+	15, // 33: mailnode.node.v1.Node.Resolve:output_type -> mailnode.node.v1.ResolveReply
+	17, // 34: mailnode.node.v1.Node.Login:output_type -> mailnode.node.v1.LoginReply
+	1,  // 35: mailnode.node.v1.Node.Rescue:output_type -> mailnode.node.v1.Json
+	21, // 36: mailnode.node.v1.Node.Deliver:output_type -> mailnode.node.v1.DeliverReply
+	28, // [28:37] is the sub-list for method output_type
+	19, // [19:28] is the sub-list for method input_type
+	19, // [19:19] is the sub-list for extension type_name
+	19, // [19:19] is the sub-list for extension extendee
+	0,  // [0:19] is the sub-list for field type_name
 }
 
 func init() { file_rpc_proto_init() }
@@ -1027,13 +1832,32 @@ func file_rpc_proto_init() {
 	if File_rpc_proto != nil {
 		return
 	}
+	file_rpc_proto_msgTypes[5].OneofWrappers = []any{
+		(*AccountCall_List)(nil),
+		(*AccountCall_Deleted)(nil),
+		(*AccountCall_Missing)(nil),
+		(*AccountCall_Show)(nil),
+		(*AccountCall_Add)(nil),
+		(*AccountCall_SetPassword)(nil),
+		(*AccountCall_SetQuota)(nil),
+		(*AccountCall_SetDisabled)(nil),
+		(*AccountCall_Delete)(nil),
+		(*AccountCall_Undelete)(nil),
+		(*AccountCall_Erase)(nil),
+		(*AccountCall_Restore)(nil),
+	}
+	file_rpc_proto_msgTypes[12].OneofWrappers = []any{
+		(*RescueCall_List)(nil),
+		(*RescueCall_Show)(nil),
+		(*RescueCall_Dismiss)(nil),
+	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_rpc_proto_rawDesc), len(file_rpc_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   15,
+			NumMessages:   22,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

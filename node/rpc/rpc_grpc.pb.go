@@ -51,9 +51,9 @@ type NodeClient interface {
 	// Login proves a user's password at the master of his home slot: no connection
 	// is made between nodes for a client that may not come in.
 	Login(ctx context.Context, in *LoginCall, opts ...grpc.CallOption) (*LoginReply, error)
-	// Rescue is about what a node's copies have set aside: a question of
-	// node/rescue.go in, parts of its answer out, the last of which is marked.
-	Rescue(ctx context.Context, in *Json, opts ...grpc.CallOption) (grpc.ServerStreamingClient[Json], error)
+	// Rescue is about what a node's copies have set aside. Parts of the answer come
+	// out, as node/rescue.go has them.
+	Rescue(ctx context.Context, in *RescueCall, opts ...grpc.CallOption) (grpc.ServerStreamingClient[Json], error)
 	// Deliver stores one message for recipients of one slot at its master.
 	Deliver(ctx context.Context, opts ...grpc.CallOption) (grpc.ClientStreamingClient[DeliverPart, DeliverReply], error)
 }
@@ -136,13 +136,13 @@ func (c *nodeClient) Login(ctx context.Context, in *LoginCall, opts ...grpc.Call
 	return out, nil
 }
 
-func (c *nodeClient) Rescue(ctx context.Context, in *Json, opts ...grpc.CallOption) (grpc.ServerStreamingClient[Json], error) {
+func (c *nodeClient) Rescue(ctx context.Context, in *RescueCall, opts ...grpc.CallOption) (grpc.ServerStreamingClient[Json], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	stream, err := c.cc.NewStream(ctx, &Node_ServiceDesc.Streams[0], Node_Rescue_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
-	x := &grpc.GenericClientStream[Json, Json]{ClientStream: stream}
+	x := &grpc.GenericClientStream[RescueCall, Json]{ClientStream: stream}
 	if err := x.ClientStream.SendMsg(in); err != nil {
 		return nil, err
 	}
@@ -187,9 +187,9 @@ type NodeServer interface {
 	// Login proves a user's password at the master of his home slot: no connection
 	// is made between nodes for a client that may not come in.
 	Login(context.Context, *LoginCall) (*LoginReply, error)
-	// Rescue is about what a node's copies have set aside: a question of
-	// node/rescue.go in, parts of its answer out, the last of which is marked.
-	Rescue(*Json, grpc.ServerStreamingServer[Json]) error
+	// Rescue is about what a node's copies have set aside. Parts of the answer come
+	// out, as node/rescue.go has them.
+	Rescue(*RescueCall, grpc.ServerStreamingServer[Json]) error
 	// Deliver stores one message for recipients of one slot at its master.
 	Deliver(grpc.ClientStreamingServer[DeliverPart, DeliverReply]) error
 	mustEmbedUnimplementedNodeServer()
@@ -223,7 +223,7 @@ func (UnimplementedNodeServer) Resolve(context.Context, *ResolveCall) (*ResolveR
 func (UnimplementedNodeServer) Login(context.Context, *LoginCall) (*LoginReply, error) {
 	return nil, status.Error(codes.Unimplemented, "method Login not implemented")
 }
-func (UnimplementedNodeServer) Rescue(*Json, grpc.ServerStreamingServer[Json]) error {
+func (UnimplementedNodeServer) Rescue(*RescueCall, grpc.ServerStreamingServer[Json]) error {
 	return status.Error(codes.Unimplemented, "method Rescue not implemented")
 }
 func (UnimplementedNodeServer) Deliver(grpc.ClientStreamingServer[DeliverPart, DeliverReply]) error {
@@ -377,11 +377,11 @@ func _Node_Login_Handler(srv interface{}, ctx context.Context, dec func(interfac
 }
 
 func _Node_Rescue_Handler(srv interface{}, stream grpc.ServerStream) error {
-	m := new(Json)
+	m := new(RescueCall)
 	if err := stream.RecvMsg(m); err != nil {
 		return err
 	}
-	return srv.(NodeServer).Rescue(m, &grpc.GenericServerStream[Json, Json]{ServerStream: stream})
+	return srv.(NodeServer).Rescue(m, &grpc.GenericServerStream[RescueCall, Json]{ServerStream: stream})
 }
 
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.

@@ -105,7 +105,6 @@ func memberRefusals() []refusal {
 		{"join as another", joined("n5", "t1", keyA), ErrNotFound{}, "t1"},
 		{"join without a key", joined("n4", "t1", ""), ErrInvalid{}, "key"},
 		{"join with the wrong secret", func() Command { c := joined("n4", "t1", keyA); c.Hash = strings.Repeat("0", 64); return c }(), ErrInvalid{}, "secret"},
-		{"drop unknown token", DropToken{"t9"}, ErrNotFound{}, "t9"},
 		{"generation stale", RaiseGeneration{Generation: 3}, ErrStale{}, "generation"},
 	}
 }

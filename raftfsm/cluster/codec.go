@@ -88,8 +88,6 @@ func decodeBody(kind string, body []byte) (Command, error) {
 		return bodyOf[AddToken](body)
 	case AgeTokens{}.kind():
 		return bodyOf[AgeTokens](body)
-	case DropToken{}.kind():
-		return bodyOf[DropToken](body)
 	case RaiseGeneration{}.kind():
 		return bodyOf[RaiseGeneration](body)
 	case RaiseFeatureLevel{}.kind():
@@ -115,7 +113,6 @@ func (ConfirmSlot) kind() string      { return "confirm" }
 func (ResolveLoss) kind() string      { return "resolve-loss" }
 func (AddToken) kind() string         { return "add-token" }
 func (AgeTokens) kind() string        { return "age-tokens" }
-func (DropToken) kind() string        { return "drop-token" }
 func (RaiseGeneration) kind() string  { return "raise-generation" }
 
 func bodyOf[C Command](body []byte) (Command, error) {

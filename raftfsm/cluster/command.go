@@ -188,11 +188,6 @@ type AgeTokens struct {
 	Seconds int64 `json:"seconds"`
 }
 
-// DropToken revokes a join token.
-type DropToken struct {
-	ID string `json:"id"`
-}
-
 // RaiseGeneration is what cluster recovery does to the state: every slot's epoch
 // and unclean count rise by 16, so that no number that the lost majority may
 // have given out comes again. It changes no master. Open proposals are superseded.

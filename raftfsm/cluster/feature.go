@@ -24,7 +24,7 @@ func featureOf(kind string) (slot.FeatureLevel, bool) {
 	case Init{}.kind(), AddMember{}.kind(), UpdateMember{}.kind(), RemoveMember{}.kind(), AssignSlot{}.kind(), AddReplica{}.kind(),
 		DropReplica{}.kind(), SetUnprotected{}.kind(), SetProtected{}.kind(), OpenProposal{}.kind(),
 		UpdateProposal{}.kind(), WithdrawProposal{}.kind(), RejectProposal{}.kind(), ConfirmSlot{}.kind(), ResolveLoss{}.kind(),
-		AddToken{}.kind(), AgeTokens{}.kind(), DropToken{}.kind(), RaiseGeneration{}.kind(), RaiseFeatureLevel{}.kind():
+		AddToken{}.kind(), AgeTokens{}.kind(), RaiseGeneration{}.kind(), RaiseFeatureLevel{}.kind():
 		return slot.FirstFeatureLevel, true
 	}
 	return 0, false

@@ -182,7 +182,7 @@ func (c AddToken) apply(s *State, _ uint64) (Result, error) {
 	}
 	kept := slices.DeleteFunc(slices.Clone(s.Tokens), func(o Token) bool { return o.Node == t.Node })
 	if len(kept) >= MaxTokens {
-		return Result{}, ErrInvalid{"token " + t.ID, fmt.Sprintf("%d tokens wait to be used, the most there may be; revoke some", MaxTokens)}
+		return Result{}, ErrInvalid{"token " + t.ID, fmt.Sprintf("%d tokens wait to be used, the most there may be: use one, or wait until one expires", MaxTokens)}
 	}
 	s.Tokens = append(kept, t)
 	slices.SortFunc(s.Tokens, func(a, b Token) int { return strings.Compare(a.ID, b.ID) })
@@ -201,15 +201,6 @@ func (c AgeTokens) apply(s *State, _ uint64) (Result, error) {
 		}
 	}
 	s.Tokens = left
-	return Result{}, nil
-}
-
-func (c DropToken) apply(s *State, _ uint64) (Result, error) {
-	i := slices.IndexFunc(s.Tokens, func(t Token) bool { return t.ID == c.ID })
-	if i < 0 {
-		return Result{}, ErrNotFound{"token", shown(c.ID)}
-	}
-	s.Tokens = slices.Delete(slices.Clone(s.Tokens), i, i+1)
 	return Result{}, nil
 }
 

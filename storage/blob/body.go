@@ -98,7 +98,7 @@ func prove(r *io.SectionReader, ref slot.BodyRef, turn Turn) error {
 	return nil
 }
 
-// decode gives an encoded body as received, proved, and as stored. Nothing that
+// decode returns an encoded body as received, proved, and as stored. Nothing that
 // lies in the pack can make it ask for more memory than loc allows.
 func (s *Store) decode(r io.ReaderAt, ref slot.BodyRef, loc Location, turn Turn) (raw, stored []byte, err error) {
 	switch {
@@ -131,7 +131,7 @@ func (s *Store) decode(r io.ReaderAt, ref slot.BodyRef, loc Location, turn Turn)
 	return raw, stored, nil
 }
 
-// outOfFiles says whether an error is the process's or the system's, and not the
+// outOfFiles reports whether an error is the process's or the system's, and not the
 // file's.
 func outOfFiles(err error) bool {
 	return errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE) || errors.Is(err, syscall.ENOMEM)

@@ -59,7 +59,7 @@ func (hs *Handles) Open() int {
 	return len(hs.open)
 }
 
-// acquire gives an open pack, which the caller releases.
+// acquire returns an open pack, which the caller releases.
 func (hs *Handles) acquire(key handleKey, open func() (*handle, error)) (*handle, error) {
 	hs.mu.Lock()
 	if h := hs.open[key]; h != nil {
@@ -157,7 +157,7 @@ func closeFiles(hs []*handle) {
 	}
 }
 
-// reader gives a pack that is open for reading, its preamble proved; the caller
+// reader returns a pack that is open for reading, its preamble proved; the caller
 // releases it. ErrDamaged, also ErrGone, or an error of the system.
 func (s *Store) reader(n uint32) (*handle, error) {
 	s.goneMu.Lock()

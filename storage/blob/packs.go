@@ -21,7 +21,7 @@ func (s *Store) ClosedPacks() ([]Pack, error) {
 		return nil, err
 	}
 	// Looked at after the list was made: what is not being written now, and was
-	// there then, is written no more.
+	// there then, is no longer written.
 	s.mu.Lock()
 	busy := map[uint32]struct{}{}
 	if s.active != nil {
@@ -54,7 +54,7 @@ func (s *Store) ClosedPacks() ([]Pack, error) {
 // PackBytesMax is the size at which the next pack begins.
 func (s *Store) PackBytesMax() int64 { return s.o.PackBytesMax }
 
-// PutsFrom gives a number below which no Put that begins now will write.
+// PutsFrom returns a number below which no Put that begins now will write.
 func (s *Store) PutsFrom() uint32 {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -64,14 +64,14 @@ func (s *Store) PutsFrom() uint32 {
 	return s.next
 }
 
-// NewestPack gives the highest number that a pack may have now.
+// NewestPack returns the highest number that a pack may have now.
 func (s *Store) NewestPack() uint32 {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.next - 1
 }
 
-// Rewritten says whether a Rewriter made a pack: what shrinks in it is encoded.
+// Rewritten reports whether a Rewriter made a pack: what shrinks in it is encoded.
 func (s *Store) Rewritten(n uint32) (bool, error) {
 	h, err := s.reader(n)
 	if err != nil {

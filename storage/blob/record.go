@@ -61,7 +61,7 @@ type header struct {
 	crc       uint32
 }
 
-// extra gives how many bytes lie between header and note.
+// extra returns how many bytes lie between header and note.
 func extra(encoding byte) int64 {
 	if encoding == plainBody {
 		return 0
@@ -114,13 +114,13 @@ func parseHeader(b []byte) (h header, ok bool) {
 	return h, h.encoding <= zstdBody && h.noteBytes <= maxNoteBytes && h.bodyBytes >= 0
 }
 
-// proves says whether the CRC fits the header and what lies before the body:
+// proves reports whether the CRC fits the header and what lies before the body:
 // the size of an encoded one, and the note.
 func (h header) proves(fixed, rest []byte) bool {
 	return crc32.Update(crc32.Checksum(fixed[:headerBytes-4], castagnoli), castagnoli, rest) == h.crc
 }
 
-// at gives the place of a record that begins at an offset, from its header and
+// at returns the place of a record that begins at an offset, from its header and
 // what lies before its body; ok is false when it contradicts itself.
 func (h header) at(pack uint32, offset int64, rest []byte) (loc Location, ok bool) {
 	loc = Location{Pack: pack, Offset: offset + headerBytes + int64(len(rest)), Size: h.bodyBytes, NoteBytes: h.noteBytes}

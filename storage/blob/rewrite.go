@@ -16,7 +16,7 @@ import (
 
 const (
 	// shrinkMin is how much of a body zstd must save to be worth decoding it at
-	// each read: less than base64 gives, more than headers around binary do.
+	// each read: less than it saves of base64, more than of headers around binary.
 	shrinkMin = 0.1
 	// rewriteSyncBytes is how much a Rewriter leaves unsynced: one sync of a whole
 	// pack would hold up those of deliveries beside it.
@@ -42,7 +42,7 @@ type Rewriter struct {
 
 // NewRewriter makes one; its Close must be called.
 func (s *Store) NewRewriter() (*Rewriter, error) {
-	// The first level leaves 1% more than the third for half the time. Base64 has
+	// The first level leaves 1% more than the third, in half the time. Base64 has
 	// no matches to find, but 6 bits in 8: a quarter of most mail, and only saved
 	// when literals are always coded (measured, docs/BENCHMARKS.md).
 	enc, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithAllLitEntropyCompression(true),
@@ -93,7 +93,7 @@ func (r *Rewriter) Copy(ref slot.BodyRef, from Location) (Location, error) {
 	return to, r.write(r.record, to.Offset-to.headBytes(), &to)
 }
 
-// encoded gives a proved body in the form in which it is to be stored.
+// encoded returns a proved body in the form in which it is to be stored.
 func (r *Rewriter) encoded(f io.ReaderAt, ref slot.BodyRef, from Location, to *Location) ([]byte, error) {
 	if from.Encoding != plainBody {
 		_, stored, err := r.s.decode(f, ref, from, atOnce)

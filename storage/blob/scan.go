@@ -101,7 +101,7 @@ func nextMagic(r io.ReaderAt, at, size int64, gap func(offset, bytes int64)) (in
 // Unmarshal reads a stored note.
 func (n *BirthNote) Unmarshal(b []byte) error { return proto.Unmarshal(b, n) }
 
-// Note gives the birth note of a stored body, proved against its CRC.
+// Note returns the birth note of a stored body, proved against its CRC.
 func (s *Store) Note(ref slot.BodyRef, loc Location) ([]byte, error) {
 	h, err := s.reader(loc.Pack)
 	if err != nil {
@@ -115,7 +115,7 @@ func (s *Store) Note(ref slot.BodyRef, loc Location) ([]byte, error) {
 	return note, nil
 }
 
-// readNote proves the head of the record at loc and gives its birth note.
+// readNote proves the head of the record at loc and returns its birth note.
 func readNote(r io.ReaderAt, ref slot.BodyRef, loc Location) ([]byte, error) {
 	at := loc.Offset - loc.headBytes()
 	if at < preambleBytes || loc.NoteBytes > maxNoteBytes {

@@ -24,7 +24,7 @@ var (
 	ErrGone = errors.New("pack is gone")
 )
 
-// Unread says whether damage is of the kind that passes: the system did not read
+// Unread reports whether damage is of the kind that passes: the system did not read
 // (EIO of a loose cable, a folder that may not be entered), or there is no pack
 // where one was (a volume that is not mounted). It says nothing of what lies there.
 func Unread(err error) bool {
@@ -74,8 +74,8 @@ type Options struct {
 //
 // Each open begins a pack of its own at the first Put, so that nothing is ever
 // written behind a tail that a crash may have torn. A failed write or sync is
-// final (Linux marks the pages clean): from then on Put and Sync give that
-// error until the store is opened anew.
+// final (Linux marks the pages clean): from then on Put and Sync return that
+// error until the store is opened again.
 type Store struct {
 	o Options
 
@@ -218,7 +218,7 @@ func (s *Store) Put(ref slot.BodyRef, note *BirthNote, body io.ReaderAt, size in
 // written whole.
 const chunkBytes = 256 << 10
 
-// chunk gives a buffer; chunks.Put takes it back. Fresh memory for each body
+// chunk returns a buffer; chunks.Put takes it back. Fresh memory for each body
 // would cost more than copying the body.
 func (s *Store) chunk() *[chunkBytes]byte {
 	if b, ok := s.chunks.Get().(*[chunkBytes]byte); ok {
@@ -297,8 +297,8 @@ func (s *Store) roll() error {
 	return nil
 }
 
-// create makes a pack under a name that no reader knows, and gives it its own
-// when the preamble is durable: a crash in between, or a full disk, must not
+// create makes a pack under a name that no reader knows, and renames it when the
+// preamble is durable: a crash in between, or a full disk, must not
 // leave a pack that refuses the whole Store at the next open.
 func (s *Store) create(path, magic string, preallocateBytes int64) (vfs.File, error) {
 	f, err := s.o.FS.Create(path+newSuffix, "mailnode-pack")
@@ -326,7 +326,7 @@ func (s *Store) create(path, magic string, preallocateBytes int64) (vfs.File, er
 	return f, nil
 }
 
-// Unsynced says whether a Put has returned that no finished Sync covers. While
+// Unsynced reports whether a Put has returned that no finished Sync covers. While
 // a Sync runs that may be so for bodies that it does cover.
 func (s *Store) Unsynced() bool {
 	s.mu.Lock()

@@ -31,7 +31,7 @@ type Finding struct {
 	Account slot.Address // "" when it is about the slot
 	Mailbox string       // "" when it is about the account
 	UID     storage.UID  // 0 when it is about the mailbox
-	Quota   bool         // it is about quota use, which is counted anew and keeps nothing down
+	Quota   bool         // it is about quota use, which is counted again and keeps nothing down
 	Text    string
 }
 
@@ -57,7 +57,7 @@ type Options struct {
 	Progress func(part, parts int)
 }
 
-// Run gives all findings; the error is about reading the snapshot itself.
+// Run returns all findings; the error is about reading the snapshot itself.
 func Run(s Snapshot, o Options) ([]Finding, error) {
 	c := &checker{s: s, o: o, accounts: map[storage.AccountID]*event.AccountRecord{}, used: map[storage.AccountID]int64{},
 		refs: map[slot.BodyRef]uint64{}}

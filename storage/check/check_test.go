@@ -44,7 +44,7 @@ func (m memory) Each(sp event.Span, fn func(key, value []byte) error) error {
 
 func (m memory) ProveBody(ref slot.BodyRef) error { return m.bodies[ref] }
 
-// key gives the first key with a prefix.
+// key returns the first key with a prefix.
 func (m memory) key(t *testing.T, prefix byte) string {
 	t.Helper()
 	for _, k := range slices.Sorted(maps.Keys(m.records)) {
@@ -109,7 +109,7 @@ func sound(t *testing.T) memory {
 		t.Fatal(err)
 	}
 	out := memory{records: map[string][]byte{}, bodies: map[slot.BodyRef]error{}}
-	if err := s.Inspect(func(x local.Snapshot) error {
+	if err := s.Snapshot(func(x local.Snapshot) error {
 		for _, p := range append(event.StatePrefixes(), event.PrefixJournal) {
 			if err := x.Each(event.SpanOf([]byte{p}), func(k, v []byte) error {
 				out.records[string(k)] = slices.Clone(v)

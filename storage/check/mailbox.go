@@ -12,7 +12,7 @@ import (
 	"mailnode/storage/slot"
 )
 
-// mailbox is one mailbox under proof.
+// mailbox is one mailbox, as far as it has been read.
 type mailbox struct {
 	c       *checker
 	rec     *event.MailboxRecord
@@ -146,7 +146,7 @@ func (m *mailbox) stats() error {
 	}
 	m.sum.Digest, m.sum.HighestModseq = have.Digest, have.HighestModseq
 	if a, b := event.Marshal(&have), event.Marshal(&m.sum); !bytes.Equal(a, b) && !proto.Equal(&have, &m.sum) {
-		m.finding(8, 0, "its counters are %v, its messages give %v", &have, &m.sum)
+		m.finding(8, 0, "its counters are %v, its messages make %v", &have, &m.sum)
 	}
 	return nil
 }

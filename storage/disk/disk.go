@@ -241,7 +241,7 @@ func (s *Space) look(now time.Duration) error {
 // String names the folder.
 func (s *Space) String() string { return s.dir }
 
-// Free asks the file system what is free. The error says that it cannot say.
+// Free asks the file system what is free. An error: it cannot say.
 func (s *Space) Free() (bytes uint64, err error) {
 	u, err := s.fs().GetDiskUsage(s.dir)
 	return u.AvailBytes, err

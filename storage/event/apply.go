@@ -17,7 +17,7 @@ type Records interface {
 	Delete(key []byte)
 }
 
-// Apply changes the records as the event says, moves the head, and gives the
+// Apply changes the records as the event says, moves the head, and returns the
 // digests of the mailboxes that the event touches. The event must follow the
 // head that r holds, or be the one that made it (applied again, it changes
 // nothing). After an error r may hold a part of the event: throw it away.

@@ -2,7 +2,7 @@ package event
 
 import "mailnode/storage"
 
-// What a copy computes anew when it no longer believes its derived records.
+// What a copy computes again when it no longer believes its derived records.
 
 // Count adds a live message to the counters and the digest.
 func (st *MailboxStats) Count(m *MessageRecord) { st.count(m, 1) }

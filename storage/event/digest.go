@@ -12,26 +12,26 @@ import (
 // can be kept up to date record by record, in any order.
 type Digest struct{ Hi, Lo uint64 }
 
-// Add gives d + e.
+// Add returns d + e.
 func (d Digest) Add(e Digest) Digest {
 	lo, carry := bits.Add64(d.Lo, e.Lo, 0)
 	hi, _ := bits.Add64(d.Hi, e.Hi, carry)
 	return Digest{hi, lo}
 }
 
-// Sub gives d - e.
+// Sub returns d - e.
 func (d Digest) Sub(e Digest) Digest {
 	lo, borrow := bits.Sub64(d.Lo, e.Lo, 0)
 	hi, _ := bits.Sub64(d.Hi, e.Hi, borrow)
 	return Digest{hi, lo}
 }
 
-// Bytes gives the stored form, 16 bytes big-endian.
+// Bytes returns the stored form, 16 bytes big-endian.
 func (d Digest) Bytes() []byte {
 	return binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint64(nil, d.Hi), d.Lo)
 }
 
-// String gives lower-case hex.
+// String returns lower-case hex.
 func (d Digest) String() string { return hex.EncodeToString(d.Bytes()) }
 
 // ParseDigest reads the stored form; anything but 16 bytes is the zero digest.
@@ -78,15 +78,14 @@ func DigestMessage(m *MessageRecord) Digest {
 }
 
 // DigestMailbox hashes a mailbox's record, without its messages; a deleted
-// mailbox counts nothing. Born does not count: copies of neighbouring releases,
-// which do not know it, have equal digests (law 8).
+// mailbox counts nothing.
 func DigestMailbox(m *MailboxRecord) Digest {
 	if m.Deleted {
 		return Digest{}
 	}
 	b := []byte{'M'}
 	for _, v := range [...]uint64{m.Account, m.Id, uint64(m.Uidvalidity), uint64(m.Uidnext), uint64(m.UidOrigin),
-		uint64(m.UidBirth), uint64(m.ExpungeFloorUid), m.ExpungeFloorModseq, m.Changed, uint64(len(m.Marks))} {
+		uint64(m.UidBirth), uint64(m.ExpungeFloorUid), m.ExpungeFloorModseq, m.Changed, m.Born, uint64(len(m.Marks))} {
 		b = num(b, v)
 	}
 	for _, k := range m.Marks {
@@ -106,11 +105,11 @@ func DigestAccount(a *AccountRecord) Digest {
 	return sum(text(text(b, a.Address), a.PasswordHash))
 }
 
-// DigestAddress hashes an address's record. The origin of its counter does not
-// count, for the same reason as a mailbox's Born.
+// DigestAddress hashes an address's record.
 func DigestAddress(a *AddressRecord) Digest {
 	b := []byte{'a'}
-	for _, v := range [...]uint64{a.Account, uint64(a.Slot), uint64(a.Generation), uint64(a.UidvalidityNext)} {
+	for _, v := range [...]uint64{a.Account, uint64(a.Slot), uint64(a.Generation), uint64(a.UidvalidityOrigin),
+		uint64(a.UidvalidityBirth), uint64(a.UidvalidityNext)} {
 		b = num(b, v)
 	}
 	return sum(text(flag(b, a.Erased), a.Address))

@@ -13,7 +13,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	goflag.Bool("rewrite", false, "make the golden files anew")
+	goflag.Bool("rewrite", false, "make the golden files again")
 	os.Exit(m.Run())
 }
 
@@ -80,7 +80,7 @@ func TestLaw06FlippedBitInEventIsNoticed(t *testing.T) {
 	}
 }
 
-// Keys sort as the store walks them, and give back what they were made of.
+// Keys sort as the store walks them, and can be read again.
 func TestKeysGiveBackWhatTheyName(t *testing.T) {
 	ref := storage.Ref{Account: 0xfedcba9876543210, Mailbox: 7}
 	if got := RefOf(MessageKey(ref, 9)); got != ref {

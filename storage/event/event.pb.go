@@ -447,7 +447,7 @@ type AddressRecord struct {
 	Generation uint32                 `protobuf:"varint,4,opt,name=generation,proto3" json:"generation,omitempty"`
 	Erased     bool                   `protobuf:"varint,5,opt,name=erased,proto3" json:"erased,omitempty"`
 	// The counter of UIDVALIDITYs, remembered when the address is erased: whoever
-	// gets the address next goes on with it. 0 in records of before.
+	// gets the address next goes on with it. 0 until then.
 	UidvalidityNext   uint32 `protobuf:"varint,6,opt,name=uidvalidity_next,json=uidvalidityNext,proto3" json:"uidvalidity_next,omitempty"`
 	UidvalidityOrigin uint32 `protobuf:"varint,7,opt,name=uidvalidity_origin,json=uidvalidityOrigin,proto3" json:"uidvalidity_origin,omitempty"`
 	UidvalidityBirth  uint32 `protobuf:"varint,8,opt,name=uidvalidity_birth,json=uidvalidityBirth,proto3" json:"uidvalidity_birth,omitempty"`
@@ -560,7 +560,7 @@ type MailboxRecord struct {
 	Deleted            bool           `protobuf:"varint,13,opt,name=deleted,proto3" json:"deleted,omitempty"`
 	DeletedClockMs     uint64         `protobuf:"varint,14,opt,name=deleted_clock_ms,json=deletedClockMs,proto3" json:"deleted_clock_ms,omitempty"` // slot clock of the deletion
 	// Position of the event that made the mailbox, and with it the unbroken series
-	// of its UIDs, which a new UIDVALIDITY does not end; 0 in records of before.
+	// of its UIDs, which a new UIDVALIDITY does not end.
 	Born          uint64 `protobuf:"fixed64,15,opt,name=born,proto3" json:"born,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1019,8 +1019,8 @@ type SlotRecord struct {
 	Lineage     []*Branch              `protobuf:"bytes,1,rep,name=lineage,proto3" json:"lineage,omitempty"`
 	Unclean     uint32                 `protobuf:"varint,2,opt,name=unclean,proto3" json:"unclean,omitempty"`                             // unclean epochs so far, as Raft counts them
 	ModseqFloor uint64                 `protobuf:"fixed64,3,opt,name=modseq_floor,json=modseqFloor,proto3" json:"modseq_floor,omitempty"` // first position of the last unclean epoch
-	// How often records of addresses and accounts may have been lost (an index made
-	// anew from what was left), the last time under unclean count losses_unclean.
+	// How often records of addresses and accounts may have been lost (an index
+	// rebuilt from what was left), the last time under unclean count losses_unclean.
 	Losses        uint32 `protobuf:"varint,4,opt,name=losses,proto3" json:"losses,omitempty"`
 	LossesUnclean uint32 `protobuf:"varint,5,opt,name=losses_unclean,json=lossesUnclean,proto3" json:"losses_unclean,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -1096,7 +1096,7 @@ type Branch struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Epoch         uint32                 `protobuf:"varint,1,opt,name=epoch,proto3" json:"epoch,omitempty"`
 	After         uint64                 `protobuf:"fixed64,2,opt,name=after,proto3" json:"after,omitempty"`
-	Unclean       uint32                 `protobuf:"varint,3,opt,name=unclean,proto3" json:"unclean,omitempty"` // unclean epochs so far, this one included; 0 also in records of before
+	Unclean       uint32                 `protobuf:"varint,3,opt,name=unclean,proto3" json:"unclean,omitempty"` // unclean epochs so far, this one included
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }

@@ -5,7 +5,7 @@ import (
 	"mailnode/storage/slot"
 )
 
-// featureOf gives the least feature level of the cluster at which a kind of change
+// featureOf returns the least feature level of the cluster at which a kind of change
 // may stand in a journal; not for one that this release does not know. A new kind,
 // or a new field that changes what a known one means, gets its level here, and
 // raftfsm/cluster's KnownFeatures rises.

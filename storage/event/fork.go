@@ -5,7 +5,7 @@ import (
 	"mailnode/storage/slot"
 )
 
-// Newness says whether a message that a diverged copy has came in after the
+// Newness tells whether a message that a diverged copy has came in after the
 // point up to which it shares its history with the master: what rescue gives
 // back (LAWS §6.11).
 type Newness int
@@ -16,13 +16,13 @@ const (
 	Old Newness = iota
 	// New: no event that the master has ever saw it.
 	New
-	// Unknown: the records can't tell, because one of them was lost and made
-	// anew, or is of an older release. It is to be treated as new unless the
-	// master has the body: nothing accepted vanishes in silence (law 7).
+	// Unknown: the records can't tell, because one of them was lost and rebuilt.
+	// It is to be treated as new unless the master has the body: nothing accepted
+	// vanishes in silence (law 7).
 	Unknown
 )
 
-// String gives the name.
+// String returns the name.
 func (n Newness) String() string { return [...]string{"old", "new", "unknown"}[n] }
 
 // Fork is where a diverged copy parted from the master's history.
@@ -31,21 +31,19 @@ type Fork struct {
 	Unclean slot.UncleanCount // the least that either history can count after it
 }
 
-// ForkOf gives the fork of a copy whose history parts after shared from that of
+// ForkOf returns the fork of a copy whose history parts after shared from that of
 // the master with this record.
 func ForkOf(master *SlotRecord, shared slot.Position) Fork {
 	f := Fork{Shared: shared, Unclean: 1}
 	for _, b := range master.Lineage {
 		if slot.Epoch(b.Epoch) <= shared.Epoch() {
-			// 0 in records of before: then older marks are taken for that of the
-			// fork, and more counts as new, never less.
 			f.Unclean = max(f.Unclean, slot.UncleanCount(b.Unclean)+1)
 		}
 	}
 	return f
 }
 
-// Message says whether msg, in mailbox aside of the diverged copy, is new since
+// Message reports whether msg, in mailbox aside of the diverged copy, is new since
 // the fork. master is the master's record of that mailbox ID, nil when it has
 // none; base is the MODSEQ base that the account has on the diverged copy.
 func (f Fork) Message(master, aside *MailboxRecord, msg *MessageRecord, base uint64) Newness {
@@ -70,19 +68,13 @@ func (f Fork) Message(master, aside *MailboxRecord, msg *MessageRecord, base uin
 	return Old
 }
 
-// SameUIDs says whether two records of one mailbox ID number the same series of
-// messages, so that a UID below the fork is the same message in both. A record
-// that was lost and made anew may have begun to count again.
-func SameUIDs(a, b *MailboxRecord) bool {
-	if a.Born != 0 || b.Born != 0 {
-		return a.Born == b.Born
-	}
-	return a.Uidvalidity == b.Uidvalidity // of before: a UIDVALIDITY names one series too
-}
+// SameUIDs reports whether two records of one mailbox ID number the same series
+// of messages, so that a UID below the fork is the same message in both. A record
+// that was lost and rebuilt may have begun to count again.
+func SameUIDs(a, b *MailboxRecord) bool { return a.Born == b.Born }
 
-// BeganFrom gives the UIDNEXT from which the mailbox began the first unclean
-// epoch with a count of x or more. known is false when
-// the mailbox is younger, or an older release has lost the mark.
+// BeganFrom returns the UIDNEXT from which the mailbox began the first unclean
+// epoch with a count of x or more. known is false when the mailbox is younger.
 func BeganFrom(m *MailboxRecord, x slot.UncleanCount) (began storage.UID, known bool) {
 	at, began := ^uint32(0), storage.UID(m.Uidnext) // nothing came in since
 	for _, k := range m.Marks {

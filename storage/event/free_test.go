@@ -35,7 +35,7 @@ func TestFreedAgainChangesNothing(t *testing.T) {
 				t.Fatalf("event %d, time %d: %v", ev.Position, again+1, err)
 			}
 			if again == 1 && !maps.EqualFunc(before, r, bytes.Equal) {
-				t.Errorf("event %d applied again gives %q, first %q", ev.Position, r, before)
+				t.Errorf("event %d applied again is %q, first %q", ev.Position, r, before)
 			}
 			ev = proto.CloneOf(ev)
 		}

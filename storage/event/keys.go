@@ -43,7 +43,7 @@ var be = binary.BigEndian
 // Span is a range of keys: Lower <= key < Upper.
 type Span struct{ Lower, Upper []byte }
 
-// SpanOf gives all keys that start with prefix.
+// SpanOf returns all keys that start with prefix.
 func SpanOf(prefix []byte) Span {
 	upper := append([]byte(nil), prefix...)
 	for i := len(upper) - 1; i >= 0; i-- {

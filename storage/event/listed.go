@@ -90,13 +90,13 @@ func (l *Listed) set(num protowire.Number, typ protowire.Type, v uint64) {
 	}
 }
 
-// Message gives what clients see; a MODSEQ below floor shows as floor.
+// Message returns what clients see; a MODSEQ below floor shows as floor.
 func (l *Listed) Message(floor storage.ModSeq) storage.Message {
 	return storage.Message{UID: l.UID, ModSeq: max(l.ModSeq, floor), Flags: l.Flags,
 		InternalDate: time.Unix(l.InternalDateUnix, 0).UTC(), Size: l.Size}
 }
 
-// Listed gives the part of the record that lists show.
+// Listed returns the part of the record that lists show.
 func (m *MessageRecord) Listed() Listed {
 	return Listed{UID: storage.UID(m.Uid), ModSeq: storage.ModSeq(m.Modseq), InternalDateUnix: m.InternalDateUnix, Size: m.Size, Flags: m.FlagSet()}
 }

@@ -27,10 +27,9 @@ const (
 	// (RFC 3501, section 9: nz-number).
 	maxNumber = 1<<32 - 1
 
-	// seedMin is above the UIDVALIDITYs of other servers and of releases that
-	// seeded the counter with the time (2^31 s is in 2038), so that what is given
-	// out later is greater (RFC 9051, section 2.3.1.1). It leaves 6,144 unclean
-	// epochs or more.
+	// seedMin is above the UIDVALIDITYs of other servers, most of which are times
+	// (2^31 s is in 2038), so that what is given out later is greater (RFC 9051,
+	// section 2.3.1.1). It leaves 6,144 unclean epochs or more.
 	seedMin   = 1 << 31
 	seeds     = 1 << 13
 	seedsStep = 1 << 16
@@ -56,20 +55,20 @@ func uidValiditySeed(clusterID string, a slot.Address) uint64 {
 	return seedMin + uint64(be.Uint16(h[:])%seeds)*seedsStep
 }
 
-// SeedUIDValidity gives a new account the counter of its address: the one that
-// old, the address's record, remembers, or a first one; old may be empty. losses
+// SeedUIDValidity sets the counter of a new account to that of its address: the
+// one that old, the address's record, remembers, or a first one; old may be empty. losses
 // is how often under x such memory may have been lost (see LossesUnder). ok is
 // false when the address has no UIDVALIDITY left.
 func SeedUIDValidity(a *AccountRecord, old *AddressRecord, clusterID string, x slot.UncleanCount, losses int) (ok bool) {
 	if old.UidvalidityOrigin != 0 {
 		a.UidvalidityOrigin, a.UidvalidityBirth, a.UidvalidityNext = old.UidvalidityOrigin, old.UidvalidityBirth, old.UidvalidityNext
-	} else if !originate(a, max(uidValiditySeed(clusterID, slot.Address(a.Address)), uint64(old.UidvalidityNext)), x) {
-		return false // of an address that an older release has erased only the last number is known
+	} else if !originate(a, uidValiditySeed(clusterID, slot.Address(a.Address)), x) {
+		return false
 	}
 	return losses == 0 || LeapUIDValidity(a, clusterID, x, 0, losses)
 }
 
-// LossesUnder gives how often records of addresses may have been lost under x.
+// LossesUnder returns how often records of addresses may have been lost under x.
 func (s *SlotRecord) LossesUnder(x slot.UncleanCount) int {
 	if s.LossesUnclean != uint32(x) {
 		return 0
@@ -100,22 +99,12 @@ func EraseAddress(rec *AddressRecord, a *AccountRecord) {
 // known is the highest UIDVALIDITY that is known of; times counts the losses,
 // this one included.
 func LeapUIDValidity(a *AccountRecord, clusterID string, x slot.UncleanCount, known uint32, times int) (ok bool) {
-	next := max(uint64(a.UidvalidityNext), uint64(known)+1)
-	if seed := uidValiditySeed(clusterID, slot.Address(a.Address)); uint64(a.UidvalidityOrigin) < seed {
-		// A counter that was seeded with the time: nobody knows any more from where.
-		if !originate(a, seed, x) {
-			return false
-		}
+	if a.UidvalidityOrigin == 0 && !originate(a, uidValiditySeed(clusterID, slot.Address(a.Address)), x) {
+		return false // the record is lost, and the address's numbers are used up
 	}
 	lo, hi := rangeOf(a.UidvalidityOrigin, a.UidvalidityBirth, x, uidValidityRange)
-	if next >= hi { // seeded with a time after 2038: go on behind what is known
-		lo, hi = next, next+uidValidityRange
-		if hi > maxNumber {
-			return false
-		}
-		a.UidvalidityOrigin, a.UidvalidityBirth = uint32(next), uint32(x)
-	}
-	if next = max(next, lo, leapTo(hi, times)); next >= min(hi, maxNumber) {
+	next := max(uint64(a.UidvalidityNext), uint64(known)+1, lo, leapTo(hi, times))
+	if next >= min(hi, maxNumber) {
 		return false
 	}
 	a.UidvalidityNext = uint32(next)
@@ -126,7 +115,7 @@ func LeapUIDValidity(a *AccountRecord, clusterID string, x slot.UncleanCount, kn
 // before it is left out, and so tells a counter that has got there step by step.
 func leapTo(hi uint64, n int) uint64 { return hi - uidValidityRange>>min(n, leapsMax) + 1 }
 
-// part gives the end of the part of a range in which next lies.
+// part returns the end of the part of a range in which next lies.
 func part(hi, next uint64) uint64 {
 	for n := 1; n <= leapsMax; n++ {
 		if end := leapTo(hi, n) - 1; next <= end {
@@ -136,13 +125,13 @@ func part(hi, next uint64) uint64 {
 	return hi
 }
 
-// UIDNext gives the UIDNEXT that clients see under unclean count x.
+// UIDNext returns the UIDNEXT that clients see under unclean count x.
 func UIDNext(m *MailboxRecord, x slot.UncleanCount) storage.UID {
 	lo, _ := rangeOf(m.UidOrigin, m.UidBirth, x, uidRange)
 	return storage.UID(min(max(uint64(m.Uidnext), lo), maxNumber))
 }
 
-// TakeUIDs moves m.Uidnext past n UIDs and gives the first of them. ok is false
+// TakeUIDs moves m.Uidnext past n UIDs and returns the first of them. ok is false
 // when the range has no room: the mailbox then needs NewUIDValidity.
 func TakeUIDs(m *MailboxRecord, x slot.UncleanCount, n int) (first storage.UID, ok bool) {
 	lo, hi := rangeOf(m.UidOrigin, m.UidBirth, x, uidRange)

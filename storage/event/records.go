@@ -25,7 +25,7 @@ type Head struct {
 // Record is one record of a slot's state, as the index has it.
 type Record struct{ Key, Value []byte }
 
-// Load reads a record; found says whether there was one.
+// Load reads a record; found reports whether there was one.
 func Load(r interface {
 	Get(key []byte) ([]byte, bool, error)
 }, key []byte, into proto.Message) (found bool, err error) {
@@ -57,7 +57,7 @@ var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 // Checksum is the CRC-32C of law 6.
 func Checksum(b []byte) uint32 { return crc32.Checksum(b, castagnoli) }
 
-// Encode gives the journal's form of an event: CRC-32C, then protobuf.
+// Encode returns the journal's form of an event: CRC-32C, then protobuf.
 func Encode(ev *Event) []byte {
 	b := Marshal(ev)
 	return append(be.AppendUint32(make([]byte, 0, 4+len(b)), Checksum(b)), b...)
@@ -97,18 +97,18 @@ func (m *MessageRecord) Body() slot.BodyRef {
 	return r
 }
 
-// FlagSet gives the flags.
+// FlagSet returns the flags.
 func (m *MessageRecord) FlagSet() storage.Flags {
 	return storage.Flags{System: storage.SystemFlags(m.SystemFlags), Keywords: m.Keywords}
 }
 
-// Message gives the record as clients see it; modseqs below floor show as floor.
+// Message returns the record as clients see it; modseqs below floor show as floor.
 func (m *MessageRecord) Message(floor storage.ModSeq) storage.Message {
 	l := m.Listed()
 	return l.Message(floor)
 }
 
-// SlotLineage gives the lineage.
+// SlotLineage returns the lineage.
 func (s *SlotRecord) SlotLineage() slot.Lineage {
 	l := make(slot.Lineage, 0, len(s.Lineage))
 	for _, b := range s.Lineage {

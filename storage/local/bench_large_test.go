@@ -10,9 +10,9 @@ import (
 	"mailnode/storage"
 )
 
-// BenchmarkBesideLarge changes a flag of one user again and again, on a disk, while
-// another's large changes run: what the first waits, and how many of his changes are
-// done meanwhile (beside/op). "small" is 500 flags of the other, for comparison.
+// BenchmarkBesideLarge changes a flag of one user again and again, on a disk, while large
+// changes of another run. It measures how long the first waits, and how many changes he
+// makes meanwhile (beside/op). "small" is 500 flags of the other, for comparison.
 func BenchmarkBesideLarge(b *testing.B) {
 	const messages, mailboxes = 30_000, 10_000
 	x := newOpenBench(b, messages)
@@ -69,8 +69,8 @@ func BenchmarkBesideLarge(b *testing.B) {
 	}
 }
 
-// flagger returns what sets a flag of a mailbox's first message, and takes it away the
-// next time.
+// flagger returns a function that sets a flag of a mailbox's first message, and takes it
+// away the next time.
 func flagger(m *Master, ref storage.Ref) func() error {
 	ops := [2]storage.FlagOp{storage.FlagsAdd, storage.FlagsRemove}
 	n := 0

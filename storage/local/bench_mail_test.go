@@ -49,7 +49,7 @@ func benchMessage(rng *rand.Rand, pool []byte, i, size int) []byte {
 	return fmt.Appendf(m, "\r\n--%s--\r\n", boundary)
 }
 
-// base64Lines gives lines of 76 columns that compress as little as a picture.
+// base64Lines returns lines of 76 columns that compress as little as a picture.
 func base64Lines(rng *rand.Rand, size int) []byte {
 	var out bytes.Buffer
 	raw := make([]byte, 57)

@@ -128,7 +128,7 @@ func median(runs []lap, of func(lap) float64) float64 {
 }
 
 // benchDeliver measures the limits and the deliveries in turn, round after
-// round, so that what else happens on the machine meets all of them.
+// round, so that other work of the machine slows all of them alike.
 func benchDeliver(t *testing.T, dir string) {
 	rounds, n := benchNumber(t, "BENCH_ROUNDS", 3), benchNumber(t, "BENCH_MESSAGES", 6000)
 	mails, bytes := benchMail(1, n)

@@ -19,8 +19,8 @@ import (
 
 var be = binary.BigEndian
 
-// A location is 24 bytes: pack, offset, size, bytes of note. That of an encoded
-// body has its encoding (1) and its bytes as stored (8) behind these.
+// A location is 24 bytes: pack, offset, size, bytes of note. Behind these an
+// encoded body has its encoding (1 byte) and its bytes as stored (8).
 const (
 	plainLocationBytes   = 24
 	encodedLocationBytes = plainLocationBytes + 9
@@ -61,10 +61,7 @@ func (s *Slot) stage(ref slot.BodyRef, l disk.Level, note *blob.BirthNote, body 
 		if err != nil {
 			return err
 		}
-		s.stagedMu.Lock()
-		defer s.stagedMu.Unlock()
-		s.stagings++
-		s.staged[ref] = staged{Location: loc, number: s.stagings}
+		s.onStage.add(ref, loc)
 		return nil
 	})
 	if s.Failure() != nil { // a Put may be under way, and its read hang as well
@@ -83,11 +80,11 @@ func (s *Slot) stage(ref slot.BodyRef, l disk.Level, note *blob.BirthNote, body 
 }
 
 // lentBody is a caller's body. A Put that the caller does not wait for any more
-// must not go on reading: a Spool gives its memory to the next message.
+// must not go on reading: a Spool uses its memory for the next message.
 type lentBody struct {
 	mu   sync.Mutex
 	body io.ReaderAt // nil: taken back
-	err  error       // that body gave
+	err  error       // of reading body
 }
 
 // ReadAt implements io.ReaderAt.
@@ -104,97 +101,12 @@ func (l *lentBody) ReadAt(p []byte, off int64) (int, error) {
 	return n, err
 }
 
-// takeBack ends the loan, and gives what went wrong with the body.
+// takeBack ends the loan, and returns the error of reading the body.
 func (l *lentBody) takeBack() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.body = nil
 	return l.err
-}
-
-// staged is a body that was put into the packs, the how-manieth of this copy.
-// Whoever reads stagedCount and syncs the packs then has made durable all
-// bodies up to that number, since Put returns before they get theirs.
-//
-// A body leaves the stage only when the durable state has it (unstage), or when
-// nothing can point to it any more (abandon): whoever has looked on the stage and
-// takes the durable state then sees every body that is here.
-type staged struct {
-	blob.Location
-	number    uint64
-	placed    bool // a batch that is not settled points to it
-	abandoned bool // by whoever staged it, while placed
-}
-
-func (s *Slot) stagedCount() uint64 {
-	s.stagedMu.Lock()
-	defer s.stagedMu.Unlock()
-	return s.stagings
-}
-
-func (s *Slot) stagedBody(ref slot.BodyRef) (staged, bool) {
-	s.stagedMu.Lock()
-	defer s.stagedMu.Unlock()
-	st, ok := s.staged[ref]
-	return st, ok
-}
-
-func (s *Slot) stagedAt(ref slot.BodyRef) (blob.Location, bool) {
-	st, ok := s.stagedBody(ref)
-	return st.Location, ok
-}
-
-// place notes that a batch points to bodies.
-func (s *Slot) place(refs []slot.BodyRef) {
-	s.stagedMu.Lock()
-	defer s.stagedMu.Unlock()
-	for _, r := range refs {
-		if st, ok := s.staged[r]; ok {
-			st.placed = true
-			s.staged[r] = st
-		}
-	}
-}
-
-// unplace notes that the batch which pointed to bodies will never be.
-func (s *Slot) unplace(refs []slot.BodyRef) {
-	s.stagedMu.Lock()
-	defer s.stagedMu.Unlock()
-	for _, r := range refs {
-		st, ok := s.staged[r]
-		switch {
-		case ok && st.abandoned:
-			delete(s.staged, r)
-		case ok:
-			st.placed = false
-			s.staged[r] = st
-		}
-	}
-}
-
-// unstage takes off the stage what the durable view, installed before, has now.
-func (s *Slot) unstage(refs []slot.BodyRef) {
-	s.stagedMu.Lock()
-	defer s.stagedMu.Unlock()
-	for _, r := range refs {
-		if s.staged[r].placed { // else it was staged anew, for another change
-			delete(s.staged, r)
-		}
-	}
-}
-
-// abandon takes a body off the stage that its change, which has returned, does not
-// need any more. The caller may have given up while the change was on its way to
-// the disk: then the body stays until that is settled.
-func (s *Slot) abandon(ref slot.BodyRef) {
-	s.stagedMu.Lock()
-	defer s.stagedMu.Unlock()
-	if st, ok := s.staged[ref]; ok && st.placed {
-		st.abandoned = true
-		s.staged[ref] = st
-		return
-	}
-	delete(s.staged, ref)
 }
 
 // StageBody keeps a body that arrived from another node until its event comes.
@@ -207,32 +119,20 @@ func (s *Slot) StageBody(ref slot.BodyRef, note []byte, body io.ReaderAt, size i
 	if err := s.stage(ref, disk.Follow, n, body, size); err != nil {
 		return err
 	}
-	s.stagedMu.Lock()
-	defer s.stagedMu.Unlock()
-	if s.foreign = append(s.foreign, ref); len(s.foreign) > foreignMax {
-		if oldest := s.foreign[0]; !s.staged[oldest].placed {
-			delete(s.staged, oldest)
-		}
-		s.foreign = s.foreign[1:]
-	}
+	s.onStage.cameFromElsewhere(ref)
 	return nil
 }
 
-// foreignMax is how many bodies from elsewhere may wait for their events. One
-// that the master pushed for a delivery it then refused waits for ever, so the
-// oldest are forgotten; an event that names one after all asks for it again.
-const foreignMax = 1 << 16
-
-// HasBody says whether a body is in the packs here. The stage is looked at first
+// HasBody reports whether a body is in the packs here. The stage is looked at first
 // (see staged).
 func (s *Slot) HasBody(ref slot.BodyRef) (bool, error) {
-	if _, ok := s.stagedAt(ref); ok {
+	if _, ok := s.onStage.at(ref); ok {
 		return true, nil
 	}
 	return s.keptBody(ref)
 }
 
-// keptBody says whether a body's place is durable: it outlives a restart.
+// keptBody reports whether a body's place is durable: it outlives a restart.
 func (s *Slot) keptBody(ref slot.BodyRef) (have bool, err error) {
 	err = s.read(func(v *view) (err error) {
 		_, have, err = v.Get(event.BodyKey(ref))
@@ -241,12 +141,12 @@ func (s *Slot) keptBody(ref slot.BodyRef) (have bool, err error) {
 	return have, err
 }
 
-// find finds a body wherever it is now, and gives its place record, nil when it
-// has none. It looks in the order in which a body moves: on the stage, then in the
-// durable state as it is after that look. The other way round, a body that lands
-// between the two looks would be in neither.
+// find finds a body wherever it is now, and returns its place record as well, nil when
+// it has none. It looks in the order in which a body moves: on the stage, then in the
+// durable state as it is after that. In the other order it would miss a body that lands
+// between the two looks.
 func (s *Slot) find(ref slot.BodyRef) (loc blob.Location, place []byte, err error) {
-	loc, onStage := s.stagedAt(ref)
+	loc, onStage := s.onStage.at(ref)
 	place, placed, err := s.placeOf(ref)
 	switch {
 	case err != nil:
@@ -260,8 +160,8 @@ func (s *Slot) find(ref slot.BodyRef) (loc blob.Location, place []byte, err erro
 	return loc, nil, nil
 }
 
-// locate finds a body that a view names. What the view does not know, since it is
-// older, may have come since.
+// locate finds a body that a view names. When the view does not know its place, the
+// body may have come since the view was taken.
 func (s *Slot) locate(v *view, ref slot.BodyRef) (blob.Location, error) {
 	place, have, err := v.Get(event.BodyKey(ref))
 	if err != nil {
@@ -274,21 +174,21 @@ func (s *Slot) locate(v *view, ref slot.BodyRef) (blob.Location, error) {
 	return loc, err
 }
 
-// hasBody says whether an event may name a body. Only the committer moves bodies
-// from the stage into the state that a closure sees, so nothing moves meanwhile;
-// the durable state may have bodies that this one has dropped.
+// hasBody reports whether an event may name a body. Only the committer moves bodies
+// from the stage into the state that a closure sees, so nothing moves meanwhile; the
+// durable state may have bodies that the closure's state has dropped.
 func (t *txn) hasBody(ref slot.BodyRef) (bool, error) {
 	_, have, err := t.Get(event.BodyKey(ref))
 	if err == nil && !have {
-		_, have = t.s.stagedAt(ref)
+		_, have = t.s.onStage.at(ref)
 	}
 	return have, err
 }
 
 // at calls use with the place of a body. A compaction may have moved the body
 // since loc was looked up: when its pack is gone, use is called with the new
-// place. ErrCorrupt when the body is damaged, ErrUnavailable when that cannot be
-// told.
+// place. It returns ErrCorrupt when the body is damaged, ErrUnavailable when that
+// cannot be told.
 func (s *Slot) at(ref slot.BodyRef, loc blob.Location, use func(blob.Location) error) error {
 	err := use(loc)
 	for errors.Is(err, blob.ErrGone) {
@@ -347,7 +247,7 @@ func (s *Slot) openFor(ctx context.Context, ref slot.BodyRef, loc blob.Location)
 	return b, err
 }
 
-// Body proves and opens a body, and gives its birth note, for another copy.
+// Body proves and opens a body, and returns its birth note too, for another copy.
 func (s *Slot) Body(ref slot.BodyRef) (storage.BodyReader, []byte, error) {
 	loc, _, err := s.find(ref)
 	if err != nil {
@@ -371,7 +271,7 @@ func randomID() uint64 {
 	for {
 		var b [8]byte
 		if _, err := rand.Read(b[:]); err != nil {
-			panic(fmt.Sprintf("read randomness: %v", err)) // crypto/rand never returns one
+			panic(fmt.Sprintf("read randomness: %v", err)) // crypto/rand never returns an error
 		}
 		if id := be.Uint64(b[:]) >> 1; id != 0 {
 			return id

@@ -30,9 +30,9 @@ func (b *watchedBody) ReadAt(p []byte, off int64) (int, error) {
 	return b.Body.ReadAt(p, off)
 }
 
-// A delivery that is refused because the disk hangs has let go of its body: the
-// spool's memory is another message's by the time the disk answers.
-func TestLaw06RefusedDeliveryReadsItsBodyNoMore(t *testing.T) {
+// A delivery that is refused because the disk hangs reads its body no more: by the time
+// the disk answers, the spool's memory belongs to another message.
+func TestLaw06RefusedDeliveryStopsReadingItsBody(t *testing.T) {
 	h := &hang{folder: "packs", kinds: []errorfs.OpKind{errorfs.OpFileWriteAt}, release: make(chan struct{})}
 	o := options(t, injected(newFS(t), h))
 	o.HangAfter = 200 * time.Millisecond
@@ -54,7 +54,7 @@ func TestLaw06RefusedDeliveryReadsItsBodyNoMore(t *testing.T) {
 	}
 	h.armed.Store(false)
 	close(h.release)
-	// The disk answers: the write that hung ends, and whatever would follow it.
+	// The disk answers: the write that hung ends, and so do those behind it.
 	eventually(t, "the rest of the Put", func() bool { return b.late.Load() > 0 || !s.putting() })
 	if n := b.late.Load(); n > 0 {
 		t.Errorf("the body was read %d times after the delivery was refused", n)
@@ -62,7 +62,7 @@ func TestLaw06RefusedDeliveryReadsItsBodyNoMore(t *testing.T) {
 	within(t, "close", func() { s.Close() })
 }
 
-// putting says whether a Put is under way.
+// putting reports whether a Put is under way.
 func (s *Slot) putting() bool {
 	s.pins.putsMu.Lock()
 	defer s.pins.putsMu.Unlock()

@@ -8,16 +8,17 @@ import (
 	"mailnode/storage/event"
 )
 
-// settleBodies makes what a state transfer brought and the bodies that were here
-// before fit each other, while the copy is still a building one.
+// settleBodies forgets the bodies that were here before a state transfer and that the
+// new state does not name, while the copy is still building.
 func (s *Slot) settleBodies(ctx context.Context) error {
 	step := func(fn func(t *txn) error) error { return s.do(ctx, fn) }
 	_, err := s.forgetUnnamed(step)
 	return err
 }
 
-// forgetUnnamed forgets where those bodies lie that nothing names: their bytes in
-// the packs are dead, and else would stay for ever. It gives their number.
+// forgetUnnamed forgets the places of bodies that nothing names, and returns how many
+// there were. Their bytes in the packs are dead from then on; else compaction would
+// keep them for ever.
 func (s *Slot) forgetUnnamed(step func(func(t *txn) error) error) (forgotten int, err error) {
 	for sp := event.SpanOf([]byte{event.PrefixBody}); ; {
 		keys, err := s.unnamedIn(sp)
@@ -44,7 +45,7 @@ func (s *Slot) forgetUnnamed(step func(func(t *txn) error) error) (forgotten int
 	}
 }
 
-// unnamedIn gives the first keys of a span of places whose body has no count of
+// unnamedIn returns the first keys of a span of places whose body has no count of
 // references: both kinds of records are in the order of the same keys.
 func (s *Slot) unnamedIn(sp event.Span) (keys [][]byte, err error) {
 	err = s.read(func(v *view) error {

@@ -17,7 +17,7 @@ const (
 	groupOpsMax   = 512     // changes in one group commit
 	groupBytesMax = 8 << 20 // size of a group's batch at which it is closed
 	// groupKeysMax is how many keys a group's closures read and write before it is
-	// closed: whoever comes while it is built waits for no more than this.
+	// closed: a change that comes while it is built waits for no more than this.
 	groupKeysMax = 20_000
 )
 
@@ -26,17 +26,17 @@ const (
 // The order is what the laws rest on. A group's changes are taken from the
 // queue; the packs are synced, and meanwhile the closures run and their events
 // enter the batch; only when the packs are durable does the batch go to Pebble,
-// so that no index record can become durable before the body that it points to.
+// so that no index record becomes durable before the body that it points to.
 // Then the group is in flight (commit_pipeline.go), and the committer builds the next
-// one: its closures see what is in flight, but its batch lies behind in Pebble's
+// one: its closures see what is in flight, but its batch comes later in Pebble's
 // log, so a crash that keeps it keeps all before it. When the log is synced the
 // durable view moves, and callers, watchers and the replication feed are told.
 //
 // What a group's sync of the packs covers: every body staged before it began
 // (txn.covered). A change's own bodies were staged before it was queued, and it
-// is taken before the sync begins; one that finds a body staged since then all
-// the same (a replica's event, whose body comes on a stream of its own) makes
-// its group sync the packs again (txn.late).
+// is taken before the sync begins. A change that finds a body staged since then all
+// the same (a replica's event, whose body comes on a stream of its own) makes its
+// group sync the packs again (txn.late).
 type committer struct {
 	s         *Slot
 	lanes     lanes
@@ -55,13 +55,13 @@ type lastEvent struct {
 	users  userCount
 }
 
-// op is one change in the queue. Whoever takes it first has it: the committer,
-// to run it, or a caller that gives up, and then it never runs. So when do has
-// returned, nothing touches what the closure holds.
+// op is one change in the queue. Either the committer takes it, to run it, or a caller
+// that gives up takes it back, and then it never runs. So when do has returned, nothing
+// touches what the closure holds.
 type op struct {
 	accounts []storage.AccountID // whose records it is about; none: the slot's
-	// alone says that it brings a batch of its own (commit_large.go), so that it is the first
-	// and last of its group.
+	// alone: it brings a batch of its own (commit_large.go), so it is the only one of its
+	// group.
 	alone bool
 	run   func(t *txn) error
 	taken atomic.Bool
@@ -119,8 +119,8 @@ func (c *committer) stop() {
 // do queues a change of the slot, or of some accounts, and waits until it is
 // durable. When it returns an error of ctx, or of the whole copy, the change may
 // have happened or not, but nothing of it runs any more: what run wrote may be read.
-// So it is with ErrDiskFull when the index waits for room: what is on its way to the
-// disk may become durable later.
+// The same is true of ErrDiskFull when the index waits for room: what is on its way to
+// the disk may become durable later.
 func (s *Slot) do(ctx context.Context, run func(t *txn) error, accounts ...storage.AccountID) error {
 	return s.submit(ctx, &op{run: run, accounts: accounts})
 }
@@ -165,7 +165,7 @@ func (s *Slot) submit(ctx context.Context, o *op) error {
 	}
 }
 
-// noRoom is the answer to a change that would wait until there is room.
+// noRoom is the error of a change that would have to wait until there is room.
 func (s *Slot) noRoom() error {
 	return storage.Errorf(storage.ErrDiskFull, "slot %s: its index waits for room: free space or add a disk", s.o.Slot)
 }
@@ -244,7 +244,7 @@ func (c *committer) group(ops []*op) (rest []*op) {
 		// The last op left a part of itself in the batch, which cannot be taken
 		// out. None of this group has happened; what is in flight is not touched.
 		f.undo(c.s.o.Slot)
-		c.s.unplace(t.placed)
+		c.s.onStage.unplace(t.placed)
 	default:
 		err = c.launch(t, f)
 	}
@@ -325,7 +325,7 @@ func (c *committer) launch(t *txn, f *flight) error {
 // diskFull reports whether a write failed for want of room.
 func diskFull(err error) bool { return disk.NoRoom(err) }
 
-// writeError gives a failed write its kind.
+// writeError wraps the error of a failed write in its kind.
 func writeError(err error) error {
 	if diskFull(err) {
 		return storage.Errorf(storage.ErrDiskFull, "%w", err)
@@ -333,8 +333,8 @@ func writeError(err error) error {
 	return storage.Errorf(storage.ErrUnavailable, "%w", err)
 }
 
-// slotClock gives the slot clock of an event made now: it runs while a master
-// serves, and never by the wall clock.
+// slotClock returns the slot clock of an event made now. The clock runs while a
+// master serves, by the monotonic clock and never by the wall clock.
 func (m *Master) slotClock(t *txn) uint64 {
 	return max(t.clock, m.clockBase+uint64((m.s.o.Clock.Mono()-m.since)/time.Millisecond))
 }

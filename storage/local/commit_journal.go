@@ -27,8 +27,8 @@ func journalSpan(start slot.Position) event.Span {
 	return event.Span{Lower: event.JournalKey(start + 1), Upper: event.SpanOf([]byte{event.PrefixJournal}).Upper}
 }
 
-// journalEvents gives how many events the journal has: as the last group noted
-// it, else counted. Positions do not tell, because they jump.
+// journalEvents returns how many events the journal has: the number that the
+// last group noted, else a count. Positions do not tell, because they jump.
 func journalEvents(r reader) (int, error) {
 	v, found, err := r.Get(localKey(keyJournalEvents))
 	if err != nil {
@@ -118,8 +118,8 @@ func (s *Slot) TrimJournalClock(ctx context.Context, before uint64) error {
 }
 
 // olderThan finds at most a step of events after start that are older than a
-// time of the slot clock. The last event always stays: its place is the head's. It
-// reads no more of an event than its place: large ones are none of a closure.
+// time of the slot clock. The last event always stays: its position is the head's.
+// Only the beginning of each event is read: large ones are too much for a closure.
 func (t *txn) olderThan(start slot.Position, clock uint64) (upTo slot.Position, n int, err error) {
 	it, err := t.iter(journalSpan(start))
 	if err != nil {
@@ -138,7 +138,7 @@ func (t *txn) olderThan(start slot.Position, clock uint64) (upTo slot.Position, 
 	return upTo, n, it.Error()
 }
 
-// JournalAfter gives durable events after a position, in order and in the
+// JournalAfter returns durable events after a position, in order and in the
 // journal's encoding (event.Decode): at least one if there is any, and at most
 // about bytesMax. ErrNotFound: the journal no longer goes back that far, or
 // never had that position; the reader needs a state transfer.

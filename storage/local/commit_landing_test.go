@@ -13,9 +13,9 @@ import (
 	"mailnode/storage/slot"
 )
 
-// A body that lands between two looks is in neither place for whoever looks at
-// the durable state first; each way of finding one is driven with a state that is
-// older than the landing.
+// A reader that looks into the durable state first, and then on the stage, misses a body
+// that lands between the two looks. Each way of finding a body is tested with a state
+// that is older than the landing.
 func TestLaw01Law07LandingBodyIsFound(t *testing.T) {
 	s := openSlot(t, options(t, newFS(t)))
 	m := serve(t, s, 1, 0)
@@ -28,7 +28,7 @@ func TestLaw01Law07LandingBodyIsFound(t *testing.T) {
 		t.Fatal(err)
 	}
 	ref := <-arrived
-	if _, onStage := s.stagedAt(ref); onStage {
+	if _, onStage := s.onStage.at(ref); onStage {
 		t.Fatal("it has landed and is on the stage still")
 	}
 	if _, err := s.locate(old, ref); err != nil {
@@ -47,8 +47,8 @@ func TestLaw01Law07LandingBodyIsFound(t *testing.T) {
 	b.Close()
 }
 
-// Whoever gives up a delivery that is on its way to the disk takes its body off
-// the stage only when the durable state has it.
+// When a caller gives up a delivery that is on its way to the disk, its body leaves the
+// stage only when the durable state has it.
 func TestLaw01GivenUpBodyStaysUntilItHasLanded(t *testing.T) {
 	s := openSlot(t, options(t, newFS(t)))
 	m := serve(t, s, 1, 0)
@@ -87,7 +87,7 @@ func TestLaw01GivenUpBodyStaysUntilItHasLanded(t *testing.T) {
 	if err := s.do(context.Background(), func(*txn) error { return nil }); err != nil {
 		t.Fatal(err)
 	}
-	if _, onStage := s.stagedAt(ref); onStage {
+	if _, onStage := s.onStage.at(ref); onStage {
 		t.Error("on the stage after its group has landed")
 	}
 	if have, err := s.HasBody(ref); err != nil || !have {
@@ -97,17 +97,16 @@ func TestLaw01GivenUpBodyStaysUntilItHasLanded(t *testing.T) {
 	if err := s.stage(gone, disk.Grow, nil, strings.NewReader("x"), 1); err != nil {
 		t.Fatal(err)
 	}
-	// Of a batch that is undone nothing stays on the stage that nobody waits for.
-	s.place([]slot.BodyRef{gone})
-	s.abandon(gone)
-	s.unplace([]slot.BodyRef{gone})
+	// When a batch is undone, no body stays on the stage that nobody waits for.
+	s.onStage.place([]slot.BodyRef{gone})
+	s.onStage.abandon(gone)
+	s.onStage.unplace([]slot.BodyRef{gone})
 	if have, err := s.HasBody(gone); err != nil || have {
 		t.Errorf("undone and given up: has it: %v, %v", have, err)
 	}
 }
 
-// Whatever is asked for while deliveries land is found, all the time from its
-// arrival on.
+// A body is found at any moment from its arrival on, while deliveries land.
 func TestLaw01BodiesAreFoundWhileTheyLand(t *testing.T) {
 	s := openSlot(t, options(t, newFS(t)))
 	m := serve(t, s, 1, 0)

@@ -7,9 +7,9 @@ import (
 	"mailnode/storage"
 )
 
-// lanes is what waits for the committer: a lane for each account, and one for what
-// concerns the slot or several accounts (account 0). They are served in turn, so
-// that the thousands of changes of one user delay another's by one.
+// lanes hold what waits for the committer: a lane for each account, and one for changes
+// of the slot or of several accounts (account 0). They are served in turn, so that
+// thousands of changes of one user delay another user's by one.
 type lanes struct {
 	mu     sync.Mutex // guards all below
 	lanes  map[storage.AccountID][]*op
@@ -98,8 +98,8 @@ func (l *lanes) begin(h *hold) {
 	l.hold = h
 }
 
-// end lets them go, in their order. When the lanes are closed there are none: close
-// has returned them.
+// end lets the held changes go, in their order. When the lanes are closed there are
+// none: close has returned them.
 func (l *lanes) end() {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -20,16 +20,16 @@ import (
 
 // A large change touches more records than a closure may (LAWS §4.3), and is one
 // event all the same: nobody sees half of it, on no copy, whatever crashes. It is
-// prepared beside the committer, on a snapshot; its closure only gives it its
+// prepared beside the committer, on a snapshot; its closure only gives it a
 // place. Meanwhile:
 //
 //   - the changes of its accounts wait (lanes), so the snapshot of their records
 //     stays true;
 //   - everybody else's go on. Its event has a position far enough ahead, so that
 //     every MODSEQ is known before;
-//   - what others write all the same is noted (hold): counts of references, which
-//     accounts share, are corrected in the closure, and whatever else it rests on
-//     makes it be prepared a second time.
+//   - what others write is noted (hold): counts of references, which accounts share,
+//     are corrected in the closure; a change of anything else that the large change
+//     rests on makes it be prepared a second time.
 
 const (
 	// largeTries is how often a large change is prepared before it is given up.
@@ -50,7 +50,7 @@ const (
 	copyMax = 100
 )
 
-// errOvertaken says that a large change rests on what is no longer so.
+// errOvertaken: a large change rests on records that others have changed.
 var errOvertaken = errors.New("others have changed what it rests on")
 
 // hold keeps the changes of some accounts waiting, and notes what is written
@@ -64,7 +64,7 @@ type hold struct {
 
 func (h *hold) has(id storage.AccountID) bool { return slices.Contains(h.accounts, id) }
 
-// note looks through a batch of others.
+// note notes what a batch of other changes writes.
 func (h *hold) note(b *pebble.Batch) {
 	for r := b.Reader(); ; {
 		kind, key, _, ok, err := r.Next()
@@ -86,7 +86,7 @@ func (h *hold) note(b *pebble.Batch) {
 	}
 }
 
-// draft is a large change as it was prepared.
+// draft is a prepared large change.
 type draft struct {
 	ctx    context.Context
 	s      *Slot
@@ -106,7 +106,7 @@ type draft struct {
 	release func() // of its turn on the node; nil: it has none
 }
 
-// take makes the batch of what came out.
+// take makes the batch of what the change writes.
 func (d *draft) take(over *overlay, ev *event.Event, placed []slot.BodyRef) error {
 	d.rest = event.EncodeRest(ev)
 	if err := d.s.fits(ev, len(d.rest)); err != nil {
@@ -118,8 +118,8 @@ func (d *draft) take(over *overlay, ev *event.Event, placed []slot.BodyRef) erro
 	for _, k := range over.order {
 		size += len(k) + len(over.m[k].value) + 2*binary.MaxVarintLen32
 	}
-	// Pebble sorts a batch of this size while the others wait, which is quick when it
-	// is sorted.
+	// Pebble sorts a batch of this size while the others wait: that is quick when the
+	// batch is sorted already.
 	slices.Sort(over.order)
 	d.b = d.s.db.NewBatchWithSize(size)
 	for _, k := range over.order {
@@ -135,8 +135,8 @@ func (d *draft) take(over *overlay, ev *event.Event, placed []slot.BodyRef) erro
 	return nil
 }
 
-// record puts one record into the batch, but for those that depend on what others
-// do until it enters.
+// record puts one record into the batch, unless it depends on what others do until the
+// change enters.
 func (d *draft) record(under reader, key []byte, c change) error {
 	switch key[0] {
 	case event.PrefixBody:
@@ -271,10 +271,10 @@ func (d *draft) late(t *txn, h *hold) (out []event.Record, err error) {
 	return out, nil
 }
 
-// largeChange makes one event of what prepare gives; prepare may run several times.
-// enter runs it in the committer. What it takes must leave what level leaves. One at
-// a time in a slot, since what is prepared lies in memory, and of those that wait the
-// account is next that has had the fewest.
+// largeChange makes one event of what prepare returns; prepare may run several times,
+// enter runs in the committer. level is the room on the disk that the change must leave.
+// A slot prepares one at a time, since what is prepared lies in memory; of the accounts
+// that wait, the one that has had the fewest is next.
 func (s *Slot) largeChange(ctx context.Context, level disk.Level, records int, accounts []storage.AccountID, prepare func(t *txn) error, enter func(t *txn, h *hold, d *draft) error) error {
 	ctx, cancel := s.whileOpen(ctx)
 	defer cancel()
@@ -343,7 +343,7 @@ func (d *draft) prepare(v *view, fn func(t *txn) error) (err error) {
 	return fn(&txn{s: d.s, reads: reads{src: v.snap}, lastEvent: lastEvent{head: head, clock: clock}, large: d})
 }
 
-// large is change for what is too large for a closure, and the wait for law 1.
+// large is acknowledged for a change that is too large for a closure.
 func (m *Master) large(ctx context.Context, records int, id storage.AccountID, prepare func(t *txn) error) error {
 	if err := m.admit(); err != nil {
 		return err

@@ -16,7 +16,7 @@ import (
 	"mailnode/storage/slot"
 )
 
-// fillInbox puts n messages into an account's INBOX, by few bodies and many copies, and
+// fillInbox puts n messages into an account's INBOX, few bodies copied many times, and
 // returns their UIDs.
 func fillInbox(t *testing.T, m *Master, a storage.Account, n int) (storage.Ref, []storage.UID) {
 	t.Helper()
@@ -53,9 +53,8 @@ func tree(t *testing.T, m *Master, a storage.Account, n int) {
 	}
 }
 
-// The changes that were too much for one closure, with somebody else's going on
-// beside them. That no closure touches more than it may is checked when the slot
-// is closed.
+// The changes that are too much for one closure, beside those of another user. That no
+// closure touches more than it may is checked when the slot is closed.
 func TestLaw01Law08LargeChangesHoldNobodyUp(t *testing.T) {
 	const n = 600
 	s := openSlot(t, options(t, newFS(t)))
@@ -209,8 +208,8 @@ func copyBodies(t *testing.T, from, to *Slot) {
 	}
 }
 
-// What another writes of a large change's own records makes it be prepared again;
-// what it cannot keep up with, it gives up.
+// A large change is prepared again when another writes records that it rests on, and is
+// given up when that goes on.
 func TestLargeChangeIsPreparedAgain(t *testing.T) {
 	s := openSlot(t, options(t, newFS(t)))
 	m := serve(t, s, 1, 0)
@@ -220,7 +219,7 @@ func TestLargeChangeIsPreparedAgain(t *testing.T) {
 		tries := 0
 		err := m.large(ctx, 1, a.ID, func(t *txn) error {
 			if tries++; tries <= times {
-				// As a recount would, which asks no lane.
+				// As a Recount does, which waits in no lane.
 				if err := s.do(ctx, func(t *txn) error { return t.b.Set(event.UsageKey(a.ID), nil, nil) }); err != nil {
 					return err
 				}
@@ -321,7 +320,7 @@ func TestLaw09LargeChangeIsRefusedBeforeItIsLoaded(t *testing.T) {
 	}
 }
 
-// A panic in a large change is its caller's alone, and holds nobody up.
+// A panic in a large change is an error of its caller alone, and holds nobody up.
 func TestLaw09PanicInALargeChange(t *testing.T) {
 	s := openSlot(t, options(t, newFS(t)))
 	m := serve(t, s, 1, 0)
@@ -337,7 +336,7 @@ func TestLaw09PanicInALargeChange(t *testing.T) {
 }
 
 // A large change that takes the last reference of a body takes its place too. When
-// somebody has named the body since, that is not corrected but prepared again.
+// another change has named the body since, the large one is prepared again.
 func TestLaw07LastReferenceIsNotDecidedLate(t *testing.T) {
 	s := openSlot(t, options(t, newFS(t)))
 	key := event.RefsKey(slot.BodyRef{ID: 1})
@@ -381,8 +380,8 @@ func TestLanesAreFair(t *testing.T) {
 	}
 }
 
-// A copy is closed at the moment at which a large change ends: whoever waited for it
-// is answered, by one of the two.
+// A copy is closed at the moment at which a large change ends: the changes that waited
+// for it are answered, by one of the two.
 func TestLanesAreClosedWhileAHoldEnds(t *testing.T) {
 	for range 10_000 {
 		var l lanes

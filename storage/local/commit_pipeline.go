@@ -42,25 +42,25 @@ func (p *pipeline) init(s *Slot) {
 // reserve waits until a group may be built.
 func (p *pipeline) reserve() { p.room <- struct{}{} }
 
-// cancel gives a place back for which there is no group.
+// cancel frees a place for which there is no group.
 func (p *pipeline) cancel() { <-p.room }
 
-// launch gives a group to settle, which answers it in any case.
+// launch hands a group to settle, which answers it in any case.
 func (p *pipeline) launch(f *flight) {
 	p.landed.Add(1)
 	p.flights <- f
 }
 
-// drain waits until nothing is in flight, and says whether all went well.
+// drain waits until nothing is in flight, and reports whether all went well.
 func (p *pipeline) drain() bool {
 	p.landed.Wait()
 	return p.s.Failure() == nil
 }
 
-// end says that no group will come any more.
+// end tells settle that no group comes any more.
 func (p *pipeline) end() { close(p.flights) }
 
-// settle waits for each group's sync and tells who is to know.
+// settle waits for each group's sync, and answers the group's callers.
 func (p *pipeline) settle() {
 	for f := range p.flights {
 		if err := p.land(f); err != nil {
@@ -86,9 +86,9 @@ func (p *pipeline) land(f *flight) error {
 		}
 		s.install(f.view)
 		s.o.Resources.observeSync(s.o.Clock.Mono() - f.began)
-		s.unstage(f.placed)
-		s.watch.wake(f.touched)
-		s.heads.wake()
+		s.onStage.landed(f.placed)
+		s.watch.mailboxes.wake(f.touched)
+		s.watch.head.wake()
 	}
 	f.b.Close()
 	for _, o := range f.ops {

@@ -23,13 +23,13 @@ import (
 	"mailnode/storage/slot"
 )
 
-// valve holds syncs of files whose name ends so, while it is closed, and counts
-// the others of its file system.
+// valve holds syncs of files whose name has a suffix, while it is closed, and counts the
+// other syncs of its file system.
 type valve struct {
 	mu     sync.Mutex
 	suffix string
 	shut   chan struct{} // nil: open
-	err    error         // what the held syncs give when they are let go
+	err    error         // what the held syncs return when they are let go
 	held   chan struct{} // gets a value for each sync that is held
 	syncs  map[string]int
 }
@@ -90,7 +90,7 @@ func (v *valve) MaybeError(op errorfs.Op) error {
 	return v.err
 }
 
-// started runs fn beside the test and gives its result.
+// started runs fn beside the test and returns a channel of its result.
 func started(fn func() error) <-chan error {
 	c := make(chan error, 1)
 	go func() { c <- fn() }()
@@ -172,9 +172,9 @@ func TestLaw01NothingInFlightIsShown(t *testing.T) {
 	}
 }
 
-// A refusal for the sake of what is in flight, and the answer of a change that
+// A refusal because of something that is in flight, and the answer of a change that
 // found nothing to do, wait for it too: they tell of it.
-func TestLaw01RefusalWaitsForWhatItTells(t *testing.T) {
+func TestLaw01RefusalWaitsForWhatItReports(t *testing.T) {
 	ctx := context.Background()
 	for what, want := range map[string]error{"a refusal": storage.ErrExists, "a change of nothing": nil} {
 		t.Run(what, func(t *testing.T) {
@@ -322,7 +322,7 @@ func TestLaw01BodyStagedLateIsSynced(t *testing.T) {
 		if err := s.stage(ref, disk.Grow, &blob.BirthNote{}, late, late.Size()); err != nil {
 			return err
 		}
-		changes, err := m.deliverOne(x, base, a.ID)
+		changes, err := m.deliverOne(x, base, quotaCounts{}, a.ID)
 		if err != nil {
 			return err
 		}
@@ -448,7 +448,7 @@ func readAndClone(t *testing.T, m *Master, a storage.Account, c *clones, stop ch
 	}
 }
 
-// proveMoment opens a clone, and gives how many events it lacks.
+// proveMoment opens a clone, and returns how many events it lacks.
 func proveMoment(t *testing.T, o Options, a storage.Account, at moment, end []*event.Event) int {
 	o.FS = at.clone
 	s := openSlot(t, o)

@@ -9,8 +9,8 @@ import (
 	"mailnode/storage/slot"
 )
 
-// txn is the state as a group's closures see it: the durable state and what
-// the closures before them did.
+// txn is the state as a group's closures see it: what is committed, durable or not,
+// and what the closures before them did.
 type txn struct {
 	s *Slot
 	b *pebble.Batch
@@ -43,12 +43,12 @@ type bodies struct {
 
 func newTxn(c *committer) *txn {
 	b := c.s.db.NewIndexedBatch()
-	return &txn{s: c.s, b: b, reads: reads{src: b}, bodies: bodies{covered: c.s.stagedCount()}, lastEvent: c.lastEvent,
+	return &txn{s: c.s, b: b, reads: reads{src: b}, bodies: bodies{covered: c.s.onStage.count()}, lastEvent: c.lastEvent,
 		touched: map[storage.Ref]struct{}{}}
 }
 
-// attempt runs a closure; a panic in one is that caller's alone. After an error,
-// clean says that the closure left nothing in the batch.
+// attempt runs a closure; a panic in it is an error of its caller alone. After an
+// error, clean reports whether the closure left nothing in the batch.
 func (t *txn) attempt(run func(*txn) error) (clean bool, err error) {
 	before := t.b.Count()
 	defer func() {
@@ -69,8 +69,8 @@ func (s *Slot) panicked(p any) error {
 	return storage.Errorf(storage.ErrUnavailable, "slot %s: internal error: %v", s.o.Slot, p)
 }
 
-// headAfter gives the head with the batch. What is read of it lies in the batch,
-// so that no commit waits for a table.
+// headAfter returns the head as it is with the batch. It reads only records that lie
+// in the batch, so that no commit waits for a table.
 func (t *txn) headAfter() (event.Head, error) {
 	h := t.s.known
 	if t.reload || t.lineage {
@@ -112,6 +112,8 @@ func (t *txn) ended() error {
 }
 
 func (t *txn) iter(sp event.Span) (*pebble.Iterator, error) { return newIter(t.src, sp) }
+
+func (t *txn) met(err error) { t.s.met(err) }
 
 // touch counts keys that are read or written.
 func (t *txn) touch(n int) {
@@ -201,12 +203,12 @@ func (t *txn) place(over *overlay, ev *event.Event) ([]slot.BodyRef, error) {
 // notePlaced notes that the batch points to bodies that were staged.
 func (t *txn) notePlaced(refs ...slot.BodyRef) {
 	t.placed = append(t.placed, refs...)
-	t.s.place(refs)
+	t.s.onStage.place(refs)
 }
 
 // stagedAt finds a body that the batch is to point to.
 func (t *txn) stagedAt(ref slot.BodyRef) (blob.Location, bool) {
-	st, ok := t.s.stagedBody(ref)
+	st, ok := t.s.onStage.find(ref)
 	if ok && st.number > t.covered {
 		t.late = true
 	}
@@ -243,8 +245,8 @@ func (o *overlay) put(key []byte, c change) {
 func (o *overlay) Set(key, value []byte) { o.put(key, change{value: value}) }
 func (o *overlay) Delete(key []byte)     { o.put(key, change{delete: true}) }
 
-// dropBodies forgets where the bodies lie that the event took the last reference
-// from: what is in the packs is dead then.
+// dropBodies forgets the places of bodies that lost their last reference by the event:
+// what is in the packs is dead then.
 func (o *overlay) dropBodies() {
 	for _, k := range o.order {
 		if k[0] == event.PrefixRefs && o.m[k].delete {

@@ -65,17 +65,17 @@ func (h *harness) inject(f fileFault, n int) (hit func() (errorfs.Op, bool)) {
 	}
 }
 
-// takesSpace says which operations a full disk refuses. A sync can meet ENOSPC
-// too (delayed allocation); that is the same as EIO for whoever must not retry.
+// takesSpace reports whether a full disk refuses an operation. A sync can meet ENOSPC too
+// (delayed allocation); that is as final as EIO.
 func takesSpace(k errorfs.OpKind) bool {
 	return slices.Contains([]errorfs.OpKind{errorfs.OpCreate, errorfs.OpFileWrite, errorfs.OpFileWriteAt, errorfs.OpFilePreallocate,
 		errorfs.OpLink, errorfs.OpMkdirAll, errorfs.OpFileSync, errorfs.OpFileSyncData}, k)
 }
 
-// A disk fails one change of itself, or all from there on, in the midst of any
-// operation. Whoever asked is answered. The copy goes on, or it says that it has
-// stopped, and then it acknowledges nothing more; reading goes on where it goes
-// on. A new process finds one position of the journal, with all that was shown.
+// A disk fails one operation that changes it, or all from there on, at any point of what
+// the copy does. Every caller gets an answer. The copy goes on, and can be read; or it
+// reports that it has stopped, and acknowledges nothing more. A new process finds one
+// position of the journal, with all that was shown.
 func TestLaw01FaultAtEveryFileOperation(t *testing.T) {
 	outcomes := map[string]int{}
 	runSeeds(t, 2, func(t *testing.T, rng *rand.Rand, until time.Time) (proved int) {
@@ -134,7 +134,7 @@ func (h *harness) faulty(f fileFault, op harnessOp, n int, outcomes map[string]i
 	case was:
 		outcomes["went on"]++
 		if h.replica == nil {
-			h.w.model = model{} // it does not know what of the operation came to be
+			h.w.model = model{} // it does not know how much of the operation happened
 			if err := errors.Join(h.w.m.Deliver(context.Background(), storage.Delivery{Body: spooled("later"),
 				Recipients: []storage.Recipient{{Account: h.w.accounts[0].ID}}})...); err != nil && old.Failure() == nil {
 				t.Errorf("%s: the disk is well again, and mail does not flow: %v", what, err)
@@ -172,8 +172,8 @@ func isClosedKind(err error) bool {
 	return errors.Is(err, storage.ErrUnavailable) || errors.Is(err, storage.ErrDiskFull) || errors.Is(err, storage.ErrCorrupt)
 }
 
-// A read that fails is the error of the one who asked, and of a kind that does
-// not lose mail; the next read goes on, and so do changes.
+// A read that fails is an error of its caller alone, and of a kind that loses no mail;
+// other reads go on, and so do changes.
 func TestLaw09ReadErrorIsTheRequestsOwn(t *testing.T) {
 	runSeeds(t, 2, func(t *testing.T, rng *rand.Rand, until time.Time) (proved int) {
 		d := newDamagedDisk(t, rng, false)
@@ -231,8 +231,8 @@ func TestLaw09ReadErrorIsTheRequestsOwn(t *testing.T) {
 	})
 }
 
-// A slow disk makes acknowledgements slow, and nothing else: readers do not wait
-// for a sync, and who waits shares it.
+// A slow disk makes acknowledgements slow, and nothing else: readers do not wait for a
+// sync, and those that wait share one.
 func TestSlowDiskOnlySlows(t *testing.T) {
 	h := newHarness(t, rand.New(rand.NewPCG(1, 1)), 12)
 	syncs := 0

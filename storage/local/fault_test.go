@@ -86,8 +86,8 @@ func within(t *testing.T, what string, fn func()) {
 	}
 }
 
-// A disk that fails at any write or sync, once or for ever: whatever was
-// acknowledged is there after a restart, nothing hangs, and the process lives.
+// A disk fails at any write or sync, once or for ever: what was acknowledged is there
+// after a restart, nothing hangs, and the process lives.
 func TestLaw01DiskFailureLosesNothingAcknowledged(t *testing.T) {
 	t.Parallel()
 	syncs := []errorfs.OpKind{errorfs.OpFileSync, errorfs.OpFileSyncData, errorfs.OpFileSyncTo}
@@ -205,8 +205,8 @@ func TestFullDiskRefusesMailAndServesOn(t *testing.T) {
 	deliver(t, m, mail(9), a)
 }
 
-// An event that comes again, in whatever group, changes nothing; another one at
-// its position is another history.
+// An event that comes again, in the same group or a later one, changes nothing; another
+// event at its position is another history.
 func TestLaw08EventsMayComeAgain(t *testing.T) {
 	ctx := context.Background()
 	s := openSlot(t, options(t, newFS(t)))
@@ -232,8 +232,8 @@ func TestLaw08EventsMayComeAgain(t *testing.T) {
 	same(t, s, r)
 }
 
-// A caller that gives up has its change done or not, but never later: a replica
-// says on its next connection where it stands, and must still stand there.
+// When a caller gives up, its change has happened or never will: a replica tells on its
+// next connection where it stands, and must still stand there.
 func TestLaw08AbandonedChangeNeverRuns(t *testing.T) {
 	s := openSlot(t, options(t, newFS(t)))
 	hold, held := make(chan struct{}), make(chan struct{})
@@ -285,8 +285,8 @@ func TestLaw01FailedChangeLeavesNothing(t *testing.T) {
 	}
 }
 
-// The journal stays near its limit; a position that it no longer reaches is
-// said to be gone, one that it reaches is not.
+// The journal stays near its limit; a position that it no longer reaches is reported as
+// gone, one that it reaches is not.
 func TestJournalIsTrimmed(t *testing.T) {
 	o := options(t, newFS(t))
 	o.JournalEventsMax = 100

@@ -24,8 +24,8 @@ import (
 	"mailnode/storage/slot"
 )
 
-// history is what the master's journal says the state was at each position: the
-// oracle of every crash. It applies events to a plain map.
+// history is the state at each position, by the master's journal: the oracle of every
+// crash. It applies events to a plain map.
 type history struct {
 	records map[string][]byte
 	sum     event.Digest
@@ -167,7 +167,7 @@ func newHarness(t *testing.T, rng *rand.Rand, accounts int) *harness {
 	return h
 }
 
-// someSizes are the ordinary ones, or such that nearly everything that may be a
+// someSizes returns the ordinary sizes, or such that nearly everything that may be a
 // large change is one.
 func someSizes(t *testing.T, rng *rand.Rand) sizes {
 	if rng.IntN(2) == 0 {
@@ -216,7 +216,7 @@ func (h *harness) photograph(what string) {
 	h.photos = append(h.photos, p)
 }
 
-// taken gives the photographs and forgets them; work in the background may still
+// taken returns the photographs and forgets them; work in the background may still
 // add some, which count for the next operation.
 func (h *harness) taken() []crashPoint {
 	h.mu.Lock()
@@ -342,8 +342,8 @@ func (h *harness) proveNumbers(s *Slot, was, shown slot.Position) {
 	}
 }
 
-// proveQuarantine proves that what lies in quarantine is whole, and that what
-// was acknowledged lies there.
+// proveQuarantine proves that what lies in quarantine is whole, and that everything that
+// was acknowledged as set aside lies there.
 func (h *harness) proveQuarantine(s *Slot, fs *vfs.MemFS, kept []string) {
 	t := h.t
 	names, err := s.Quarantined()
@@ -429,7 +429,7 @@ func (h *harness) compactIndex() error {
 	})
 }
 
-// compactPacks rewrites whatever is closed, and is not pinned by what is set aside.
+// compactPacks rewrites all packs that are closed and not pinned by a state set aside.
 func (h *harness) compactPacks() error {
 	_, err := h.s.CompactPacks(context.Background(), CompactOptions{DeadShareMin: 0.01, Compress: true})
 	return err
@@ -461,7 +461,7 @@ func (h *harness) keep(name string) {
 
 func (h *harness) quarantine() error {
 	h.w.n++
-	ev := &event.Event{Position: uint64(slot.At(1, uint64(h.w.n))), Changes: []*event.Change{subscription(1, strings.Repeat("x", h.rng.IntN(9000)), true)}}
+	ev := &event.Event{Position: uint64(slot.At(1, uint64(h.w.n))), Changes: []*event.Change{subscriptionChange(1, strings.Repeat("x", h.rng.IntN(9000)), true)}}
 	if err := h.s.Quarantine(ev, errors.New("it does not apply")); err != nil {
 		return err
 	}

@@ -20,8 +20,8 @@ type Gate interface {
 	Await(ctx context.Context, p slot.Position) error
 }
 
-// Admission is a Gate that also says whether a change may begin. Its error is the
-// change's, and then nothing has happened.
+// Admission is a Gate that also decides whether a change may begin. Its error is the
+// change's error, and then nothing has happened.
 type Admission interface {
 	Admit() error
 }
@@ -83,13 +83,13 @@ func (s *Slot) Serve(ctx context.Context, e slot.Epoch, x slot.UncleanCount, gat
 			return storage.Errorf(storage.ErrNotMaster, "serve slot %s in epoch %d: this copy has seen epoch %d", s.o.Slot, e, last)
 		case last == e:
 			m.floor = slot.Position(rec.ModseqFloor)
-			if !s.dirty {
+			if !s.found.dirty {
 				return t.noteServed(e)
 			}
-			// The jump is a branch of the history: a replica that has what this copy
-			// has lost is known by it, also when the journal is trimmed past there.
+			// The jump is a branch of the history. By the branch a replica is known that
+			// has what this copy has lost, also when the journal is trimmed past there.
 			rec.Lineage = append(rec.Lineage, &event.Branch{Epoch: uint32(e), After: uint64(t.head)})
-			if err := t.applyAt(m, slot.At(e, t.head.N()+uncleanJump), &event.Change{Record: &event.Change_Slot{Slot: rec}}); err != nil {
+			if err := t.applyAt(m, slot.At(e, t.head.N()+uncleanJump), slotChange(rec)); err != nil {
 				return err
 			}
 			return t.noteServed(e)
@@ -100,7 +100,7 @@ func (s *Slot) Serve(ctx context.Context, e slot.Epoch, x slot.UncleanCount, gat
 			rec.Unclean, rec.ModseqFloor = uint32(x), uint64(first)
 		}
 		m.floor = slot.Position(rec.ModseqFloor)
-		if err := t.applyAt(m, first, &event.Change{Record: &event.Change_Slot{Slot: rec}}); err != nil {
+		if err := t.applyAt(m, first, slotChange(rec)); err != nil {
 			return err
 		}
 		return t.noteServed(e)
@@ -108,7 +108,7 @@ func (s *Slot) Serve(ctx context.Context, e slot.Epoch, x slot.UncleanCount, gat
 	if err != nil {
 		return nil, err
 	}
-	s.dirty = false
+	s.found.dirty = false
 	return m, nil
 }
 
@@ -212,7 +212,7 @@ func (m *Master) next(t *txn) slot.Position {
 	return slot.At(m.epoch, n)
 }
 
-// modSeq is the MODSEQ that the next event gives in an account.
+// modSeq is the MODSEQ of what the next event changes in an account.
 func (m *Master) modSeq(t *txn, a *event.AccountRecord) uint64 {
 	return uint64(m.next(t)) + a.ModseqBase
 }
@@ -233,93 +233,4 @@ func (t *txn) applyAt(m *Master, p slot.Position, changes ...*event.Change) erro
 		return fmt.Errorf("write event %s of slot %s: %w", p, m.s.o.Slot, err)
 	}
 	return t.apply(&event.Event{Position: uint64(p), Previous: uint64(t.head), SlotClockMs: m.slotClock(t), Changes: changes})
-}
-
-// notHere is the answer about an account that somebody has the ID of, so it was
-// there: it has been deleted or moved since, or this copy lacks it. That is no
-// "unknown": it is of both kinds, so that no client takes it for more than "not
-// now", and no MTA bounces what was accepted (law 7).
-func notHere(id storage.AccountID) error {
-	return storage.Errorf(storage.ErrUnavailable, "%w", storage.Errorf(storage.ErrNotFound, "account %016x: not in this slot", uint64(id)))
-}
-
-// The records as closures and readers load them; a missing one is ErrNotFound.
-
-func loadAccount(r reader, id storage.AccountID) (*event.AccountRecord, error) {
-	a := &event.AccountRecord{}
-	found, err := event.Load(r, event.AccountKey(id), a)
-	if err != nil {
-		return nil, err
-	}
-	if !found || a.Deleted {
-		return nil, notHere(id)
-	}
-	return a, nil
-}
-
-func loadMailbox(r reader, ref storage.Ref) (*event.MailboxRecord, error) {
-	b := &event.MailboxRecord{}
-	found, err := event.Load(r, event.MailboxKey(ref), b)
-	if err != nil {
-		return nil, err
-	}
-	if !found || b.Deleted {
-		return nil, storage.Errorf(storage.ErrNotFound, "mailbox does not exist")
-	}
-	return b, nil
-}
-
-// mailboxID finds a mailbox by its canonical name.
-func mailboxID(r reader, a storage.AccountID, name string) (storage.MailboxID, bool, error) {
-	v, found, err := r.Get(event.NameKey(a, name))
-	if err != nil || !found {
-		return 0, false, err
-	}
-	if len(v) != 8 {
-		return 0, false, storage.Errorf(storage.ErrCorrupt, "read name %q: %d bytes", name, len(v))
-	}
-	return storage.MailboxID(be.Uint64(v)), true, nil
-}
-
-func mailboxByName(r reader, a storage.AccountID, name string) (*event.MailboxRecord, error) {
-	canonical, err := storage.CanonicalMailboxName(name)
-	if err != nil {
-		return nil, err
-	}
-	id, found, err := mailboxID(r, a, canonical)
-	if err != nil {
-		return nil, err
-	}
-	if !found {
-		return nil, storage.Errorf(storage.ErrNotFound, "mailbox %q does not exist", canonical)
-	}
-	return loadMailbox(r, storage.Ref{Account: a, Mailbox: id})
-}
-
-func mailboxChange(b *event.MailboxRecord) *event.Change {
-	return &event.Change{Record: &event.Change_Mailbox{Mailbox: b}}
-}
-
-func accountChange(a *event.AccountRecord) *event.Change {
-	return &event.Change{Record: &event.Change_Account{Account: a}}
-}
-
-func messageChange(r *event.MessageRecord) *event.Change {
-	return &event.Change{Record: &event.Change_Message{Message: r}}
-}
-
-func expungedChange(x *event.ExpungedRecord) *event.Change {
-	return &event.Change{Record: &event.Change_Expunged{Expunged: x}}
-}
-
-func freedChange(x *event.FreedRecord) *event.Change {
-	return &event.Change{Record: &event.Change_Freed{Freed: x}}
-}
-
-func addressChange(x *event.AddressRecord) *event.Change {
-	return &event.Change{Record: &event.Change_Address{Address: x}}
-}
-
-func missingChange(x *event.MissingRecord) *event.Change {
-	return &event.Change{Record: &event.Change_Missing{Missing: x}}
 }

@@ -26,7 +26,7 @@ func (m *Master) Address(ctx context.Context, a slot.Address) (storage.Address, 
 		}
 		out = storage.Address{Address: a, Account: storage.AccountID(rec.Account), Slot: slot.ID(rec.Slot), Generation: rec.Generation}
 		if out.Slot != m.s.o.Slot {
-			return nil // its account's slot knows
+			return nil // the slot of its account knows
 		}
 		if _, err := loadAccount(v, out.Account); errors.Is(err, storage.ErrNotFound) {
 			return storage.Errorf(storage.ErrNotFound, "address %q is not known: its account is deleted", a)
@@ -131,7 +131,7 @@ func (m *Master) CreateAccount(ctx context.Context, addr slot.Address, password 
 			if err != nil {
 				return err
 			}
-			changes = append(changes, mailboxChange(box), subscription(a.Id, sp.name, true))
+			changes = append(changes, mailboxChange(box), subscriptionChange(a.Id, sp.name, true))
 		}
 		created = storage.Account{ID: storage.AccountID(a.Id), Address: addr, QuotaBytes: quotaBytes, Created: now.Truncate(time.Second).UTC()}
 		return m.emit(t, changes...)
@@ -139,7 +139,7 @@ func (m *Master) CreateAccount(ctx context.Context, addr slot.Address, password 
 	return created, err
 }
 
-// addressTaken says who has an address that somebody wants.
+// addressTaken returns the error for a new account whose address exists.
 func addressTaken(r reader, rec *event.AddressRecord) error {
 	a := &event.AccountRecord{}
 	found, err := event.Load(r, event.AccountKey(storage.AccountID(rec.Account)), a)
@@ -148,7 +148,7 @@ func addressTaken(r reader, rec *event.AddressRecord) error {
 	}
 	if found && a.Deleted {
 		return storage.Errorf(storage.ErrExists, "create account %q: a deleted account has the address: "+
-			"`mailnode user undelete %s` brings it back, `mailnode user erase %s` gives the address free", rec.Address, rec.Address, rec.Address)
+			"`mailnode user undelete %s` brings it back, `mailnode user erase %s` frees the address", rec.Address, rec.Address, rec.Address)
 	}
 	return storage.Errorf(storage.ErrExists, "create account %q: the address exists already", rec.Address)
 }

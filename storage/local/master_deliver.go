@@ -19,8 +19,7 @@ import (
 // notices to have waited for it.
 const deliverRecipientsMax = 100
 
-// Deliver implements storage.Messages. Recipients that are the same account get
-// one message.
+// Deliver implements storage.Messages. Recipients of the same account get one message.
 func (m *Master) Deliver(ctx context.Context, d storage.Delivery) []error {
 	errs := make([]error, len(d.Recipients))
 	all := func(err error) []error {
@@ -51,21 +50,36 @@ func (m *Master) Deliver(ctx context.Context, d storage.Delivery) []error {
 	if err := m.putBody(ref, births, d.Body); err != nil {
 		return all(err)
 	}
-	defer m.s.abandon(ref)
+	defer m.s.onStage.abandon(ref)
 	base := &event.MessageRecord{InternalDateUnix: d.InternalDate.Unix(), Size: d.Body.Size(), Guid: ref.GUID[:], BodyId: uint64(ref.ID),
 		SavedUnix: m.s.o.Clock.Wall().Unix(), Summary: summary}
-	got := map[storage.AccountID]bool{}
+	got, q := map[storage.AccountID]bool{}, quotaCounts{}
 	for lo := 0; lo < len(d.Recipients); lo += deliverRecipientsMax {
 		hi := min(lo+deliverRecipientsMax, len(d.Recipients))
-		m.deliverSome(ctx, base, d.Recipients[lo:hi], errs[lo:hi], got)
+		rcpts, errs := d.Recipients[lo:hi], errs[lo:hi]
+		if m.deliverSome(ctx, base, q, rcpts, errs, got); m.countQuotas(ctx, q, rcpts, errs) {
+			m.deliverSome(ctx, base, q, rcpts, errs, got)
+		}
 	}
 	return errs
 }
 
+// countQuotas counts the recipients that must be counted first, and reports whether
+// one is to be tried again: its error is nil then.
+func (m *Master) countQuotas(ctx context.Context, q quotaCounts, rcpts []storage.Recipient, errs []error) (again bool) {
+	for i, r := range rcpts {
+		if errors.Is(errs[i], errUncounted) {
+			errs[i] = m.countQuota(ctx, q, r.Account)
+			again = again || errs[i] == nil
+		}
+	}
+	return again
+}
+
 // deliverSome makes one event of recipients whose errs are nil and who have not
-// got the message. When a damaged record refuses it, it tries again with each half
-// of them: that is its owner's trouble alone (law 9).
-func (m *Master) deliverSome(ctx context.Context, base *event.MessageRecord, rcpts []storage.Recipient, errs []error, got map[storage.AccountID]bool) {
+// got the message. When a damaged record makes the event fail, it tries again with each
+// half of them: the damage is its owner's trouble alone (law 9).
+func (m *Master) deliverSome(ctx context.Context, base *event.MessageRecord, q quotaCounts, rcpts []storage.Recipient, errs []error, got map[storage.AccountID]bool) {
 	done := map[storage.AccountID]bool{}
 	var refused error
 	var accounts []storage.AccountID
@@ -80,7 +94,7 @@ func (m *Master) deliverSome(ctx context.Context, base *event.MessageRecord, rcp
 			if errs[i] != nil || got[r.Account] || done[r.Account] {
 				continue
 			}
-			more, err := m.deliverOne(t, base, r.Account)
+			more, err := m.deliverOne(t, base, q, r.Account)
 			if err != nil {
 				errs[i] = err
 				continue
@@ -95,26 +109,26 @@ func (m *Master) deliverSome(ctx context.Context, base *event.MessageRecord, rcp
 		return refused
 	}, accounts...)
 	if half := len(rcpts) / 2; half > 0 && errors.Is(refused, storage.ErrCorrupt) {
-		m.deliverSome(ctx, base, rcpts[:half], errs[:half], got)
-		m.deliverSome(ctx, base, rcpts[half:], errs[half:], got)
+		m.deliverSome(ctx, base, q, rcpts[:half], errs[:half], got)
+		m.deliverSome(ctx, base, q, rcpts[half:], errs[half:], got)
 		return
 	}
 	if err == nil {
 		maps.Copy(got, done)
 	}
-	for i := range errs {
-		if errs[i] == nil {
+	for i, r := range rcpts {
+		if errs[i] == nil && !got[r.Account] {
 			errs[i] = err
 		}
 	}
 }
 
-func (m *Master) deliverOne(t *txn, base *event.MessageRecord, id storage.AccountID) ([]*event.Change, error) {
+func (m *Master) deliverOne(t *txn, base *event.MessageRecord, q quotaCounts, id storage.AccountID) ([]*event.Change, error) {
 	a, err := loadAccount(t, id)
 	if err != nil {
 		return nil, err
 	}
-	if err := checkQuota(t, a, base.Size); err != nil {
+	if err := q.check(t, a, base.Size); err != nil {
 		return nil, err
 	}
 	b, err := mailboxByName(t, id, "INBOX")
@@ -135,8 +149,8 @@ func (m *Master) born(t *txn, base *event.MessageRecord, a *event.AccountRecord,
 		Guid: base.Guid, BodyId: base.BodyId, SavedUnix: base.SavedUnix, Summary: base.Summary}
 }
 
-// births looks up where a delivery goes, before a byte is written; recipients
-// that cannot get it have their error set.
+// births looks up where a delivery goes, before a byte is written. It sets the errors
+// of recipients that cannot get it.
 func (m *Master) births(ctx context.Context, d storage.Delivery, errs []error) ([]*blob.Birth, error) {
 	var out []*blob.Birth
 	err := m.view(ctx, func(v *view) error {
@@ -170,7 +184,7 @@ func (m *Master) putBody(ref slot.BodyRef, births []*blob.Birth, body storage.Bo
 	if err := m.s.stage(ref, disk.Grow, &blob.BirthNote{Births: births}, body, body.Size()); err != nil {
 		return err
 	}
-	m.s.arrivals.announce(ref)
+	m.s.watch.bodies.announce(ref)
 	return nil
 }
 
@@ -223,27 +237,29 @@ func (m *Master) Append(ctx context.Context, id storage.AccountID, r storage.App
 	if err := m.putBody(ref, []*blob.Birth{birth}, r.Body); err != nil {
 		return out, err
 	}
-	defer m.s.abandon(ref)
+	defer m.s.onStage.abandon(ref)
 	base := &event.MessageRecord{SystemFlags: uint32(r.Flags.System), Keywords: r.Flags.Keywords, InternalDateUnix: r.InternalDate.Unix(),
 		Size: r.Body.Size(), Guid: ref.GUID[:], BodyId: uint64(ref.ID), SavedUnix: m.s.o.Clock.Wall().Unix(), Summary: summary}
-	err = m.growing(ctx, func(t *txn) error {
-		a, err := loadAccount(t, id)
-		if err != nil {
-			return err
-		}
-		b, err := mailboxByName(t, id, r.Mailbox)
-		if err != nil {
-			return err
-		}
-		if err := checkQuota(t, a, base.Size); err != nil {
-			return err
-		}
-		uid, changes, err := m.takeUIDs(t, a, b, 1)
-		if err != nil {
-			return err
-		}
-		out = storage.Appended{UIDValidity: storage.UIDValidity(b.Uidvalidity), UID: uid}
-		return m.emit(t, append(changes, messageChange(m.born(t, base, a, b, uid)))...)
-	}, id)
+	err = m.withinQuota(ctx, id, func(q quotaCounts) error {
+		return m.growing(ctx, func(t *txn) error {
+			a, err := loadAccount(t, id)
+			if err != nil {
+				return err
+			}
+			b, err := mailboxByName(t, id, r.Mailbox)
+			if err != nil {
+				return err
+			}
+			if err := q.check(t, a, base.Size); err != nil {
+				return err
+			}
+			uid, changes, err := m.takeUIDs(t, a, b, 1)
+			if err != nil {
+				return err
+			}
+			out = storage.Appended{UIDValidity: storage.UIDValidity(b.Uidvalidity), UID: uid}
+			return m.emit(t, append(changes, messageChange(m.born(t, base, a, b, uid)))...)
+		}, id)
+	})
 	return out, err
 }

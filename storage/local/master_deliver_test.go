@@ -37,8 +37,8 @@ func TestLaw09DamagedMailboxDoesNotHoldUpOtherRecipients(t *testing.T) {
 	}
 }
 
-// A transfer does not count as having a body that was staged and forgotten.
-func TestLaw01KeepBodiesKeepsThemOrSaysSo(t *testing.T) {
+// A state transfer does not take a body for kept that was staged and forgotten.
+func TestLaw01KeepBodiesKeepsThemOrFails(t *testing.T) {
 	ctx := context.Background()
 	s := openSlot(t, options(t, newFS(t)))
 	serve(t, s, 1, 0)
@@ -58,8 +58,8 @@ func TestLaw01KeepBodiesKeepsThemOrSaysSo(t *testing.T) {
 	}
 }
 
-// What could not be replicated is refused, by whoever would make it, and leaves no
-// trace.
+// An event that could not be replicated is refused by the copy that would make it, and
+// leaves no trace.
 func TestLaw05Law09EventTooLargeToReplicateIsRefused(t *testing.T) {
 	o := options(t, newFS(t))
 	o.sizes.eventBytes = 4 << 10

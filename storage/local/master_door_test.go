@@ -42,8 +42,8 @@ func hostileBodies() map[string]string {
 	}
 }
 
-// Whatever its bytes are, a message is stored byte for byte, delivered or
-// appended, and its summary describes as many bytes.
+// A message of any bytes is stored byte for byte, delivered or appended, and its summary
+// describes as many bytes.
 func TestHostileBodiesAreStored(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
@@ -138,7 +138,7 @@ func TestMessageAtTheLimit(t *testing.T) {
 	}
 }
 
-// What the door refuses leaves nothing behind, and has a kind.
+// What the store refuses leaves nothing behind, and its error has a kind.
 func TestDoorOfTheStore(t *testing.T) {
 	ctx := context.Background()
 	s := openSlot(t, options(t, newFS(t)))

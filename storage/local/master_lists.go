@@ -129,7 +129,7 @@ func (m *Master) Changes(ctx context.Context, r storage.Ref, since storage.ModSe
 				return err
 			}
 		}
-		// Every message shows at least the floor, so all have changed (law 3).
+		// Every message has at least the floor as its MODSEQ, so all have changed (law 3).
 		switch {
 		case since >= floor:
 			return nil
@@ -143,7 +143,7 @@ func (m *Master) Changes(ctx context.Context, r storage.Ref, since storage.ModSe
 	return out, err
 }
 
-// absent gives every UID below next that no message has: below the expunge floor
+// absent returns every UID below next that no message has: below the expunge floor
 // nobody knows any more which of them have gone since (LAWS §4.12).
 func absent(v *view, r storage.Ref, next storage.UID) ([]storage.UID, error) {
 	var out []storage.UID

@@ -2,29 +2,15 @@ package local
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"sort"
 	"strings"
-
-	"google.golang.org/protobuf/proto"
 
 	"mailnode/storage"
 	"mailnode/storage/event"
 )
 
-func unmarshal(b []byte, into proto.Message) error {
-	if err := proto.Unmarshal(b, into); err != nil {
-		return storage.Errorf(storage.ErrCorrupt, "read record: %w", err)
-	}
-	return nil
-}
-
-func subscription(account uint64, name string, on bool) *event.Change {
-	return &event.Change{Record: &event.Change_Subscription{Subscription: &event.SubscriptionRecord{Account: account, Name: name, Removed: !on}}}
-}
-
-// showMailbox gives a mailbox as clients see it.
+// showMailbox returns a mailbox as clients see it.
 func (m *Master) showMailbox(r reader, a *event.AccountRecord, b *event.MailboxRecord) (storage.Mailbox, error) {
 	var st event.MailboxStats
 	if _, err := event.Load(r, event.StatsKey(b.Ref()), &st); err != nil {
@@ -92,7 +78,7 @@ func (m *Master) mailbox(ctx context.Context, id storage.AccountID, find func(*v
 // newMailbox makes a record with a UIDVALIDITY from the account's counter,
 // which the caller's event must carry too.
 func (m *Master) newMailbox(t *txn, a *event.AccountRecord, name string, use storage.SpecialUse) (*event.MailboxRecord, error) {
-	m.mailboxes.made(storage.AccountID(a.Id))
+	m.mailboxes.made(storage.AccountID(a.Id), 1)
 	b := &event.MailboxRecord{Account: a.Id, Id: randomID(), Name: name, SpecialUse: string(use), Changed: m.modSeq(t, a), Born: uint64(m.next(t))}
 	if !event.NewUIDValidity(a, b, m.unclean) {
 		return nil, storage.Errorf(storage.ErrLimit, "create mailbox %q: the account has used up its UIDVALIDITY range", name)
@@ -132,22 +118,21 @@ func (m *Master) CreateMailbox(ctx context.Context, id storage.AccountID, name s
 	if err != nil {
 		return storage.Mailbox{}, err
 	}
-	if err := m.checkRoom(ctx, id); err != nil {
-		return storage.Mailbox{}, err
-	}
 	var made storage.Mailbox
-	err = m.growing(ctx, func(t *txn) error {
-		a, err := loadAccount(t, id)
-		if err != nil {
-			return err
-		}
-		b, changes, err := m.newBelowItsLevels(t, a, "create mailbox", name, use)
-		if err != nil {
-			return err
-		}
-		made = m.shown(a, b, &event.MailboxStats{HighestModseq: b.Changed})
-		return m.emit(t, append(changes, mailboxChange(b), accountChange(a))...)
-	}, id)
+	err = m.makingMailboxes(ctx, id, func(c *roomCount) error {
+		return m.growing(ctx, func(t *txn) error {
+			a, err := loadAccount(t, id)
+			if err != nil {
+				return err
+			}
+			b, changes, err := m.newBelowItsLevels(t, a, "create mailbox", name, use, c)
+			if err != nil {
+				return err
+			}
+			made = m.shown(a, b, &event.MailboxStats{HighestModseq: b.Changed})
+			return m.emit(t, append(changes, mailboxChange(b), accountChange(a))...)
+		}, id)
+	})
 	if err != nil {
 		return storage.Mailbox{}, err
 	}
@@ -155,8 +140,9 @@ func (m *Master) CreateMailbox(ctx context.Context, id storage.AccountID, name s
 }
 
 // newBelowItsLevels makes a mailbox that must not be there yet, and the changes that
-// make the missing levels above it. doing is for the error.
-func (m *Master) newBelowItsLevels(t *txn, a *event.AccountRecord, doing, name string, use storage.SpecialUse) (*event.MailboxRecord, []*event.Change, error) {
+// make the missing levels above it, as far as the account may have them. doing is for
+// the error.
+func (m *Master) newBelowItsLevels(t *txn, a *event.AccountRecord, doing, name string, use storage.SpecialUse, c *roomCount) (*event.MailboxRecord, []*event.Change, error) {
 	if _, exists, err := mailboxID(t, storage.AccountID(a.Id), name); err != nil {
 		return nil, nil, err
 	} else if exists {
@@ -167,36 +153,27 @@ func (m *Master) newBelowItsLevels(t *txn, a *event.AccountRecord, doing, name s
 		return nil, nil, err
 	}
 	b, err := m.newMailbox(t, a, name, use)
-	return b, parents, err
-}
-
-// checkRoom refuses one mailbox more than an account may have. It is asked before
-// the change begins, since counting is too much for a closure: commands that run
-// side by side may each pass it.
-func (m *Master) checkRoom(ctx context.Context, id storage.AccountID) error {
-	full, err := m.mailboxes.full(id, storage.MaxMailboxes, func() (n int, err error) {
-		err = m.view(ctx, func(v *view) error {
-			n, err = countUpTo(v, event.NamesOf(id, ""), storage.MaxMailboxes)
-			return err
-		})
-		return n, err
-	})
-	if err == nil && full {
-		err = storage.Errorf(storage.ErrLimit, "create mailbox: the account has %d already", storage.MaxMailboxes)
+	if err != nil {
+		return nil, nil, err
 	}
-	return err
+	return b, parents, m.fitMailboxes(a, len(parents)+1, c)
 }
 
-// countUpTo counts the records of a span, up to a number.
-func countUpTo(r reader, sp event.Span, most int) (n int, err error) {
-	err = stopEarly(each(r, sp, func(_, _ []byte) error {
-		if n == most {
-			return errEnough
-		}
-		n++
-		return nil
-	}))
-	return n, err
+// makingMailboxes runs a change that fits new mailboxes with c.
+func (m *Master) makingMailboxes(ctx context.Context, id storage.AccountID, change func(c *roomCount) error) error {
+	c := &roomCount{}
+	return counting(func() error { return change(c) }, func() error {
+		return m.mailboxes.count(ctx, m, id, event.NamesOf(id, ""), m.s.o.sizes.mailboxes, c)
+	})
+}
+
+// fitMailboxes refuses the n mailboxes that a closure has made when the account may
+// not have as many.
+func (m *Master) fitMailboxes(a *event.AccountRecord, n int, c *roomCount) error {
+	if err := m.mailboxes.fit(storage.AccountID(a.Id), n, m.s.o.sizes.mailboxes, c); err != nil {
+		return fmt.Errorf("create mailbox: %w", err)
+	}
+	return nil
 }
 
 // DeleteMailbox implements storage.Mailboxes. The records of its messages stay,
@@ -231,60 +208,63 @@ func (m *Master) RenameMailbox(ctx context.Context, id storage.AccountID, from, 
 	if from == "INBOX" {
 		return m.renameInbox(ctx, id, to)
 	}
-	full := m.checkRoom(ctx, id) // the levels above the new name may have to be made
-	if full != nil && !errors.Is(full, storage.ErrLimit) {
-		return full
-	}
-	return m.renaming(ctx, id, from, func(t *txn) error {
-		a, err := loadAccount(t, id)
-		if err != nil {
-			return err
-		}
-		tree, err := namesBelow(t, id, from)
-		if err != nil {
-			return err
-		}
-		if len(tree) == 0 {
-			return storage.Errorf(storage.ErrNotFound, "rename mailbox %q: it does not exist", from)
-		}
-		switch _, exists, err := mailboxID(t, id, to); {
-		case err != nil:
-			return err
-		case exists: // also when from is only a level of the names below it
-			return storage.Errorf(storage.ErrExists, "rename mailbox %q: %q exists already", from, to)
-		case to == from || strings.HasPrefix(to, from+"/"):
-			return storage.Errorf(storage.ErrInvalid, "rename mailbox %q: %q lies inside it", from, to)
-		}
-		var changes []*event.Change
-		made := map[string]bool{}
-		for _, b := range tree {
-			b.Name = to + strings.TrimPrefix(b.Name, from)
-			if _, err := storage.CanonicalMailboxName(b.Name); err != nil {
-				return fmt.Errorf("rename mailbox %q: below it: %w", from, err)
-			}
-			if _, exists, err := mailboxID(t, id, b.Name); err != nil {
-				return err
-			} else if exists {
-				return storage.Errorf(storage.ErrExists, "rename mailbox %q: %q exists already", from, b.Name)
-			}
-			b.Changed = m.modSeq(t, a)
-			made[b.Name] = true
-			changes = append(changes, mailboxChange(b))
-		}
-		parents, err := m.missingParents(t, a, to, made)
-		if err != nil {
-			return err
-		}
-		if full != nil && len(parents) > 0 {
-			return full
-		}
-		return m.emit(t, append(append(parents, changes...), accountChange(a))...)
+	return m.makingMailboxes(ctx, id, func(c *roomCount) error {
+		return m.renaming(ctx, id, from, func(t *txn) error { return m.renameTree(t, id, from, to, c) })
 	})
 }
 
-// renaming runs a change of whatever a RENAME moves: mailboxes, or messages of
-// INBOX. It is one event, and where that is too much for a closure it is prepared
-// as a large change.
+// renameTree renames a mailbox and all below it, and makes the missing levels above
+// the new name.
+func (m *Master) renameTree(t *txn, id storage.AccountID, from, to string, c *roomCount) error {
+	a, err := loadAccount(t, id)
+	if err != nil {
+		return err
+	}
+	tree, err := namesBelow(t, id, from)
+	if err != nil {
+		return err
+	}
+	if len(tree) == 0 {
+		return storage.Errorf(storage.ErrNotFound, "rename mailbox %q: it does not exist", from)
+	}
+	switch _, exists, err := mailboxID(t, id, to); {
+	case err != nil:
+		return err
+	case exists: // also when from is only a level of the names below it
+		return storage.Errorf(storage.ErrExists, "rename mailbox %q: %q exists already", from, to)
+	case to == from || strings.HasPrefix(to, from+"/"):
+		return storage.Errorf(storage.ErrInvalid, "rename mailbox %q: %q lies inside it", from, to)
+	}
+	var changes []*event.Change
+	made := map[string]bool{}
+	for _, b := range tree {
+		b.Name = to + strings.TrimPrefix(b.Name, from)
+		if _, err := storage.CanonicalMailboxName(b.Name); err != nil {
+			return fmt.Errorf("rename mailbox %q: below it: %w", from, err)
+		}
+		if _, exists, err := mailboxID(t, id, b.Name); err != nil {
+			return err
+		} else if exists {
+			return storage.Errorf(storage.ErrExists, "rename mailbox %q: %q exists already", from, b.Name)
+		}
+		b.Changed = m.modSeq(t, a)
+		made[b.Name] = true
+		changes = append(changes, mailboxChange(b))
+	}
+	parents, err := m.missingParents(t, a, to, made)
+	if err != nil {
+		return err
+	}
+	if len(parents) > 0 {
+		if err := m.fitMailboxes(a, len(parents), c); err != nil {
+			return err
+		}
+	}
+	return m.emit(t, append(append(parents, changes...), accountChange(a))...)
+}
+
+// renaming runs the change that a RENAME makes of mailboxes, or of INBOX's messages. It
+// is one event; when that is too much for a closure it is prepared as a large change.
 func (m *Master) renaming(ctx context.Context, id storage.AccountID, from string, fn func(t *txn) error) error {
 	records, err := m.moves(ctx, id, from)
 	if err != nil {
@@ -332,53 +312,29 @@ func moves(r reader, id storage.AccountID, from string) (int, error) {
 	return int(st.Messages), err
 }
 
-// namesBelow gives the mailbox with a name and all below it.
-func namesBelow(r reader, id storage.AccountID, name string) ([]*event.MailboxRecord, error) {
-	var out []*event.MailboxRecord
-	if _, exists, err := mailboxID(r, id, name); err != nil {
-		return nil, err
-	} else if exists {
-		b, err := mailboxByName(r, id, name)
-		if err != nil {
-			return nil, err
-		}
-		out = append(out, b)
-	}
-	err := each(r, event.NamesOf(id, name+"/"), func(_, value []byte) error {
-		if len(value) != 8 {
-			return storage.Errorf(storage.ErrCorrupt, "read name below %q: %d bytes", name, len(value))
-		}
-		b, err := loadMailbox(r, storage.Ref{Account: id, Mailbox: storage.MailboxID(be.Uint64(value))})
-		out = append(out, b)
-		return err
-	})
-	return out, err
-}
-
 // renameInbox moves INBOX's messages to a new mailbox (RFC 3501, section 6.3.5):
 // all of them or none, and what arrives meanwhile stays in INBOX.
 func (m *Master) renameInbox(ctx context.Context, id storage.AccountID, to string) error {
-	if err := m.checkRoom(ctx, id); err != nil {
-		return err
-	}
-	return m.renaming(ctx, id, "INBOX", func(t *txn) error {
-		a, err := loadAccount(t, id)
-		if err != nil {
-			return err
-		}
-		inbox, err := mailboxByName(t, id, "INBOX")
-		if err != nil {
-			return err
-		}
-		b, changes, err := m.newBelowItsLevels(t, a, "rename INBOX to", to, "")
-		if err != nil {
-			return err
-		}
-		moved, err := m.moveAll(t, a, inbox, b)
-		if err != nil {
-			return err
-		}
-		return m.emit(t, append(append(changes, accountChange(a)), moved...)...)
+	return m.makingMailboxes(ctx, id, func(c *roomCount) error {
+		return m.renaming(ctx, id, "INBOX", func(t *txn) error {
+			a, err := loadAccount(t, id)
+			if err != nil {
+				return err
+			}
+			inbox, err := mailboxByName(t, id, "INBOX")
+			if err != nil {
+				return err
+			}
+			b, changes, err := m.newBelowItsLevels(t, a, "rename INBOX to", to, "", c)
+			if err != nil {
+				return err
+			}
+			moved, err := m.moveAll(t, a, inbox, b)
+			if err != nil {
+				return err
+			}
+			return m.emit(t, append(append(changes, accountChange(a)), moved...)...)
+		})
 	})
 }
 
@@ -411,42 +367,35 @@ func (m *Master) Subscribe(ctx context.Context, id storage.AccountID, name strin
 	if err != nil {
 		return err
 	}
-	full := false
-	if on {
-		if full, err = m.subscriptions.full(id, storage.MaxSubscriptions, func() (n int, err error) {
-			err = m.view(ctx, func(v *view) error {
-				n, err = countUpTo(v, event.SubscriptionsOf(id), storage.MaxSubscriptions)
-				return err
-			})
-			return n, err
-		}); err != nil {
-			return err
-		}
-	}
 	change := m.acknowledged
 	if on {
 		change = m.growing
 	}
-	return change(ctx, func(t *txn) error {
-		if _, err := loadAccount(t, id); err != nil {
-			return err
-		}
-		_, is, err := t.Get(event.SubscriptionKey(id, name))
-		if err != nil || is == on {
-			return err
-		}
-		if full {
-			return storage.Errorf(storage.ErrLimit, "subscribe %q: the account has %d subscriptions already", name, storage.MaxSubscriptions)
-		}
-		if on {
-			m.subscriptions.made(id)
-		}
-		return m.emit(t, subscription(uint64(id), name, on))
-	}, id)
+	c := &roomCount{}
+	return counting(func() error {
+		return change(ctx, func(t *txn) error {
+			if _, err := loadAccount(t, id); err != nil {
+				return err
+			}
+			_, is, err := t.Get(event.SubscriptionKey(id, name))
+			if err != nil || is == on {
+				return err
+			}
+			if on {
+				m.subscriptions.made(id, 1)
+				if err := m.subscriptions.fit(id, 1, m.s.o.sizes.subscriptions, c); err != nil {
+					return fmt.Errorf("subscribe %q: %w", name, err)
+				}
+			}
+			return m.emit(t, subscriptionChange(uint64(id), name, on))
+		}, id)
+	}, func() error {
+		return m.subscriptions.count(ctx, m, id, event.SubscriptionsOf(id), m.s.o.sizes.subscriptions, c)
+	})
 }
 
-// takeUIDs takes n UIDs of a mailbox, giving it a new UIDVALIDITY when its range
-// is used up; the changes must go into the same event.
+// takeUIDs takes n UIDs of a mailbox, which gets a new UIDVALIDITY when its range is
+// used up. The changes must go into the same event.
 func (m *Master) takeUIDs(t *txn, a *event.AccountRecord, b *event.MailboxRecord, n int) (storage.UID, []*event.Change, error) {
 	if first, ok := event.TakeUIDs(b, m.unclean, n); ok {
 		return first, []*event.Change{mailboxChange(b)}, nil

@@ -12,18 +12,6 @@ import (
 	"mailnode/storage/event"
 )
 
-func loadMessage(r reader, ref storage.Ref, uid storage.UID) (*event.MessageRecord, error) {
-	rec := &event.MessageRecord{}
-	found, err := event.Load(r, event.MessageKey(ref, uid), rec)
-	if err != nil {
-		return nil, err
-	}
-	if !found {
-		return nil, storage.Errorf(storage.ErrNotFound, "message with UID %d does not exist", uid)
-	}
-	return rec, nil
-}
-
 // OpenBody implements storage.Messages.
 func (m *Master) OpenBody(ctx context.Context, r storage.Ref, uid storage.UID) (storage.BodyReader, error) {
 	var rec *event.MessageRecord
@@ -60,32 +48,6 @@ func inChunks(uids []storage.UID, fn func([]storage.UID) error) error {
 		}
 	}
 	return nil
-}
-
-// existing loads those of uids that are there.
-func existing(r reader, ref storage.Ref, uids []storage.UID) ([]*event.MessageRecord, error) {
-	out := make([]*event.MessageRecord, 0, len(uids))
-	for _, u := range uids {
-		rec, err := loadMessage(r, ref, u)
-		if errors.Is(err, storage.ErrNotFound) {
-			continue
-		}
-		if err != nil {
-			return nil, err
-		}
-		out = append(out, rec)
-	}
-	return out, nil
-}
-
-// in loads the account and mailbox that a change is about.
-func in(r reader, ref storage.Ref) (*event.AccountRecord, *event.MailboxRecord, error) {
-	a, err := loadAccount(r, ref.Account)
-	if err != nil {
-		return nil, nil, err
-	}
-	b, err := loadMailbox(r, ref)
-	return a, b, err
 }
 
 // SetFlags implements storage.Messages. Flags are the one change that does not
@@ -185,7 +147,7 @@ func (m *Master) Expunge(ctx context.Context, r storage.Ref, uids []storage.UID)
 	return out, err
 }
 
-// expunged makes the tombstone of a message; moved: it lives on elsewhere.
+// expunged makes the tombstone of a message; moved: the message lives on elsewhere.
 func (m *Master) expunged(t *txn, a *event.AccountRecord, rec *event.MessageRecord, moved bool) *event.Change {
 	gone := m.record(rec)
 	gone.Modseq = m.modSeq(t, a)
@@ -198,8 +160,8 @@ func (m *Master) record(r *event.MessageRecord) *event.MessageRecord {
 		Keywords: r.Keywords, InternalDateUnix: r.InternalDateUnix, Size: r.Size, Guid: r.Guid, BodyId: r.BodyId, SavedUnix: r.SavedUnix}
 }
 
-// withSummaries loads messages as they are copied: with their summaries. More of them
-// than one event may have are not even loaded.
+// withSummaries loads messages with their summaries, to be copied. It ends with an
+// error when they are more than one event may have, so that no more are loaded.
 func (t *txn) withSummaries(ref storage.Ref, uids []storage.UID) (recs []*event.MessageRecord, size int64, err error) {
 	loaded := 0
 	for _, u := range uids {
@@ -233,9 +195,10 @@ func (m *Master) Copy(ctx context.Context, r storage.Ref, uids []storage.UID, to
 	uids = slices.Clone(uids)
 	slices.Sort(uids)
 	uids = slices.Compact(uids)
-	enter := func(t *txn) error {
+	enter := func(t *txn, q quotaCounts) error {
 		out = storage.Copied{}
-		if _, _, err := in(t, r); err != nil {
+		a, _, err := in(t, r)
+		if err != nil {
 			return err
 		}
 		if _, err := mailboxByName(t, r.Account, to); err != nil {
@@ -245,33 +208,30 @@ func (m *Master) Copy(ctx context.Context, r storage.Ref, uids []storage.UID, to
 		if err != nil || len(recs) == 0 {
 			return err
 		}
-		changes, copied, err := m.copyInto(t, r.Account, recs, size, to)
+		if err := q.check(t, a, size); err != nil {
+			return err
+		}
+		changes, copied, err := m.copyInto(t, a, recs, to)
 		if err != nil {
 			return err
 		}
 		out = copied
 		return m.emit(t, changes...)
 	}
-	var err error
-	if len(uids) > m.s.o.sizes.copied {
-		err = m.large(ctx, len(uids), r.Account, enter)
-	} else {
-		err = m.growing(ctx, enter, r.Account)
-	}
+	err := m.withinQuota(ctx, r.Account, func(q quotaCounts) error {
+		enter := func(t *txn) error { return enter(t, q) }
+		if len(uids) > m.s.o.sizes.copied {
+			return m.large(ctx, len(uids), r.Account, enter)
+		}
+		return m.growing(ctx, enter, r.Account)
+	})
 	return out, err
 }
 
 // copyInto makes the changes that put recs into the mailbox named to.
-func (m *Master) copyInto(t *txn, id storage.AccountID, recs []*event.MessageRecord, size int64, to string) ([]*event.Change, storage.Copied, error) {
-	a, err := loadAccount(t, id)
+func (m *Master) copyInto(t *txn, a *event.AccountRecord, recs []*event.MessageRecord, to string) ([]*event.Change, storage.Copied, error) {
+	b, err := mailboxByName(t, storage.AccountID(a.Id), to)
 	if err != nil {
-		return nil, storage.Copied{}, err
-	}
-	b, err := mailboxByName(t, id, to)
-	if err != nil {
-		return nil, storage.Copied{}, err
-	}
-	if err := checkQuota(t, a, size); err != nil {
 		return nil, storage.Copied{}, err
 	}
 	first, changes, err := m.takeUIDs(t, a, b, len(recs))
@@ -300,7 +260,7 @@ func (m *Master) Move(ctx context.Context, r storage.Ref, uids []storage.UID, to
 			if err != nil || len(recs) == 0 {
 				return err
 			}
-			changes, copied, err := m.copyInto(t, r.Account, recs, 0, to)
+			changes, copied, err := m.copyInto(t, a, recs, to)
 			if err != nil {
 				return err
 			}
@@ -319,4 +279,4 @@ func (m *Master) Move(ctx context.Context, r storage.Ref, uids []storage.UID, to
 }
 
 // Watch implements storage.Changes.
-func (m *Master) Watch(r storage.Ref) (<-chan struct{}, func()) { return m.s.watch.add(r) }
+func (m *Master) Watch(r storage.Ref) (<-chan struct{}, func()) { return m.s.watch.mailboxes.add(r) }

@@ -9,9 +9,10 @@ import (
 	"mailnode/storage"
 )
 
-// Whoever names an account by its ID was told of it. That it is not here, because
-// it was deleted, has moved, or is missing in this copy, is no "unknown": each
-// operation says so by an error that every protocol takes for "not now" (law 7).
+// A caller that has an account's ID got it from this store. When the account is not here,
+// because it was deleted, has moved, or is missing in this copy, that does not mean
+// "unknown": each operation returns an error that every protocol takes for "not now"
+// (law 7).
 func TestLaw07AccountThatIsNotHereIsNotUnknown(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()

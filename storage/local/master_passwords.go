@@ -34,38 +34,38 @@ const (
 	// maxArgonMemoryKiB bounds what a stored hash may ask for.
 	maxArgonMemoryKiB = 1 << 20
 
-	verifiedMax = 20000 // remembered logins
+	provedMax = 20000 // remembered logins
 )
 
-// wrongRest is how long a client rests after a wrong password. So one that tries
-// passwords on many connections takes no core from others: it has ten hashes per
-// second, on a machine of many cores that for every two of them.
+// wrongRest is how long a client rests after a wrong password. A client that tries
+// passwords on many connections so takes no core from others: it gets ten hashes per
+// second, on a machine of many cores ten for every two of them.
 const wrongRest = 100 * time.Millisecond
 
-// waitingMax is how many checks may wait for their turn on a node: at one core's
-// rate the last of them waits for about seven seconds, which clients do.
+// waitingMax is how many checks may wait for their turn on a node: at one core's rate
+// the last of them waits for about seven seconds, and clients wait that long.
 const waitingMax = 1024
 
-// Passwords hashes and proves passwords for all copies of a node: only a few at a
-// time and in fair turns, so that a login storm takes bounded memory and CPU and
-// whoever makes it waits for himself, and remembering what was proved, so that a
-// mobile client's reconnects cost nothing and wait for nobody. What is remembered is
-// an HMAC under a key of this process, of the stored hash and the password: a new
-// password or a closed account forgets it.
+// Passwords hashes and proves passwords for all copies of a node. It does so a few at a
+// time and in fair turns, so that a login storm takes bounded memory and CPU, and the
+// client that makes it waits for itself. It remembers what was proved, so that a mobile
+// client's reconnects cost nothing and wait for nobody: an HMAC of the stored hash and
+// the password, under a key of this process. After a change of the password, or when
+// the account is closed, it fits nothing any more.
 type Passwords struct {
 	turns  *fair.Turns
 	hashes atomic.Uint64
 	key    [32]byte
 	decoy  string // a hash that no password fits
 
-	mu       sync.Mutex // guards the two below
-	verified map[[32]byte]*list.Element
-	recent   list.List // of [32]byte, newest first
+	mu     sync.Mutex // guards the two below
+	proved map[[32]byte]*list.Element
+	recent list.List // of [32]byte, newest first
 }
 
 // NewPasswords allows so many checks at a time.
 func NewPasswords(parallel int) *Passwords {
-	p := &Passwords{turns: fair.NewTurns(parallel, waitingMax), verified: map[[32]byte]*list.Element{}}
+	p := &Passwords{turns: fair.NewTurns(parallel, waitingMax), proved: map[[32]byte]*list.Element{}}
 	rand.Read(p.key[:])
 	var salt [argonSaltBytes]byte
 	var key [argonKeyBytes]byte
@@ -177,7 +177,7 @@ func credential(phc string) storage.Credential {
 func (p *Passwords) remembers(k [32]byte) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	e := p.verified[k]
+	e := p.proved[k]
 	if e != nil {
 		p.recent.MoveToFront(e)
 	}
@@ -187,10 +187,10 @@ func (p *Passwords) remembers(k [32]byte) bool {
 func (p *Passwords) remember(k [32]byte) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.verified[k] == nil {
-		p.verified[k] = p.recent.PushFront(k)
+	if p.proved[k] == nil {
+		p.proved[k] = p.recent.PushFront(k)
 	}
-	for p.recent.Len() > verifiedMax {
-		delete(p.verified, p.recent.Remove(p.recent.Back()).([32]byte))
+	for p.recent.Len() > provedMax {
+		delete(p.proved, p.recent.Remove(p.recent.Back()).([32]byte))
 	}
 }

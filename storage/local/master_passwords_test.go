@@ -109,7 +109,7 @@ func TestRememberedLogin(t *testing.T) {
 	}
 }
 
-// TestPasswordsBusy: whoever finds too many waiting is told so, never that the
+// TestPasswordsBusy: when too many wait, the error tells that, and never that the
 // password is wrong.
 func TestPasswordsBusy(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -135,7 +135,7 @@ func TestPasswordsBusy(t *testing.T) {
 		end(0)
 		for range waitMax {
 			if err := <-told; !errors.Is(err, storage.ErrAuth) {
-				t.Errorf("whoever waited was told %v", err)
+				t.Errorf("a login that waited got %v", err)
 			}
 		}
 	})

@@ -8,7 +8,7 @@ import (
 	"mailnode/storage/event"
 )
 
-// usage gives the bytes that an account uses. It is derived: a counter that
+// usage returns the bytes that an account uses. It is derived: a counter that
 // cannot be read is reported, and its mailboxes are asked instead.
 func usage(r reader, id storage.AccountID) (int64, error) {
 	var u event.AccountStats
@@ -38,26 +38,61 @@ func usedBytes(r reader, id storage.AccountID) (sum int64, err error) {
 	return sum, err
 }
 
-// checkQuota refuses what would go over an account's quota. Before it refuses it
-// asks the mailboxes: a counter that went wrong never blocks mail.
-func checkQuota(r reader, a *event.AccountRecord, size int64) error {
+// quotaCount is what an account's mailboxes had when they were counted.
+type quotaCount struct {
+	bytes int64
+	over  int64 // by so much its counter said more; 0 when it could not be read
+}
+
+// quotaCounts are those of the accounts of one change.
+type quotaCounts map[storage.AccountID]quotaCount
+
+// check refuses what would go over an account's quota. Its counter is derived and
+// may be wrong, which must not keep mail out: before it refuses, errUncounted, unless
+// the account was counted. It reads one record.
+func (q quotaCounts) check(r reader, a *event.AccountRecord, size int64) error {
 	if a.QuotaBytes == 0 {
 		return nil
 	}
 	id := storage.AccountID(a.Id)
-	used, err := usage(r, id)
-	if err != nil || used+size <= a.QuotaBytes {
+	was, counted := q[id]
+	var u event.AccountStats
+	_, err := event.Load(r, event.UsageKey(id), &u)
+	used := u.Bytes - was.over
+	if errors.Is(err, storage.ErrCorrupt) {
+		if !counted {
+			return errUncounted
+		}
+		used, err = was.bytes, nil
+	}
+	switch {
+	case err != nil || used+size <= a.QuotaBytes:
+		return err
+	case !counted:
+		return errUncounted
+	}
+	return storage.Errorf(storage.ErrOverQuota, "account %q: %d of %d bytes are used, the message has %d", a.Address, used, a.QuotaBytes, size)
+}
+
+// count asks an account's mailboxes, and tells of a counter that is wrong.
+func (q quotaCounts) count(r reader, a *event.AccountRecord) error {
+	id := storage.AccountID(a.Id)
+	var u event.AccountStats
+	_, unread := event.Load(r, event.UsageKey(id), &u)
+	if unread != nil && !errors.Is(unread, storage.ErrCorrupt) {
+		return unread
+	}
+	bytes, err := usedBytes(r, id)
+	if err != nil {
 		return err
 	}
-	counted := used
-	if used, err = usedBytes(r, id); err != nil {
-		return err
-	}
-	if used != counted {
-		r.met(storage.Errorf(storage.ErrCorrupt, "quota use of account %q: %d bytes are counted, its mailboxes have %d", a.Address, counted, used))
-	}
-	if used+size > a.QuotaBytes {
-		return storage.Errorf(storage.ErrOverQuota, "account %q: %d of %d bytes are used, the message has %d", a.Address, used, a.QuotaBytes, size)
+	q[id] = quotaCount{bytes: bytes, over: u.Bytes - bytes}
+	switch {
+	case unread != nil:
+		q[id] = quotaCount{bytes: bytes}
+		r.met(storage.Errorf(storage.ErrCorrupt, "quota use of account %016x: %w", uint64(id), unread))
+	case u.Bytes != bytes:
+		r.met(storage.Errorf(storage.ErrCorrupt, "quota use of account %q: %d bytes are counted, its mailboxes have %d", a.Address, u.Bytes, bytes))
 	}
 	return nil
 }
@@ -79,11 +114,25 @@ func (m *Master) Fits(ctx context.Context, id storage.AccountID, bytes int64) er
 	return nil
 }
 
-// met is how readers tell of a record that is wrong and does not stop them.
-func (v *view) met(err error) { v.s.met(err) }
-func (t *txn) met(err error)  { t.s.met(err) }
+// checkQuota is check where it may count: not in a closure.
+func checkQuota(r reader, a *event.AccountRecord, size int64) error {
+	q := quotaCounts{}
+	return counting(func() error { return q.check(r, a, size) }, func() error { return q.count(r, a) })
+}
 
-func (v *view) touch(int) {} // nobody waits for a reader
-func (*sink) touch(int)   {}
+// countQuota is count for a change whose closure was refused.
+func (m *Master) countQuota(ctx context.Context, q quotaCounts, id storage.AccountID) error {
+	return m.view(ctx, func(v *view) error {
+		a, err := loadAccount(v, id)
+		if err != nil {
+			return err
+		}
+		return q.count(v, a)
+	})
+}
 
-func (*sink) ended() error { return nil }
+// withinQuota runs a change of an account that checks its quota with q.
+func (m *Master) withinQuota(ctx context.Context, id storage.AccountID, change func(q quotaCounts) error) error {
+	q := quotaCounts{}
+	return counting(func() error { return change(q) }, func() error { return m.countQuota(ctx, q, id) })
+}

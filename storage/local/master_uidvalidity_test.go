@@ -10,8 +10,8 @@ import (
 )
 
 // Both sides of a failover make one address, erase it and make it again: none of
-// their mailboxes has a UIDVALIDITY of another, whatever the clocks say, and in
-// each history every later one is greater (RFC 9051, section 2.3.1.1).
+// their mailboxes has a UIDVALIDITY of another, with any clocks, and in each history
+// every later one is greater (RFC 9051, section 2.3.1.1).
 func TestLaw02Law11AddressMadeOnBothSidesOfAFailover(t *testing.T) {
 	t.Parallel()
 	noon := time.Unix(1764237600, 0)
@@ -86,7 +86,7 @@ func TestLaw02Law11NumbersAfterLostIndexes(t *testing.T) {
 	}
 }
 
-// madeAndErased gives the UIDVALIDITYs of a new account's mailboxes in the order
+// madeAndErased returns the UIDVALIDITYs of a new account's mailboxes in the order
 // in which they were given out.
 func madeAndErased(t *testing.T, m *Master, addr slot.Address) []storage.UIDValidity {
 	t.Helper()

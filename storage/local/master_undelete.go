@@ -27,8 +27,8 @@ func (m *Master) DeleteAccount(ctx context.Context, id storage.AccountID) error 
 	}, id)
 }
 
-// endSessions wakes whoever ends the sessions of accounts (storage.Changes) once
-// this transaction is durable.
+// endSessions wakes the watcher that ends the sessions of accounts (storage.Changes)
+// once this transaction is durable.
 func (t *txn) endSessions() { t.touched[storage.Ref{}] = struct{}{} }
 
 // DeletedAccounts implements storage.Undelete.
@@ -43,7 +43,7 @@ func (m *Master) DeletedAccounts(ctx context.Context) ([]storage.DeletedAccount,
 			}
 			held, err := holdsAddress(v, a)
 			if err != nil || !held {
-				return err // it is erased: only its mail is left
+				return err // it is erased, and only its mail is left
 			}
 			shown, err := m.showDeleted(v, a, now)
 			out = append(out, shown)
@@ -92,35 +92,6 @@ func clockSince(nowMs, thenMs uint64) time.Duration {
 		return 0
 	}
 	return time.Duration(nowMs-thenMs) * time.Millisecond
-}
-
-// holdsAddress says whether an account's address still leads to it.
-func holdsAddress(r reader, a *event.AccountRecord) (bool, error) {
-	rec := &event.AddressRecord{}
-	found, err := event.Load(r, event.AddressKey(slot.Address(a.Address)), rec)
-	return found && !rec.Erased && rec.Account == a.Id, err
-}
-
-// deletedAccount finds a deleted account that still holds its address.
-func deletedAccount(r reader, addr slot.Address) (*event.AccountRecord, *event.AddressRecord, error) {
-	rec := &event.AddressRecord{}
-	found, err := event.Load(r, event.AddressKey(addr), rec)
-	if err != nil {
-		return nil, nil, err
-	}
-	a := &event.AccountRecord{}
-	if found && !rec.Erased {
-		if found, err = event.Load(r, event.AccountKey(storage.AccountID(rec.Account)), a); err != nil {
-			return nil, nil, err
-		}
-	}
-	switch {
-	case !found || rec.Erased:
-		return nil, nil, storage.Errorf(storage.ErrNotFound, "account %q: there is none that can be brought back", addr)
-	case !a.Deleted:
-		return nil, nil, storage.Errorf(storage.ErrInvalid, "account %q is not deleted", addr)
-	}
-	return a, rec, nil
 }
 
 // UndeleteAccount implements storage.Undelete.
@@ -216,9 +187,9 @@ func (m *Master) Restore(ctx context.Context, id storage.AccountID, r storage.Re
 }
 
 // restoreMailbox brings a deleted mailbox back with its messages, under a new
-// UIDVALIDITY: to clients they are new (law 2). tried is which of its names the
-// last one of the same name got: so that few are looked at, and none of the many
-// that are taken in a closure.
+// UIDVALIDITY: to clients they are new (law 2). tried has, for each name, the number
+// that the last mailbox of this name got: so a closure need not look at the many names
+// that are taken.
 func (m *Master) restoreMailbox(ctx context.Context, ref storage.Ref, tried map[string]int) (name string, err error) {
 	was := ""
 	if err := m.view(ctx, func(v *view) error {
@@ -253,13 +224,14 @@ func (m *Master) restoreMailbox(ctx context.Context, ref storage.Ref, tried map[
 		if !event.NewUIDValidity(a, b, m.unclean) {
 			return storage.Errorf(storage.ErrLimit, "restore mailbox %q: its UIDs, or the account's UIDVALIDITYs, are used up", name)
 		}
+		m.mailboxes.made(ref.Account, 1) // no limit keeps it from coming back
 		return m.emit(t, append(parents, mailboxChange(b), accountChange(a))...)
 	}, ref.Account)
 	return name, err
 }
 
-// freeName returns the n-th of "name", "name (2)", "name (3)", … or the first behind
-// it that is free, and which it is.
+// freeName returns the first free name of "name", "name (2)", "name (3)", … from number
+// n on, and its number.
 func freeName(r reader, id storage.AccountID, name string, n int) (string, int, error) {
 	for n = max(n, 1); ; n++ {
 		try := name
@@ -277,8 +249,8 @@ func freeName(r reader, id storage.AccountID, name string, n int) (string, int, 
 	}
 }
 
-// restoreMessages gives the expunged messages of a mailbox new UIDs. What was
-// moved lives on elsewhere and stays there.
+// restoreMessages brings the expunged messages of a mailbox back, under new UIDs. A
+// message that was moved lives on elsewhere, and stays there.
 func (m *Master) restoreMessages(ctx context.Context, ref storage.Ref, since uint64, out *storage.Restored) error {
 	var uids []storage.UID
 	if err := m.view(ctx, func(v *view) error {

@@ -14,11 +14,11 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
 )
 
-// powerFS is a crashable file system that says before and after each operation
-// what is about to happen, and that can be photographed between two of them.
+// powerFS is a crashable file system that calls a hook before and after each operation,
+// and that can be photographed between two of them.
 //
-// MemFS alone keeps or loses whole blocks of 4 KiB and whole names, and says
-// nothing after an operation; a disk tears at any sector and a file system at
+// MemFS alone keeps or loses whole blocks of 4 KiB and whole names, and has no hook after
+// an operation; a disk tears at any sector and a file system at
 // any byte. So a photograph is two clones of one moment, what is surely durable
 // and all there is, and develop mixes any state in between.
 type powerFS struct {
@@ -32,8 +32,7 @@ type powerFS struct {
 	nodes   map[string]*node
 }
 
-// node is a file or folder whatever its name: what is synced may have a name
-// that is not.
+// node is a file or folder apart from its name: it may be synced while its name is not.
 type node struct {
 	synced []byte
 	names  []string // of a folder, when it was last synced
@@ -43,7 +42,7 @@ func newPowerFS(mem *vfs.MemFS) *powerFS {
 	return &powerFS{FS: mem, mem: mem, nodes: map[string]*node{}}
 }
 
-// node gives the file that has a name; one not seen before is on the disk whole.
+// node returns the file that has a name; one not seen before is on the disk whole.
 func (p *powerFS) node(path string) *node {
 	p.nodesMu.Lock()
 	defer p.nodesMu.Unlock()
@@ -277,17 +276,16 @@ func (f *powerFile) SyncTo(n int64) (full bool, err error) {
 	return full, err
 }
 
-// changesDurability says whether an operation decides what a power loss leaves.
+// changesDurability reports whether an operation decides what a power loss leaves.
 func changesDurability(k errorfs.OpKind) bool {
 	return slices.Contains([]errorfs.OpKind{errorfs.OpFileSync, errorfs.OpFileSyncData, errorfs.OpFileSyncTo, errorfs.OpRename,
 		errorfs.OpCreate, errorfs.OpReuseForWrite, errorfs.OpLink, errorfs.OpRemove, errorfs.OpRemoveAll}, k)
 }
 
-// develop gives a disk that the power loss may have left: what was synced, and
-// of the rest a part by chance. Names of a folder come in three ways: none that
-// is not synced, some new ones, or all that was done. A file that has two states
-// has either, or is torn at any byte or any sector; behind the tear lie the old
-// bytes, the end, zeros or garbage.
+// develop returns a disk that the power loss may have left: what was synced, and
+// of the rest a part by chance. The names of a folder are those that were synced, these
+// and some new ones, or all. A file that has two states has either, or is torn at any
+// byte or any sector; behind the tear lie the old bytes, the end, zeros or garbage.
 func (ph photo) develop(t *testing.T, rng *rand.Rand) *vfs.MemFS {
 	t.Helper()
 	out := vfs.NewCrashableMem()
@@ -349,7 +347,7 @@ func (ph photo) mix(out *vfs.MemFS, dir string, rng *rand.Rand) error {
 	return nil
 }
 
-// content gives what a file may have. A name that has come to mean another file
+// content returns what a file may have. A name that has come to mean another file
 // means the one or the other.
 func (ph photo) content(path string, rng *rand.Rand) []byte {
 	before, was := contentOf(ph.synced, path), exists(ph.synced, path)

@@ -100,8 +100,8 @@ func (d *damagedDisk) copy() *vfs.MemFS {
 	return d.fs.CrashClone(vfs.CrashCloneCfg{}) // all of it was synced
 }
 
-// reading is what became of a disk: refused as a whole; else what could be read,
-// what gave an error, and what the checker found.
+// reading is what was read of a disk: it was refused as a whole; or there is what could
+// be read, where there was an error, and what the checker found.
 type reading struct {
 	refused error
 	read    map[string]string
@@ -136,7 +136,7 @@ func (d *damagedDisk) read(t *testing.T, fs *vfs.MemFS) (r reading) {
 	r.head = head.Position
 	r.note("head", head.Position.String(), err)
 	r.readAsReplica(s, head)
-	if err := s.Inspect(func(x Snapshot) error {
+	if err := s.Snapshot(func(x Snapshot) error {
 		found, err := check.Run(x, check.Options{Bodies: true})
 		for _, f := range found {
 			r.found = append(r.found, f.String())
@@ -309,17 +309,16 @@ func (d *damagedDisk) verdict(file string, r reading) (kind string, breach error
 	return "", fmt.Errorf("the head is %s, it was %s, errors %v, and the checker finds nothing", r.head, d.head, r.errs)
 }
 
-// namesMessage says whether a finding has account, mailbox, UID, body and file.
+// namesMessage reports whether a finding has account, mailbox, UID, body and file.
 func namesMessage(found []string) bool {
 	return slices.ContainsFunc(found, func(f string) bool {
 		return regexp.MustCompile(`^\S+@example\.test \S+ uid \d+: its body: .*\.pack`).MatchString(f)
 	})
 }
 
-// Any bit of any file is flipped, any block zeroed, any file cut short or taken
-// away: the copy refuses to open, or the checker says what is wrong, or it makes
-// no difference. Never is a wrong byte read (law 6), never is mail gone in
-// silence (law 7).
+// Any bit of any file is flipped, any block zeroed, any file cut short or removed: the
+// copy refuses to open, or the checker finds what is wrong, or it makes no difference. No
+// wrong byte is ever read (law 6), and no mail goes in silence (law 7).
 func TestLaw06EveryFlippedBitIsMet(t *testing.T) {
 	t.Parallel()
 	outcomes := map[string]int{}

@@ -11,8 +11,8 @@ import (
 	"mailnode/storage"
 )
 
-// A SLOT file with any bit flipped, cut off or emptied is written anew when the
-// index proves whose it is, on one volume and on two.
+// A SLOT file with any bit flipped, cut off or emptied is rewritten when the index proves
+// whose it is, on one volume and on two.
 func TestLaw09DamagedSlotFileIsMended(t *testing.T) {
 	for _, packs := range []string{"", "/bulk/slots/s007/packs"} {
 		o := options(t, newFS(t))
@@ -51,8 +51,7 @@ func TestLaw09DamagedSlotFileIsMended(t *testing.T) {
 	}
 }
 
-// Where the index does not prove it, nothing is written, and what is said names
-// the way out.
+// When the index does not prove it, nothing is written, and the error names the way out.
 func TestDamagedSlotFileOfADoubtfulDisk(t *testing.T) {
 	for _, what := range []string{"foreign", "unproved", "no index"} {
 		t.Run(what, func(t *testing.T) {

@@ -8,10 +8,13 @@ import (
 	"fmt"
 	"slices"
 
+	"github.com/cockroachdb/errors/oserror"
+
 	"mailnode/storage"
 	"mailnode/storage/blob"
 	"mailnode/storage/check"
 	"mailnode/storage/event"
+	"mailnode/storage/index"
 	"mailnode/storage/slot"
 )
 
@@ -19,11 +22,11 @@ import (
 type ScrubOptions struct {
 	// Spend waits until so many bytes may be read (law 12); its error ends the Scrub.
 	Spend func(ctx context.Context, bytes int64) error
-	// Total is told once how many bytes there are to read, of bodies and index.
+	// Total is called once, with how many bytes there are to read, of bodies and index.
 	Total func(bytes int64)
 	// FromPack passes over the bodies in lower packs: where an earlier Scrub was cut off.
 	FromPack uint32
-	// Reached is told that everything in lower packs has been read.
+	// Reached is called when everything in lower packs has been read.
 	Reached func(pack uint32)
 	Found   func(ScrubFinding)
 }
@@ -36,12 +39,12 @@ type MessageName struct {
 	Size    int64 // bytes
 }
 
-// String gives for instance "u7@example.test INBOX uid 18630".
+// String returns for instance "u7@example.test INBOX uid 18630".
 func (n MessageName) String() string {
 	return fmt.Sprintf("%s %s uid %d", n.Account, n.Mailbox, n.UID)
 }
 
-// FindingKind says what has to be done about a finding.
+// FindingKind decides what has to be done about a finding.
 type FindingKind string
 
 // The kinds of findings.
@@ -98,7 +101,7 @@ type scrubbing struct {
 	packs        []uint32 // in order
 }
 
-// packLoad is what a pack has of live bodies.
+// packLoad is how many live bodies a pack has, and their bytes.
 type packLoad struct{ bodies, bytes int64 }
 
 func (x *scrubbing) found(f ScrubFinding) {
@@ -217,14 +220,14 @@ func (x *scrubbing) body(p placed, bad map[slot.BodyRef]error) error {
 	switch err = x.s.ProveBody(p.ref); {
 	case errors.Is(err, storage.ErrCorrupt):
 		bad[p.ref] = err
-	case errors.Is(err, errUnfound): // tables says which
+	case errors.Is(err, errUnfound): // tables finds out which
 	case err != nil && !errors.Is(err, storage.ErrNotFound):
 		return err
 	}
 	return nil
 }
 
-// name gives findings about bodies, each with the messages that name it.
+// name returns findings about bodies, each with the messages that name it.
 func (x *scrubbing) name(kind FindingKind, bad map[slot.BodyRef]error) error {
 	if len(bad) == 0 {
 		return nil
@@ -242,8 +245,8 @@ func (x *scrubbing) name(kind FindingKind, bad map[slot.BodyRef]error) error {
 }
 
 // NamesOf finds the messages that name bodies, by one scan of the index. A body
-// that the index does not name at all is not in the answer; one that is named by
-// expunged messages only, or by those of deleted mailboxes, is there with none.
+// that the index does not name at all is not in the result; one that only expunged
+// messages, or messages of deleted mailboxes, name is in it with no name.
 func (s *Slot) NamesOf(ctx context.Context, bodies map[slot.BodyRef]error) (map[slot.BodyRef][]MessageName, error) {
 	out := map[slot.BodyRef][]MessageName{}
 	err := s.read(func(v *view) error {
@@ -317,13 +320,48 @@ func (x *scrubbing) lacking() error {
 	return x.name(BodyMissing, bad)
 }
 
+// tables lists the files of the index.
+func (s *Slot) tables() (list []index.Table, err error) {
+	err = s.read(func(*view) (err error) { // so that Close waits for it
+		list, err = s.db.Tables()
+		return err
+	})
+	if err != nil {
+		return nil, storage.Errorf(storage.ErrUnavailable, "list tables of %s: %w", s.o.Slot, err)
+	}
+	return list, nil
+}
+
+// tables proves every block of the index.
+func (x *scrubbing) tables() error {
+	list, err := x.s.tables()
+	if err != nil {
+		return err
+	}
+	for _, t := range list {
+		if err := x.o.Spend(x.ctx, t.Bytes); err != nil {
+			return err
+		}
+		path := x.s.o.FS.PathJoin(x.s.o.indexDir(), t.Name)
+		err := index.ProveTable(x.s.o.FS, path)
+		switch {
+		case oserror.IsNotExist(err): // compacted meanwhile
+		case err != nil && blob.Unread(err): // that tells nothing about the table
+			x.found(ScrubFinding{Kind: IndexDamaged, Err: storage.Errorf(storage.ErrUnavailable, "%q: %w", path, err)})
+		case err != nil:
+			x.found(ScrubFinding{Kind: IndexDamaged, Err: storage.Errorf(storage.ErrCorrupt, "%w: %q: %w", index.ErrDamaged, path, index.FirstLine(err))})
+		}
+	}
+	return nil
+}
+
 // spendEvery is how many bytes of records are read between two calls of Spend.
 const spendEvery = 1 << 20
 
 // records proves the laws on a snapshot, at the pace of Spend.
 func (x *scrubbing) records() error {
 	var list []check.Finding
-	err := x.s.Inspect(func(snap Snapshot) (err error) {
+	err := x.s.Snapshot(func(snap Snapshot) (err error) {
 		p := &paced{Snapshot: snap, x: x}
 		list, err = check.Run(p, check.Options{})
 		return err

@@ -17,7 +17,7 @@ import (
 
 func packName(n uint32) string { return fmt.Sprintf("%08d.pack", n) }
 
-// tablesOf gives the paths of the index's tables that are worth a look.
+// tablesOf returns the paths of the index's tables that are worth a look.
 func tablesOf(t *testing.T, s *Slot) (paths []string) {
 	t.Helper()
 	list, err := s.tables()
@@ -35,7 +35,7 @@ func tablesOf(t *testing.T, s *Slot) (paths []string) {
 	return paths
 }
 
-// scrubbed runs a Scrub and gives its findings, and how many bytes it asked for.
+// scrubbed runs a Scrub and returns its findings, and how many bytes it asked for.
 func scrubbed(t *testing.T, s *Slot, from uint32) (found []ScrubFinding, total, spent int64) {
 	t.Helper()
 	if err := s.Scrub(t.Context(), ScrubOptions{FromPack: from,
@@ -124,8 +124,8 @@ func TestLaw06ScrubReadsTheDiskNotTheCache(t *testing.T) {
 	}
 }
 
-// A body without a place, and a counter that went wrong, are found; what is only
-// expunged needs no place.
+// A body without a place, and a counter that went wrong, are found; the body of an
+// expunged message needs no place.
 func TestLaw06ScrubFindsWhatRecordsSay(t *testing.T) {
 	s, m, a := scrubBench(t)
 	box, _ := inbox(t, m, a)
@@ -173,7 +173,7 @@ func writeRecord(t *testing.T, s *Slot, key, value []byte) {
 	}
 }
 
-// A Scrub that is cut off goes on where it was, and ends when it is told to.
+// A Scrub that is cut off goes on from there, and ends when it is told to.
 func TestLaw12ScrubResumes(t *testing.T) {
 	s, _, _ := scrubBench(t)
 	_, whole, _ := scrubbed(t, s, 0)

@@ -154,8 +154,8 @@ func damageRefusals() map[string]refusal {
 	}
 }
 
-// TestLaw06SelfCheckRefuses: each check keeps a copy down for its own reason,
-// and says which it was and what to type next.
+// TestLaw06SelfCheckRefuses: each check keeps a copy down for its own reason, and the
+// error tells which check it was and what to type next.
 func TestLaw06SelfCheckRefuses(t *testing.T) {
 	all := identityRefusals()
 	maps.Copy(all, damageRefusals())
@@ -217,7 +217,7 @@ func find(t *testing.T, s *Slot, name string) Check {
 	return Check{}
 }
 
-// TestLaw11ClockOnlyWarns: whatever the wall clock says, the copy serves.
+// TestLaw11ClockOnlyWarns: the copy serves at any time of the wall clock.
 func TestLaw11ClockOnlyWarns(t *testing.T) {
 	o := options(t, newFS(t))
 	filled(t, o, 3)
@@ -249,8 +249,8 @@ func TestLaw11ClockOnlyWarns(t *testing.T) {
 	}
 }
 
-// TestClockDoubtEnds: a date of the future is recorded once and believed for as
-// many messages as a start looks at; then the clock of now is.
+// TestClockDoubtEnds: a date of the future that was recorded once is believed for as many
+// messages as a start looks at; after these the present clock is.
 func TestClockDoubtEnds(t *testing.T) {
 	o := options(t, newFS(t))
 	filled(t, o, 3)
@@ -274,7 +274,7 @@ func TestClockDoubtEnds(t *testing.T) {
 	}
 }
 
-// fullFS says how much room there is.
+// fullFS tells how much room there is.
 type fullFS struct {
 	vfs.FS
 	free map[string]uint64 // by folder
@@ -289,7 +289,7 @@ func (f fullFS) GetDiskUsage(path string) (vfs.DiskUsage, error) {
 	return vfs.DiskUsage{AvailBytes: 1 << 40}, nil
 }
 
-// TestFullVolumeIsReadFrom: of either volume, whichever is full.
+// TestFullVolumeIsReadFrom: a copy is read from, whichever of its two volumes is full.
 func TestFullVolumeIsReadFrom(t *testing.T) {
 	for _, full := range []string{"/meta", "/bulk"} {
 		mem := newFS(t)

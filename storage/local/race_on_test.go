@@ -2,6 +2,6 @@
 
 package local
 
-// raceDetector says that the race detector is built in, under which 100,000 of
+// raceDetector: the race detector is built in, under which 100,000 of
 // anything take minutes. `make test` runs the store without it, too.
 const raceDetector = true

@@ -15,26 +15,27 @@ import (
 	"mailnode/storage"
 	"mailnode/storage/blob"
 	"mailnode/storage/disk"
+	"mailnode/storage/index"
 	"mailnode/storage/slot"
 )
 
-// RebuildMode says where the new index comes from.
+// RebuildMode is where the new index comes from.
 type RebuildMode string
 
 const (
 	// Refill: from the master. The copy is building until the state transfer has
 	// ended; bodies that its packs have are not fetched.
 	Refill RebuildMode = "refill"
-	// Alone: from what the old index still gives, and from the packs. For a copy
-	// beside which there is no other.
+	// Alone: from what can still be read of the old index, and from the packs. For a
+	// slot that has no other copy.
 	Alone RebuildMode = "alone"
 )
 
-// RebuildOptions say how an index is made anew.
+// RebuildOptions say how an index is rebuilt.
 type RebuildOptions struct {
 	Mode RebuildMode
-	// Epoch and Unclean are what Raft says of the slot; numbers that were given
-	// out in them are not given out again (laws 2 and 3).
+	// Epoch and Unclean are those that Raft has recorded for the slot; numbers that
+	// were given out in them are not given out again (laws 2 and 3).
 	Epoch   slot.Epoch
 	Unclean slot.UncleanCount
 	RecountOptions
@@ -72,10 +73,11 @@ const (
 	stepBuild = "build"
 )
 
-// Rebuild makes the index of a copy anew that is not open. The old one goes to
-// quarantine/. A crash at any point is survived: Open refuses the copy until a
-// Rebuild has begun again, from the index that was set aside, and ended. It is the caller's to see that nothing better than mode Alone is
-// left, and that at most so many run at once (law 12).
+// Rebuild rebuilds the index of a copy that is not open. The old one goes to
+// quarantine/. A crash at any point is survived: Open refuses the copy until another
+// Rebuild has begun with the index that was set aside, and has ended. The caller sees
+// to it that mode Alone is chosen only when there is nothing better, and that only so
+// many run at once as law 12 allows.
 func Rebuild(ctx context.Context, o Options, ro RebuildOptions) (Rebuilt, error) {
 	rb := &rebuild{ctx: ctx, o: withPresets(o), ro: ro}
 	rb.fs, rb.dir = o.FS, o.Dir
@@ -143,10 +145,12 @@ func (rb *rebuild) run() error {
 		}
 	}
 	rb.ro.Epoch, rb.ro.Unclean = rb.mark.Epoch, rb.mark.Unclean
-	// What lies at index/ now is what an earlier attempt has made.
+	// What lies at index/ now was made by an attempt that was cut off. It is not the old
+	// index, and is worth nothing.
 	if err := rb.fs.RemoveAll(rb.index()); err != nil {
 		return err
 	}
+	// The new index may end before the old one did, and HEAD would have Open refuse it.
 	if err := forgetWitness(rb.fs, rb.dir); err != nil {
 		return err
 	}
@@ -167,7 +171,7 @@ func (rb *rebuild) run() error {
 	if err := rb.fs.Remove(rb.fs.PathJoin(rb.dir, markName)); err != nil {
 		return err
 	}
-	rb.o.Logger.Warn("index made anew", "slot", rb.o.Slot, "mode", rb.ro.Mode, "bodies", rb.out.Bodies, "kept", rb.out.Kept,
+	rb.o.Logger.Warn("index rebuilt", "slot", rb.o.Slot, "mode", rb.ro.Mode, "bodies", rb.out.Bodies, "kept", rb.out.Kept,
 		"from_packs", rb.out.FromPacks, "new_uidvalidity", rb.out.NewUIDValidity, "lost", len(rb.out.Lost)+rb.out.LostMore)
 	return disk.SyncDir(rb.fs, rb.dir)
 }
@@ -177,14 +181,14 @@ func (rb *rebuild) quarantine(name string) string {
 	return rb.fs.PathJoin(rb.dir, "quarantine", name)
 }
 
-// identify proves whose folders they are: by the SLOT files or, where one is
-// damaged or lost, by the other or by the packs, and writes it anew.
+// identify proves whose folders they are: by the SLOT files or, where one is damaged
+// or lost, by the other or by the packs. It writes the one that was.
 func (rb *rebuild) identify() error {
 	s := newSlot(rb.o)
 	own, packs := rb.fs.PathJoin(rb.dir, "SLOT"), rb.fs.PathJoin(rb.o.PacksDir, "SLOT")
 	id, found, err := s.readIdentity(own)
 	if err != nil && !errors.Is(err, storage.ErrCorrupt) {
-		return err // somebody else's
+		return err // it is another slot's
 	}
 	packsID, packsFound, perr := s.readIdentity(packs)
 	if perr != nil && !errors.Is(perr, storage.ErrCorrupt) {
@@ -197,7 +201,7 @@ func (rb *rebuild) identify() error {
 		return err
 	case packsFound:
 		return s.writeIdentity(own, packsID.Copy)
-	case len(s.folders()) == 1 && found:
+	case len(rb.o.folders()) == 1 && found:
 		return s.writeIdentity(packs, id.Copy)
 	}
 	if err := rb.provedByPacks(); err != nil {
@@ -231,17 +235,12 @@ func (rb *rebuild) provedByPacks() error {
 	return storage.Errorf(storage.ErrCorrupt, "there is no SLOT file and no pack that proves whose %q is: is the volume mounted? Else move it away, and the copy is filled from another", rb.dir)
 }
 
-// notOpen takes the index's lock for a moment: this process or another may have
-// it open.
+// notOpen refuses an index that this process or another has open.
 func (rb *rebuild) notOpen() error {
-	if names, err := rb.fs.List(rb.index()); err != nil || len(names) == 0 {
-		return nil
+	if err := index.NotOpen(rb.fs, rb.index()); err != nil {
+		return storage.Errorf(storage.ErrUnavailable, "%w", err)
 	}
-	lock, err := rb.fs.Lock(rb.fs.PathJoin(rb.index(), "LOCK"))
-	if err != nil {
-		return storage.Errorf(storage.ErrUnavailable, "the index is open: %w", err)
-	}
-	return lock.Close()
+	return nil
 }
 
 func (rb *rebuild) freeName() (string, error) {
@@ -287,7 +286,7 @@ func (rb *rebuild) move() error {
 	return disk.SyncDir(rb.fs, rb.dir)
 }
 
-// fill makes a fresh index and puts into it what its mode gives.
+// fill makes an empty index and puts into it what its mode has.
 func (rb *rebuild) fill() (err error) {
 	s := newSlot(rb.o)
 	if _, err := s.openIndex(); err != nil {
@@ -319,14 +318,14 @@ func (rb *rebuild) fill() (err error) {
 	if err := (&regain{rb: rb, s: s, to: out}).run(); err != nil {
 		return err
 	}
-	// The old index's mark is not known: nothing here may count as confirmed.
+	// The old index's mark is not taken over: nothing here may count as confirmed.
 	if err := out.Set(localKey(keyAlone), be.AppendUint64(nil, 0)); err != nil {
 		return err
 	}
 	return out.flush(pebble.Sync)
 }
 
-// recount makes the derived records, by the code that mends them.
+// recount computes the derived records, by the code that mends them.
 func (rb *rebuild) recount() error {
 	o := rb.o
 	o.uncounted = true
@@ -335,7 +334,7 @@ func (rb *rebuild) recount() error {
 		return err
 	}
 	ro := rb.ro.RecountOptions
-	ro.Found = nil // every record is missing: that says nothing
+	ro.Found = nil // every derived record is missing: no finding
 	_, err = s.Recount(rb.ctx, Scope{}, ro)
 	if cerr := s.Close(); err == nil {
 		err = cerr
@@ -343,7 +342,7 @@ func (rb *rebuild) recount() error {
 	return err
 }
 
-// lost notes what could not be brought back.
+// lost notes something that could not be brought back.
 func (rb *rebuild) lost(format string, args ...any) {
 	line := fmt.Sprintf(format, args...)
 	if rb.ro.Found != nil {
@@ -369,14 +368,14 @@ func (rb *rebuild) spend(n int64) error {
 // reasonSuffix ends the name of a report.
 const reasonSuffix = ".reason"
 
-// report writes what was done beside the old index, for a person.
+// report writes a file beside the old index that tells a person what was done.
 func (rb *rebuild) report() error {
 	var b strings.Builder
 	o := rb.out
-	fmt.Fprintf(&b, "index of %s made anew\n%d bodies in the packs\n%d messages kept UID and flags\n%d messages came back from the packs under new UIDs\n%d mailboxes have a new UIDVALIDITY\n",
+	fmt.Fprintf(&b, "index of %s rebuilt\n%d bodies in the packs\n%d messages kept UID and flags\n%d messages came back from the packs under new UIDs\n%d mailboxes have a new UIDVALIDITY\n",
 		rb.o.Slot, o.Bodies, o.Kept, o.FromPacks, o.NewUIDValidity)
 	for _, a := range o.Made {
-		fmt.Fprintf(&b, "account %s was made anew: it has no password: mailnode user passwd %s\n", a, a)
+		fmt.Fprintf(&b, "account %s was made again: it has no password: mailnode user passwd %s\n", a, a)
 	}
 	for _, l := range o.Lost {
 		b.WriteString("lost: " + l + "\n")

@@ -9,10 +9,9 @@ import (
 	"mailnode/storage/event"
 )
 
-// A message was moved, and the record of where it lives now is lost. What it left
-// where it came from says that it lives on: that does not hold it, and undelete
-// passes it over. It comes back from the packs (law 7); one that was expunged
-// does not.
+// A message was moved, and the record of where it lives now is lost. The tombstone where
+// it came from tells that it lives on: that does not hold its body, and undelete passes
+// it over. The message comes back from the packs (law 7); one that was expunged does not.
 func TestLaw07RebuildGivesBackMovedMessage(t *testing.T) {
 	fs := newFS(t)
 	o := options(t, fs)

@@ -1,71 +1,85 @@
 package local
 
 import (
-	"encoding/binary"
-	"fmt"
-
 	"mailnode/storage"
 	"mailnode/storage/event"
 	"mailnode/storage/slot"
 )
 
-// regain fills a new index in mode Alone: what the old one gives, what its journal
-// has newer, and what only the packs still have.
+// regain fills a new index in mode Alone: no other copy can be asked. It has three
+// sources, and believes each as far as it can be proved:
+//
+//   - the old index. A record that can be read is right: its block has a checksum.
+//     That a record is missing, or is the newest of its key, is believed only where
+//     the old index is sound (salvage.sound): not in a span that damage has hit, and
+//     nowhere when a log or the list of files is damaged, since what was written last
+//     may then be gone from anywhere;
+//   - its journal, in which each event has a checksum of its own;
+//   - the packs: a record's header proves which body lies there and to whom it was
+//     delivered, but not what became of the message since.
+//
+// Nothing is dropped in silence (law 7): what is lost, Rebuilt.Lost names. Numbers
+// that the lost part may have given out are not given out again, so numbers jump:
+// MODSEQs because clients may have been shown higher ones than any that is left
+// (law 3), UIDVALIDITYs because a UID that the lost part gave to one message would
+// else be given to another (law 2).
+//
+// The steps, in the order in which they run. Steps 1 and 2 are in this file, 3 to 5 in
+// rebuild_regain_records.go, 6 in rebuild_regain_mailboxes.go, which begins with what
+// makes lost accounts and mailboxes again, 7 and 8 in rebuild_regain_packs.go.
+//
+//  1. copy takes over every primary record that can be read, and the journal. Derived
+//     records are not taken: the Recount behind this computes them.
+//  2. replay has the journal's events put in what is missing or older, where the old
+//     index is not sound. The journal goes then: what is made here is not what its
+//     events led to, so a replica must take the whole state.
+//  3. holders reads accounts and mailboxes into memory. Then positions finds the
+//     highest position that is known, and jump sets the new head far past it (law 3):
+//     the steps that follow change records, and need a MODSEQ for that. They also make
+//     mailboxes, so counters of UIDVALIDITYs that may be old leap before (law 2).
+//  4. bodies enters where each body lies, read from the packs alone: so that it also
+//     finds those that the old index did not know. It notes what birth notes say of
+//     accounts and mailboxes whose record is lost, which step 5 makes again.
+//  5. messages decides for each UID whether it is live or expunged. A live message
+//     whose body is nowhere is recorded as missing. From here on it is known which
+//     account still has which body, and the highest UID of each mailbox.
+//  6. mailboxes gives a new UIDVALIDITY to each mailbox that is not proved complete
+//     (law 2). That needs all UIDs of step 5.
+//  7. unnamed delivers again what only the packs still have (law 7), under new UIDs:
+//     the mailboxes must have their UIDVALIDITY by then.
+//  8. finish writes accounts, mailboxes and the head: the steps before changed them.
 type regain struct {
 	rb  *rebuild
 	s   *Slot
 	to  *sink
 	old *salvage
 
-	accounts map[storage.AccountID]*event.AccountRecord
-	boxes    map[storage.Ref]*event.MailboxRecord
-	inNames  map[storage.AccountID]map[string]*event.MailboxRecord
+	// Accounts and mailboxes are kept in memory, and written by the last step.
+	accounts    map[storage.AccountID]*event.AccountRecord
+	boxes       map[storage.Ref]*event.MailboxRecord
+	boxesByName map[storage.AccountID]map[string]*event.MailboxRecord // see byName
+	births      map[storage.AccountID]*remembered
 	numbers
 
 	slotRec event.SlotRecord
 	head    event.HeadRecord
-	known   slot.Position // nothing that is known has a higher one
+	known   slot.Position // the highest that anything shows
 	next    slot.Position // the new head
-	births  map[storage.AccountID]*remembered
 }
 
 // numbers are those that clients may have seen.
 type numbers struct {
 	validity map[storage.AccountID]uint32 // highest UIDVALIDITY of any mailbox
-	fresh    map[storage.Ref]bool         // has got a new UIDVALIDITY already
+	fresh    map[storage.Ref]bool         // has a new UIDVALIDITY already
 	highest  map[storage.Ref]storage.UID  // of all messages and tombstones
-	leaps    int                          // beyond one per rebuild: parts of a range that were used up
+	leaps    int                          // parts of a range of UIDVALIDITYs that this rebuild used up
 }
 
-// remembered is what birth notes say of an account whose record is lost, and of
-// mailboxes.
+// remembered is what birth notes say of an account and its mailboxes, of which a
+// record is lost.
 type remembered struct {
-	addresses map[slot.Address]int
+	addresses map[slot.Address]int // how many notes have it
 	boxes     map[storage.MailboxID]string
-}
-
-// named is where the accounts are noted that name a body, while it goes on.
-func namedKey(b slot.BodyRef, a storage.AccountID) []byte {
-	return be.AppendUint64(namedSpan(b).Lower, uint64(a))
-}
-
-// encodeNamed is how often an account names a body, and whether one of these
-// records holds it.
-func encodeNamed(n uint64, holds bool) []byte {
-	n <<= 1
-	if holds {
-		n |= 1
-	}
-	return binary.AppendUvarint(nil, n)
-}
-
-func namedBy(v []byte) (n uint64, holds bool) {
-	n, _ = binary.Uvarint(v)
-	return n >> 1, n&1 == 1
-}
-
-func namedSpan(b slot.BodyRef) event.Span {
-	return event.SpanOf(append(localKey("named/"), event.BodyKey(b)[1:]...))
 }
 
 func (g *regain) run() error {
@@ -74,7 +88,7 @@ func (g *regain) run() error {
 	g.highest, g.births = map[storage.Ref]storage.UID{}, map[storage.AccountID]*remembered{}
 	g.old = openSalvage(g.s, g.rb.quarantine(g.rb.mark.Old))
 	defer g.old.Close()
-	for _, step := range []func() error{g.copy, g.replay, g.holders, g.bodies, g.messages, g.place, g.unnamed, g.finish} {
+	for _, step := range []func() error{g.copy, g.replay, g.holders, g.bodies, g.messages, g.mailboxes, g.unnamed, g.finish} {
 		if err := step(); err != nil {
 			return err
 		}
@@ -88,14 +102,17 @@ func (g *regain) run() error {
 	return nil
 }
 
-// salvaged are the prefixes that are taken from the old index; the rest is
-// derived, or is this copy's own.
+// salvaged are the prefixes that are taken from the old index. The rest is derived,
+// or is this copy's own: places of bodies, which the packs know better, and marks.
 func salvaged() []byte {
 	return []byte{event.PrefixAccount, event.PrefixMailbox, event.PrefixSubscription, event.PrefixAddress, event.PrefixSummary,
 		event.PrefixMessage, event.PrefixSlot, event.PrefixExpunged, event.PrefixMissing, event.PrefixJournal}
 }
 
-// copy takes over what can be read. The journal goes the same way for now.
+// copy is step 1. Where the old index cannot be opened its tables and logs are read
+// one by one, and have several records of a key, deleted ones too: the newest by
+// what it says of itself stays. A message that was freed long ago may come back so;
+// that is better than the loss of one that was not.
 func (g *regain) copy() error {
 	take := func(k, v []byte) error {
 		if err := g.rb.spend(int64(len(k) + len(v))); err != nil {
@@ -106,7 +123,7 @@ func (g *regain) copy() error {
 		}
 		return g.to.room()
 	}
-	if g.old.DB != nil {
+	if g.old.Opened() {
 		for _, p := range salvaged() {
 			if err := g.old.each(event.SpanOf([]byte{p}), take); err != nil {
 				return err
@@ -130,17 +147,17 @@ func (g *regain) copy() error {
 	})
 }
 
-// replay lets the journal's events fill in what is missing or older. Each has a
-// checksum of its own.
+// replay is step 2. It keeps to the order of the journal: a subscription, or what was
+// freed, has nothing in its record that tells its age.
 func (g *regain) replay() error {
 	var at []byte
 	sp := event.SpanOf([]byte{event.PrefixJournal})
 	for {
-		// In steps, because an iterator does not see what is written meanwhile.
+		// In parts: the batch cannot be written out while an iterator is open on it.
 		var events []*event.Event
 		if err := stopEarly(each(g.to, sp, func(k, v []byte) error {
 			at = append(at[:0], k...)
-			g.saw(event.PositionOf(k))
+			g.saw(event.PositionOf(k)) // also of an event that cannot be read
 			ev, err := event.Decode(v)
 			if err != nil {
 				g.rb.lost("event %s: %v", event.PositionOf(k), err)
@@ -172,18 +189,9 @@ func (g *regain) replay() error {
 	return g.to.b.DeleteRange(all.Lower, all.Upper, nil)
 }
 
-var errEnough = fmt.Errorf("enough")
-
-func stopEarly(err error) error {
-	if err == errEnough {
-		return nil
-	}
-	return err
-}
-
 func (g *regain) saw(p slot.Position) { g.known = max(g.known, p) }
 
-// replayed takes one change in, when it says more than the records.
+// replayed takes one change in, where it says more than the records do.
 func (g *regain) replayed(c *event.Change) error {
 	switch rec := c.Record.(type) {
 	case *event.Change_Message:
@@ -234,8 +242,9 @@ func (g *regain) replayed(c *event.Change) error {
 	return nil
 }
 
-// newest calls set when neither record of the UID is as new, unless the old index
-// is known to be right about it: then it was freed since.
+// newest calls set when neither record of the UID, live or tombstone, is as new.
+// Where the old index is sound it does not: a record that is not there was freed
+// after the event, and setting it would bring an expunged message back.
 func (g *regain) newest(ref storage.Ref, uid storage.UID, modseq uint64, set func() error) error {
 	mk, tk := event.MessageKey(ref, uid), event.ExpungedKey(ref, uid)
 	if g.old.sound(keySpan(mk)) && g.old.sound(keySpan(tk)) {
@@ -249,7 +258,7 @@ func (g *regain) newest(ref storage.Ref, uid storage.UID, modseq uint64, set fun
 }
 
 // better sets a record that is missing, unreadable or older, where the old index
-// is not known to be right.
+// is not sound.
 func (g *regain) better(key, value []byte) error {
 	if g.old.sound(keySpan(key)) {
 		return nil
@@ -261,7 +270,7 @@ func (g *regain) better(key, value []byte) error {
 	return g.to.Set(key, value)
 }
 
-// freed forgets again what replaying brought back.
+// freed removes what earlier events, or copy, brought back, and a later event freed.
 func (g *regain) freed(x *event.FreedRecord) error {
 	ref := storage.Ref{Account: storage.AccountID(x.Account), Mailbox: storage.MailboxID(x.Mailbox)}
 	if ref.Mailbox == 0 {

@@ -3,6 +3,7 @@ package local
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"testing"
 
@@ -24,10 +25,9 @@ func copyIndex(t *testing.T, fs vfs.FS, from, to string) {
 	}
 }
 
-// An index of an earlier day lies where the right one was: every checksum in it is
-// right. The HEAD file tells, the copy is refused, and what makes the index anew
-// must not believe that the old one is whole: mail that is newer is in the packs,
-// and the UIDs that it had are given out.
+// An index of an earlier day lies where the right one was: every checksum in it is right.
+// By the HEAD file the copy is refused, and a rebuild must not believe that the old index
+// is whole: newer mail is in the packs, and the UIDs that it had were given out.
 func TestLaw02Law07RebuildOfAnIndexThatIsTooOld(t *testing.T) {
 	fs := newFS(t)
 	o, accounts, _ := written(t, fs, true)
@@ -57,8 +57,8 @@ func TestLaw02Law07RebuildOfAnIndexThatIsTooOld(t *testing.T) {
 	complete(t, was, is)
 }
 
-// stale makes a copy whose records do not belong together, as an older list of
-// files gives them, beside a list of files whose end is torn.
+// stale makes a copy whose records do not belong together, as after an older list of
+// files, beside a list of files whose end is torn.
 func stale(t *testing.T) (Options, []storage.Account, shown) {
 	t.Helper()
 	fs := newFS(t)
@@ -83,7 +83,7 @@ func stale(t *testing.T) (Options, []storage.Account, shown) {
 	return o, accounts, was
 }
 
-// tearManifest leaves at the end of the list of files what a crash may.
+// tearManifest tears the end of the list of files, as a crash may.
 func tearManifest(t *testing.T, fs vfs.FS) {
 	t.Helper()
 	names := indexFiles(t, fs, "MANIFEST-")
@@ -116,7 +116,7 @@ func TestLaw07DoubtOutlivesTheOpen(t *testing.T) {
 	}
 }
 
-// One that proves itself is out of doubt.
+// An index whose records prove each other is no longer in doubt.
 func TestDoubtEnds(t *testing.T) {
 	fs := newFS(t)
 	o, _, _ := written(t, fs, true)
@@ -133,7 +133,7 @@ func TestDoubtEnds(t *testing.T) {
 	}
 }
 
-// What makes the index anew does not believe one in doubt to be whole.
+// A rebuild does not believe that an index in doubt is whole.
 func TestLaw02RebuildOfAnIndexInDoubt(t *testing.T) {
 	for _, opened := range []bool{false, true} {
 		t.Run(fmt.Sprint("opened=", opened), func(t *testing.T) {
@@ -157,8 +157,65 @@ func TestLaw02RebuildOfAnIndexInDoubt(t *testing.T) {
 	}
 }
 
-// Quota use is derived: a counter that went wrong keeps no copy down that is in
-// doubt; it is told of, so that it is counted again.
+// Of a damaged index an account's record is left as it was before a mailbox was made, and
+// of that mailbox a message, but not its own record. The mailbox that is made for the
+// message does not get the UIDVALIDITY of the one that is lost.
+func TestLaw02RebuildWithAnOldAccountRecord(t *testing.T) {
+	fs := newFS(t)
+	o := options(t, fs)
+	s := openSlot(t, o)
+	m := serve(t, s, 1, 0)
+	ctx := t.Context()
+	a := account(t, m, "u1@example.test")
+	deliver(t, m, mail(1), a)
+	_, old := recordsOf(t, s, event.PrefixAccount)
+	box, err := m.CreateMailbox(ctx, a.ID, "Projects", "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ref := storage.Ref{Account: a.ID, Mailbox: box.ID}
+	if _, err := m.Append(ctx, a.ID, storage.Append{Mailbox: "Projects", Body: body(t, mail(2))}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := m.Copy(ctx, refOf(t, m, a, "INBOX"), []storage.UID{1}, "Projects"); err != nil {
+		t.Fatal(err)
+	}
+	was := seenBy(t, m, []storage.Account{a})
+	left := map[string][]byte{}
+	for _, prefix := range salvaged() {
+		keys, values := recordsOf(t, s, prefix)
+		for i, k := range keys {
+			left[string(k)] = values[i]
+		}
+	}
+	closeOnce(t, s)
+	left[string(event.AccountKey(a.ID))] = old[0]
+	maps.DeleteFunc(left, func(k string, _ []byte) bool {
+		return k[0] == event.PrefixJournal || k == string(event.MailboxKey(ref)) || k == string(event.MessageKey(ref, 2))
+	})
+	if err := fs.RemoveAll("/slots/s007/index"); err != nil {
+		t.Fatal(err)
+	}
+	damageIndex(t, o, func(db *pebble.DB) error {
+		for k, v := range left {
+			if err := db.Set([]byte(k), v, pebble.Sync); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	tearManifest(t, fs)
+	rebuildAlone(t, o)
+	s = openSlot(t, o)
+	m = serve(t, s, 1, 0)
+	if _, err := m.Append(ctx, a.ID, storage.Append{Mailbox: "Projects", Body: body(t, mail(3))}); err != nil {
+		t.Fatal(err)
+	}
+	sameNumbers(t, was, seenBy(t, m, []storage.Account{a}))
+}
+
+// Quota use is derived: a wrong counter does not keep a copy in doubt down; it is
+// reported, so that it is counted again.
 func TestDoubtAcceptsAWrongQuotaCounter(t *testing.T) {
 	fs := newFS(t)
 	o, accounts, _ := written(t, fs, true)

@@ -19,8 +19,8 @@ import (
 	"mailnode/storage/slot"
 )
 
-// written makes a copy, fills it, and gives what clients see of it after it is
-// closed. flush makes tables of what is in the log.
+// written makes a copy, fills it, closes it, and returns what clients saw of it. flush
+// makes tables of what is in the log.
 func written(t *testing.T, fs *vfs.MemFS, flush bool) (Options, []storage.Account, shown) {
 	t.Helper()
 	o := options(t, fs)
@@ -198,7 +198,7 @@ func TestLaw02Law07RebuildFromPacksAlone(t *testing.T) {
 			t.Errorf("%s has kept UIDVALIDITY %d", k, v)
 		}
 	}
-	// The expunged one is back (better twice than never), flags are those of birth.
+	// The expunged message is back (better twice than never), flags are those of birth.
 	if n := len(is.bodies["u1@example.test INBOX"]); n != 60 || len(is.bodies["u2@example.test INBOX"]) != 60 {
 		t.Errorf("INBOX of u1 has %d messages, want 60", n)
 	}
@@ -309,8 +309,8 @@ func TestLaw02Law07RebuildWithLogOrManifestGarbled(t *testing.T) {
 	}
 }
 
-// Power fails at any sync point of a rebuild: the copy is not opened, the next
-// Rebuild ends it, and the same comes out.
+// Power fails at any sync point of a rebuild: the copy is not opened, and the next
+// Rebuild ends with the same result.
 func TestLaw07RebuildSurvivesPowerLoss(t *testing.T) {
 	t.Parallel()
 	sd := seed(t)

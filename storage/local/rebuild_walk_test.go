@@ -10,8 +10,8 @@ import (
 	"mailnode/storage"
 )
 
-// Whatever bytes of the index go bad, a rebuild of the only copy loses no message,
-// gives out no number twice, and leaves a copy that the checker finds sound.
+// Any bytes of the index go bad: a rebuild of the only copy loses no message, gives out no
+// number twice, and leaves a copy in which the checker finds nothing.
 func TestLaw02Law03Law07RebuildAfterRandomDamage(t *testing.T) {
 	t.Parallel()
 	sd := seed(t)

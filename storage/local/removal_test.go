@@ -82,7 +82,7 @@ func (w *removals) create(addr slot.Address) *removalAccount {
 	return a
 }
 
-// refill makes accounts anew that were freed.
+// refill makes accounts again that were freed.
 func (w *removals) refill() {
 	w.t.Helper()
 	for i := range 3 {
@@ -103,7 +103,7 @@ func newRemovals(t *testing.T, o Options, clock *steppedClock, rng *rand.Rand) (
 	return w, s
 }
 
-// dump gives what clients see of an account in the model.
+// dump returns what clients see of an account in the model.
 func (a *removalAccount) dump() string {
 	var lines []string
 	for _, b := range a.boxes {
@@ -395,7 +395,7 @@ func (w *removals) apply(p restorePlan) {
 		}
 	}
 	if got.Messages != want.Messages || got.Gone != 0 || len(got.Mailboxes) != len(p.boxes) {
-		w.t.Fatalf("restore %+v gave %+v, want %d messages and %d mailboxes", p.r, got, want.Messages, len(p.boxes))
+		w.t.Fatalf("restore %+v: got %+v, want %d messages and %d mailboxes", p.r, got, want.Messages, len(p.boxes))
 	}
 	w.restored.Messages += got.Messages
 	w.restored.Mailboxes = append(w.restored.Mailboxes, got.Mailboxes...)

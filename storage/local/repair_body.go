@@ -18,9 +18,9 @@ import (
 	"mailnode/storage/slot"
 )
 
-// ReplaceBody gives a body that is damaged here, or has no place, a new one. The
-// caller has proved that the bytes have the GUID. What lies in the old place
-// stays there, dead. ErrNotFound: nothing in the index names the body any more.
+// ReplaceBody puts a body that is damaged here, or has no place, into a new place. The
+// caller has proved that the bytes have the GUID. What lies in the old place stays
+// there, dead. It returns ErrNotFound when nothing in the index names the body any more.
 func (s *Slot) ReplaceBody(ctx context.Context, ref slot.BodyRef, note []byte, body io.ReaderAt, size int64) error {
 	n := &blob.BirthNote{}
 	if err := n.Unmarshal(note); err != nil {
@@ -29,7 +29,7 @@ func (s *Slot) ReplaceBody(ctx context.Context, ref slot.BodyRef, note []byte, b
 	if err := s.stage(ref, disk.Follow, n, body, size); err != nil {
 		return err
 	}
-	defer s.abandon(ref)
+	defer s.onStage.abandon(ref)
 	return s.do(ctx, func(t *txn) error {
 		if _, named, err := t.Get(event.RefsKey(ref)); err != nil {
 			return err
@@ -60,15 +60,15 @@ func (s *Slot) proveAt(ref slot.BodyRef, loc blob.Location) error {
 	return b.Close()
 }
 
-// ProveBody reads a body whole, without telling OnDamage: nil when it is whole,
-// storage.ErrCorrupt when it is damaged, storage.ErrNotFound when it has no place
-// here, else that this cannot be said now.
+// ProveBody reads a body to its end, without telling OnDamage. It returns nil when the
+// body is whole, storage.ErrCorrupt when it is damaged, storage.ErrNotFound when it has
+// no place here, and another error when that cannot be told now.
 func (s *Slot) ProveBody(ref slot.BodyRef) error {
 	_, err := s.prove(ref)
 	return err
 }
 
-// prove is ProveBody; it gives the body's place record, nil when there is none.
+// prove is ProveBody; it returns the body's place record too, nil when there is none.
 func (s *Slot) prove(ref slot.BodyRef) (place []byte, err error) {
 	for {
 		loc, place, err := s.find(ref)
@@ -91,11 +91,11 @@ func (s *Slot) prove(ref slot.BodyRef) (place []byte, err error) {
 	}
 }
 
-// errUnfound marks what unfound gives.
+// errUnfound marks the errors of unfound.
 var errUnfound = errors.New("the index is damaged")
 
-// unfound keeps damage of the index apart from damage of a body, about which it
-// says nothing.
+// unfound keeps damage of the index apart from damage of a body: that a place cannot be
+// read tells nothing about the body.
 func unfound(ref slot.BodyRef, err error) error {
 	if errors.Is(err, storage.ErrCorrupt) {
 		return storage.Errorf(storage.ErrUnavailable, "find body %s: %w: %v", ref, errUnfound, err)
@@ -113,10 +113,10 @@ func (s *Slot) placeOf(ref slot.BodyRef) (place []byte, found bool, err error) {
 
 // GiveUp removes every message whose body is one of bodies from its mailbox, and
 // notes it as missing (law 7; LAWS §4.15): the caller has asked all copies in vain.
-// A body that is whole here after all is passed over. One that cannot be read now
-// is not given up, and is the error: what a disk does not give today it may give
-// tomorrow. Messages of deleted mailboxes and accounts, which nobody sees, stay
-// as they are.
+// A body that is whole here after all is passed over. One that cannot be read now is
+// not given up but returned as the error: a disk that does not read today may read
+// tomorrow. Messages of deleted mailboxes and accounts, which nobody sees, stay as they
+// are.
 func (m *Master) GiveUp(ctx context.Context, bodies []slot.BodyRef) ([]storage.Missing, error) {
 	g := givingUp{m: m, lost: map[slot.BodyRef][]byte{}}
 	var unread error
@@ -150,9 +150,9 @@ func (m *Master) GiveUp(ctx context.Context, bodies []slot.BodyRef) ([]storage.M
 	return g.out, cmp.Or(g.forget(ctx), unread)
 }
 
-// mayPass says whether a body's damage may be none of the body: the system does
-// not read it, or the packs are not where they were. That a pack is not there is
-// believed of a folder that proves to be this slot's.
+// mayPass reports whether what looks like a body's damage may pass: the disk does not
+// read now, or the packs are not where they were. That a pack is gone is believed only
+// when its folder proves to be this slot's.
 func (s *Slot) mayPass(damage error) bool {
 	if damage == nil || !blob.Unread(damage) {
 		return false
@@ -166,11 +166,11 @@ func (s *Slot) mayPass(damage error) bool {
 
 type givingUp struct {
 	m    *Master
-	lost map[slot.BodyRef][]byte // and its place here when that was looked at
+	lost map[slot.BodyRef][]byte // and its place here when that was read
 	out  []storage.Missing
 }
 
-// find gives the messages that name a lost body, by mailbox.
+// find returns the messages that name a lost body, by mailbox.
 func (g *givingUp) find(ctx context.Context) (in map[storage.Ref][]storage.UID, order []storage.Ref, err error) {
 	in = map[storage.Ref][]storage.UID{}
 	rec := &event.MessageRecord{}
@@ -230,7 +230,7 @@ func (g *givingUp) some(ctx context.Context, ref storage.Ref, uids []storage.UID
 	return err
 }
 
-// isLost says whether a lost body still lies where it was found damaged.
+// isLost reports whether a lost body still lies where it was found damaged.
 func (g *givingUp) isLost(t *txn, ref slot.BodyRef) (bool, error) {
 	was, lost := g.lost[ref]
 	if !lost {
@@ -265,8 +265,8 @@ func (s *Slot) forgetPlace(ctx context.Context, ref slot.BodyRef, was []byte) er
 	})
 }
 
-// ForgetDamaged drops the place of a body that is damaged here and that no message
-// which anybody can see needs (BodyUnneeded). The bytes stay in the pack.
+// ForgetDamaged drops the place of a body that is damaged here. The caller knows that
+// no message which clients can see needs it (BodyUnneeded). The bytes stay in the pack.
 func (s *Slot) ForgetDamaged(ctx context.Context, ref slot.BodyRef) error {
 	place, err := s.prove(ref)
 	if place == nil || !errors.Is(err, storage.ErrCorrupt) || s.mayPass(err) {
@@ -279,17 +279,6 @@ func showMissing(x *event.MissingRecord, nowMs uint64) storage.Missing {
 	return storage.Missing{Address: slot.Address(x.Address), Mailbox: x.MailboxName, UID: storage.UID(x.Message.GetUid()),
 		GUID: x.Message.Body().GUID, Size: x.Message.GetSize(), InternalDate: time.Unix(x.Message.GetInternalDateUnix(), 0).UTC(),
 		Ago: clockSince(nowMs, x.SlotClockMs)}
-}
-
-// eachMissing calls fn for the messages that are noted as missing.
-func eachMissing(r reader, fn func(*event.MissingRecord) error) error {
-	return each(r, event.SpanOf([]byte{event.PrefixMissing}), func(_, value []byte) error {
-		x := &event.MissingRecord{}
-		if err := unmarshal(value, x); err != nil {
-			return err
-		}
-		return fn(x)
-	})
 }
 
 // GivenUp lists the bodies of missing messages, each once.
@@ -308,9 +297,9 @@ func (s *Slot) GivenUp() (bodies []slot.BodyRef, messages int, err error) {
 	return bodies, messages, err
 }
 
-// BodyUnneeded says that no message which anybody can see needs a body: the index
-// does not name it, or it was given up. A replica that waits for it takes the
-// whole state instead, which holds without it.
+// BodyUnneeded reports whether no message that clients can see needs a body: the index
+// does not name it, or it was given up. A replica that waits for it takes the whole
+// state instead, which does not need it.
 func (s *Slot) BodyUnneeded(ref slot.BodyRef) (unneeded bool, err error) {
 	looked := false
 	if err := s.read(func(v *view) error {
@@ -345,9 +334,9 @@ func (s *Slot) BodyUnneeded(ref slot.BodyRef) (unneeded bool, err error) {
 }
 
 // TakeBack delivers the missing messages of a body that is whole here again
-// (ReplaceBody) anew, under new UIDs, with their flags and dates: into the
-// mailbox with the same ID, else of the same name, else one that it creates.
-// Quotas do not stop it. It gives their number.
+// (ReplaceBody), under new UIDs, with their flags and dates: into the mailbox with the
+// same ID, else of the same name, else one that it creates. Quotas do not stop it. It
+// returns how many messages it delivered.
 func (m *Master) TakeBack(ctx context.Context, ref slot.BodyRef) (int, error) {
 	var back []*event.MissingRecord
 	if err := m.view(ctx, func(v *view) error {
@@ -371,7 +360,7 @@ func (m *Master) TakeBack(ctx context.Context, ref slot.BodyRef) (int, error) {
 	}
 	s := msg.Summary()
 	summary := s.Append(nil)
-	m.s.arrivals.announce(ref)
+	m.s.watch.bodies.announce(ref)
 	n := 0
 	for _, x := range back {
 		done := false
@@ -395,7 +384,7 @@ func (m *Master) takeBackOne(t *txn, x *event.MissingRecord, summary []byte) (bo
 	}
 	a, err := loadAccount(t, storage.AccountID(old.Account))
 	if errors.Is(err, storage.ErrNotFound) {
-		return false, nil // deleted; should it be brought back, the next look finds it
+		return false, nil // the account is deleted; if it is brought back, the next TakeBack finds it
 	}
 	if err != nil {
 		return false, err

@@ -17,7 +17,7 @@ import (
 	"mailnode/storage/slot"
 )
 
-// damageMet collects what OnDamage is told.
+// damageMet collects the damage that OnDamage is called with.
 type damageMet struct {
 	fs  *vfs.MemFS // the copy's disk
 	mu  sync.Mutex
@@ -50,7 +50,7 @@ func mendBench(t *testing.T) (*steppedClock, *damageMet, *Slot, *Master) {
 	return clock, seen, s, serve(t, s, 1, 0)
 }
 
-// bodyAt gives the body of a message.
+// bodyAt returns the body of a message.
 func bodyAt(t *testing.T, s *Slot, ref storage.Ref, uid storage.UID) slot.BodyRef {
 	t.Helper()
 	var out slot.BodyRef
@@ -66,7 +66,7 @@ func bodyAt(t *testing.T, s *Slot, ref storage.Ref, uid storage.UID) slot.BodyRe
 	return out
 }
 
-// flipBit turns one bit of a file over, behind everybody's back.
+// flipBit flips one bit of a file behind the store's back.
 func flipBit(t *testing.T, fs vfs.FS, path string, offset int64) {
 	t.Helper()
 	f, err := fs.OpenReadWrite(path, "test")
@@ -101,8 +101,8 @@ func spoilBody(t *testing.T, s *Slot, ref slot.BodyRef) {
 	}
 }
 
-// A damaged body is told of by name and never given out; replaced by a copy that
-// proves right it is whole again, also after a power loss.
+// A damaged body is reported by name and never served; after it was replaced by a copy
+// that is proved it is whole again, also after a power loss.
 func TestLaw06Law07DamagedBodyIsReplaced(t *testing.T) {
 	_, seen, s, m := mendBench(t)
 	a := account(t, m, "a@example.test")
@@ -187,9 +187,9 @@ func lostMail(t *testing.T, s *Slot, m *Master) (a, b storage.Account, ref slot.
 	return a, b, ref
 }
 
-// What no copy has leaves the mailbox and is listed; undelete does not bring back
-// a blank message; its body returns, and each message comes back once, under a
-// new UID, with flags and date, also where its folder is gone.
+// A message whose body no copy has leaves the mailbox and is listed; undelete does not
+// bring back a blank message. When its body returns each message comes back once, under
+// a new UID, with flags and date, also where its folder is gone.
 func TestLaw02Law07MissingMessageComesBack(t *testing.T) {
 	_, _, s, m := mendBench(t)
 	a, b, ref := lostMail(t, s, m)
@@ -309,9 +309,9 @@ func TestLaw07ReturningCopyKeepsMissingBody(t *testing.T) {
 	}
 }
 
-// Damage of the index that a read meets is an error of that read, told of once;
+// Damage of the index that a read meets is an error of that read, and is reported once;
 // the copy goes on with the rest (law 9).
-func TestLaw06Law09IndexDamageIsToldOnce(t *testing.T) {
+func TestLaw06Law09IndexDamageIsReportedOnce(t *testing.T) {
 	_, seen, s, m := mendBench(t)
 	a := account(t, m, "a@example.test")
 	for i := range 200 {

@@ -2,37 +2,35 @@ package local
 
 import (
 	"errors"
-	"strings"
-
-	"github.com/cockroachdb/pebble/v2"
+	"sync/atomic"
 
 	"mailnode/storage"
 	"mailnode/storage/index"
 	"mailnode/storage/slot"
 )
 
-// Damage is something on disk that is not what was put there, as it was met.
+// Damage is something on disk that is not what was put there, as a reader met it.
 type Damage struct {
 	Slot slot.ID
 	// Body is the body that is damaged, or has no place here although the index
-	// names it; the zero one when Index is set. Neither: it is dealt with already.
+	// names it; zero when Index is set. Both zero: the damage is dealt with already.
 	Body slot.BodyRef
 	// Mailbox and UID are the message that was asked for; 0 when the body was met
 	// in another way, and then several messages may name it.
 	Mailbox storage.Ref
 	UID     storage.UID
-	// Index says that the index or the journal is damaged.
+	// Index: the index or the journal is damaged.
 	Index bool
 	Err   error
 }
 
-// damaged tells of damage and gives its error, of kind storage.ErrCorrupt.
+// damaged reports damage and returns its error, of kind storage.ErrCorrupt.
 func (s *Slot) damaged(d Damage) error {
 	s.tell(d)
 	return &bodyDamage{storage.Errorf(storage.ErrCorrupt, "slot %s: %w", s.o.Slot, d.Err)}
 }
 
-// tell tells OnDamage, which knows what it has heard before.
+// tell calls OnDamage, which knows what it was told before.
 func (s *Slot) tell(d Damage) {
 	if d.Slot = s.o.Slot; s.o.OnDamage != nil {
 		s.o.OnDamage(d)
@@ -41,33 +39,46 @@ func (s *Slot) tell(d Damage) {
 	}
 }
 
-// firstLine is an error without what Pebble hangs below its first line, which no
-// operator can read.
-type firstLine struct{ err error }
-
-func (f firstLine) Error() string {
-	text, _, _ := strings.Cut(f.err.Error(), "\n")
-	return text
-}
-
-func (f firstLine) Unwrap() error { return f.err }
-
-// bodyDamage marks an error that damaged has told of.
+// bodyDamage marks an error that damaged has reported.
 type bodyDamage struct{ error }
 
 func (b *bodyDamage) Unwrap() error { return b.error }
 
-// met looks at the error of a read or a change, and gives it: damage of the index
-// is told of, of a file and of a record once each until the state is replaced,
-// whoever meets it.
+// IndexLost reports whether an error means that files of the index are damaged, so
+// that only a Rebuild helps; a record that is merely wrong is put right by a Recount.
+// When the folder, the packs or the disk of a copy fail a check of Open a person must
+// look: the wrong disk may be mounted.
+func IndexLost(err error) bool {
+	var r *Refused
+	if errors.As(err, &r) && len(r.Checks) > 0 {
+		switch r.Checks[len(r.Checks)-1].Name {
+		case "list of files", "index", "last stop", "newest events", "head", "records":
+			return errors.Is(err, storage.ErrCorrupt)
+		}
+		return false
+	}
+	return index.IsDamaged(err)
+}
+
+// told are the kinds of damage of the index that were reported: each is once.
+type told struct{ index, record, unread atomic.Bool }
+
+// forget is for a state that was replaced.
+func (t *told) forget() {
+	t.index.Store(false)
+	t.record.Store(false)
+}
+
+// met returns the error of a read or a change as it is. When the error is damage of the
+// index it reports that: of files once and of records once, until the state is replaced.
 func (s *Slot) met(err error) error {
 	var told *bodyDamage
 	if err == nil || !errors.Is(err, storage.ErrCorrupt) || errors.As(err, &told) {
 		return err
 	}
-	said := &s.recordTold
+	said := &s.told.record
 	if IndexLost(err) {
-		said = &s.indexTold // also of a building copy, which would be filled in vain
+		said = &s.told.index // also of a building copy, which would be filled in vain
 	} else if s.building.Load() {
 		return err
 	}
@@ -77,9 +88,23 @@ func (s *Slot) met(err error) error {
 	return err
 }
 
-// tableDamaged is told of a table of the index that fails its checksums. Left to
-// itself Pebble takes that for fatal, and the reader would hang; but one bad block
-// is damage of what lies in it, not of the slot (law 9).
-func (s *Slot) tableDamaged(i pebble.DataCorruptionInfo) {
-	s.met(storage.Errorf(storage.ErrCorrupt, "read index: %q is damaged: %w: %w", i.Path, index.ErrDamaged, firstLine{i.Details}))
+// tableDamaged is called for a table of the index that fails its checksums: that is
+// damage of what lies in it, not of the slot (law 9).
+func (s *Slot) tableDamaged(path string, err error) {
+	s.met(storage.Errorf(storage.ErrCorrupt, "read index: %q is damaged: %w: %w", path, index.ErrDamaged, err))
+}
+
+// indexRetries is called when a compaction met damage, or could not read: readers of
+// that table get the error as well, and compaction tries again hundreds of times a
+// second.
+func (s *Slot) indexRetries(err error) {
+	if errors.Is(err, index.ErrRead) {
+		if s.told.unread.CompareAndSwap(false, true) {
+			s.log.Warn("index: a table cannot be read; compaction tries again", "err", err)
+		}
+		return
+	}
+	if !s.told.index.Load() {
+		s.log.Warn("index", "err", err)
+	}
 }

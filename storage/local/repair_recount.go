@@ -13,7 +13,7 @@ import (
 	"mailnode/storage/slot"
 )
 
-// Scope is what a Recount is about; the zero value is the whole slot.
+// Scope is what a Recount covers; the zero value is the whole slot.
 type Scope struct {
 	Account storage.AccountID
 	Mailbox storage.MailboxID // 0: the account with all its mailboxes
@@ -26,7 +26,7 @@ type RecountOptions struct {
 	Found    func(line string)                            // one line per record that was wrong
 }
 
-// Recounted is what a Recount met.
+// Recounted is what a Recount found.
 type Recounted struct {
 	Mailboxes  int
 	Messages   int64
@@ -34,7 +34,7 @@ type Recounted struct {
 	Unreadable int // records that cannot be derived and cannot be read
 }
 
-// recountMemory is how many bodies are counted at a time.
+// recountMemory is how many bodies are counted at a time, about (see references).
 const recountMemory = 1 << 18
 
 // Recount computes every derived record of the scope from the primary ones, and
@@ -42,18 +42,21 @@ const recountMemory = 1 << 18
 // name and change indexes, envelopes, and for the whole slot the references of
 // bodies. The slot serves meanwhile.
 //
-// What is read is one durable view; what is written is a correction, not a value.
-// event.Apply keeps counters up to date by adding and taking away, so what a
-// counter is wrong by stays the same whatever happens between the view and the
-// step that corrects it. Entries of an index are read again in that step. A step
-// touches at most storage.MaxTxnRecords records (LAWS §4.3). Derived records are
-// no events: each copy has its own.
+// Truth is read from one durable view, and put right in a step that comes later; mail
+// that came between the two must be neither lost from a counter nor counted twice.
+// Therefore a step writes a correction and no value: event.Apply keeps counters up to
+// date by adding and taking away, so a counter stays wrong by the same amount whatever
+// events come between. An entry of an index has no amount: the step reads again what it
+// depends on, and leaves alone what is no longer as the view showed it.
+//
+// A step touches at most storage.MaxTxnRecords records (LAWS §4.3). Derived records are
+// not in events: each copy computes its own.
 func (s *Slot) Recount(ctx context.Context, sc Scope, o RecountOptions) (Recounted, error) {
 	ctx, cancel := s.whileOpen(ctx)
 	defer cancel()
 	select {
-	case s.recounting <- struct{}{}: // two at once would both correct the same error
-		defer func() { <-s.recounting }()
+	case s.single.recount <- struct{}{}: // two at once would both correct the same error
+		defer func() { <-s.single.recount }()
 	case <-ctx.Done():
 		return Recounted{}, storage.Errorf(storage.ErrUnavailable, "recount slot %s: %w", s.o.Slot, ctx.Err())
 	}
@@ -85,6 +88,7 @@ func (r *recount) run(sc Scope) error {
 		}
 		return r.usage(sc.Account)
 	}
+	// The rest goes by mailboxes that exist, and would not meet these.
 	if err := r.strays(sc.Account); err != nil {
 		return err
 	}
@@ -97,7 +101,7 @@ func (r *recount) run(sc Scope) error {
 			return err
 		}
 	}
-	if sc.Account == 0 {
+	if sc.Account == 0 { // a body may be named by any account: one alone cannot tell
 		return r.references()
 	}
 	return nil
@@ -123,7 +127,7 @@ func (r *recount) account(id storage.AccountID) error {
 	if err := r.names(id); err != nil {
 		return err
 	}
-	return r.usage(id)
+	return r.usage(id) // last: it adds up the mailboxes' counters
 }
 
 func (r *recount) spend(n int) error {
@@ -151,8 +155,9 @@ func (r *recount) unreadable(format string, args ...any) {
 	}
 }
 
-// step is one change of derived records. fn reads first and writes last, since
-// what it wrote before an error would undo its neighbours in the group.
+// step is one change of derived records. fn reads all that it needs before it writes:
+// an error after a write would fail the other changes of its group too. When the state
+// was replaced since the view, the correction belongs to a state that is gone.
 func (r *recount) step(fn func(t *txn) error) error {
 	return r.s.do(r.ctx, func(t *txn) error {
 		if r.s.building.Load() || r.s.generation.Load() != r.generation {
@@ -168,16 +173,16 @@ type changed struct {
 	uid    storage.UID
 }
 
-// pass is what one view says of a mailbox.
+// pass is what one view shows of a mailbox.
 type pass struct {
 	r     *recount
 	ref   storage.Ref
 	about string // for lines: address and name
 
 	truth event.MailboxStats
-	raw   []byte // the stored counters
-	have  *event.MailboxStats
-	base  uint64 // the account's: no MODSEQ can be above it and the head together
+	raw   []byte              // the stored counters
+	have  *event.MailboxStats // decoded; nil: they cannot be read
+	base  uint64              // the account's: no MODSEQ can be above it and the head together
 	head  slot.Position
 
 	entries   []changed
@@ -198,7 +203,7 @@ func (r *recount) mailbox(ref storage.Ref) error {
 	}
 	before := r.out.Wrong
 	defer func() {
-		if r.out.Wrong > before { // it may have come about by what was wrong
+		if r.out.Wrong > before { // a listing may have been made from what was wrong
 			r.s.o.Resources.listings.forget(r.s, ref)
 		}
 	}()
@@ -278,7 +283,7 @@ func (p *pass) header(v *view, box *event.MailboxRecord) error {
 	return nil
 }
 
-// message takes in a live or expunged one.
+// message takes in a live or expunged message.
 func (p *pass) message(v *view, m *event.MessageRecord) error {
 	p.entries = append(p.entries, changed{storage.ModSeq(m.Modseq), storage.UID(m.Uid)})
 	p.truth.HighestModseq = max(p.truth.HighestModseq, m.Modseq)
@@ -289,7 +294,7 @@ func (p *pass) message(v *view, m *event.MessageRecord) error {
 	return err
 }
 
-// envelopes finds those of messages that are neither live nor expunged.
+// envelopes finds the envelopes of messages that are neither live nor expunged.
 func (p *pass) envelopes(v *view) error {
 	uids := make([]storage.UID, 0, len(p.entries))
 	for _, e := range p.entries {
@@ -304,7 +309,8 @@ func (p *pass) envelopes(v *view) error {
 	})
 }
 
-// changeIndex compares the change index with the messages.
+// changeIndex compares the change index with the messages: both in the order of the
+// index's keys, side by side.
 func (p *pass) changeIndex(v *view) error {
 	less := func(a, b changed) int {
 		return bytes.Compare(event.ChangedKey(p.ref, a.modseq, a.uid), event.ChangedKey(p.ref, b.modseq, b.uid))
@@ -327,7 +333,7 @@ func (p *pass) changeIndex(v *view) error {
 	return err
 }
 
-// statsWrong says whether the counters differ from what the messages give.
+// statsWrong reports whether the counters differ from what the messages add up to.
 func (p *pass) statsWrong() bool {
 	h := p.have
 	if h == nil || len(h.ProtoReflect().GetUnknown()) > 0 || h.HighestModseq < p.truth.HighestModseq || h.HighestModseq > uint64(p.head)+p.base {
@@ -353,10 +359,11 @@ func (p *pass) fixStats() error {
 		now := &event.MailboxStats{}
 		switch unread := unmarshal(raw, now) != nil; {
 		case unread && p.have == nil && bytes.Equal(raw, p.raw):
-			// No event has touched the mailbox: none can be applied to it.
+			// The one case in which a value is written: event.Apply refuses to change
+			// counters that it cannot read, so no event has come since the view.
 			now = proto.CloneOf(&p.truth)
 		case unread || p.have == nil:
-			return nil // somebody else was here
+			return nil // something else has changed them: the next Recount will see
 		default:
 			p.correct(now, uint64(t.head)+p.base)
 		}
@@ -374,8 +381,10 @@ func (p *pass) fixStats() error {
 	return nil
 }
 
-// correct takes away what the counters were wrong by. HIGHESTMODSEQ never goes
-// down (law 3), unless it was one that no event can have given.
+// correct takes away what the counters were wrong by. Unsigned numbers may wrap around
+// on the way, and come out right. HIGHESTMODSEQ is no sum.
+// It never goes down (law 3), unless it was above limit: no event can have led there,
+// and a client that was shown it would never be told of a change again.
 func (p *pass) correct(now *event.MailboxStats, limit uint64) {
 	now.Messages += p.truth.Messages - p.have.Messages
 	now.Unseen += p.truth.Unseen - p.have.Unseen

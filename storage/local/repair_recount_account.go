@@ -9,8 +9,8 @@ import (
 	"mailnode/storage/event"
 )
 
-// idsIn gives the first 8 (account) or 16 (account, mailbox) bytes behind a
-// prefix, each once, with one seek each.
+// idsIn calls fn with one key for each account (idBytes is 8) or mailbox (16) that has
+// records in a span. It seeks from one to the next, and does not read what lies between.
 func idsIn(r reader, sp event.Span, idBytes int, fn func(key []byte) error) error {
 	it, err := r.iter(sp)
 	if err != nil {
@@ -43,8 +43,9 @@ func (sc Scope) span(prefix byte) event.Span {
 	return event.SpanOf(be.AppendUint64([]byte{prefix}, uint64(sc.Account)))
 }
 
-// accounts lists the accounts of which the index has any record, and adds up how
-// many messages there are.
+// accounts lists the accounts of which the index has any record, derived ones included:
+// what is left of an account that is gone must be met too. It adds up how many messages
+// there are, for the progress and for references.
 func (r *recount) accounts(only storage.AccountID) ([]storage.AccountID, error) {
 	sc := Scope{Account: only}
 	seen := map[storage.AccountID]bool{}
@@ -75,7 +76,8 @@ func (r *recount) accounts(only storage.AccountID) ([]storage.AccountID, error) 
 	return out, err
 }
 
-// strays removes counters, envelopes and changes of mailboxes that do not exist.
+// strays removes counters, envelopes and entries of the change index of mailboxes that
+// do not exist.
 func (r *recount) strays(only storage.AccountID) error {
 	sc := Scope{Account: only}
 	for _, p := range []byte{event.PrefixStats, event.PrefixChanged, event.PrefixSummary} {
@@ -104,6 +106,8 @@ func (r *recount) strays(only storage.AccountID) error {
 	return nil
 }
 
+// removeStray removes the records of a span, a part at a time. A mailbox that has come
+// into being since the view keeps them.
 func (r *recount) removeStray(sp event.Span) error {
 	for more, n := true, 0; more; {
 		if err := r.step(func(t *txn) error {
@@ -143,7 +147,8 @@ func (r *recount) removeStray(sp event.Span) error {
 	return nil
 }
 
-// nameFix is a name that leads to the wrong place; want 0: to none.
+// nameFix is a name that does not lead to the mailbox that has it; want is 0 when no
+// mailbox has it.
 type nameFix struct {
 	name string
 	want storage.MailboxID
@@ -153,7 +158,7 @@ type nameFix struct {
 func (r *recount) names(id storage.AccountID) error {
 	var fixes []nameFix
 	if err := r.s.read(func(v *view) error {
-		named := map[string][]storage.MailboxID{} // more than one: two mailboxes claim it
+		named := map[string][]storage.MailboxID{} // several for one name: damage; any of them will do
 		if err := each(v, event.MailboxesOf(id), func(_, value []byte) error {
 			b := &event.MailboxRecord{}
 			if unmarshal(value, b) == nil && !b.Deleted {
@@ -232,7 +237,9 @@ func (r *recount) fixNames(id storage.AccountID, fixes []nameFix) error {
 	return nil
 }
 
-// nameHolder says what is to be done about a name as things are now; nil: nothing.
+// nameHolder returns what is to be done about a name now, nil when nothing is. A
+// mailbox may have been made, renamed or deleted since the view: a name that leads to a
+// mailbox which has it stays, whatever the view said.
 func (r *recount) nameHolder(t *txn, id storage.AccountID, f nameFix) (*nameFix, error) {
 	holds := func(box storage.MailboxID) (bool, error) {
 		b := &event.MailboxRecord{}
@@ -261,7 +268,8 @@ func (r *recount) nameHolder(t *txn, id storage.AccountID, f nameFix) (*nameFix,
 	return &nameFix{f.name, 0}, nil
 }
 
-// usage puts an account's quota use right, after its mailboxes' counters.
+// usage puts an account's quota use right. It adds up the counters of the mailboxes, so
+// these come first.
 func (r *recount) usage(id storage.AccountID) error {
 	unread, err := r.clearUsage(id)
 	if err != nil {
@@ -305,8 +313,8 @@ func (r *recount) usage(id storage.AccountID) error {
 	return nil
 }
 
-// clearUsage begins a counter anew that cannot be read, so that what comes
-// meanwhile is counted (event.Apply leaves it alone).
+// clearUsage sets a counter that cannot be read to 0. event.Apply leaves such a one
+// alone; from here on it counts, and usage has something that it can correct.
 func (r *recount) clearUsage(id storage.AccountID) (unread bool, err error) {
 	bad := func(rd reader) (bool, error) {
 		raw, _, err := rd.Get(event.UsageKey(id))

@@ -9,8 +9,8 @@ import (
 	"mailnode/storage/event"
 )
 
-// A record that names a body and cannot be read, of whichever kind, keeps the
-// body's place: the count of references is all that still speaks for it (law 7).
+// A record of any kind that names a body and cannot be read keeps the body's place: only
+// the count of references still shows that the body is needed (law 7).
 func TestLaw07RecountKeepsBodiesOfUnreadableRecords(t *testing.T) {
 	for _, kind := range []string{"message of a lost mailbox", "note of a missing message"} {
 		t.Run(kind, func(t *testing.T) {

@@ -10,53 +10,15 @@ import (
 	"mailnode/storage/mime"
 )
 
-// Lengths of keys, in bytes.
-const (
-	accountKeyBytes = 9
-	mailboxKeyBytes = 17
-	messageKeyBytes = 21
-	changedKeyBytes = 29
-	bodyKeyBytes    = 41
-)
-
-// summaryFits says whether a summary can be a message's. That it is another
-// message's of the same size only the body could tell.
+// summaryFits reports whether a summary can be a message's. One of another message of
+// the same size is not noticed: that would take reading every body.
 func summaryFits(value []byte, m *event.MessageRecord) bool {
 	s, err := mime.ParseSummary(value)
 	return err == nil && s.Size() == m.Size
 }
 
-// modseqOf gives the MODSEQ that a UID has now, live or expunged; 0: neither.
-func modseqOf(r reader, ref storage.Ref, uid storage.UID) (storage.ModSeq, error) {
-	m, _, err := messageOf(r, ref, uid)
-	if m == nil {
-		return 0, err
-	}
-	return storage.ModSeq(m.Modseq), nil
-}
-
-// messageOf gives a live or expunged message as it is now; nil: neither, or it
-// cannot be read.
-func messageOf(r reader, ref storage.Ref, uid storage.UID) (m *event.MessageRecord, live bool, err error) {
-	m = &event.MessageRecord{}
-	found, err := event.Load(r, event.MessageKey(ref, uid), m)
-	if found && err == nil {
-		return m, true, nil
-	}
-	if err != nil && !errors.Is(err, storage.ErrCorrupt) {
-		return nil, false, err
-	}
-	x := &event.ExpungedRecord{}
-	if found, err = event.Load(r, event.ExpungedKey(ref, uid), x); errors.Is(err, storage.ErrCorrupt) {
-		return nil, false, nil
-	}
-	if err != nil || !found || x.Message == nil {
-		return nil, false, err
-	}
-	return x.Message, false, nil
-}
-
-// fixMissing enters what the change index lacks.
+// fixMissing enters what the change index lacks. A message that has another MODSEQ by
+// now was entered by the event that gave it.
 func (p *pass) fixMissing() error {
 	for chunk := range slices.Chunk(p.missing, storage.MaxTxnRecords) {
 		var done []changed
@@ -120,7 +82,8 @@ func (p *pass) fixExtra() error {
 	return nil
 }
 
-// holds says whether a message has that key of the change index or envelope now.
+// holds reports whether a key of the change index, or of an envelope, is a message's
+// now.
 func (p *pass) holds(t *txn, k []byte) (bool, error) {
 	if k[0] == event.PrefixChanged {
 		if len(k) != changedKeyBytes {
@@ -136,8 +99,8 @@ func (p *pass) holds(t *txn, k []byte) (bool, error) {
 	return m != nil, err
 }
 
-// fixSummaries makes envelopes from bodies and stores them: they are kept even if
-// whoever asked for them has gone (LAWS §4.13).
+// fixSummaries makes envelopes from bodies, outside of the committer, and stores those
+// whose message is still there (LAWS §4.13).
 func (p *pass) fixSummaries() error {
 	for chunk := range slices.Chunk(p.summaries, 100) {
 		made := map[storage.UID][]byte{}
@@ -177,8 +140,8 @@ func (p *pass) fixSummaries() error {
 	return nil
 }
 
-// summaryOf makes an envelope; nil when there is no body to make it from. The
-// body of an expunged message may be gone everywhere.
+// summaryOf makes an envelope; nil when there is no body to make it from. Of an
+// expunged message that is no finding: its body may be gone everywhere.
 func (p *pass) summaryOf(uid storage.UID) ([]byte, error) {
 	var m *event.MessageRecord
 	var live bool

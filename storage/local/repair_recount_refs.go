@@ -10,8 +10,10 @@ import (
 	"mailnode/storage/slot"
 )
 
-// references counts what names each body, a part of all GUIDs at a time, so that
-// memory is bounded.
+// references counts which records name each body. All records are read once for each
+// part of the GUIDs, so that memory is bounded. A count that is too low would have a
+// body dropped that a message still needs; so where a record cannot be read, and may
+// name any body (blind), no count goes down and no body is dropped.
 func (r *recount) references() error {
 	parts := min(1+r.total/recountMemory, 256)
 	for i := range parts {
@@ -29,7 +31,7 @@ func (r *recount) references() error {
 	return err
 }
 
-// countFix is one body whose count is wrong.
+// countFix is a body whose count was wrong in the view.
 type countFix struct {
 	body   slot.BodyRef
 	raw    []byte // as stored
@@ -38,7 +40,7 @@ type countFix struct {
 	truth  uint64
 }
 
-// referencesIn is about GUIDs whose first byte is lo or above, and below hi.
+// referencesIn does it for GUIDs whose first byte is lo or above, and below hi.
 func (r *recount) referencesIn(lo byte, hi int) error {
 	var fixes []countFix
 	var odd [][]byte
@@ -67,7 +69,7 @@ func (r *recount) referencesIn(lo byte, hi int) error {
 		}); err != nil {
 			return err
 		}
-		for b, n := range truth {
+		for b, n := range truth { // what is left has no count at all
 			fixes = append(fixes, countFix{body: b, truth: n})
 		}
 		return nil
@@ -126,11 +128,11 @@ func (r *recount) fixCounts(fixes []countFix) error {
 			n := now + f.truth - f.have
 			switch unread := perr != nil || raw != nil && len(raw) == 0; {
 			case unread && f.unread && bytes.Equal(raw, f.raw):
-				n = f.truth // no event that touches it can be applied
+				n = f.truth // as in fixStats: no event has come since the view
 			case unread || f.unread || int64(n) < 0:
-				continue
+				continue // something else has changed it: the next Recount will see
 			case r.blind && f.truth < f.have:
-				continue // what cannot be read may name it
+				continue // a record that cannot be read may name it
 			}
 			done, counts = append(done, f), append(counts, n)
 		}
@@ -153,8 +155,9 @@ func (r *recount) fixCounts(fixes []countFix) error {
 	return nil
 }
 
-// setCount writes a count. A body that nothing names is forgotten, as committing
-// an event does, unless a record that cannot be read may name it.
+// setCount writes a count. The place of a body that nothing names goes with it, as when
+// an event takes the last reference away; an index without the count but with the place
+// would keep its bytes in the packs for ever.
 func (r *recount) setCount(t *txn, b slot.BodyRef, n uint64) error {
 	if n > 0 {
 		return t.b.Set(event.RefsKey(b), binary.AppendUvarint(nil, n), nil)

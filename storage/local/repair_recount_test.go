@@ -22,11 +22,11 @@ import (
 	"mailnode/storage/slot"
 )
 
-// findings runs the checker on what is durable.
+// recountFindings runs the checker on what is durable.
 func recountFindings(t *testing.T, s *Slot) []string {
 	t.Helper()
 	var out []string
-	if err := s.Inspect(func(x Snapshot) error {
+	if err := s.Snapshot(func(x Snapshot) error {
 		found, err := check.Run(x, check.Options{Bodies: true})
 		for _, f := range found {
 			out = append(out, f.String())
@@ -38,7 +38,7 @@ func recountFindings(t *testing.T, s *Slot) []string {
 	return out
 }
 
-// recount runs Recount and gives its lines.
+// runRecount runs Recount and returns its lines.
 func runRecount(t *testing.T, s *Slot, sc Scope) (Recounted, []string) {
 	t.Helper()
 	var lines []string
@@ -60,10 +60,10 @@ func behind(t *testing.T, s *Slot, write func(b *pebble.Batch)) {
 	s.install(s.newView())
 }
 
-// records gives what lies under a prefix.
+// recordsOf returns the records under a prefix.
 func recordsOf(t *testing.T, s *Slot, prefix byte) (keys, values [][]byte) {
 	t.Helper()
-	if err := s.Inspect(func(x Snapshot) error {
+	if err := s.Snapshot(func(x Snapshot) error {
 		return x.Each(event.SpanOf([]byte{prefix}), func(k, v []byte) error {
 			keys, values = append(keys, bytes.Clone(k)), append(values, bytes.Clone(v))
 			return nil
@@ -98,8 +98,8 @@ func furnished(t *testing.T) (*Slot, *Master, storage.Account) {
 	return s, m, a
 }
 
-// damageRow is one way in which a derived record is wrong; check and line are what
-// must be said of it.
+// damageRow is one way in which a derived record is wrong; check and line are what the
+// checker and Recount must write about it.
 type damageRow struct {
 	name   string
 	prefix byte
@@ -146,7 +146,7 @@ func highest(to uint64) damageFunc {
 	}
 }
 
-// otherEnvelope gives a message that of another one, of another size.
+// otherEnvelope replaces the envelope of a message by that of one of another size.
 func otherEnvelope(b *pebble.Batch, keys, values [][]byte) {
 	own, err := mime.ParseSummary(values[0])
 	for _, v := range values {
@@ -159,8 +159,8 @@ func otherEnvelope(b *pebble.Batch, keys, values [][]byte) {
 
 func nowhere() storage.Ref { return storage.Ref{Account: 1, Mailbox: 2} }
 
-// derivedDamage is each kind of derived record in all ways: wrong, missing,
-// extra, unreadable.
+// derivedDamage damages each kind of derived record in all ways: wrong, missing, extra,
+// unreadable.
 func derivedDamage() []damageRow {
 	return slices.Concat(counterDamage(), accountDamage(), changeDamage(), summaryDamage())
 }
@@ -223,8 +223,8 @@ func summaryDamage() []damageRow {
 	}
 }
 
-// Whatever is wrong with a derived record, the checker says so, Recount mends it
-// and says what it found, and clients see what they saw.
+// For anything wrong with a derived record: the checker finds it, Recount mends it and
+// names what it found, and clients see what they saw before.
 func TestRecountMendsEveryDerivedRecord(t *testing.T) {
 	s, m, a := furnished(t)
 	other := m
@@ -327,7 +327,7 @@ func TestRecountWhileMailComes(t *testing.T) {
 	}
 }
 
-// spoil makes counters wrong, each by something else.
+// spoilRecord makes counters wrong, each by another amount.
 func spoilRecord(tx *txn, rng *rand.Rand) error {
 	wrong := map[string][]byte{}
 	if err := each(tx, event.SpanOf([]byte{event.PrefixStats}), func(k, v []byte) error {

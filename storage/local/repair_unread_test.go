@@ -12,8 +12,8 @@ import (
 	"mailnode/storage/slot"
 )
 
-// A disk that does not read, or a volume that is not mounted, is no reason to
-// remove a message: both pass. What is proved to be other bytes is given up.
+// A disk that does not read, or a volume that is not mounted, is no reason to remove a
+// message: both pass. A body that is proved to have other bytes is given up.
 func TestLaw07NothingIsGivenUpForAnErrorThatPasses(t *testing.T) {
 	fs := newFS(t)
 	f := &fault{folder: ".pack", kinds: []errorfs.OpKind{errorfs.OpFileReadAt}, err: syscall.EIO, forever: true}

@@ -13,13 +13,13 @@ import (
 )
 
 // ApplyEvents applies events of the master in their order and returns when they
-// are durable here. applied counts those that are; err is why the next one is
-// not, and that event has left no trace: storage.ErrNotFound when one of its
-// bodies is not here, storage.ErrDiverged when it does not follow the head. It
-// takes no more of them than fit into one closure, or one large event.
+// are durable here. applied counts those that are; err is why the next one is not, and
+// that event has left no trace: storage.ErrNotFound when one of its bodies is not here,
+// storage.ErrDiverged when the event does not follow the head. It takes only as many as
+// fit into one closure, or one large event.
 func (s *Slot) ApplyEvents(ctx context.Context, evs []*event.Event) (applied int, err error) {
 	if _, err := s.space.hold(disk.Change, 0); err != nil {
-		return 0, err // the master hears nothing more of this copy until there is room
+		return 0, err // the master hears no more of this copy until there is room
 	}
 	n, changes := 0, 0
 	for ; n < len(evs) && (n == 0 || changes+records(evs[n]) <= storage.MaxTxnRecords); n++ {
@@ -47,8 +47,8 @@ func (s *Slot) ApplyEvents(ctx context.Context, evs []*event.Event) (applied int
 	return applied, refused
 }
 
-// closureSpare is how many records an event has at most beside those that it is
-// about and their tombstones: mailboxes, the account.
+// closureSpare is how many records an event has at most beside its messages and their
+// tombstones: mailboxes, the account.
 const closureSpare = 10
 
 // records counts the records that an event changes.
@@ -60,8 +60,8 @@ func records(ev *event.Event) int {
 	return n
 }
 
-// applyReplica applies one event; what panics in it is that event's fault alone
-// (LAWS row 28).
+// applyReplica applies one event; a panic in it is an error of that event alone (LAWS
+// row 28).
 func (t *txn) applyReplica(ev *event.Event) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
@@ -69,8 +69,8 @@ func (t *txn) applyReplica(ev *event.Event) (err error) {
 		}
 	}()
 	if slot.Position(ev.Position) <= t.head {
-		// Applied before, when its acknowledgement was lost: the same bytes lie in
-		// the journal. Anything else at or before the head is another history.
+		// An event that was applied, and whose acknowledgement was lost: the same bytes
+		// lie in the journal. Anything else at or before the head is another history.
 		have, found, err := t.Get(event.JournalKey(slot.Position(ev.Position)))
 		if err != nil {
 			return err
@@ -83,7 +83,7 @@ func (t *txn) applyReplica(ev *event.Event) (err error) {
 	return t.apply(ev)
 }
 
-// MissingBodies gives those bodies of an event that are not here.
+// MissingBodies returns those bodies of an event that are not here.
 func (s *Slot) MissingBodies(ev *event.Event) ([]slot.BodyRef, error) {
 	var out []slot.BodyRef
 	for _, ref := range ev.Bodies() {
@@ -98,9 +98,9 @@ func (s *Slot) MissingBodies(ev *event.Event) ([]slot.BodyRef, error) {
 	return out, nil
 }
 
-// Quarantine keeps an event that could not be applied, with the reason, as two
-// files in quarantine/. Nothing there is ever deleted by a program. The event
-// gets its name when both are whole.
+// Quarantine keeps an event that could not be applied, with the reason, as two files in
+// quarantine/. Nothing there is ever deleted by a program. The event's file gets its
+// name when both are whole.
 func (s *Slot) Quarantine(ev *event.Event, reason error) error {
 	fs, dir := s.o.FS, s.o.FS.PathJoin(s.o.Dir, "quarantine")
 	at := slot.Position(ev.Position)
@@ -130,5 +130,5 @@ func (s *Slot) Quarantined() ([]string, error) {
 	return out, nil
 }
 
-// Building says whether a state transfer is under way or was cut off.
+// Building reports whether a state transfer is under way or was cut off.
 func (s *Slot) Building() bool { return s.building.Load() }

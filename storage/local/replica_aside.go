@@ -17,7 +17,7 @@ import (
 	"mailnode/storage/slot"
 )
 
-// Files beside an index that was set aside. All are sealed (sealed.go).
+// Files beside an index that was set aside. All are sealed (disk.WriteSealed).
 const (
 	asideFile = "ASIDE" // what was known when it was set aside: an asideNote
 	lossFile  = "LOSS"  // the epoch that left it behind began with an accepted loss
@@ -30,7 +30,7 @@ const keyServed = "served"
 // AsideRole is what a copy was in the last epoch of a state that was set aside.
 type AsideRole string
 
-// The roles. One that is not known was set aside by an older release.
+// The roles. It is not known when the note of it cannot be read.
 const (
 	AsideMaster  AsideRole = "master"
 	AsideReplica AsideRole = "replica"
@@ -43,16 +43,16 @@ type asideNote struct {
 	Wall  int64          `json:"wall"` // shown only (law 11)
 }
 
-// Seen says who has looked at a state that was set aside, and why nothing more is
-// to be done about it.
+// Seen is who has looked at a state that was set aside, and why nothing more is to be
+// done about it.
 type Seen struct {
 	By   string `json:"by"`
 	Why  string `json:"why,omitempty"`
 	Wall string `json:"wall"` // shown only (law 11)
 }
 
-// Aside is a whole state that this copy set aside, since its master's history
-// went on without its end.
+// Aside is a whole state that this copy set aside, because its master's history went on
+// without the last part of it.
 type Aside struct {
 	Name  string
 	Head  slot.Position // its last event
@@ -63,11 +63,11 @@ type Aside struct {
 	Seen  *Seen
 }
 
-// MayBeAcknowledged says whether clients may have been told that what this state
-// has beyond the shared point is kept. A replica's tail may have been confirmed to
-// its master. A master's was confirmed by nobody when it never went on alone and
-// the promotion was a safe one: every acknowledged event was on a replica that was
-// asked (law 1). Whatever is not known counts as acknowledged (law 7).
+// MayBeAcknowledged reports whether clients may have been told that what this state
+// has beyond the shared point is kept. What a replica has there it may have confirmed
+// to its master. What a master has there nobody confirmed if it never went on alone and
+// the promotion was a safe one: then every acknowledged event was on a replica that was
+// asked (law 1). What is not known counts as acknowledged (law 7).
 func (a Aside) MayBeAcknowledged() bool {
 	return a.Role != AsideMaster || a.Loss || a.Alone != nil && *a.Alone <= a.Head
 }
@@ -111,8 +111,8 @@ func (s *Slot) setAside(ctx context.Context) (name string, err error) {
 	name = fmt.Sprintf("%s%d-%d", setAsidePrefix, h.Position.Epoch(), h.Position.N())
 	path := fs.PathJoin(s.o.Dir, "quarantine", name)
 	if names, err := fs.List(path); err == nil && len(names) > 0 {
-		// Set aside before a crash, nothing was written since; perhaps the crash
-		// came before its name was durable.
+		// It was set aside before a crash, and nothing was written since; perhaps its
+		// name was not durable yet.
 		return name, disk.SyncDir(fs, fs.PathJoin(s.o.Dir, "quarantine"))
 	}
 	tmp := path + ".new"
@@ -121,9 +121,9 @@ func (s *Slot) setAside(ctx context.Context) (name string, err error) {
 	}
 	defer s.PinPacks()()
 	// Until the flush of the start has ended, the list of files may name a log that
-	// was never made: what is set aside would look as if its log had been lost.
+	// was never made: an index set aside now would look as if its log had been lost.
 	select {
-	case <-s.startFlushed:
+	case <-s.db.Settled:
 	case <-s.space.stall.begins(): // it waits for room
 		return "", s.noRoom()
 	case <-s.Failed():
@@ -131,8 +131,8 @@ func (s *Slot) setAside(ctx context.Context) (name string, err error) {
 	case <-ctx.Done():
 		return "", ctx.Err()
 	}
-	// What is in flight must be in the log that is copied. Pebble could see to that
-	// (WithFlushedWAL), but not be told to give up when the log waits for room.
+	// What is in flight must be in the log that is copied. Pebble has an option for that
+	// (WithFlushedWAL), which cannot be told to give up when the log waits for room.
 	if err := s.do(ctx, func(*txn) error { return nil }); err != nil {
 		return "", err
 	}
@@ -154,8 +154,8 @@ func (s *Slot) setAside(ctx context.Context) (name string, err error) {
 	return name, disk.SyncDir(fs, fs.PathJoin(s.o.Dir, "quarantine"))
 }
 
-// writeAsideNote writes down what the copy was. What cannot be read is left out,
-// and then counts for the worse.
+// writeAsideNote writes down what the copy was. What cannot be read is left out, and
+// the worst is then assumed (MayBeAcknowledged).
 func (s *Slot) writeAsideNote(dir string, h event.Head) error {
 	n := asideNote{Wall: s.o.Clock.Wall().Unix()}
 	since, alone, aloneErr := s.Alone()
@@ -194,7 +194,7 @@ func (s *Slot) asidePath(name string) (string, error) {
 	return path, nil
 }
 
-// asideHead reads a name; 0 when it is none.
+// asideHead returns the head that the name of a state tells; 0 when it is no such name.
 func asideHead(name string) slot.Position {
 	var e slot.Epoch
 	var n uint64
@@ -223,8 +223,8 @@ func (s *Slot) Asides() ([]Aside, error) {
 	return out, nil
 }
 
-// aside reads the notes of one state. A damaged note says nothing: the state then
-// counts as one that nobody has looked at.
+// aside reads the notes of one state. A damaged note counts for none: the state is then
+// one that nobody has looked at.
 func (s *Slot) aside(name string, head slot.Position) Aside {
 	a := Aside{Name: name, Head: head}
 	read := func(file string, into any) bool {
@@ -249,9 +249,9 @@ func (s *Slot) aside(name string, head slot.Position) Aside {
 	return a
 }
 
-// NoteLoss writes down that the epoch which left a state behind began with an
-// accepted loss: then its tail may have been acknowledged although it never went
-// on alone, by a replica that is lost too.
+// NoteLoss writes down that the epoch which left a state behind began with an accepted
+// loss: then a replica that is lost too may have confirmed the end of the state,
+// although its master never went on alone.
 func (s *Slot) NoteLoss(name string) error {
 	dir, err := s.asidePath(name)
 	if err != nil {

@@ -15,11 +15,11 @@ import (
 	"mailnode/storage/slot"
 )
 
-// AsideMessage is a message of a state that was set aside, which the history of
-// the present master never saw.
+// AsideMessage is a message that only a state which was set aside has: the history of
+// the present master never had it.
 type AsideMessage struct {
 	Address   slot.Address
-	Mailbox   string // as it was called
+	Mailbox   string // as it was called then
 	UID       storage.UID
 	Date      time.Time // internal date
 	Size      int64
@@ -28,7 +28,7 @@ type AsideMessage struct {
 	Body      bool // it lies in this copy's packs
 }
 
-// AsideContent says what a state that was set aside has alone.
+// AsideContent is what only a state that was set aside has.
 type AsideContent struct {
 	Shared     slot.Position // the last event that both histories have
 	Messages   int
@@ -43,16 +43,16 @@ type AsideContent struct {
 	Unread     []string // what could not be read: there may be more (law 6)
 }
 
-// Nothing says that all was read and nothing was found.
+// Nothing reports whether everything was read and nothing was found.
 func (c AsideContent) Nothing() bool {
 	return c.Messages == 0 && c.NewUsers == 0 && c.NewFolders == 0 && c.ChangedAll == 0 && len(c.Unread) == 0
 }
 
-// ReadAside calls fn for every message that a state which was set aside has
-// beyond the history that this copy has now (LAWS §6.11), by
-// account, mailbox and UID. The state is opened for reading alone, its files are
-// proved first, and what cannot be read is named in the result and passed over.
-// One is read at a time. ErrUnavailable while the copy itself is being filled.
+// ReadAside calls fn for every message that a state which was set aside has beyond the
+// history that this copy has now (LAWS §6.11), by account, mailbox and UID. The files of
+// the state are proved, then it is opened for reading only; what cannot be read is named
+// in the result and passed over. One state is read at a time. It returns ErrUnavailable
+// while the copy itself is being filled.
 func (s *Slot) ReadAside(ctx context.Context, name string, fn func(AsideMessage) error) (AsideContent, error) {
 	dir, err := s.asidePath(name)
 	if err != nil {
@@ -64,15 +64,15 @@ func (s *Slot) ReadAside(ctx context.Context, name string, fn func(AsideMessage)
 	ctx, stop := s.whileOpen(ctx)
 	defer stop()
 	select {
-	case s.readingAside <- struct{}{}:
-		defer func() { <-s.readingAside }()
+	case s.single.readAside <- struct{}{}:
+		defer func() { <-s.single.readAside }()
 	case <-ctx.Done():
 		return AsideContent{}, storage.Errorf(storage.ErrUnavailable, "read %q of slot %s: %w", name, s.o.Slot, context.Cause(ctx))
 	}
 	x := openSalvage(s, dir)
 	defer x.Close()
 	r := asideReader{ctx: ctx, s: s, x: x, fn: fn, packs: map[uint32]bool{}}
-	if x.DB != nil {
+	if x.Opened() {
 		if err := s.read(func(v *view) error {
 			r.now = v
 			return r.run()
@@ -102,7 +102,7 @@ type asideReader struct {
 	fn  func(AsideMessage) error
 
 	fork  fork
-	packs map[uint32]bool // that are here
+	packs map[uint32]bool // those that are here
 
 	account     *event.AccountRecord // whose mailboxes are read; never nil after the first
 	known       bool                 // the present state has that account
@@ -115,8 +115,9 @@ type fork struct {
 	shared slot.Position
 	// unclean is the count from which on unclean epochs began after shared.
 	unclean slot.UncleanCount
-	// inside says that the lineages do not show it: the present history lost events
-	// in the middle of an epoch. Then all counts that it neither has nor had.
+	// inside: the lineages do not show the fork, because the present history lost
+	// events in the middle of an epoch. Then every message counts that it neither has
+	// nor had.
 	inside bool
 }
 
@@ -149,15 +150,16 @@ func (r *asideReader) run() error {
 	})
 }
 
-// load reads a record of the old state; one that cannot be read is named, and empty.
+// load reads a record of the old state. One that cannot be read is named, and left
+// empty.
 func (r *asideReader) load(key []byte, into proto.Message) {
-	v, found, err := pebbleGet(r.x.DB, key)
+	v, found, err := r.x.Get(key)
 	if err == nil && found {
 		err = unmarshal(v, into)
 	}
 	if err != nil {
 		proto.Reset(into)
-		r.x.lose(keySpan(key), "a record cannot be read: %v", firstLine{err})
+		r.x.lose(keySpan(key), "a record cannot be read: %v", err)
 	}
 }
 
@@ -188,8 +190,9 @@ func (r *asideReader) findFork() error {
 
 const changedNamedMax = 20
 
-// changedAccounts looks in the old journal for accounts that were changed beyond
-// the shared point. One that was trimmed since tells less: mail does not need it.
+// changedAccounts looks in the old journal for accounts that were changed beyond the
+// shared point. It misses those in events that were trimmed since; mail is found without
+// the journal.
 func (r *asideReader) changedAccounts() error {
 	seen := map[uint64]bool{}
 	return r.x.each(journalSpan(r.fork.shared), func(key, value []byte) error {
@@ -225,7 +228,7 @@ func (r *asideReader) changedAccount(id uint64) error {
 		return err
 	}
 	same := old.PasswordHash == now.PasswordHash && old.QuotaBytes == now.QuotaBytes && old.Disabled == now.Disabled && old.Deleted == now.Deleted
-	if !found || same || old.Address == "" { // a new one is counted with its folders
+	if !found || same || old.Address == "" { // a new account is counted with its folders
 		return nil
 	}
 	if r.out.ChangedAll++; r.out.ChangedAll <= changedNamedMax {
@@ -234,12 +237,12 @@ func (r *asideReader) changedAccount(id uint64) error {
 	return nil
 }
 
-// changedAfter says whether a MODSEQ of the old state is beyond the shared point.
+// changedAfter reports whether a MODSEQ of the old state is beyond the shared point.
 func (r *asideReader) changedAfter(modseq uint64) bool {
 	return r.fork.inside || modseq > uint64(r.fork.shared)+r.account.ModseqBase
 }
 
-// partsInside says whether the present history leaves the old one inside an epoch:
+// partsInside reports whether the present history leaves the old one inside an epoch:
 // by the jump of a master that stopped uncleanly, not by a new epoch.
 func partsInside(old, present slot.Lineage) bool {
 	i := 0
@@ -261,7 +264,7 @@ func (r *asideReader) mailbox(old *event.MailboxRecord) error {
 		}
 	}
 	if old.Deleted || r.account.Deleted {
-		return nil // removed there too: nothing that anybody had
+		return nil // it was removed there too: nobody had it any more
 	}
 	now := &event.MailboxRecord{}
 	there, err := event.Load(r.now, event.MailboxKey(old.Ref()), now)
@@ -316,7 +319,7 @@ func (r *asideReader) mailbox(old *event.MailboxRecord) error {
 	return nil
 }
 
-// had says whether the present history has a message, or had it and deleted it.
+// had reports whether the present history has a message, or had it and deleted it.
 func (r *asideReader) had(now *event.MailboxRecord, m *event.MessageRecord) (bool, error) {
 	have := &event.MessageRecord{}
 	found, err := event.Load(r.now, event.MessageKey(m.Ref(), storage.UID(m.Uid)), have)
@@ -328,7 +331,7 @@ func (r *asideReader) had(now *event.MailboxRecord, m *event.MessageRecord) (boo
 	if err != nil || found && bytes.Equal(gone.Message.GetGuid(), m.Guid) {
 		return found, err
 	}
-	// Its tombstone may be freed: then the floor has passed it.
+	// The tombstone may have been freed: then the floor is above it.
 	return r.fork.inside && now.ExpungeFloorModseq > m.Modseq, nil
 }
 
@@ -341,12 +344,12 @@ func (r *asideReader) message(box *event.MailboxRecord, m *event.MessageRecord) 
 	if r.account.Address == "" {
 		out.Address = slot.Address(fmt.Sprintf("account %016x", m.Account))
 	}
-	if v, found, err := pebbleGet(r.x.DB, event.SummaryKey(m.Ref(), out.UID)); err == nil && found {
+	if v, found, err := r.x.Get(event.SummaryKey(m.Ref(), out.UID)); err == nil && found {
 		out.MessageID = messageID(v)
 	} else if err != nil {
-		r.x.lose(keySpan(event.SummaryKey(m.Ref(), out.UID)), "an envelope cannot be read: %v", firstLine{err})
+		r.x.lose(keySpan(event.SummaryKey(m.Ref(), out.UID)), "an envelope cannot be read: %v", err)
 	}
-	if v, found, err := pebbleGet(r.x.DB, event.BodyKey(m.Body())); err == nil && found {
+	if v, found, err := r.x.Get(event.BodyKey(m.Body())); err == nil && found {
 		loc, err := decodeLocation(v)
 		out.Body = err == nil && r.packs[loc.Pack]
 	}
@@ -365,7 +368,7 @@ func (r *asideReader) message(box *event.MailboxRecord, m *event.MessageRecord) 
 	return r.fn(out)
 }
 
-// messageIDBytesMax bounds what is shown of a field that anybody may have written.
+// messageIDBytesMax bounds what is shown of a field that a stranger may have written.
 const messageIDBytesMax = 250
 
 // messageID reads the Message-ID from a stored summary, "" when there is none.

@@ -54,8 +54,8 @@ func setAsideWithMail(t *testing.T, o Options, n int) (s *Slot, name string) {
 	return s, name
 }
 
-// A person who has looked is remembered over a restart, by a damaged note as
-// nobody; what was set aside stays whatever was said about it.
+// That a person has looked is remembered over a restart; a damaged note counts as nobody.
+// What was set aside stays in any case.
 func TestLaw07DismissedStateStays(t *testing.T) {
 	o := options(t, newFS(t))
 	s, name := setAsideWithMail(t, o, 3)
@@ -104,8 +104,8 @@ func TestLaw07DismissedStateStays(t *testing.T) {
 	}
 }
 
-// Whatever file of a state that was set aside is damaged: what is listed is what
-// was there, and what cannot be read is said.
+// Any file of a state that was set aside is damaged: what is listed was there, and what
+// cannot be read is named.
 func TestLaw06Law07DamagedStateIsListedAsFarAsItGoes(t *testing.T) {
 	o := options(t, newFS(t))
 	s, name := setAsideWithMail(t, o, 40)
@@ -142,7 +142,7 @@ func TestLaw06Law07DamagedStateIsListedAsFarAsItGoes(t *testing.T) {
 	}
 }
 
-// stateRecords are all records of a state, those of the slot itself apart.
+// stateRecords are all records of a state; those of the slot itself are kept apart.
 type stateRecords struct{ rest, own []event.Record }
 
 func wholeState(t *testing.T, s *Slot) (out stateRecords) {

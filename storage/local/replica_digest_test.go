@@ -12,9 +12,9 @@ import (
 	"mailnode/storage/slot"
 )
 
-// A replica that takes the journal of random operations in random pieces, with
-// pieces that come again and power that fails in between, has the master's
-// digest at every position; the checker proves both at the end.
+// A replica takes the journal of random operations in random pieces, some of them twice,
+// and power fails in between: it has the master's digest at every position; the checker
+// proves both at the end.
 func TestLaw08DigestsAreEqualAtEqualPositions(t *testing.T) {
 	ctx := context.Background()
 	sd := seed(t)

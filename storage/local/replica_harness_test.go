@@ -53,7 +53,7 @@ func newReplicaHarness(t *testing.T, rng *rand.Rand) *harness {
 	return h
 }
 
-// behind gives the events that the copy has not.
+// behind returns the events that the copy does not have.
 func (r *replicaHarness) behind() ([]*event.Event, error) {
 	h := r.h
 	head, err := h.s.Head()
@@ -164,8 +164,8 @@ func (r *replicaHarness) fetchInto(s *Slot) error {
 	return s.FinishImport(ctx, ofSlot)
 }
 
-// proveBuilding proves that a copy whose state transfer was cut off says so,
-// serves nobody, and can be filled from the start.
+// proveBuilding proves that a copy whose state transfer was cut off reports it, serves
+// nobody, and can be filled from the start.
 func (r *replicaHarness) proveBuilding(p crashPoint, s *Slot) {
 	t := r.h.t
 	if !p.building {
@@ -176,7 +176,7 @@ func (r *replicaHarness) proveBuilding(p crashPoint, s *Slot) {
 		t.Errorf("half a copy serves: %v", err)
 	}
 	if err := s.ReadState(func(event.Record) error { return nil }); !errors.Is(err, storage.ErrUnavailable) {
-		t.Errorf("half a copy gives its state to others: %v", err)
+		t.Errorf("half a copy hands its state to others: %v", err)
 	}
 	if err := r.fetchInto(s); err != nil {
 		t.Error(err)

@@ -6,7 +6,7 @@ import (
 	"mailnode/storage/event"
 )
 
-// keysOf gives what follows the prefix of its records' keys.
+// keysOf returns the keys of the records under a prefix, without the prefix.
 func keysOf(t *testing.T, s *Slot, prefix byte) map[string]bool {
 	t.Helper()
 	out := map[string]bool{}
@@ -21,8 +21,8 @@ func keysOf(t *testing.T, s *Slot, prefix byte) map[string]bool {
 	return out
 }
 
-// A copy that has taken the master's state forgets where bodies lie that nothing
-// in it names: else their bytes would stay in the packs for ever.
+// A copy that has taken the master's state forgets the places of bodies that nothing in
+// the state names: else their bytes would stay in the packs for ever.
 func TestImportForgetsBodiesThatNothingNames(t *testing.T) {
 	s := openSlot(t, options(t, newFS(t)))
 	own := serve(t, s, 1, 0)

@@ -8,9 +8,9 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
 )
 
-// Whoever fetches the state gives up while the emptied state is being made
-// durable, as when its master is lost: the copy has nothing any more and says so.
-// One that did not could be promoted, and serve a slot without mail.
+// A replica gives up fetching the state while the emptied state is being made durable, as
+// when its master is lost: the copy has nothing any more, and reports that it is building.
+// If it did not, it could be promoted and serve a slot without mail.
 func TestLaw01CancelledImportLeavesTheCopyBuilding(t *testing.T) {
 	fs := newPowerFS(newFS(t))
 	s := openSlot(t, options(t, fs))

@@ -26,13 +26,13 @@ func (s *Slot) ReadState(fn func(r event.Record) error) error {
 	})
 }
 
-// ProveState reads what ReadState gives, and proves the digests of all mailboxes:
-// whoever takes this state drops what it has, which may be all that is right.
+// ProveState reads what ReadState reads, and proves the digests of all mailboxes. The
+// copy that takes this state drops its own, which may be the only one that is right.
 func (s *Slot) ProveState(ctx context.Context) error {
 	if err := s.ReadState(func(event.Record) error { return ctx.Err() }); err != nil {
 		return err
 	}
-	return s.read(VerifyDigests)
+	return s.read(proveDigests)
 }
 
 // BeginImport makes the copy a building one and empties its state. It stays
@@ -40,7 +40,7 @@ func (s *Slot) ProveState(ctx context.Context) error {
 // state needs are not fetched again.
 func (s *Slot) BeginImport(ctx context.Context) error {
 	if _, err := s.space.hold(disk.Follow, 0); err != nil {
-		return err // what is here is better than what cannot be filled
+		return err // the state that is here is better than one that cannot be filled
 	}
 	if err := forgetWitness(s.o.FS, s.o.Dir); err != nil {
 		return storage.Errorf(storage.ErrUnavailable, "import into %s: %w", s.o.Slot, err)
@@ -64,7 +64,7 @@ func (s *Slot) BeginImport(ctx context.Context) error {
 		if err := t.b.Delete(localKey(keyJournalStart), nil); err != nil {
 			return err
 		}
-		if err := t.b.Delete(localKey(keyAlone), nil); err != nil { // it was about the state that goes
+		if err := t.b.Delete(localKey(keyAlone), nil); err != nil { // it belongs to the state that goes
 			return err
 		}
 		// From here on, whether or not the caller still waits for the commit: an
@@ -103,9 +103,9 @@ func (s *Slot) ImportRecords(ctx context.Context, recs []event.Record) error {
 }
 
 // NeededBodies calls fn for bodies that the state names and that would not be
-// here after a restart: those that lack, and those that are only staged. Both
-// must go through KeepBodies, else the state would outlive its bodies. live is
-// false for the body of an expunged message, which may be gone everywhere.
+// here after a restart: those that are not here, and those that are only staged. Both
+// must go through KeepBodies, else the state would outlive its bodies. live is false
+// for the body of an expunged message, which may be gone everywhere.
 func (s *Slot) NeededBodies(fn func(ref slot.BodyRef, live bool) error) error {
 	return s.read(func(v *view) error {
 		return eachNaming(v, func(prefix byte, m *event.MessageRecord, _ int, err error) error {
@@ -126,12 +126,12 @@ func (s *Slot) NeededBodies(fn func(ref slot.BodyRef, live bool) error) error {
 	})
 }
 
-// KeepBodies makes staged bodies durable without an event that names them.
+// KeepBodies makes staged bodies durable without an event that names them. It returns
 // ErrUnavailable when one is neither staged any more nor kept: ask for it again.
 func (s *Slot) KeepBodies(ctx context.Context, refs []slot.BodyRef) error {
 	return s.do(ctx, func(t *txn) error {
 		places := make([]blob.Location, len(refs))
-		for i, ref := range refs { // before anything is written: a group is not to be undone
+		for i, ref := range refs { // before anything is written: an error after a write would undo the group
 			var staged bool
 			if places[i], staged = t.stagedAt(ref); staged {
 				continue
@@ -157,10 +157,10 @@ func (s *Slot) KeepBodies(ctx context.Context, refs []slot.BodyRef) error {
 }
 
 // FinishImport ends the transfer: slotRecords are the records that begin with
-// event.PrefixSlot, which say where the state stands. The digests of all
+// event.PrefixSlot, and have the head and the lineage of the state. The digests of all
 // mailboxes must fit what arrived (law 8); else the copy stays building.
 func (s *Slot) FinishImport(ctx context.Context, slotRecords []event.Record) error {
-	if err := s.read(VerifyDigests); err != nil {
+	if err := s.read(proveDigests); err != nil {
 		return err
 	}
 	if err := s.settleBodies(ctx); err != nil {
@@ -187,14 +187,13 @@ func (s *Slot) FinishImport(ctx context.Context, slotRecords []event.Record) err
 	if err == nil {
 		s.o.Resources.listings.drop(s)
 		s.building.Store(false)
-		s.indexTold.Store(false)
-		s.recordTold.Store(false)
+		s.told.forget()
 	}
 	return err
 }
 
-// VerifyDigests recomputes every mailbox's digest from its messages.
-func VerifyDigests(v *view) error {
+// proveDigests recomputes every mailbox's digest from its messages.
+func proveDigests(v *view) error {
 	return each(v, event.SpanOf([]byte{event.PrefixStats}), func(key, value []byte) error {
 		st := &event.MailboxStats{}
 		if err := unmarshal(value, st); err != nil {
@@ -289,7 +288,7 @@ func eachDigest(v *view, fn func(r storage.Ref, d event.Digest) error) error {
 	})
 }
 
-// Digests gives the digests at one durable position, so that two copies can be
+// Digests returns the digests at one durable position, so that two copies can be
 // compared mailbox by mailbox (law 8): start's first, of everything but
 // mailboxes, then each live mailbox's in the order of its key.
 func (s *Slot) Digests(start func(at slot.Position, rest event.Digest) error, box func(r storage.Ref, d event.Digest) error) error {
@@ -312,8 +311,8 @@ func (s *Slot) Digests(start func(at slot.Position, rest event.Digest) error, bo
 	})
 }
 
-// MailboxName names a mailbox for operators, also one that is deleted; what is not
-// known is "".
+// MailboxName returns the names of a mailbox and its account for operators, also of a
+// deleted one; what is not known is "".
 func (s *Slot) MailboxName(r storage.Ref) (account slot.Address, mailbox string) {
 	s.read(func(v *view) error {
 		a, b := &event.AccountRecord{}, &event.MailboxRecord{}

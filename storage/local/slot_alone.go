@@ -7,21 +7,21 @@ import (
 	"mailnode/storage/slot"
 )
 
-// What a copy must remember of its master's and its own promises, beside its
-// state and in the same index: no replica has it, and no event brings it.
+// What a copy must remember of its master's promises and its own. It lies beside the state
+// in the same index; no replica has it, and it is in no event.
 const (
 	keyAlone    = "alone"    // position: what comes after was acknowledged with nobody's confirmation
 	keyPromised = "promised" // epoch: nothing is acknowledged to a lower one any more
 )
 
-// Alone gives the position after which this copy, as a master, has acknowledged
-// changes that no replica confirmed; false: there are none (law 1).
+// Alone returns the position after which this copy, as a master, has acknowledged changes
+// that no replica confirmed, and whether there are any (law 1).
 func (s *Slot) Alone() (since slot.Position, alone bool, err error) {
 	n, alone, err := s.remembered(keyAlone)
 	return slot.Position(n), alone, err
 }
 
-// MarkAlone makes that durable, before the first such acknowledgement.
+// MarkAlone makes the mark of that durable, before the first such acknowledgement.
 func (s *Slot) MarkAlone(ctx context.Context, since slot.Position) error {
 	return s.do(ctx, func(t *txn) error { return t.b.Set(localKey(keyAlone), be.AppendUint64(nil, uint64(since)), nil) })
 }
@@ -31,14 +31,14 @@ func (s *Slot) ClearAlone(ctx context.Context) error {
 	return s.do(ctx, func(t *txn) error { return t.b.Delete(localKey(keyAlone), nil) })
 }
 
-// Promised gives the highest epoch under which this copy was asked what it holds:
+// Promised returns the highest epoch under which this copy was asked what it holds:
 // as a replica it follows none that is lower.
 func (s *Slot) Promised() (slot.Epoch, error) {
 	n, _, err := s.remembered(keyPromised)
 	return slot.Epoch(n), err
 }
 
-// Promise makes a promise durable. A lower one than that before changes nothing.
+// Promise makes a promise durable. One that is lower than an earlier one changes nothing.
 func (s *Slot) Promise(ctx context.Context, e slot.Epoch) error {
 	return s.do(ctx, func(t *txn) error {
 		n, _, err := numberAt(t, keyPromised)

@@ -2,16 +2,13 @@ package local
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 	"slices"
 
 	"github.com/cockroachdb/errors/oserror"
-	"github.com/cockroachdb/pebble/v2"
 
 	"mailnode/storage"
 	"mailnode/storage/disk"
-	"mailnode/storage/index"
 	"mailnode/storage/slot"
 )
 
@@ -19,9 +16,9 @@ import (
 // It only ever goes up.
 const formatVersion = 1
 
-// identity is what a SLOT file says: one line of JSON, one line with its CRC-32C.
-// A wrong or foreign disk is refused by it. One lies in the slot's folder and one
-// beside the packs, which may be another disk.
+// identity is what a SLOT file tells: one line of JSON, one line with its CRC-32C. By it
+// the wrong disk, or another cluster's, is refused. One lies in the slot's folder and one
+// beside the packs, which may be on another disk.
 type identity struct {
 	Format  int     `json:"format"`
 	Cluster string  `json:"cluster"`
@@ -44,7 +41,7 @@ func (s *Slot) openFolder() (string, error) {
 	if err != nil {
 		return "", err
 	}
-	s.owner.identity = id
+	s.found.owner.identity = id
 	packsID, packsFound, err := s.readIdentity(packs)
 	if err != nil {
 		return "", err
@@ -61,17 +58,17 @@ func (s *Slot) openFolder() (string, error) {
 				return "", err
 			}
 		}
-		// That they can be seen does not make them durable: the process that wrote
-		// them may have been killed before it synced the folders.
+		// Files that can be seen need not be durable: the process that wrote them may
+		// have been killed before it synced the folders.
 		for _, dir := range []string{s.o.PacksDir, s.o.Dir} {
 			if err := s.syncFolders(dir); err != nil {
 				return "", err
 			}
 		}
 		return text, nil
-	case found && len(s.folders()) > 1:
+	case found && len(s.o.folders()) > 1:
 		return "", storage.Errorf(storage.ErrCorrupt, "%q is missing: is the data volume mounted? If it is lost, move %q away as well: the copy is then filled from a replica", packs, s.o.Dir)
-	case found: // lost from beside its twin on one disk; noBodies knows an emptied folder
+	case found: // it was lost beside its twin on one disk; noBodies finds out an emptied folder
 		if err := fs.MkdirAll(s.o.PacksDir, 0o700); err != nil {
 			return "", err
 		}
@@ -93,12 +90,12 @@ func (s *Slot) openFolder() (string, error) {
 		}
 	}
 	born := fmt.Sprintf("%016x", randomID())
-	if packsFound { // a making that was cut off
+	if packsFound { // the making of the copy was cut off
 		born = packsID.Copy
 	} else if err := s.writeIdentity(packs, born); err != nil {
 		return "", err
 	}
-	s.owner.identity = identity{Format: formatVersion, Copy: born}
+	s.found.owner.identity = identity{Format: formatVersion, Copy: born}
 	return text + ", made now", s.writeIdentity(own, born)
 }
 
@@ -108,7 +105,7 @@ func (s *Slot) readIdentity(path string) (id identity, found bool, err error) {
 		return id, false, err
 	}
 	if err == disk.ErrSeal || err == nil && json.Unmarshal([]byte(line), &id) != nil {
-		if id, damaged := s.owner.byIndex, slices.Contains(s.owner.damaged, path); damaged && id != nil {
+		if id, damaged := s.found.owner.byIndex, slices.Contains(s.found.owner.damaged, path); damaged && id != nil {
 			return *id, true, nil
 		}
 		return id, false, storage.Errorf(storage.ErrCorrupt, "%q is damaged", path)
@@ -119,7 +116,7 @@ func (s *Slot) readIdentity(path string) (id identity, found bool, err error) {
 	return id, true, nil
 }
 
-// mine refuses what is of another cluster or slot, or of a newer release.
+// mine refuses the files of another cluster or slot, or of a newer release.
 func (s *Slot) mine(path string, id identity) error {
 	switch {
 	case id.Format > formatVersion:
@@ -143,8 +140,8 @@ func (s *Slot) writeIdentity(path, born string) error {
 	return s.syncFolders(s.o.FS.PathDir(s.o.FS.PathDir(path))) // its own folder is synced
 }
 
-// syncFolders makes a folder and those above it durable: a synced file in a
-// folder that a power loss forgets is lost (LAWS §4.5).
+// syncFolders makes a folder and those above it durable: a synced file is lost when its
+// folder is lost with the power (LAWS §4.5).
 func (s *Slot) syncFolders(dir string) error {
 	fs := s.o.FS
 	for d := dir; ; d = fs.PathDir(d) {
@@ -157,111 +154,12 @@ func (s *Slot) syncFolders(dir string) error {
 	}
 }
 
-// Keys of what a copy knows of itself.
+// Keys of what a copy notes of itself.
 const (
 	keyClean         = "clean"    // set by a clean Close
 	keyBuilding      = "building" // set while a state transfer runs
 	keyJournalStart  = "journal"  // position before the oldest event kept
 	keyJournalEvents = "events"   // how many events the journal has
 )
-
-// openIndex opens Pebble, with the settings that the laws need.
-func (s *Slot) openIndex() (string, error) {
-	dir := s.o.FS.PathJoin(s.o.Dir, "index")
-	fs := index.NewGuard(s.o.FS, dir, index.Owner{Fail: s.fail, Roomy: s.roomy, LeaveRoom: s.leaveRoom})
-	opts := index.Options(fs, pebbleLogger{s})
-	opts.Cache, opts.FileCache, opts.MemTableSize = s.o.Resources.cache, s.o.Resources.files, s.o.Resources.memTableBytes()
-	opts.EventListener = &pebble.EventListener{BackgroundError: s.backgroundError, DataCorruption: s.tableDamaged,
-		WriteStallBegin: s.writesStall, WriteStallEnd: s.writesGoOn}
-	opts.Experimental.CompactionScheduler = s.compactions
-	_, witnessed, err := s.witness()
-	if err != nil {
-		return "", err
-	}
-	opts.ErrorIfNotExists = witnessed // one that lost its marker is not a new one
-	if s.doubt, err = index.Prove(s.o.FS, dir, func(percent int) { s.step("proves its logs", percent) }); errors.Is(err, index.ErrDamaged) {
-		return "", storage.Errorf(storage.ErrCorrupt, "open index: %w", err)
-	} else if err != nil {
-		return "", fmt.Errorf("open index: %w", err)
-	}
-	s.step("replays its logs", -1)
-	var db *pebble.DB
-	if err := s.guarded(func() (err error) {
-		db, err = pebble.Open(dir, opts)
-		return err
-	}); err != nil {
-		kind := storage.ErrCorrupt
-		if diskFull(err) {
-			kind = storage.ErrDiskFull
-		}
-		return "", storage.Errorf(kind, "open index: %w", err)
-	}
-	s.db = db
-	fs.Opened()
-	return fmt.Sprintf("opened, format %s", db.FormatMajorVersion()), nil
-}
-
-// backgroundError is told of a flush or compaction that failed. Pebble tries
-// again for ever, and its writers wait for it; but a failed sync is final. A
-// full disk is waited for, and damage of one table, or a read that fails, is met by
-// whoever reads it (law 9).
-func (s *Slot) backgroundError(err error) {
-	if errors.Is(err, index.ErrRead) {
-		if s.readTold.CompareAndSwap(false, true) {
-			s.log.Warn("index: a table cannot be read; compaction tries again", "err", err)
-		}
-		return
-	}
-	if diskFull(err) {
-		return // a compaction that waited for room when the copy was closed
-	}
-	if pebble.IsCorruptionError(err) {
-		if !s.indexTold.Load() { // Pebble tries again hundreds of times a second
-			s.log.Warn("index", "err", err)
-		}
-		return
-	}
-	s.fail(fmt.Errorf("write index: %w", err))
-}
-
-// guarded runs what may end in Fatalf, which parks its goroutine, or in a panic
-// of Pebble: for its caller both are an error of the copy, never a hang and
-// never the end of the process (law 9).
-func (s *Slot) guarded(fn func() error) error {
-	if err := s.Failure(); err != nil {
-		return err
-	}
-	done := make(chan error, 1)
-	go func() {
-		defer func() {
-			if p := recover(); p != nil {
-				done <- fmt.Errorf("index: %v", p)
-			}
-		}()
-		done <- fn()
-	}()
-	select {
-	case err := <-done:
-		return err
-	case <-s.Failed():
-		return s.Failure()
-	}
-}
-
-// pebbleLogger turns what Pebble takes for fatal into the copy's failure. The
-// goroutine is parked: returning would let Pebble go on after a failed sync, and
-// ending the process would take the other slots down (law 9).
-type pebbleLogger struct{ s *Slot }
-
-func (pebbleLogger) Infof(string, ...any) {}
-
-func (l pebbleLogger) Errorf(format string, args ...any) {
-	l.s.log.Warn("index", "err", fmt.Sprintf(format, args...))
-}
-
-func (l pebbleLogger) Fatalf(format string, args ...any) {
-	l.s.fail(fmt.Errorf(format, args...))
-	select {}
-}
 
 func localKey(name string) []byte { return append([]byte{'l'}, name...) }

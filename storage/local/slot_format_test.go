@@ -34,9 +34,8 @@ func (c *crashes) MaybeError(op errorfs.Op) error {
 	return nil
 }
 
-// TestPowerLossWhileACopyIsMade: whatever of the two folders and their SLOT files
-// is there, the copy is made when it is opened again, and never refused; on one
-// volume and on two.
+// TestPowerLossWhileACopyIsMade: any of the two folders and their SLOT files may be there:
+// the copy is made when it is opened again, and never refused; on one volume and on two.
 func TestPowerLossWhileACopyIsMade(t *testing.T) {
 	t.Parallel()
 	seed := uint64(time.Now().UnixNano())

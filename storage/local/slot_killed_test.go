@@ -32,9 +32,9 @@ func (h *harness) kill(n int) {
 	})
 }
 
-// The process is killed at any point of an operation, a new one finds what was
-// never synced, builds on it, acknowledges; and then the power fails. A new
-// process must not take for durable what it merely can see.
+// The process is killed at any point of an operation; a new one finds what was never
+// synced, builds on it, acknowledges; and then the power fails. A process must not take
+// for durable what it merely can see.
 func TestLaw01KilledAndThenPowerLoss(t *testing.T) {
 	t.Parallel()
 	runSeeds(t, 1, func(t *testing.T, rng *rand.Rand, _ time.Time) int {

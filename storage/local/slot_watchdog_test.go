@@ -36,8 +36,8 @@ func (h *hang) MaybeError(op errorfs.Op) error {
 	return nil
 }
 
-// TestLaw09HungDiskFailsTheCopy: whatever write or sync does not return, the copy
-// says so and fails, callers get an answer, and Close returns.
+// TestLaw09HungDiskFailsTheCopy: any write or sync does not return: the copy reports it
+// and fails, callers get an answer, and Close returns.
 func TestLaw09HungDiskFailsTheCopy(t *testing.T) {
 	syncs := []errorfs.OpKind{errorfs.OpFileSync, errorfs.OpFileSyncData, errorfs.OpFileSyncTo}
 	for name, h := range map[string]*hang{
@@ -100,8 +100,8 @@ func TestLaw09HungDiskWhileOpening(t *testing.T) {
 	}
 }
 
-// TestLaw09HungReadFailsTheCopy: a read that does not return fails the copy as a
-// write does, and until then, and after, whoever asks for the head is answered.
+// TestLaw09HungReadFailsTheCopy: a read that does not return fails the copy as a write
+// does; the head is known before and after.
 func TestLaw09HungReadFailsTheCopy(t *testing.T) {
 	t.Parallel()
 	h := &hang{folder: "packs", kinds: []errorfs.OpKind{errorfs.OpFileRead, errorfs.OpFileReadAt}, release: make(chan struct{})}
@@ -148,9 +148,9 @@ func TestLaw09HungReadFailsTheCopy(t *testing.T) {
 	within(t, "close", func() { s.Close() })
 }
 
-// TestHeadInMemoryIsTheRecords: after every kind of group the head that is kept in
-// memory is the one that the records give, also after the copy was opened again.
-func TestHeadInMemoryIsTheRecords(t *testing.T) {
+// TestHeadInMemoryEqualsTheRecords: after every kind of group the head that is kept in
+// memory is that of the records, also after the copy was opened again.
+func TestHeadInMemoryEqualsTheRecords(t *testing.T) {
 	t.Parallel()
 	o := options(t, newFS(t))
 	s, err := Open(o)

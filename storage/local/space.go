@@ -8,15 +8,13 @@ import (
 	"sync"
 	"time"
 
-	"github.com/cockroachdb/pebble/v2"
-
 	"mailnode/storage"
 	"mailnode/storage/disk"
 )
 
 // space is a copy's room: that of the disk with its index, and that of the disk
-// with its packs, which is usually the same. Whatever grows asks here twice:
-// before it is queued (hold), and in the committer (allow), where it must not
+// with its packs, which is usually the same. A change that takes more of the disk asks
+// twice: before it is queued (hold), and in the committer (allow), where it must not
 // wait for the disk.
 type space struct {
 	index, packs *disk.Space
@@ -51,8 +49,7 @@ func (h held) cancel() {
 	h[1].Cancel()
 }
 
-// hold keeps room for bytes that are about to be written. ErrDiskFull: nothing
-// was written.
+// hold keeps room for bytes that are about to be written, or returns ErrDiskFull.
 func (sp *space) hold(l disk.Level, bytes int64) (h held, err error) {
 	if err := sp.stall.err(); err != nil {
 		return h, err
@@ -70,7 +67,7 @@ func (sp *space) hold(l disk.Level, bytes int64) (h held, err error) {
 	return h, nil
 }
 
-// allow is hold for nothing in particular, and waits for no disk.
+// allow returns ErrDiskFull when there is no room at a level. It waits for no disk.
 func (sp *space) allow(l disk.Level) error {
 	err := sp.packs.Allow(l)
 	if err == nil && sp.index != sp.packs {
@@ -82,14 +79,14 @@ func (sp *space) allow(l disk.Level) error {
 	return nil
 }
 
-// announcements are what clients have said that they will append, and have not yet:
-// it counts against their quota.
+// announcements are the bytes that clients have announced for APPEND, and have not sent
+// yet: they count against the quota.
 type announcements struct {
 	mu    sync.Mutex
-	bytes map[storage.AccountID]int64 // only those that have something
+	bytes map[storage.AccountID]int64 // only those that are not 0
 }
 
-// add counts bytes, and returns what an account has announced then.
+// add counts bytes, and returns what the account has announced with them.
 func (n *announcements) add(id storage.AccountID, bytes int64) int64 {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -125,8 +122,8 @@ func (m *Master) Announce(ctx context.Context, id storage.AccountID, bytes int64
 }
 
 // growing is acknowledged for a change that takes more of the disk: it is refused
-// before anything is written when the reserve would not be left. What a large one
-// takes is known when it is prepared (prepareAndEnter).
+// before anything is written when the reserve would not be left. How much a large
+// change takes is known when it is prepared (prepareAndEnter).
 func (m *Master) growing(ctx context.Context, fn func(t *txn) error, accounts ...storage.AccountID) error {
 	if _, err := m.s.space.hold(disk.Grow, 0); err != nil {
 		return err
@@ -139,9 +136,9 @@ func (m *Master) growing(ctx context.Context, fn func(t *txn) error, accounts ..
 	}, accounts...)
 }
 
-// roomForKeywords refuses keywords that a mailbox does not have yet when there is
-// no room for what grows: flags that it has can be set from the reserve. What the
-// mailbox has is looked up only then.
+// roomForKeywords refuses keywords that a mailbox does not have yet when the disk has no
+// room for growth: flags that it has can still be set, from the reserve. Which keywords
+// the mailbox has is looked up only then.
 func (m *Master) roomForKeywords(ctx context.Context, r storage.Ref, c storage.FlagChange) error {
 	if c.Op == storage.FlagsRemove || len(c.Flags.Keywords) == 0 {
 		return nil
@@ -171,25 +168,25 @@ func (m *Master) roomForKeywords(ctx context.Context, r storage.Ref, c storage.F
 	return nil
 }
 
-// stall says that a write of the index waits for room (Slot.roomy). Nothing
-// that was acknowledged is concerned, and reading goes on; but nothing more can
-// become durable until there is room.
+// stall is set while a write of the index waits for room (Slot.roomy). What was
+// acknowledged is safe, and reading goes on; but nothing more becomes durable until
+// there is room.
 type stall struct {
 	mu    sync.Mutex
 	n     int           // writes that wait
-	why   error         // what the first of them met
-	told  bool          // the log has this one
-	last  time.Duration // Clock.Mono when the log was told last
+	why   error         // the error of the first of them
+	told  bool          // this one is in the log
+	last  time.Duration // Clock.Mono when one was last logged
 	began chan struct{} // closed while n > 0; replaced when the last one has gone on
 }
 
 func (s *stall) init() { s.began = make(chan struct{}) }
 
-// stallToldEvery is how often the log has that writes wait: whoever fills a disk
-// may leave some room now and then.
+// stallToldEvery is how often it is logged that writes wait: on a disk that something
+// else fills there may be some room now and then.
 const stallToldEvery = time.Minute
 
-// begin notes a write that waits, and reports whether the log is to have it.
+// begin notes a write that waits, and reports whether that is to be logged.
 func (s *stall) begin(cause error, now time.Duration) (tell bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -204,7 +201,7 @@ func (s *stall) begin(cause error, now time.Duration) (tell bool) {
 	return s.told
 }
 
-// end notes that it has gone on, and reports whether the log is to have that none
+// end notes that a write has gone on, and reports whether it is to be logged that none
 // waits any more.
 func (s *stall) end() (tell bool) {
 	s.mu.Lock()
@@ -234,7 +231,7 @@ func (s *stall) err() error {
 }
 
 // NoRoom returns why the copy takes no changes at all until there is room on its
-// disk; nil: it takes some. It is read meanwhile, and goes on by itself. NoRoom
+// disk; nil: it takes some. Meanwhile it can be read, and it goes on by itself. NoRoom
 // itself never waits for the disk.
 func (s *Slot) NoRoom() error {
 	if s.Failure() != nil {
@@ -250,11 +247,11 @@ func (s *Slot) NoRoom() error {
 const roomAgainEvery = 100 * time.Millisecond
 
 // roomy runs a write of the index until there is room for it. Pebble takes any
-// error of its log and of its list of files for the end of the world, but a write
-// that was refused for want of room has done no harm: the bytes before it are where
-// they were, nothing was synced, and what is left of it can be written later. So
-// Pebble never sees that error. The ballast goes first; without one the write waits,
-// and everybody who would have to wait for it is refused (Slot.do).
+// error of its log and of its list of files for fatal, but a write that was refused for
+// want of room has done no harm: the bytes before it are where they were, nothing was
+// synced, and what is left of it can be written later. So Pebble never sees that error.
+// The ballast is given up first; without one the write waits, and every change that
+// would have to wait for it is refused (Slot.do).
 func (s *Slot) roomy(opened func() bool, write func() error) error {
 	err := write()
 	if !diskFull(err) {
@@ -267,15 +264,15 @@ func (s *Slot) roomy(opened func() bool, write func() error) error {
 		}
 	}
 	if !opened() {
-		return err // Open's, and whoever opens tries again
+		return err // Open returns it, and its caller tries again
 	}
 	s.stalls(err)
-	s.compactions.Pause()
+	s.db.Pause()
 	for diskFull(err) {
 		s.awaitRoom(err)
 		err = write()
 	}
-	s.compactions.Resume()
+	s.db.Resume()
 	s.goesOn()
 	return err
 }
@@ -294,8 +291,8 @@ func (s *Slot) goesOn() {
 }
 
 // awaitRoom waits until a write is worth another try. When the copy has failed, or
-// is closed, it never returns: a closed copy finds what it could not write missing,
-// as after an unclean stop.
+// is closed, it never returns: when the copy is opened again, what could not be written
+// is missing as after an unclean stop.
 func (s *Slot) awaitRoom(cause error) {
 	again := time.NewTimer(roomAgainEvery)
 	defer again.Stop()
@@ -309,7 +306,7 @@ func (s *Slot) awaitRoom(cause error) {
 	}
 }
 
-// leaveRoom waits until a compaction may write; the error says that the copy is
+// leaveRoom waits until a compaction may write; the error means that the copy is
 // being closed. It asks the disk only: writes that stand still may wait for just this
 // compaction.
 func (s *Slot) leaveRoom() error {
@@ -317,8 +314,8 @@ func (s *Slot) leaveRoom() error {
 	if err == nil {
 		return nil
 	}
-	s.compactions.Pause()
-	defer s.compactions.Resume()
+	s.db.Pause()
+	defer s.db.Resume()
 	s.standstill(err, func(p *putOff) { p.compactions++ })
 	defer s.standstill(nil, func(p *putOff) { p.compactions-- })
 	for err != nil {
@@ -335,8 +332,8 @@ func (s *Slot) leaveRoom() error {
 	return nil
 }
 
-// putOff notes the two that make a standstill, whichever of them comes first: Pebble
-// makes writers wait, for a compaction, and a compaction waits for room.
+// putOff notes the two waits that together are a standstill, whichever comes first:
+// Pebble makes writers wait for a compaction, and a compaction waits for room.
 type putOff struct {
 	mu          sync.Mutex // guards all below; the stall begins and ends under it
 	writers     string     // what Pebble makes them wait for; "": they do not
@@ -359,9 +356,9 @@ func (s *Slot) standstill(cause error, change func(p *putOff)) {
 	}
 }
 
-// writesStall is told that Pebble makes writers wait for a flush or a compaction.
-func (s *Slot) writesStall(info pebble.WriteStallBeginInfo) {
-	s.standstill(nil, func(p *putOff) { p.writers = info.Reason })
+// writesStall is called when Pebble makes writers wait for a flush or a compaction.
+func (s *Slot) writesStall(reason string) {
+	s.standstill(nil, func(p *putOff) { p.writers = reason })
 }
 
 func (s *Slot) writesGoOn() { s.standstill(nil, func(p *putOff) { p.writers = "" }) }

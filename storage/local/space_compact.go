@@ -15,17 +15,17 @@ import (
 	"mailnode/storage/slot"
 )
 
-// Compaction gives back the room of bodies that nothing needs any more: what
-// still is needed of a pack is copied into a new one, encoded where that saves
-// something, and the old pack is removed.
+// Compaction frees the room of bodies that nothing needs any more: what is still needed
+// of a pack is copied into a new one, encoded where that saves something, and the old
+// pack is removed.
 //
 // A body in a pack is needed if, and only if, the 'b' record of its ref points
 // to just that place. So a pack may go when (1) nobody writes it any more,
-// (2) no body of it is staged and (3) after a barrier in the committer's queue,
-// which whatever was staged before has passed, no 'b' record of the durable view
-// points into it: from then on none ever will. Crashes need no thought of their
-// own: the copies are durable before the 'b' records move, and these before the
-// old pack goes; whatever is left over is a pack that nothing points into.
+// (2) no body of it is staged and (3) no 'b' record of the durable view points into it,
+// after a barrier in the committer's queue behind all that was staged before: from then
+// on none ever will. A crash at any point does no harm: the copies are durable before
+// the 'b' records move, and these before the old pack goes; what a crash leaves over is
+// a pack that nothing points into.
 
 // CompactOptions say what is to be compacted, and how fast.
 type CompactOptions struct {
@@ -36,10 +36,10 @@ type CompactOptions struct {
 	// they were seen CompressAfter ago on the slot clock.
 	Compress      bool
 	CompressAfter time.Duration
-	// Spend, when not nil, is called before so many bytes are read or written; it
-	// waits as long as it must (law 12).
+	// Spend, when not nil, is called before so many bytes are read or written, and waits
+	// for the rate (law 12).
 	Spend func(ctx context.Context, bytes int64) error
-	// Progress, when not nil, is told how far the copying is.
+	// Progress, when not nil, is called with how far the copying is.
 	Progress func(CompactProgress)
 }
 
@@ -53,12 +53,12 @@ func (o CompactOptions) withDefaults() CompactOptions {
 // CompactProgress counts bytes to be copied.
 type CompactProgress struct{ BytesDone, BytesAll int64 }
 
-// CompactResult says what a compaction did, also when it ended early.
+// CompactResult is what a compaction did, also when it ended early.
 type CompactResult struct {
 	Examined     int   // packs that nobody writes any more
 	Removed      int   // packs
 	RemovedBytes int64 // in them
-	Kept         int   // packs that would have gone, but are pinned or hold what is damaged
+	Kept         int   // packs that would have been removed, but are pinned or hold a damaged body
 	Moved        int   // bodies
 	WrittenBytes int64 // for these, as stored
 	Damaged      int   // bodies that could not be copied; each was reported
@@ -68,8 +68,8 @@ const (
 	deadShareDefault = 0.5
 	// compactBatch bounds how many bodies' places are held in memory.
 	compactBatch = 1 << 15
-	// A pack under 1/16 of the full size is small: restarts leave them. So many of
-	// them are copied together.
+	// A pack under 1/16 of the full size is small: restarts leave such packs. This many
+	// are copied together.
 	smallPackPart   = 16
 	smallPacksMin   = 8
 	keyCompaction   = "compaction" // slot clock at the start of the last one
@@ -77,10 +77,10 @@ const (
 	ctxCheckRecords = 1024
 )
 
-// CompactPacks compacts this copy's packs. It can be cut off at any time; the
-// next one goes on where it was. ErrUnavailable while the copy is building, while
-// another compaction runs, and for errors of the disk; ErrDiskFull when there is
-// no room for the copies. Neither concerns mail.
+// CompactPacks compacts this copy's packs. It can be cut off at any time; the next one
+// goes on from there. It returns ErrUnavailable while the copy is building, while another
+// compaction runs, and for errors of the disk; ErrDiskFull when there is no room for the
+// copies. Mail is not concerned.
 func (s *Slot) CompactPacks(ctx context.Context, o CompactOptions) (CompactResult, error) {
 	if !s.pins.compacting.TryLock() {
 		return CompactResult{}, storage.Errorf(storage.ErrUnavailable, "compact packs of %s: a compaction is under way", s.o.Slot)
@@ -96,7 +96,7 @@ func (s *Slot) CompactPacks(ctx context.Context, o CompactOptions) (CompactResul
 	return c.result, err
 }
 
-// stopCompaction waits until none runs and lets none begin.
+// stopCompaction waits until no compaction runs, and lets none begin.
 func (s *Slot) stopCompaction() { s.pins.compacting.Lock() }
 
 type compaction struct {
@@ -107,7 +107,7 @@ type compaction struct {
 	done   int64
 }
 
-// livePack sums up what of a pack is needed.
+// livePack is what is needed of a pack.
 type livePack struct {
 	blob.Pack
 	records int
@@ -144,9 +144,9 @@ func (c *compaction) run(ctx context.Context) error {
 	return nil
 }
 
-// allowed says whether bodies can be told from dead ones now: not while a state
-// transfer fills the index, and not when the index has lost all it knew, since
-// reindexing will need what the packs hold.
+// allowed reports whether bodies can be told from dead ones now: not while a state
+// transfer fills the index, and not when the index has lost everything, since a rebuild
+// will need what the packs hold.
 func (c *compaction) allowed(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
 		return err
@@ -162,8 +162,8 @@ func (c *compaction) allowed(ctx context.Context) error {
 	})
 }
 
-// settledPacks gives the closed packs without a staged body, with what the 'b'
-// records say of them, and makes sure that these records are all there will be.
+// settledPacks returns the closed packs without a staged body, with what 'b' records
+// point to in them, and makes sure that no other record ever will.
 func (c *compaction) settledPacks(ctx context.Context) ([]*livePack, error) {
 	s := c.s
 	if err := c.allowed(ctx); err != nil {
@@ -210,7 +210,7 @@ func (c *compaction) eachBody(ctx context.Context, fn func(slot.BodyRef, blob.Lo
 			}
 			loc, err := decodeLocation(value)
 			if err != nil || len(key) != 1+len(slot.GUID{})+8 {
-				// What cannot be read may point anywhere: nothing may go.
+				// A record that cannot be read may point anywhere: no pack may go.
 				return storage.Errorf(storage.ErrCorrupt, "compact packs: the place of body %x cannot be read: %v", key[1:], err)
 			}
 			ref := slot.BodyRef{ID: slot.BodyID(be.Uint64(key[1+len(slot.GUID{}):]))}
@@ -221,7 +221,7 @@ func (c *compaction) eachBody(ctx context.Context, fn func(slot.BodyRef, blob.Lo
 	})
 }
 
-// CompactionDue says whether CompactPacks would remove or copy anything now.
+// CompactionDue reports whether CompactPacks would remove or copy anything now.
 func (s *Slot) CompactionDue(ctx context.Context, o CompactOptions) (bool, error) {
 	if !s.pins.compacting.TryLock() {
 		return false, nil // one is under way
@@ -236,8 +236,8 @@ func (s *Slot) CompactionDue(ctx context.Context, o CompactOptions) (bool, error
 	return len(dead)+len(picked) > 0, err
 }
 
-// pick removes the packs that are all dead and chooses those to copy, the
-// deadest first: on a full disk they give most room for the least.
+// pick removes the packs that are all dead and chooses those to copy, those with the
+// largest dead share first: on a full disk they free the most room for the least.
 func (c *compaction) pick(ctx context.Context, packs []*livePack) ([]*livePack, error) {
 	dead, picked, err := c.choose(ctx, packs)
 	if err != nil {
@@ -295,8 +295,8 @@ func (p *livePack) deadShare() float64 {
 	return 1 - float64(p.bytes)/float64(p.Bytes)
 }
 
-// oldPacks says which packs zstd has not been tried on and may be now. A pack's
-// age runs from the first compaction that saw it closed.
+// oldPacks returns the packs that are old enough for zstd and were never compacted. A
+// pack's age runs from the first compaction that saw it closed.
 func (c *compaction) oldPacks(ctx context.Context, packs []*livePack) (map[uint32]bool, error) {
 	old := map[uint32]bool{}
 	if !c.o.Compress {
@@ -325,7 +325,7 @@ func (c *compaction) oldPacks(ctx context.Context, packs []*livePack) (map[uint3
 			continue
 		}
 		if rewritten, err := c.s.packs.Rewritten(p.Number); err != nil || rewritten {
-			continue // what is damaged in it is found by reading bodies, not here
+			continue // damage is found by reading the bodies, not here
 		}
 		if !known {
 			at, fresh = now, append(fresh, p.Number)
@@ -434,8 +434,8 @@ func (c *compaction) move(ctx context.Context, rw *blob.Rewriter, list []moving)
 	return nil
 }
 
-// relocate points the 'b' records of bodies to their new places. A body that was
-// freed, or that got another place, while it was copied stays as it is.
+// relocate points the 'b' records of bodies to their new places. It leaves alone a body
+// that was freed, or got another place, while it was copied.
 func (t *txn) relocate(list []moving) (moved int, err error) {
 	here := list[:0:0]
 	for _, m := range list {
@@ -479,7 +479,7 @@ func (c *compaction) spend(ctx context.Context, bytes int64) error {
 	return c.o.Spend(ctx, bytes)
 }
 
-// removeEmpty removes those packs that no 'b' record points into any more.
+// removeEmpty removes the packs that no 'b' record points into any more.
 func (c *compaction) removeEmpty(ctx context.Context, packs []*livePack) error {
 	left := map[uint32]int{}
 	if err := c.eachBody(ctx, func(_ slot.BodyRef, loc blob.Location) { left[loc.Pack]++ }); err != nil {

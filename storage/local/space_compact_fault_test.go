@@ -49,7 +49,7 @@ func TestCompactionFailureIsItsOwn(t *testing.T) {
 					t.Fatalf("failure %d: %v", n, err)
 				}
 				if f.err == syscall.ENOSPC && hit && !errors.Is(err, storage.ErrDiskFull) {
-					t.Fatalf("failure %d: a full disk gives %v", n, err)
+					t.Fatalf("failure %d: a full disk returns %v", n, err)
 				}
 				if k.s.Failure() != nil {
 					t.Fatalf("failure %d: the slot has stopped: %v", n, k.s.Failure())

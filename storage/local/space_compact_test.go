@@ -151,8 +151,8 @@ func smallPacks(t *testing.T, fs vfs.FS) Options {
 	return o
 }
 
-// Dead bodies give their room back, the living stay as they are, and a second
-// compaction finds nothing to do.
+// The room of dead bodies is freed, the living stay as they are, and a second compaction
+// finds nothing to do.
 func TestCompactionGivesRoomBack(t *testing.T) {
 	o := smallPacks(t, newFS(t))
 	k := newStock(t, openSlot(t, o))
@@ -242,8 +242,8 @@ func (k *stock) advance(ms int64) {
 	k.text[storage.UID(k.n)] = mail(k.n) + strings.Repeat(fmt.Sprintf("line of %d\r\n", k.n), 40)
 }
 
-// Locations as releases before compaction wrote them stay readable; what is
-// neither form is damage.
+// Locations as releases before compaction wrote them stay readable; anything of neither
+// form is damage.
 func TestLocationsOfOldReleases(t *testing.T) {
 	old := make([]byte, 24)
 	be.PutUint32(old, 7)
@@ -268,8 +268,8 @@ func TestLocationsOfOldReleases(t *testing.T) {
 	}
 }
 
-// Packs stay while somebody may need them: a pin, a state that was set aside, a
-// transfer, a body that waits for its event. Afterwards they go.
+// Packs stay while anything may need them: a pin, a state that was set aside, a transfer,
+// a body that waits for its event. Afterwards they go.
 func TestLaw07NothingThatIsNeededIsCompacted(t *testing.T) {
 	ctx := context.Background()
 	o := smallPacks(t, newFS(t))
@@ -454,8 +454,8 @@ func TestLaw07DamagedBodyKeepsItsPack(t *testing.T) {
 	}
 }
 
-// A slot that is closed ends its compaction, wherever that is; a caller that
-// gives up does too, and the next one goes on.
+// Close ends a compaction at any point, and so does a caller that gives up; the next
+// compaction goes on.
 func TestLaw12CompactionEndsWhenAsked(t *testing.T) {
 	o := smallPacks(t, newFS(t))
 	k := newStock(t, openSlot(t, o))

@@ -10,7 +10,7 @@ import (
 	"mailnode/storage/slot"
 )
 
-// Freed is what one Free has forgotten.
+// Freed counts what one Free has forgotten.
 type Freed struct {
 	Messages  int // tombstones, and messages of deleted mailboxes
 	Mailboxes int
@@ -19,9 +19,8 @@ type Freed struct {
 
 // Free forgets what the undelete window no longer keeps: tombstones, deleted
 // mailboxes and accounts. It is a change like any other, so that all copies agree
-// (LAWS §4.12), in events of at most storage.MaxTxnRecords records; spend is
-// called before each with their number, to be polite (law 12). It is safe to be
-// cut off anywhere.
+// (LAWS §4.12), in events of at most storage.MaxTxnRecords records; spend is called
+// before each event with their number (law 12). It may be cut off at any point.
 func (m *Master) Free(ctx context.Context, spend func(ctx context.Context, records int) error) (Freed, error) {
 	f := freeing{m: m, ctx: ctx, spend: spend}
 	var now uint64
@@ -33,8 +32,8 @@ func (m *Master) Free(ctx context.Context, spend func(ctx context.Context, recor
 		return f.out, nil
 	}
 	f.cutoff = now - window
-	// A replica never needs a body for an event that is still in the journal, and
-	// finds it freed: what is older than the window is forgotten first.
+	// The journal's events that are older than the window are forgotten first: else a
+	// replica could need, for one of them, a body that is freed here.
 	if err := m.s.TrimJournalClock(ctx, f.cutoff); err != nil {
 		return f.out, err
 	}
@@ -54,7 +53,7 @@ type freeing struct {
 	out    Freed
 }
 
-// change makes one event, when fn gives changes.
+// change makes one event, when fn returns changes.
 func (f *freeing) change(records int, fn func(t *txn) ([]*event.Change, error), accounts ...storage.AccountID) error {
 	if err := f.spend(f.ctx, records); err != nil {
 		return err
@@ -133,8 +132,8 @@ func (f *freeing) account(id storage.AccountID) error {
 	return err
 }
 
-// over loads an account whose time is over, or nil. Its address goes with the first
-// step: nobody can bring a part of it back.
+// over loads an account whose time is over, or nil. The account loses its address with
+// the first step: so nobody can undelete what is left of it later.
 func (f *freeing) over(t *txn, id storage.AccountID) (*event.AccountRecord, []*event.Change, error) {
 	a := &event.AccountRecord{}
 	found, err := event.Load(t, event.AccountKey(id), a)
@@ -213,7 +212,7 @@ func (f *freeing) unsubscribe(id storage.AccountID) error {
 				return nil, err
 			}
 			for _, name := range some {
-				changes = append(changes, subscription(a.Id, name, false))
+				changes = append(changes, subscriptionChange(a.Id, name, false))
 			}
 			return changes, nil
 		}, id); err != nil {
@@ -310,7 +309,7 @@ func (f *freeing) tombstones() error {
 		return err
 	}
 	for from := event.SpanOf([]byte{event.PrefixExpunged}); ; {
-		// A step's view is let go before the changes wait for their commit.
+		// The view is released before the changes wait for their commit.
 		n := 0
 		var last []byte
 		if err := f.m.view(f.ctx, func(v *view) error {
@@ -377,7 +376,7 @@ func (f *freeing) tombstonesOf(ref storage.Ref, uids []uint32) error {
 	return err
 }
 
-// missing forgets the notes about messages of accounts that are gone.
+// missing forgets the records of missing messages whose account is gone.
 func (f *freeing) missing() error {
 	var over []*event.MissingRecord
 	if err := f.m.view(f.ctx, func(v *view) error {

@@ -37,7 +37,7 @@ func steppedOptions(t *testing.T, fs vfs.FS, clock *steppedClock) Options {
 	return o
 }
 
-// state gives every record that copies at one position have in common.
+// state returns every record that copies at one position have in common.
 func state(t *testing.T, s *Slot) map[string]string {
 	t.Helper()
 	out := map[string]string{}
@@ -81,7 +81,7 @@ func TestLaw07Law08RemovalsOnMasterAndReplica(t *testing.T) {
 		switch a := w.living(); {
 		case rng.IntN(15) == 0:
 			what = "free"
-			follow() // whoever is further behind than the window fetches the state
+			follow() // a replica that is further behind than the window would fetch the state
 			w.free()
 			w.compare(what)
 			w.refill()
@@ -138,7 +138,7 @@ func (w *removals) reopened(o Options, fs vfs.FS) (*Slot, *Master) {
 	return s, m
 }
 
-// partOf says that each message of a is in b, as it is there.
+// partOf reports whether each message of a is in b, as it is there.
 func partOf(a, b map[storage.UID]modelMessage) bool {
 	for u, m := range a {
 		if b[u] != m {

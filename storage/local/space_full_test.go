@@ -13,7 +13,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
 
@@ -60,10 +59,10 @@ func (d *fullDisk) hasRoom() {
 	d.full, d.left = false, 0
 }
 
-// The disk is full from any write on, in the midst of any operation. Whoever asks
-// is answered; what is shown can be read all the time; the power may fail meanwhile
-// and takes nothing that was shown. When there is room again the same process goes
-// on, and has all that it acknowledged.
+// The disk is full from any write on, in the midst of any operation. Every caller gets an
+// answer; what is shown can be read all the time; the power may fail meanwhile and takes
+// nothing that was shown. When there is room again the same process goes on, and has all
+// that it acknowledged.
 func TestLaw01FullDiskAtEveryWrite(t *testing.T) {
 	waited := 0
 	runSeeds(t, 2, func(t *testing.T, rng *rand.Rand, until time.Time) (proved int) {
@@ -143,7 +142,7 @@ func (h *harness) fullAt(op harnessOp, n int) (waited bool) {
 	}
 	if err != nil && op.name == undeleteOp {
 		// Its undelete was refused, or its deletion, or either has come to pass all the
-		// same. Whoever was refused asks again; the delivery proves that it is there.
+		// same. A caller that was refused asks again; the delivery proves that it is there.
 		_, _ = h.w.m.UndeleteAccount(ctx, h.w.accounts[0].Address)
 	}
 	deliver(t, h.w.m, "room again\r\n\r\n", h.w.accounts[0])
@@ -239,7 +238,7 @@ func fillIndex(t *testing.T, fs *powerFS, m *Master, a storage.Account) {
 	}
 }
 
-// What is refused on a full disk takes no time: nobody waits for room.
+// A change that is refused on a full disk is refused at once: nobody waits for room.
 func TestFullDiskRefusesAtOnce(t *testing.T) {
 	fs := newPowerFS(vfs.NewCrashableMem())
 	s := openSlot(t, options(t, fs))
@@ -291,7 +290,7 @@ func TestFullDiskRefusesWhileACompactionIsAwaited(t *testing.T) {
 		clock.add(time.Second)
 		return started(s.leaveRoom)
 	}
-	stall := func() { s.writesStall(pebble.WriteStallBeginInfo{Reason: "L0 file count limit exceeded"}) }
+	stall := func() { s.writesStall("L0 file count limit exceeded") }
 	for _, stallsFirst := range []bool{true, false} {
 		var waiting <-chan error
 		if stallsFirst {
@@ -331,7 +330,7 @@ func compactionWaits(s *Slot) bool {
 	return s.space.putOff.compactions > 0
 }
 
-// roomFS says what is free, and lets it change.
+// roomFS tells how much is free, which the test can change.
 type roomFS struct {
 	vfs.FS
 	free *atomic.Uint64
@@ -420,8 +419,8 @@ func TestLaw01FullReplicaGoesOnByItself(t *testing.T) {
 	same(t, s, r)
 }
 
-// Below the reserve nothing grows, whatever command it is; reading goes on, and so
-// does all that frees room or needs none.
+// Below the reserve every command is refused that takes more of the disk; reading goes on,
+// and so does everything that frees room or needs none.
 func TestFullDiskRefusesWhatGrows(t *testing.T) {
 	for name, z := range map[string]sizes{"small changes": {}, "large changes": {small: -1, copied: -1}} {
 		t.Run(name, func(t *testing.T) { refusesWhatGrows(t, z) })
@@ -569,13 +568,13 @@ func TestFullDiskPutsOffAnOpen(t *testing.T) {
 	}
 }
 
-// A state is set aside after the flush of the start. When that one waits for room,
-// whoever asks is refused and waits no longer.
+// A state is set aside after the flush of the start. When that flush waits for room, the
+// request is refused and waits no longer.
 func TestFullDiskRefusesToSetAsideBeforeTheStartIsFlushed(t *testing.T) {
 	s := openSlot(t, options(t, newFS(t)))
-	flushed := s.startFlushed
-	s.startFlushed = make(chan struct{})
-	defer func() { s.startFlushed = flushed }()
+	flushed := s.db.Settled
+	s.db.Settled = make(chan struct{})
+	defer func() { s.db.Settled = flushed }()
 	s.stalls(syscall.ENOSPC)
 	defer s.goesOn()
 	if _, err := s.SetAside(t.Context()); !errors.Is(err, storage.ErrDiskFull) {

@@ -12,12 +12,12 @@ import (
 	"mailnode/storage/disk"
 )
 
-// packPins says which packs must stay although no body of the index lies in
-// them: those that someone reads by places taken from an older state, those that
-// a state in quarantine points into, and those that a Put is writing to.
+// packPins are the reasons for which packs stay although no body of the index lies in
+// them: a reader has places from an older state, a state in quarantine points into them,
+// or a Put is writing to them.
 //
-// Every pin holds all packs up to the newest of its time, since packs that were
-// begun later are no part of the state that it is for.
+// Every pin holds all packs up to the one that was the newest when it began: packs that
+// were begun later are no part of the state that it is for.
 type packPins struct {
 	compacting sync.Mutex // held by the one compaction that runs, and after Close
 
@@ -29,8 +29,8 @@ type packPins struct {
 	seen   uint32         // the newest closed pack when the last compaction began
 }
 
-// PinPacks keeps all packs that there are until release is called, for a backup
-// or a transfer that reads bodies by what the index said at its start.
+// PinPacks keeps all packs that exist now until release is called, for a backup or a
+// transfer that reads bodies by the places that the index had at its start.
 func (s *Slot) PinPacks() (release func()) {
 	p := &s.pins
 	p.mu.Lock()
@@ -47,7 +47,7 @@ func (s *Slot) PinPacks() (release func()) {
 	}
 }
 
-// pinnedUpTo gives the newest pack that must stay. The lock is held.
+// pinnedUpTo returns the newest pack that must stay. The lock is held.
 func (s *Slot) pinnedUpTo() (uint32, error) {
 	n, err := s.setAsideUpTo()
 	for newest := range s.pins.pins {
@@ -56,8 +56,9 @@ func (s *Slot) pinnedUpTo() (uint32, error) {
 	return n, err
 }
 
-// removePack removes a pack that no body of the index lies in, unless a pin
-// keeps it. Whoever pins sees it gone, with what it held moved durably, or there.
+// removePack removes a pack that no body of the index lies in, unless a pin keeps it.
+// For a pin that begins at the same time the pack is either kept, or gone with all its
+// bodies durable elsewhere.
 func (s *Slot) removePack(n uint32) (removed bool, err error) {
 	s.pins.mu.Lock()
 	defer s.pins.mu.Unlock()
@@ -73,7 +74,7 @@ func (s *Slot) removePack(n uint32) (removed bool, err error) {
 	return true, nil
 }
 
-// putting notes that a body is about to be put, until done is called; by then it
+// putting notes that a body is about to be put, until done is called; by then the body
 // must be staged.
 func (p *packPins) putting(packs *blob.Store) (done func()) {
 	p.putsMu.Lock()
@@ -92,57 +93,52 @@ func (p *packPins) putting(packs *blob.Store) (done func()) {
 	}
 }
 
-// unsettled says whether a pack holds a body that may still become part of the
-// index by being staged. For a closed pack it goes from true to false only.
-func (s *Slot) unsettled() func(pack uint32) bool {
-	// Puts first: one that ends in between is found staged.
+// putsFrom returns the lowest pack that a Put under way may write to.
+func (p *packPins) putsFrom() uint32 {
+	p.putsMu.Lock()
+	defer p.putsMu.Unlock()
 	from := uint32(math.MaxUint32)
-	s.pins.putsMu.Lock()
-	for n := range s.pins.puts {
+	for n := range p.puts {
 		from = min(from, n)
 	}
-	s.pins.putsMu.Unlock()
-	in := map[uint32]struct{}{}
-	s.stagedMu.Lock()
-	for _, loc := range s.staged {
-		in[loc.Pack] = struct{}{}
+	return from
+}
+
+// seenClosed notes the packs that are closed when a compaction begins, and returns
+// those that were closed when the one before began.
+func (p *packPins) seenClosed(closed []blob.Pack) map[uint32]struct{} {
+	p.putsMu.Lock()
+	defer p.putsMu.Unlock()
+	old := map[uint32]struct{}{}
+	for _, c := range closed {
+		if c.Number <= p.seen {
+			old[c.Number] = struct{}{}
+		}
 	}
-	s.stagedMu.Unlock()
+	if len(closed) > 0 {
+		p.seen = closed[len(closed)-1].Number
+	}
+	return old
+}
+
+// unsettled returns a function that reports whether a pack holds a body that may still
+// become part of the index by being staged. For a closed pack it goes from true to
+// false only.
+func (s *Slot) unsettled() func(pack uint32) bool {
+	// Puts first: the body of one that ends in between is found on the stage.
+	from := s.pins.putsFrom()
+	in := s.onStage.packs()
 	return func(pack uint32) bool {
 		_, staged := in[pack]
 		return staged || pack >= from
 	}
 }
 
-// forgetForeign forgets bodies from elsewhere that wait in closed packs for
-// their events since before the last compaction: most likely their deliveries
-// were refused. An event that names one after all asks for it again.
+// forgetForeign forgets bodies from other nodes that have waited in closed packs for
+// their events since before the last compaction: most likely their deliveries were
+// refused. When an event names one after all, it is asked for again.
 func (s *Slot) forgetForeign(closed []blob.Pack) {
-	s.pins.putsMu.Lock()
-	seen := s.pins.seen
-	if len(closed) > 0 {
-		s.pins.seen = closed[len(closed)-1].Number
-	}
-	s.pins.putsMu.Unlock()
-	old := map[uint32]struct{}{}
-	for _, p := range closed {
-		if p.Number <= seen {
-			old[p.Number] = struct{}{}
-		}
-	}
-	s.stagedMu.Lock()
-	defer s.stagedMu.Unlock()
-	kept := s.foreign[:0]
-	for _, ref := range s.foreign {
-		loc, ok := s.staged[ref]
-		if _, forget := old[loc.Pack]; ok && forget && !loc.placed {
-			delete(s.staged, ref)
-		} else if ok {
-			kept = append(kept, ref)
-		}
-	}
-	clear(s.foreign[len(kept):])
-	s.foreign = kept
+	s.onStage.forgetForeign(s.pins.seenClosed(closed))
 }
 
 // pinFile lies in each index that was set aside: one line with the newest pack
@@ -156,8 +152,8 @@ func (s *Slot) writePinFile(dir string) error {
 	return disk.WriteSealed(s.o.FS, s.o.FS.PathJoin(dir, pinFile), "mailnode-quarantine", fmt.Sprint(s.packs.NewestPack()))
 }
 
-// setAsideUpTo gives the newest pack that a state in quarantine may point into;
-// the highest number there is when one does not say.
+// setAsideUpTo returns the newest pack that a state in quarantine may point into; the
+// highest possible number when the note of one cannot be read.
 func (s *Slot) setAsideUpTo() (upTo uint32, err error) {
 	fs := s.o.FS
 	dir := fs.PathJoin(s.o.Dir, "quarantine")

@@ -18,7 +18,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	flag.Bool("rewrite", false, "make the golden files anew")
+	flag.Bool("rewrite", false, "make the golden files again")
 	os.Exit(m.Run())
 }
 

@@ -2,12 +2,14 @@ package local
 
 import (
 	"context"
+	"sync"
 	"sync/atomic"
 
 	"github.com/cockroachdb/pebble/v2"
 
 	"mailnode/storage"
 	"mailnode/storage/event"
+	"mailnode/storage/index"
 	"mailnode/storage/slot"
 )
 
@@ -30,21 +32,35 @@ type viewState struct {
 	number uint64
 	// users is as its group left it.
 	users userCount
-	known event.Head // the head of this state, in memory: nobody waits for a disk to be told it
+	known event.Head // the head of this state, in memory: a caller need not wait for the disk
+}
+
+// views are the states of a copy: the durable one, which readers see, and what is
+// kept in memory of it.
+type views struct {
+	durable  atomic.Pointer[view]
+	readers  sync.WaitGroup // views that are not released
+	made     atomic.Uint64  // how many there ever were
+	known    event.Head     // of the last group that entered Pebble; Open's, then the committer's own
+	building atomic.Bool
+	// generation is raised in the committer when the whole state is replaced:
+	// what was remembered of an older one is worth nothing (view_listing.go).
+	generation  atomic.Uint64
+	usersAtOpen atomic.Pointer[int] // nil: not counted yet (CountUsers)
 }
 
 // newView takes what is committed now, durable or not. Only the committer and
 // Open call it, right after a commit.
 func (s *Slot) newView() *view {
-	v := &view{viewState: &viewState{s: s, snap: s.db.NewSnapshot(), generation: s.generation.Load(), number: s.views.Add(1), known: s.known}}
+	v := &view{viewState: &viewState{s: s, snap: s.db.NewSnapshot(), generation: s.generation.Load(), number: s.made.Add(1), known: s.known}}
 	v.refs.Store(1)
 	return v
 }
 
 // install makes v, which has become durable, what readers see.
-func (s *Slot) install(v *view) {
-	s.readers.Add(1)
-	if old := s.durable.Swap(v); old != nil {
+func (w *views) install(v *view) {
+	w.readers.Add(1)
+	if old := w.durable.Swap(v); old != nil {
 		old.release()
 	}
 }
@@ -61,9 +77,9 @@ func (s *Slot) endViews() {
 }
 
 // acquire takes the durable state; the caller releases it. Nil after Close.
-func (s *Slot) acquire() *view {
+func (w *views) acquire() *view {
 	for {
-		v := s.durable.Load()
+		v := w.durable.Load()
 		if v == nil {
 			return nil
 		}
@@ -111,7 +127,30 @@ func (v *view) Get(key []byte) ([]byte, bool, error) {
 	return pebbleGet(v.snap, key)
 }
 
+func (s *Slot) get(key []byte) ([]byte, bool, error) { return pebbleGet(s.db, key) }
+
+func pebbleGet(r pebble.Reader, key []byte) ([]byte, bool, error) {
+	v, found, err := index.Get(r, key)
+	if err != nil {
+		err = readError(err)
+	}
+	return v, found, err
+}
+
+// readError wraps the error of a read in its kind.
+func readError(err error) error {
+	if index.IsDamaged(err) {
+		return storage.Errorf(storage.ErrCorrupt, "read index: %w", index.FirstLine(err))
+	}
+	return storage.Errorf(storage.ErrUnavailable, "read index: %w", err)
+}
+
 func (v *view) iter(sp event.Span) (*pebble.Iterator, error) { return newIter(v.snap, sp) }
+
+// met is how readers tell of a record that is wrong and does not stop them.
+func (v *view) met(err error) { v.s.met(err) }
+
+func (v *view) touch(int) {} // nobody waits for a reader
 
 func newIter(r pebble.Reader, sp event.Span) (*pebble.Iterator, error) {
 	it, err := r.NewIter(&pebble.IterOptions{LowerBound: sp.Lower, UpperBound: sp.Upper})
@@ -178,8 +217,8 @@ func headOf(r reader) (h event.Head, err error) {
 	return h, err
 }
 
-// Head gives the durable head. It answers from memory: a node asks all its copies
-// each second, and one whose disk hangs must not keep it (law 9).
+// Head returns the durable head. It answers from memory: a node asks all its copies
+// each second, and a copy whose disk hangs must not hold it up (law 9).
 func (s *Slot) Head() (event.Head, error) {
 	v := s.acquire()
 	if v == nil {
@@ -189,4 +228,30 @@ func (s *Slot) Head() (event.Head, error) {
 	v.release()
 	h.Building = s.building.Load()
 	return h, nil
+}
+
+// Find returns the scope of an address or, when name is not "", of one of its mailboxes,
+// and the slot that the account is in: when that is another slot, the scope means
+// nothing. It works on replicas too.
+func (s *Slot) Find(addr slot.Address, name string) (sc Scope, in slot.ID, err error) {
+	err = s.read(func(v *view) error {
+		rec := &event.AddressRecord{}
+		found, err := event.Load(v, event.AddressKey(addr), rec)
+		if err != nil {
+			return err
+		}
+		if !found || rec.Erased {
+			return storage.Errorf(storage.ErrNotFound, "address %q is not known", addr)
+		}
+		sc.Account, in = storage.AccountID(rec.Account), slot.ID(rec.Slot)
+		if name == "" || in != s.o.Slot {
+			return nil
+		}
+		b, err := mailboxByName(v, sc.Account, name)
+		if err == nil {
+			sc.Mailbox = storage.MailboxID(b.Id)
+		}
+		return err
+	})
+	return sc, in, err
 }

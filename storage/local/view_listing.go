@@ -11,18 +11,17 @@ import (
 	"mailnode/storage/event"
 )
 
-// A listing is what lists of one mailbox show (UID, MODSEQ, flags, date, size of
-// each message), in memory, as of one durable state of the mailbox. It never
+// A listing is one mailbox as lists show it (UID, MODSEQ, flags, date, size of each
+// message), in memory, in one durable state of the mailbox. It never
 // changes: a newer state is another listing, which shares with the older one all
 // chunks that are the same. All sessions with the mailbox open share it.
 //
-// It mirrors the message records and knows their state by MailboxStats: the
-// highest MODSEQ, which every change of a message raises, and the digest of all
-// messages (law 8). So it can never be older than what it is used for, whatever
-// changed the records.
+// It mirrors the message records, and their state is known by MailboxStats: the highest
+// MODSEQ, which every change of a message raises, and the digest of all messages (law 8).
+// So a listing is never used for a state that is newer, whatever changed the records.
 type listing struct {
 	generation uint64 // of the slot's state: see view
-	view       uint64 // number of the one that it was made from
+	view       uint64 // number of the view that it was made from
 	at         storage.ModSeq
 	digest     event.Digest
 	chunks     [][]entry
@@ -49,25 +48,25 @@ const (
 	chunkBytes      = 24 // a chunk's slice header
 	listingBytes    = 256
 	// setsSlack is how many keyword sets may have fallen out of use before a
-	// listing is built anew.
+	// listing is built again.
 	setsSlack = 1024
-	// catchUpMin changes are always brought in one by one; of more, only up to an
+	// catchUpMin changes are always brought in one by one; more of them only up to an
 	// eighth of the mailbox.
 	catchUpMin = 64
 )
 
-// errListing ends a build of what may not, or need not, become a listing. It
-// never leaves the listing's files.
+// errListing ends the building of a listing that may not be, or need not be. It never
+// leaves these files (view_listing*.go).
 var errListing = errors.New("no listing")
 
-// fits says whether the listing shows exactly the state that st describes.
+// fits reports whether the listing shows exactly the state that st describes.
 func (l *listing) fits(v *view, st *event.MailboxStats) bool {
 	return l != nil && l.generation == v.generation && uint64(l.at) == st.HighestModseq && l.digest == event.ParseDigest(st.Digest)
 }
 
-// newer says whether it shows a later state than v, also a durable one: the
-// reader's snapshot was taken before that of the listing's builder. MODSEQs do
-// not tell that: a Recount takes back one that no event has given.
+// newer reports whether the listing shows a later state than v, which is durable too: the
+// reader's snapshot was taken before that of the listing's builder. MODSEQs do not tell
+// that: a Recount lowers one that no event can have led to.
 func (l *listing) newer(v *view) bool {
 	return l != nil && l.generation == v.generation && l.view > v.number
 }
@@ -86,7 +85,7 @@ func (l *listing) bytes() int64 {
 func buildListing(v *view, ref storage.Ref, st *event.MailboxStats, bytesMax int64) (*listing, error) {
 	l := &listing{generation: v.generation, view: v.number, at: storage.ModSeq(st.HighestModseq), digest: event.ParseDigest(st.Digest),
 		sets: [][]string{nil}, index: map[string]uint32{"": 0}}
-	expect := int(st.Messages) // a counter: what it says is room, nothing more
+	expect := int(st.Messages) // a counter, which may be wrong: only the room is made by it
 	if int64(expect)*(entryBytes+4) > bytesMax {
 		return nil, errListing
 	}
@@ -146,7 +145,7 @@ func (l *listing) message(e *entry, floor storage.ModSeq) storage.Message {
 		Flags: storage.Flags{System: storage.SystemFlags(e.sizeFlags), Keywords: l.sets[e.set]}}
 }
 
-// chunkOf gives the first chunk that ends at or above a UID.
+// chunkOf returns the first chunk that ends at or above a UID.
 func (l *listing) chunkOf(uid storage.UID) int {
 	i, _ := slices.BinarySearchFunc(l.chunks, uid, func(c []entry, uid storage.UID) int { return cmp.Compare(c[len(c)-1].uid, uid) })
 	return i
@@ -176,7 +175,7 @@ func (l *listing) scan(lo, hi storage.UID, floor storage.ModSeq, fn func(storage
 	return nil
 }
 
-// find gives one message; nil when the mailbox does not have it.
+// find returns one message; nil when the mailbox does not have it.
 func (l *listing) find(uid storage.UID) *entry {
 	if i := l.chunkOf(uid); i < len(l.chunks) {
 		if j, found := position(l.chunks[i], uid); found {
@@ -189,8 +188,8 @@ func (l *listing) find(uid storage.UID) *entry {
 // catchUp makes the listing of the state that v shows out of an older one, by
 // the change index. Only one caller at a time may go on from a listing: what it
 // appends lies behind the older one's, in the same arrays. errListing says that
-// it must be built anew: too much has changed, the index does not reach back, or
-// what came out is not what the mailbox's counters say.
+// it must be built again: too much has changed, the change index does not reach back, or
+// the result is not what the mailbox's counters say.
 func (l *listing) catchUp(v *view, ref storage.Ref, box *event.MailboxRecord, st *event.MailboxStats) (*listing, error) {
 	if l.generation != v.generation || uint64(l.at) >= st.HighestModseq || box.ExpungeFloorModseq > uint64(l.at) ||
 		len(l.sets) > l.messages+setsSlack {

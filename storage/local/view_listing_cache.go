@@ -18,8 +18,8 @@ const (
 	// listingShare is the part of the budget that one listing may take; what is
 	// larger is read from the records each time.
 	listingShare = 2
-	// directScanMax is how wide a range of UIDs may be for which no listing is
-	// made: those who ask for a few messages do not pay for all.
+	// directScanMax is how wide a range of UIDs may be for which no listing is made: a
+	// client that asks for a few messages does not wait for all.
 	directScanMax = 1024
 )
 
@@ -42,7 +42,7 @@ type shelfKey struct {
 // shelf is a mailbox's place in the cache.
 type shelf struct {
 	key     shelfKey
-	turn    chan struct{} // capacity 1: filled by whoever builds, others wait
+	turn    chan struct{} // capacity 1: filled by the caller that builds, others wait
 	current atomic.Pointer[listing]
 	used    atomic.Int64 // the slot's Clock.Mono when it was last asked for
 	bytes   int64        // counted in listingCache.bytes; guarded by its mu
@@ -69,9 +69,9 @@ func (c *listingCache) shelf(k shelfKey, create bool) *shelf {
 	return h
 }
 
-// put shows a listing to all, unless it is of a state that was replaced as a
-// whole meanwhile: then the older one goes too, in whose arrays a part of it may
-// lie. Others go when there is no room.
+// put shows a listing to all, unless the slot's whole state was replaced meanwhile: then
+// the older listing goes too, since a part of the new one may lie in its arrays. Others
+// go when there is no room.
 func (c *listingCache) put(h *shelf, l *listing) {
 	bytes := l.bytes()
 	c.mu.Lock()
@@ -89,8 +89,8 @@ func (c *listingCache) put(h *shelf, l *listing) {
 	if c.bytes <= c.bytesMax {
 		return
 	}
-	// The longest unused go, down to nine tenths of the budget, so that this is
-	// not done again for each message that comes in.
+	// Those that were unused for longest go, down to nine tenths of the budget, so that
+	// this is not done again for each message that comes in.
 	all := make([]*shelf, 0, len(c.shelves))
 	for _, o := range c.shelves {
 		if o != h {
@@ -146,7 +146,7 @@ func (c *listingCache) drop(s *Slot) {
 	}
 }
 
-// sweep forgets what nobody has asked for.
+// sweep forgets listings that nobody has asked for.
 func (c *listingCache) sweep() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -161,7 +161,7 @@ func (c *listingCache) sweep() {
 	}
 }
 
-// wakeLater has sweep run; a node without listings has no timer. mu is held.
+// wakeLater has sweep run later; without listings there is no timer. mu is held.
 func (c *listingCache) wakeLater() {
 	if c.sweeper == nil && !c.closed {
 		c.sweeper = time.AfterFunc(listingIdle/4, c.sweep)
@@ -179,7 +179,7 @@ func (c *listingCache) close() {
 	c.bytes = 0
 }
 
-// listing gives a mailbox's listing at the state of v or, unless exact, a later
+// listing returns a mailbox's listing at the state of v or, unless exact, a later
 // durable one. Nil means that there is none: build was false and none is at
 // hand, or the mailbox is too large for one. One caller builds, others wait.
 func (m *Master) listing(ctx context.Context, v *view, box *event.MailboxRecord, build, exact bool) (*listing, error) {

@@ -18,7 +18,7 @@ import (
 	"mailnode/storage/event"
 )
 
-// What nobody asks for is given back; what is asked for stays.
+// Listings that nobody asks for are given back; the others stay.
 func TestListingGivenBackWhenIdle(t *testing.T) {
 	var now atomic.Int64
 	o := options(t, newFS(t))
@@ -78,8 +78,8 @@ func TestListingSweepRuns(t *testing.T) {
 	})
 }
 
-// Over its budget the cache gives back the longest unused; a mailbox too large
-// for it is read from the records.
+// Over its budget the cache gives back the listings that were unused for longest; a
+// mailbox too large for it is read from the records.
 func TestListingBudget(t *testing.T) {
 	o := options(t, newFS(t))
 	o.Resources.listings.bytesMax = 100_000

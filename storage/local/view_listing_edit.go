@@ -51,8 +51,8 @@ func (l *listing) edit(edits []edit) {
 	}
 }
 
-// merge gives a chunk with edits, none of which lies above its last UID, and
-// says whether it has the same UIDs as before.
+// merge returns a chunk with edits, none of which lies above its last UID, and reports
+// whether it has the same UIDs as before.
 func (l *listing) merge(c []entry, edits []edit) (out []entry, same bool) {
 	out, same = make([]entry, 0, len(c)+len(edits)), true
 	for len(c) > 0 || len(edits) > 0 {
@@ -93,8 +93,8 @@ func (l *listing) append(e entry) {
 	l.chunks[last] = append(l.chunks[last], e)
 }
 
-// pack makes the UIDs anew after messages have gone, and the chunks too when
-// they have become many for what is in them.
+// pack makes the array of UIDs again after messages have gone, and the chunks too when
+// there are too many for what is in them.
 func (l *listing) pack() {
 	l.uids = make([]storage.UID, 0, l.messages)
 	for _, c := range l.chunks {

@@ -27,8 +27,8 @@ func scanned(t *testing.T, m *Master, ref storage.Ref, what string) {
 	}
 }
 
-// A HIGHESTMODSEQ that a Recount takes back must not leave a listing that seems
-// to be newer than all that comes.
+// A HIGHESTMODSEQ that a Recount lowers must not leave a listing that seems to be newer
+// than everything that comes.
 func TestListingIsForgottenWithWrongCounters(t *testing.T) {
 	s := openSlot(t, options(t, newFS(t)))
 	m := serve(t, s, 1, 0)

@@ -130,7 +130,7 @@ func sameAsRecords(t testing.TB, m *Master, ref storage.Ref, rng *rand.Rand, sin
 			t.Fatal(err)
 		}
 		if cs.Head != at && !slices.Equal(cs.UIDs, uids) {
-			t.Fatalf("Changes gives other UIDs than UIDs")
+			t.Fatalf("Changes returns other UIDs than UIDs")
 		}
 		if d := differ(all, follow(then, cs)); d != "" {
 			t.Fatalf("Changes since %d does not lead to the records:\n%s", at, d)
@@ -242,8 +242,8 @@ func fill(t testing.TB, m *Master, a storage.Account, name string, n int) storag
 	return ref
 }
 
-// After each of many random changes, what listings give is what the records say.
-func TestListingIsTheRecords(t *testing.T) {
+// After each of many random changes listings equal the records.
+func TestListingEqualsTheRecords(t *testing.T) {
 	t.Parallel()
 	rng := rand.New(rand.NewPCG(testSeed(t), 1))
 	s := openSlot(t, options(t, newFS(t)))
@@ -305,7 +305,7 @@ func TestListingConcurrent(t *testing.T) {
 				}
 				mine, at = follow(mine, cs), cs.Head
 				if cs.UIDs != nil && !slices.EqualFunc(mine, cs.UIDs, func(x storage.Message, u storage.UID) bool { return x.UID == u }) {
-					t.Errorf("at %d a session has other UIDs than the store gives", at)
+					t.Errorf("at %d a session has other UIDs than the store", at)
 					return
 				}
 				if last {
@@ -418,7 +418,7 @@ func TestListingForgottenByTransfer(t *testing.T) {
 	}
 }
 
-// Edits give what a map would, and leave the older listing as it was.
+// The result of edits is that of a map, and the older listing stays as it was.
 func TestListingEdit(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		model := map[storage.UID]entry{}

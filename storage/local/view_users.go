@@ -19,8 +19,8 @@ type userCount struct {
 const namesLookMax = 64
 
 // CountUsers counts the accounts that were here when the copy was opened, once;
-// from then on every change counts. It reads all account records, so it is called
-// where nobody waits for it; until then Users does not know.
+// from then on changes of the number are counted. It reads all account records, so it
+// is called where nobody waits for it; until it has ended Users does not know.
 func (s *Slot) CountUsers(ctx context.Context) error {
 	ctx, cancel := s.whileOpen(ctx)
 	defer cancel()
@@ -43,16 +43,9 @@ func (s *Slot) CountUsers(ctx context.Context) error {
 	})
 }
 
-// liveAccount says whether a record is of an account that is not deleted. What
-// cannot be read counts for none, here as when it changes.
-func liveAccount(value []byte) bool {
-	a := &event.AccountRecord{}
-	return value != nil && unmarshal(value, a) == nil && !a.Deleted
-}
-
-// Users says how many accounts this copy knows, and names the first few, also
-// while it is a replica. It scans nothing: whoever asks must not wait.
-// storage.ErrUnavailable: they are not counted yet.
+// Users returns how many accounts this copy has, and the names of the first few, also
+// while it is a replica. It scans nothing, so that its caller need not wait. It returns
+// storage.ErrUnavailable while they are not counted yet.
 func (s *Slot) Users(namesMax int) (count int, names []string, err error) {
 	err = s.read(func(v *view) error {
 		base := s.usersAtOpen.Load()
@@ -80,7 +73,7 @@ func (s *Slot) Users(namesMax int) (count int, names []string, err error) {
 	return count, names, err
 }
 
-// countUser notes that an account's record is about to become value; nil: to go.
+// countUser counts that an account's record is about to become value; nil: deleted.
 func (t *txn) countUser(key, value []byte) error {
 	was, _, err := t.Get(key)
 	if err != nil {
@@ -95,7 +88,7 @@ func (t *txn) countUser(key, value []byte) error {
 	return nil
 }
 
-// countUsers does so for an event's changes.
+// countUsers calls countUser for an event's changes.
 func (t *txn) countUsers(over *overlay) error {
 	before := t.users
 	for _, k := range over.order {

@@ -55,7 +55,7 @@ func (u *userSteps) open() {
 
 func (u *userSteps) close() { u.m.Stop(); u.must(errors.Join(u.lead.Close(), u.copied.Close())) }
 
-// some gives an account to do something with.
+// some picks an account.
 func (u *userSteps) some() (id storage.AccountID, ok bool) {
 	list, err := u.m.Accounts(context.Background())
 	u.must(err)
@@ -101,10 +101,9 @@ func (u *userSteps) same() {
 	}
 }
 
-// Whatever is done to accounts, in whatever order, and however often the copy is
-// opened, filled anew or counted in the midst of it, the counter is what a scan
-// gives: at the master and at its replica.
-func TestUsersAreWhatAScanGives(t *testing.T) {
+// Accounts are changed in any way and order, and the copy is opened, filled again or
+// counted in between: the counter equals a scan, at the master and at its replica.
+func TestUsersEqualAScan(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(rt *rapid.T) {
 		ctx := context.Background()
@@ -146,7 +145,7 @@ func TestUsersAreWhatAScanGives(t *testing.T) {
 	})
 }
 
-// fetchState fills a copy anew with what another has, of which nothing has a body.
+// fetchState fills a copy with the state of another, none of whose records has a body.
 func fetchState(from, to *Slot) error {
 	ctx := context.Background()
 	if err := to.BeginImport(ctx); err != nil {
@@ -171,9 +170,8 @@ func fetchState(from, to *Slot) error {
 	return to.FinishImport(ctx, own)
 }
 
-// Whoever asks how many users a slot has waits for no scan, however many there
-// were and are.
-func TestUsersAreNotScannedFor(t *testing.T) {
+// The number of a slot's users is known without a scan, however many there are and were.
+func TestUsersNeedNoScan(t *testing.T) {
 	s := openSlot(t, options(t, newFS(t)))
 	ctx := context.Background()
 	if _, _, err := s.Users(1); !errors.Is(err, storage.ErrUnavailable) {

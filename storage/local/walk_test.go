@@ -63,7 +63,7 @@ func flagText(f storage.Flags) string {
 	return strings.Join(names, " ")
 }
 
-// dumpStore gives the model's form of what clients see.
+// dumpStore returns the model's form of what clients see.
 func dumpStore(t *testing.T, m *Master) string {
 	t.Helper()
 	ctx := context.Background()
@@ -334,7 +334,7 @@ func (w *walk) subscribe() error {
 	return w.m.Subscribe(context.Background(), w.account().ID, fmt.Sprintf("s%d", w.n), true)
 }
 
-// seed gives the seed of a random test: SEED, else a new one.
+// seed returns the seed of a random test: SEED, else a new one.
 func seed(t *testing.T) uint64 {
 	t.Helper()
 	n, err := strconv.ParseUint(os.Getenv("SEED"), 10, 64)

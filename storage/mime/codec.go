@@ -204,7 +204,7 @@ func intern(b []byte) string {
 	return string(b)
 }
 
-// wellNested tells whether parts is one tree with every part inside its parent's body, which is what Locate relies on.
+// wellNested reports whether parts is one tree with every part inside its parent's body, which is what Locate relies on.
 func wellNested(parts []Span) bool {
 	type open struct {
 		body, end int64

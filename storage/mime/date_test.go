@@ -100,7 +100,7 @@ func FuzzParseDate(f *testing.F) {
 	f.Fuzz(func(t *testing.T, value string) {
 		got, ok := ParseDate(value)
 		if oracle, err := mail.ParseDate(value); err == nil && oracle.Year() >= 1900 {
-			name, offset := oracle.Zone() // Go gives names that it does not know in this place offset 0
+			name, offset := oracle.Zone() // Go takes offset 0 for a name that it does not know in this place
 			if !ok || got.Format(time.DateTime) != oracle.Format(time.DateTime) {
 				t.Fatalf("parse %q: got %v, %v, want %v", value, got, ok, oracle)
 			}

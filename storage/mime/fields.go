@@ -67,8 +67,8 @@ func (s *scanner) readContentField(p *Part, seen *contentFields, name string, ra
 		if !seen.disposition {
 			seen.disposition = true
 			word, params := parseDisposition(unfold(raw))
-			if p.Disposition = s.left.text(word); p.Disposition != "" {
-				p.DispositionParams = s.left.params(params)
+			if p.Disposition.Word = s.left.text(word); p.Disposition.Word != "" {
+				p.Disposition.Params = s.left.params(params)
 			}
 		}
 	case "content-language":

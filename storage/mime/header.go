@@ -113,7 +113,7 @@ func appendLower(dst, name []byte) []byte {
 	return dst
 }
 
-// CoversHeader tells whether Summary.ListHeaders has every field of these names that a message has, so that
+// CoversHeader reports whether Summary.ListHeaders has every field of these names that a message has, so that
 // FilterHeader need not be given the whole header. It says nothing when Summary.ListHeadersCut is set.
 func CoversHeader(names []string) bool {
 	for _, n := range names {

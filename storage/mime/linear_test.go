@@ -58,7 +58,7 @@ func hostile() map[string]func(n int) string {
 	}
 }
 
-// allocated gives the bytes that fn allocates, in all.
+// allocated returns the bytes that fn allocates, in all.
 func allocated(fn func()) uint64 {
 	var before, after runtime.MemStats
 	runtime.ReadMemStats(&before)

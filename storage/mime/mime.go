@@ -41,25 +41,33 @@ const (
 	KindMessage        // message/rfc822 or message/global; Children[0] is the message inside
 )
 
-// Part is one part of a message, or a message itself. Header, Body and End are offsets in bytes from the start of the
-// whole message: the header is [Header, Body), empty line included, the body is [Body, End).
+// Part is one part of a message, or a message itself.
 type Part struct {
-	Kind              Kind
-	Header, Body, End int64
-	Lines             int64 // LFs in the body
+	Kind Kind
+	Extent
+	Lines int64 // LFs in the body
 
-	Type, Subtype     string  // lower case
-	Params            []Param // names in lower case, values unquoted; RFC 2231: see joinParams
-	ID, Description   string  // "" is absent, here and below
-	Encoding          string  // Content-Transfer-Encoding, lower case
-	MD5               string
-	Disposition       string // lower case
-	DispositionParams []Param
-	Language          []string
-	Location          string
-	Envelope          *Envelope // of a message (the root, or one embedded), nil for other parts
+	Type, Subtype   string  // lower case
+	Params          []Param // names in lower case, values unquoted; RFC 2231: see joinParams
+	ID, Description string  // "" is absent, here and below
+	Encoding        string  // Content-Transfer-Encoding, lower case
+	MD5             string
+	Disposition     Disposition
+	Language        []string
+	Location        string
+	Envelope        *Envelope // of a message (the root, or one embedded), nil for other parts
 
 	Children []*Part
+}
+
+// Extent is where a part lies, in bytes from the start of the whole message: its header is [Header, Body), empty line
+// included, its body is [Body, End).
+type Extent struct{ Header, Body, End int64 }
+
+// Disposition is a Content-Disposition (RFC 2183), or "".
+type Disposition struct {
+	Word   string // lower case
+	Params []Param
 }
 
 // Param is one parameter of a Content-Type or Content-Disposition.

@@ -67,7 +67,7 @@ type node struct {
 
 func plainPart(p *Part) node {
 	n := node{Type: p.Type + "/" + p.Subtype, Location: p.Location, Language: p.Language, Params: paramMap(p.Params),
-		Disposition: p.Disposition, DispositionParams: paramMap(p.DispositionParams)}
+		Disposition: p.Disposition.Word, DispositionParams: paramMap(p.Disposition.Params)}
 	for _, c := range p.Children {
 		n.Children = append(n.Children, plainPart(c))
 	}

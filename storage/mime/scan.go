@@ -191,7 +191,7 @@ func (s *scanner) isDigest(i int) bool {
 
 // push begins a part at offset at, as a child of the innermost open one.
 func (s *scanner) push(at int64, digest bool) *Part {
-	p := &Part{Header: at, Body: at, End: at}
+	p := &Part{Extent: Extent{at, at, at}}
 	if n := len(s.stack); n > 0 {
 		parent := s.stack[n-1].part
 		parent.Children = append(parent.Children, p)
@@ -221,7 +221,7 @@ func (s *scanner) pop(at int64) {
 		p.End = max(p.End, p.Children[n-1].End)
 	} else if p.Kind == KindMultipart {
 		// RFC 3501's grammar wants at least one part. Like Dovecot, show an empty text.
-		p.Children = []*Part{{Header: p.End, Body: p.End, End: p.End, Type: "text", Subtype: "plain", Encoding: "7bit"}}
+		p.Children = []*Part{{Extent: Extent{p.End, p.End, p.End}, Type: "text", Subtype: "plain", Encoding: "7bit"}}
 	}
 	p.Lines = s.linesBefore(p.End) - top.linesBody
 	s.leave(top)
@@ -268,7 +268,7 @@ func (s *scanner) endHeader(at, lines int64) {
 	}
 }
 
-// isMessage tells whether the innermost part is a message, so that its header has an envelope.
+// isMessage reports whether the innermost part is a message, so that its header has an envelope.
 func (s *scanner) isMessage() bool {
 	n := len(s.stack)
 	return n == 1 || s.stack[n-2].part.Kind == KindMessage

@@ -3,7 +3,7 @@ package mime
 import "strconv"
 
 // structureWriter writes BODYSTRUCTURE, and notes which stretches of it BODY does not have: extension data never holds
-// another part, so cutting them out gives BODY.
+// another part, so BODY is what is left without them.
 type structureWriter struct {
 	out    []byte
 	cuts   []cut
@@ -70,13 +70,13 @@ func shownParams(p *Part) []Param {
 // extension writes the last three extension fields; all of them began at from.
 func (w *structureWriter) extension(p *Part, from int) {
 	w.space()
-	if p.Disposition == "" {
+	if p.Disposition.Word == "" {
 		w.out = append(w.out, "NIL"...)
 	} else {
 		w.out = append(w.out, '(')
-		w.out = appendString(w.out, p.Disposition)
+		w.out = appendString(w.out, p.Disposition.Word)
 		w.space()
-		w.params(p.DispositionParams)
+		w.params(p.Disposition.Params)
 		w.out = append(w.out, ')')
 	}
 	w.space()

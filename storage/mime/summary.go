@@ -88,7 +88,7 @@ const (
 	SectionMIME                      // MIME: of a part
 )
 
-// Locate gives the byte range of a section; ok is false when the message has no such section. A nil path is the
+// Locate returns the byte range of a section; ok is false when the message has no such section. A nil path is the
 // message itself.
 func (s *Summary) Locate(path []int, kind SectionKind) (off, n int64, ok bool) {
 	if len(path) == 0 {

@@ -197,10 +197,8 @@ func (b *bodyStream) takeBody(ref slot.BodyRef, f *BodyFrame) error {
 func (b *bodyStream) tell(ref slot.BodyRef, gone goneBody) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	// Only what was asked for is known to be gone: what else the other end says of
-	// a body, it said before the event that names it (an older release pushes so).
 	delete(b.gone, ref)
-	if gone.gone && b.asked[ref] {
+	if gone.gone {
 		b.gone[ref] = gone
 	}
 	delete(b.asked, ref)
@@ -224,7 +222,7 @@ func (b *bodyStream) want(ref slot.BodyRef) error {
 	return b.stream.Send(&BodyWant{Guid: ref.GUID[:], BodyId: uint64(ref.ID)})
 }
 
-// isGone says, once, that the other end does not have a body.
+// isGone reports, once, that the other end does not have a body.
 func (b *bodyStream) isGone(ref slot.BodyRef) goneBody {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -233,7 +231,7 @@ func (b *bodyStream) isGone(ref slot.BodyRef) goneBody {
 	return g
 }
 
-// wait gives a channel that is closed at the next news.
+// wait returns a channel that is closed at the next news.
 func (b *bodyStream) wait() (<-chan struct{}, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()

@@ -62,7 +62,7 @@ type Comparison struct {
 	Rest        bool          // accounts, addresses or subscriptions differ
 }
 
-// Differ says whether anything does.
+// Differ reports whether anything does.
 func (c Comparison) Differ() bool { return c.Rest || len(c.Mailboxes) > 0 }
 
 const (
@@ -174,7 +174,7 @@ func (s *sums) fill() error {
 	return nil
 }
 
-// peek gives the next mailbox; ok is false at the end.
+// peek returns the next mailbox; ok is false at the end.
 func (s *sums) peek() (r storage.Ref, d event.Digest, ok bool, err error) {
 	if err := s.fill(); err != nil || len(s.list) == 0 {
 		return r, d, false, err
@@ -204,7 +204,7 @@ func (s *sums) against(own storage.Ref, d event.Digest) (differ []storage.Ref, e
 	}
 }
 
-// onlyThere gives the mailboxes that only they have, after this copy's last.
+// onlyThere returns the mailboxes that only they have, after this copy's last.
 func (s *sums) onlyThere() (only []storage.Ref, err error) {
 	for {
 		r, _, ok, err := s.peek()
@@ -219,7 +219,7 @@ func before(a, b storage.Ref) bool {
 	return a.Account < b.Account || a.Account == b.Account && a.Mailbox < b.Mailbox
 }
 
-// between gives the mailboxes that the events between two positions touch, from
+// between returns the mailboxes that the events between two positions touch, from
 // the copy that has them, and whether one touches anything else.
 func between(ctx context.Context, own Copy, c ReplicationClient, here, there slot.Position) (touched map[storage.Ref]bool, rest bool, err error) {
 	touched = map[storage.Ref]bool{}

@@ -30,7 +30,7 @@ type Copy interface {
 
 // Marks are what a copy remembers of its own promises, durable when a call returns.
 type Marks interface {
-	// Alone gives the position after which this copy, as a master, has
+	// Alone returns the position after which this copy, as a master, has
 	// acknowledged what no replica confirmed.
 	Alone() (since slot.Position, alone bool, err error)
 	MarkAlone(ctx context.Context, since slot.Position) error
@@ -44,19 +44,19 @@ type Marks interface {
 type Source interface {
 	ID() slot.ID
 	Head() (event.Head, error)
-	// HeadMoved gives a channel that is closed at the next durable change.
+	// HeadMoved returns a channel that is closed at the next durable change.
 	HeadMoved() <-chan struct{}
 	JournalAfter(after slot.Position, bytesMax int) (events [][]byte, last slot.Position, err error)
 	ReadState(fn func(r event.Record) error) error
-	// ProveState says whether the state can be read and is what its digests say.
+	// ProveState reports whether the state can be read and is what its digests say.
 	ProveState(ctx context.Context) error
 	Body(ref slot.BodyRef) (body storage.BodyReader, note []byte, err error)
 	// BodyUnneeded says that no message which anybody can see needs a body.
 	BodyUnneeded(ref slot.BodyRef) (bool, error)
-	// Digests gives the digests of one position: start's first, of everything but
+	// Digests returns the digests of one position: start's first, of everything but
 	// mailboxes, then each live mailbox's in the order of account and mailbox.
 	Digests(start func(at slot.Position, rest event.Digest) error, box func(r storage.Ref, d event.Digest) error) error
-	// Arrivals gives bodies that come in, before their events, until stop.
+	// Arrivals returns bodies that come in, before their events, until stop.
 	Arrivals() (bodies <-chan slot.BodyRef, stop func())
 }
 

@@ -55,7 +55,7 @@ type joiner struct {
 	partial  []byte
 }
 
-// take gives the events that a message ends. Each part is proved, and how much is
+// take returns the events that a message ends. Each part is proved, and how much is
 // kept of an event that may never end is bounded (laws 6 and 9).
 func (j *joiner) take(group [][]byte, p *EventPart) ([][]byte, error) {
 	if p == nil {
@@ -94,8 +94,6 @@ func (s *Server) Journal(req *JournalRequest, stream Replication_JournalServer) 
 		return stream.Send(&JournalReply{Gone: true})
 	case err != nil:
 		return toStatus(err)
-	case len(events) == 0:
-		return stream.Send(&JournalReply{})
 	}
 	return sendEvents(events, func(group [][]byte, part *EventPart) error {
 		return stream.Send(&JournalReply{Events: group, Part: part})
@@ -103,7 +101,7 @@ func (s *Server) Journal(req *JournalRequest, stream Replication_JournalServer) 
 }
 
 // readJournal calls fn for some of another copy's events after a position, and
-// gives their number; none: it has no more, or, when gone, its journal does not go
+// returns their number; none: it has no more, or, when gone, its journal does not go
 // back that far.
 func readJournal(ctx context.Context, c ReplicationClient, id slot.ID, after slot.Position, fn func(*event.Event) error) (n int, gone bool, err error) {
 	ctx, cancel := context.WithCancel(ctx)

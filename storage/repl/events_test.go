@@ -134,19 +134,3 @@ func TestLaw01CatchUpTakesALargeEvent(t *testing.T) {
 	}
 	sameState(t, n1, n2)
 }
-
-// A release that asked for one message gets it: small events all fit.
-func TestOlderReleaseReadsTheJournal(t *testing.T) {
-	n1 := newSide(t, "n1")
-	n1.lead(1, 0, &record{}, 100*time.Millisecond)
-	n1.account("u1@example.test")
-	r := &JournalReply{}
-	if err := n1.conn.Invoke(context.Background(), Replication_Journal_FullMethodName, &JournalRequest{Slot: 3}, r); err != nil || len(r.Events) == 0 {
-		t.Errorf("%d events, %v", len(r.Events), err)
-	}
-	head, _ := n1.copy.Head()
-	r = &JournalReply{}
-	if err := n1.conn.Invoke(context.Background(), Replication_Journal_FullMethodName, &JournalRequest{Slot: 3, After: uint64(head.Position)}, r); err != nil || len(r.Events) > 0 || r.Gone {
-		t.Errorf("after the head: %d events, gone %v, %v", len(r.Events), r.Gone, err)
-	}
-}

@@ -16,11 +16,11 @@ import (
 
 // Copies is how a Server finds what this node has.
 type Copies interface {
-	// Copy gives this node's copy of a slot, if it has one open.
+	// Copy returns this node's copy of a slot, if it has one open.
 	Copy(s slot.ID) (Copy, bool)
-	// Feed gives the feed of a slot that this node is master of, else nil.
+	// Feed returns the feed of a slot that this node is master of, else nil.
 	Feed(s slot.ID) *Feed
-	// PeerName gives the proved name of the node at the other end of a call.
+	// PeerName returns the proved name of the node at the other end of a call.
 	PeerName(ctx context.Context) (slot.NodeName, bool)
 }
 
@@ -134,7 +134,7 @@ func (f *Feed) send(ctx context.Context, stream Replication_FollowServer, name s
 		case closed != nil:
 			return toStatus(closed)
 		case !listed:
-			return status.Errorf(codes.Unavailable, "follow %s: Raft lists %s as a replica no more", f.o.Slot.ID(), name)
+			return status.Errorf(codes.Unavailable, "follow %s: Raft no longer lists %s as a replica", f.o.Slot.ID(), name)
 		}
 		if f.wantsRefetch(name, false) {
 			return status.Error(codes.Aborted, "this copy was found to differ: it fetches the state")

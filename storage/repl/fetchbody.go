@@ -34,7 +34,7 @@ func FetchBody(ctx context.Context, c ReplicationClient, id slot.ID, ref slot.Bo
 	}
 	f, err := ask()
 	if err == nil && f.Gone && !f.Unread {
-		f, err = ask() // believed the second time, as in awaitBodies: the message may be given up for it
+		f, err = ask() // believed the second time: the message may be given up for it
 	}
 	switch {
 	case err != nil:
@@ -159,7 +159,7 @@ func (f *Feed) Refetch(n slot.NodeName) {
 	f.changed()
 }
 
-// wantsRefetch says whether a replica has to fetch the state; done: it is told now.
+// wantsRefetch reports whether a replica has to fetch the state; done: it is told now.
 func (f *Feed) wantsRefetch(n slot.NodeName, done bool) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -140,7 +140,7 @@ func TestLaw05Law06LostBodyComesFromAThirdCopy(t *testing.T) {
 		t.Errorf("the replica's body: %v", err)
 	}
 	if _, err := FetchBody(context.Background(), NewReplicationClient(n1.conn), 3, ref, n2.spool); !errors.Is(err, storage.ErrNotFound) {
-		t.Errorf("the damaged copy gave %v", err)
+		t.Errorf("the damaged copy returned %v", err)
 	}
 	n1.repair(n2, ref)
 	if got := n1.bodies(a); got[text(1, 10)] != 1 {
@@ -204,14 +204,14 @@ func TestLaw08ComparedCopies(t *testing.T) {
 		t.Fatal(err)
 	}
 	f.Refetch("it differs from its master")
-	eventually(t, "the state is fetched anew", func() bool { return n2.refetched(h.Position) })
+	eventually(t, "the state is fetched again", func() bool { return n2.refetched(h.Position) })
 	sameState(t, n1, n2)
 	if c, err := Compare(ctx, n1.copy, NewReplicationClient(n2.conn)); err != nil || c.Differ() {
 		t.Errorf("after the transfer: %+v, %v", c, err)
 	}
 }
 
-// refetched says whether a transfer has ended since this copy stood at p.
+// refetched reports whether a transfer has ended since this copy stood at p.
 func (s *side) refetched(p slot.Position) bool {
 	h, err := s.copy.Head()
 	return err == nil && !h.Building && h.KeptAfter >= p
@@ -232,7 +232,7 @@ func TestLaw08MasterOrdersATransfer(t *testing.T) {
 		t.Fatal(err)
 	}
 	n1.feed.Refetch("n2")
-	eventually(t, "the state is fetched anew", func() bool { return n2.refetched(h.Position) })
+	eventually(t, "the state is fetched again", func() bool { return n2.refetched(h.Position) })
 	sameState(t, n1, n2)
 }
 
@@ -262,7 +262,7 @@ func TestLaw07UnreadIsNotGone(t *testing.T) {
 }
 
 // A replica that is to fetch the state keeps its own until the master has proved
-// what it gives: it may be the only copy that is right.
+// what it has: it may be the only copy that is right.
 func TestLaw06Law07DamagedMasterDoesNotWipeASoundReplica(t *testing.T) {
 	t.Parallel()
 	n1, n2 := newSide(t, "n1"), newSide(t, "n2")

@@ -27,7 +27,7 @@ type FollowerOptions struct {
 	Spool  *storage.SpoolDir
 	Clock  storage.Clock
 	Logger *slog.Logger
-	// Others gives the copies beside this one and the master's, which are asked
+	// Others returns the copies beside this one and the master's, which are asked
 	// for bodies that the master does not have; nil: there are none.
 	Others func() []ReplicationClient
 	// OnFenced is told when the master says a lower epoch than this node knows,
@@ -79,7 +79,7 @@ type FollowerState struct {
 
 const (
 	poisonPause = 5 * time.Second // before the state is fetched for an event that could not be applied
-	silentAfter = 5 * time.Second // without a heartbeat the stream is opened anew
+	silentAfter = 5 * time.Second // without a heartbeat the stream is opened again
 	ackEvery    = 500 * time.Millisecond
 	bodyGrace   = 300 * time.Millisecond // a pushed body may still be on its way
 )
@@ -219,8 +219,8 @@ func (f *Follower) follow(whole context.Context) error {
 	return err
 }
 
-// pauseBefore is how long a transfer waits: an event that cannot be applied would
-// else be fetched with the state again and again.
+// pauseBefore is how long a transfer waits: otherwise an event
+// that cannot be applied would be fetched with the state again and again.
 func pauseBefore(err error) time.Duration {
 	if errors.Is(err, errUnneeded) {
 		return backOffMin
@@ -397,7 +397,7 @@ func (f *Follower) applyLoop(ctx context.Context, stream Replication_FollowClien
 	}
 }
 
-// refusesEvent says whether the error is the event's own fault, rather than the
+// refusesEvent reports whether the error is the event's own fault, rather than the
 // disk's, the connection's or this node's. An event that does not follow the
 // head, or whose body has gone again, is settled by the next connection.
 func refusesEvent(err error) bool {
@@ -484,18 +484,13 @@ func (f *Follower) apply(ctx context.Context, evs []*event.Event, working func()
 }
 
 // awaitBodies waits for bodies; those that were not pushed are asked for. While
-// it waits, acknowledgements go on telling the master that bytes move.
-//
-// That a body is gone ends the stream, so it is believed at the second answer: the
-// second question is asked after the first was answered, and the first after the
-// event was durable at the master, which may be of a release that looked for a
-// body where it was no more.
+// it waits, acknowledgements go on telling the master that bytes move. That a body
+// is gone ends the stream.
 func (f *Follower) awaitBodies(ctx context.Context, bodies *bodyStream, missing []slot.BodyRef, ack func() error) error {
 	grace := time.NewTimer(bodyGrace)
 	defer grace.Stop()
 	tick := time.NewTicker(ackEvery)
 	defer tick.Stop()
-	doubted := map[slot.BodyRef]bool{}
 	for {
 		news, err := bodies.wait()
 		if err != nil {
@@ -511,13 +506,6 @@ func (f *Follower) awaitBodies(ctx context.Context, bodies *bodyStream, missing 
 				left = append(left, ref)
 			}
 			g := bodies.isGone(ref)
-			if !have && g.gone && !doubted[ref] {
-				doubted[ref] = true
-				if err := bodies.want(ref); err != nil {
-					return err
-				}
-				continue
-			}
 			if !have && g.gone {
 				came, err := f.askOthers(ctx, ref, ack)
 				switch {

@@ -19,7 +19,7 @@ type Recorder interface {
 	// r.Version. It returns when that is decided, or ctx has ended; err says why an
 	// outcome is not ack.Done. ErrEpochOver: Raft has a higher epoch.
 	Record(ctx context.Context, s slot.ID, e slot.Epoch, r ack.Record) (ack.Outcome, error)
-	// Recorded gives what Raft has, as this node has applied it.
+	// Recorded returns what Raft has, as this node has applied it.
 	Recorded(s slot.ID) Recorded
 }
 
@@ -191,7 +191,7 @@ func (f *Feed) onAck(n slot.NodeName, conn int, a *Ack) {
 	f.step(ack.Acked{At: f.o.Clock.Mono(), Node: n, Conn: conn, Position: slot.Position(a.Position), Moved: a.BytesReceived + a.Worked, Viable: a.Viable, Problem: a.Problem})
 }
 
-// connect notes that a replica holds everything up to p, and gives the number
+// connect notes that a replica holds everything up to p, and returns the number
 // of the connection.
 func (f *Feed) connect(n slot.NodeName, p slot.Position) (conn int) {
 	f.mu.Lock()
@@ -214,7 +214,7 @@ func (f *Feed) disconnect(n slot.NodeName, conn int) {
 	f.step(ack.Disconnected{At: f.o.Clock.Mono(), Node: n, Conn: conn})
 }
 
-// lists says whether Raft lists a node as a replica of the slot.
+// lists reports whether Raft lists a node as a replica of the slot.
 func (f *Feed) lists(n slot.NodeName) bool {
 	f.learn()
 	f.mu.Lock()
@@ -246,7 +246,7 @@ func (f *Feed) State() (protected bool, replicas []ReplicaState) {
 	return f.st.Waits(), replicas
 }
 
-// Alone gives the position after which this master has acknowledged what no
+// Alone returns the position after which this master has acknowledged what no
 // replica confirmed.
 func (f *Feed) Alone() (since slot.Position, alone bool) {
 	f.mu.Lock()

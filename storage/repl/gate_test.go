@@ -96,7 +96,7 @@ func (g *gate) ticks(n int) {
 	}
 }
 
-// awaits says whether a change at p is acknowledged now.
+// awaits reports whether a change at p is acknowledged now.
 func (g *gate) awaits(p slot.Position) error {
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Millisecond)
 	defer cancel()

@@ -12,8 +12,8 @@ import (
 	"mailnode/storage/slot"
 )
 
-// forgetful says of each body, the first time it is asked, that it is not there,
-// although it is: as a master of an older release did while a group landed.
+// forgetful says of each body, the first times it is asked, that it is not there,
+// although it is.
 type forgetful struct {
 	*local.Slot
 	mu    *sync.Mutex
@@ -38,12 +38,11 @@ func (s *side) forgets(least int, kind error) {
 	s.as = func(c *local.Slot) Copy { f.Slot = c; return f }
 }
 
-// One wrong "gone" ends no stream: neither that to a body which nobody asked for,
-// nor the first answer to a question.
-func TestLaw01OneWrongGoneEndsNoStream(t *testing.T) {
-	for least := range 3 {
+// A push that does not find its body ends no stream: the replica asks for it.
+func TestLaw01FailedPushEndsNoStream(t *testing.T) {
+	for least := range 2 {
 		n1, n2 := newSide(t, "n1"), newSide(t, "n2")
-		n1.forgets(least, storage.ErrNotFound) // 2: of the push, and of the first question
+		n1.forgets(least, storage.ErrNotFound)
 		n1.lead(1, 0, &record{}, 20e9)
 		a := n1.account("u1@example.test")
 		f := n2.follow(n1, 1)
@@ -78,7 +77,7 @@ func TestLaw07OneWrongGoneIsNotBelieved(t *testing.T) {
 	got.Body.Close()
 }
 
-// A stream that breaks is opened anew at once, and it can be seen why it broke.
+// A stream that breaks is opened again at once, and it can be seen why it broke.
 func TestLaw01BrokenStreamIsSeen(t *testing.T) {
 	n1, n2 := newSide(t, "n1"), newSide(t, "n2")
 	n1.forgets(2, storage.ErrUnavailable) // the push, then the question: that ends the stream

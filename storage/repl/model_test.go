@@ -93,7 +93,7 @@ func (s *sightings) enough(t *testing.T) {
 	}
 }
 
-// playSeed gives the story, and where the two are not alike.
+// playSeed returns the story, and where the two are not alike.
 func playSeed(t *testing.T, seed uint64, met *sightings) (story, why string) {
 	var told []string
 	synctest.Test(t, func(t *testing.T) {
@@ -207,7 +207,7 @@ func (p *pair) see(n *realNode) (c sim.Copy, err error) {
 		c.Aside = append(c.Aside, slot.At(e, at))
 	}
 	slices.Sort(c.Aside)
-	return c, n.copy.Inspect(func(x local.Snapshot) error {
+	return c, n.copy.Snapshot(func(x local.Snapshot) error {
 		return x.Each(event.SpanOf([]byte{event.PrefixMessage}), func(_, value []byte) error {
 			m := &event.MessageRecord{}
 			if err := proto.Unmarshal(value, m); err != nil {
@@ -224,7 +224,7 @@ func (p *pair) see(n *realNode) (c sim.Copy, err error) {
 	})
 }
 
-// same says whether a position of a model is this one of the real stores, which
+// same reports whether a position of a model is this one of the real stores, which
 // have other events, and larger jumps, in between.
 func (p *pair) same(model, real slot.Position) bool {
 	if _, ok := p.at[model]; !ok && p.back[real] == 0 {
@@ -279,7 +279,7 @@ func (p *pair) compare(name slot.NodeName, m, r sim.Copy) (out []string) {
 
 // checkStore is what every test of a store ends with.
 func checkStore(s *local.Slot) error {
-	return s.Inspect(func(x local.Snapshot) error {
+	return s.Snapshot(func(x local.Snapshot) error {
 		found, err := check.Run(x, check.Options{Bodies: !s.Building()})
 		if err == nil && len(found) > 0 {
 			err = storage.Errorf(storage.ErrCorrupt, "%s", found[0])

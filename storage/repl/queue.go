@@ -64,7 +64,7 @@ func (q *eventQueue) tryPut(ev *event.Event, bytes int) bool {
 	return true
 }
 
-// take gives what one commit applies: all that waits, which is no more than that.
+// take returns what one commit applies: all that waits, which is no more than that.
 // It may be nothing.
 func (q *eventQueue) take() []*event.Event {
 	q.mu.Lock()

@@ -137,8 +137,7 @@ type Hello struct {
 	Position      uint64                 `protobuf:"fixed64,4,opt,name=position,proto3" json:"position,omitempty"`
 	Lineage       []*Branch              `protobuf:"bytes,5,rep,name=lineage,proto3" json:"lineage,omitempty"`
 	Building      bool                   `protobuf:"varint,6,opt,name=building,proto3" json:"building,omitempty"`
-	Features      []string               `protobuf:"bytes,7,rep,name=features,proto3" json:"features,omitempty"`
-	Refill        bool                   `protobuf:"varint,8,opt,name=refill,proto3" json:"refill,omitempty"` // it is whole, and asks for the whole state all the same
+	Refill        bool                   `protobuf:"varint,7,opt,name=refill,proto3" json:"refill,omitempty"` // it is whole, and asks for the whole state all the same
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -213,13 +212,6 @@ func (x *Hello) GetBuilding() bool {
 		return x.Building
 	}
 	return false
-}
-
-func (x *Hello) GetFeatures() []string {
-	if x != nil {
-		return x.Features
-	}
-	return nil
 }
 
 func (x *Hello) GetRefill() bool {
@@ -448,8 +440,7 @@ type Welcome struct {
 	Head          uint64                 `protobuf:"fixed64,1,opt,name=head,proto3" json:"head,omitempty"`
 	Lineage       []*Branch              `protobuf:"bytes,2,rep,name=lineage,proto3" json:"lineage,omitempty"`
 	Transfer      bool                   `protobuf:"varint,3,opt,name=transfer,proto3" json:"transfer,omitempty"` // the journal does not reach back to the replica's position
-	Features      []string               `protobuf:"bytes,4,rep,name=features,proto3" json:"features,omitempty"`
-	Diverged      bool                   `protobuf:"varint,5,opt,name=diverged,proto3" json:"diverged,omitempty"` // the replica holds events that the master never had
+	Diverged      bool                   `protobuf:"varint,4,opt,name=diverged,proto3" json:"diverged,omitempty"` // the replica holds events that the master never had
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -503,13 +494,6 @@ func (x *Welcome) GetTransfer() bool {
 		return x.Transfer
 	}
 	return false
-}
-
-func (x *Welcome) GetFeatures() []string {
-	if x != nil {
-		return x.Features
-	}
-	return nil
 }
 
 func (x *Welcome) GetDiverged() bool {
@@ -605,7 +589,7 @@ func (x *Heartbeat) GetBirthBytes() uint64 {
 
 type BodyWant struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Slot          uint32                 `protobuf:"varint,1,opt,name=slot,proto3" json:"slot,omitempty"` // first message: the slot; push says whether to send arrivals
+	Slot          uint32                 `protobuf:"varint,1,opt,name=slot,proto3" json:"slot,omitempty"` // first message: the slot; push: arrivals are sent too
 	Push          bool                   `protobuf:"varint,2,opt,name=push,proto3" json:"push,omitempty"`
 	Guid          []byte                 `protobuf:"bytes,3,opt,name=guid,proto3" json:"guid,omitempty"` // later messages: one body
 	BodyId        uint64                 `protobuf:"fixed64,4,opt,name=body_id,json=bodyId,proto3" json:"body_id,omitempty"`
@@ -1262,16 +1246,15 @@ const file_repl_proto_rawDesc = "" +
 	"\x05after\x18\x02 \x01(\x06R\x05after\"b\n" +
 	"\bFollowUp\x12-\n" +
 	"\x05hello\x18\x01 \x01(\v2\x17.mailnode.repl.v1.HelloR\x05hello\x12'\n" +
-	"\x03ack\x18\x02 \x01(\v2\x15.mailnode.repl.v1.AckR\x03ack\"\xe5\x01\n" +
+	"\x03ack\x18\x02 \x01(\v2\x15.mailnode.repl.v1.AckR\x03ack\"\xc9\x01\n" +
 	"\x05Hello\x12\x12\n" +
 	"\x04slot\x18\x01 \x01(\rR\x04slot\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\rR\x05epoch\x12\x12\n" +
 	"\x04node\x18\x03 \x01(\tR\x04node\x12\x1a\n" +
 	"\bposition\x18\x04 \x01(\x06R\bposition\x122\n" +
 	"\alineage\x18\x05 \x03(\v2\x18.mailnode.repl.v1.BranchR\alineage\x12\x1a\n" +
-	"\bbuilding\x18\x06 \x01(\bR\bbuilding\x12\x1a\n" +
-	"\bfeatures\x18\a \x03(\tR\bfeatures\x12\x16\n" +
-	"\x06refill\x18\b \x01(\bR\x06refill\"\x92\x01\n" +
+	"\bbuilding\x18\x06 \x01(\bR\bbuilding\x12\x16\n" +
+	"\x06refill\x18\a \x01(\bR\x06refill\"\x92\x01\n" +
 	"\x03Ack\x12\x1a\n" +
 	"\bposition\x18\x01 \x01(\x06R\bposition\x12%\n" +
 	"\x0ebytes_received\x18\x02 \x01(\x04R\rbytesReceived\x12\x16\n" +
@@ -1288,13 +1271,12 @@ const file_repl_proto_rawDesc = "" +
 	"\tEventPart\x12\x12\n" +
 	"\x04data\x18\x01 \x01(\fR\x04data\x12\x16\n" +
 	"\x06crc32c\x18\x02 \x01(\aR\x06crc32c\x12\x12\n" +
-	"\x04last\x18\x03 \x01(\bR\x04last\"\xa5\x01\n" +
+	"\x04last\x18\x03 \x01(\bR\x04last\"\x89\x01\n" +
 	"\aWelcome\x12\x12\n" +
 	"\x04head\x18\x01 \x01(\x06R\x04head\x122\n" +
 	"\alineage\x18\x02 \x03(\v2\x18.mailnode.repl.v1.BranchR\alineage\x12\x1a\n" +
 	"\btransfer\x18\x03 \x01(\bR\btransfer\x12\x1a\n" +
-	"\bfeatures\x18\x04 \x03(\tR\bfeatures\x12\x1a\n" +
-	"\bdiverged\x18\x05 \x01(\bR\bdiverged\"\xad\x01\n" +
+	"\bdiverged\x18\x04 \x01(\bR\bdiverged\"\xad\x01\n" +
 	"\tHeartbeat\x12\x12\n" +
 	"\x04head\x18\x01 \x01(\x06R\x04head\x12\"\n" +
 	"\rslot_clock_ms\x18\x02 \x01(\x04R\vslotClockMs\x12\x18\n" +

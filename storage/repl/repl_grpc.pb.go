@@ -40,10 +40,9 @@ type ReplicationClient interface {
 	Bodies(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[BodyWant, BodyFrame], error)
 	// State sends a copy's whole state at one position.
 	State(ctx context.Context, in *StateRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[StateFrame], error)
-	// Journal gives a part of any copy's journal. It is one message, which an older
-	// release asks for as the only one, unless an event is over 1 MiB.
+	// Journal sends a part of any copy's journal.
 	Journal(ctx context.Context, in *JournalRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[JournalReply], error)
-	// Digests gives any copy's digests at one position, to find where two differ.
+	// Digests sends any copy's digests at one position, to find where two differ.
 	Digests(ctx context.Context, in *DigestRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[DigestFrame], error)
 }
 
@@ -149,10 +148,9 @@ type ReplicationServer interface {
 	Bodies(grpc.BidiStreamingServer[BodyWant, BodyFrame]) error
 	// State sends a copy's whole state at one position.
 	State(*StateRequest, grpc.ServerStreamingServer[StateFrame]) error
-	// Journal gives a part of any copy's journal. It is one message, which an older
-	// release asks for as the only one, unless an event is over 1 MiB.
+	// Journal sends a part of any copy's journal.
 	Journal(*JournalRequest, grpc.ServerStreamingServer[JournalReply]) error
-	// Digests gives any copy's digests at one position, to find where two differ.
+	// Digests sends any copy's digests at one position, to find where two differ.
 	Digests(*DigestRequest, grpc.ServerStreamingServer[DigestFrame]) error
 	mustEmbedUnimplementedReplicationServer()
 }

@@ -44,7 +44,7 @@ type side struct {
 	master *local.Master
 	stop   func()
 
-	as     func(*local.Slot) Copy // what its server gives instead of copy, when not nil
+	as     func(*local.Slot) Copy // what its server uses instead of copy, when not nil
 	lis    *bufconn.Listener
 	server *grpc.Server
 	conn   *grpc.ClientConn
@@ -149,7 +149,7 @@ func newSide(t *testing.T, name slot.NodeName) *side {
 		s.endRole()
 		s.conn.Close()
 		s.server.Stop()
-		if err := s.copy.Inspect(func(x local.Snapshot) error {
+		if err := s.copy.Snapshot(func(x local.Snapshot) error {
 			found, err := check.Run(x, check.Options{Bodies: !s.copy.Building()})
 			for _, f := range found {
 				t.Errorf("check %s: %s", name, f)
@@ -443,7 +443,7 @@ func TestLaw02Law07DivergedCopyIsSetAside(t *testing.T) {
 	}
 }
 
-// An event that cannot be applied is set aside; the copy is filled anew and the
+// An event that cannot be applied is set aside; the copy is filled again and the
 // stream goes on.
 func TestLaw05PoisonEventDoesNotStopReplication(t *testing.T) {
 	t.Parallel()
@@ -507,12 +507,12 @@ func (s *side) reopen(fs *vfs.MemFS) {
 func journalKeyAfter(p slot.Position) []byte { return event.JournalKey(p + 1) }
 
 func (s *side) get(key []byte) (value []byte, found bool, err error) {
-	err = s.copy.Inspect(func(x local.Snapshot) error {
+	err = s.copy.Snapshot(func(x local.Snapshot) error {
 		value, found, err = x.Get(key)
 		return err
 	})
 	return value, found, err
 }
 
-// waitsNow says whether a change that is made now waits for a replica.
+// waitsNow reports whether a change that is made now waits for a replica.
 func waitsNow(s *side) bool { waits, _ := s.feed.State(); return waits }

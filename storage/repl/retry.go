@@ -13,11 +13,11 @@ const (
 )
 
 // retry says how long a follower waits before it connects again. A stream that
-// broke is opened anew at once: deliveries wait for it (law 1). Only when that
+// broke is opened again at once: deliveries wait for it (law 1). Only when that
 // fails as well, or comes to nothing, it backs off.
 type retry struct{ failures int }
 
-// after notes how a connection ended and gives the pause. One that made progress
+// after notes how a connection ended and returns the pause. One that made progress
 // counts as the first that failed.
 func (r *retry) after(failed, progress bool) time.Duration {
 	if progress || !failed {

@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// A stream that broke is opened anew at once; the back-off begins with the second
+// A stream that broke is opened again at once; the back-off begins with the second
 // failure in a row, and ends with progress.
 func TestLaw01BrokenStreamIsOpenedAnewAtOnce(t *testing.T) {
 	var r retry

@@ -8,7 +8,7 @@ import (
 )
 
 // Replicas that work through something large, and end nothing for longer than
-// ack_timeout, are waited for. When they work no more, their master goes on alone,
+// ack_timeout, are waited for. When they no longer work, their master goes on alone,
 // although events still come in there.
 func TestLaw01SlowReplicaIsNotDead(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -108,7 +108,7 @@ func newStage(t *testing.T, log *slog.Logger) *stage {
 		n := &realNode{st: st, name: name, fs: vfs.NewCrashableMem(), disk: &valve{}, intake: &valve{}, spool: &storage.SpoolDir{FS: vfs.NewMem(), Dir: "/"},
 			applied: len(st.states) - 1}
 		n.o = local.Options{Dir: "/slots/s000", Cluster: "stage", Slot: stageSlot, Logger: log.With("node", name), Clock: storage.SystemClock(),
-			Resources: local.NewResources(1 << 20), Passwords: local.NewPasswords(1), HangAfter: time.Hour}
+			Resources: local.NewResources(1 << 20), Passwords: local.NewPasswords(1), Limits: local.Limits{HangAfter: time.Hour}}
 		st.nodes[name] = n
 		n.start()
 	}
@@ -128,7 +128,7 @@ func (st *stage) must(c cluster.Command) {
 	}
 }
 
-// commit applies a command, and gives the index of the state after it.
+// commit applies a command, and returns the index of the state after it.
 func (st *stage) commit(c cluster.Command) (int, error) {
 	next := st.states[len(st.states)-1].Clone()
 	if _, err := next.Apply(uint64(len(st.states)), c); err != nil {
@@ -151,7 +151,7 @@ func (st *stage) acknowledged(id uint64) bool {
 	return st.acked[id]
 }
 
-// quorum says whether Raft's leader has one. The caller holds mu.
+// quorum reports whether Raft's leader has one. The caller holds mu.
 func (st *stage) quorum() bool {
 	count := 1
 	for _, n := range st.nodes {
@@ -162,7 +162,7 @@ func (st *stage) quorum() bool {
 	return count > 2
 }
 
-// reaches says whether a node can ask Raft's leader. The caller holds mu.
+// reaches reports whether a node can ask Raft's leader. The caller holds mu.
 func (n *realNode) reaches() bool {
 	return n.up && !n.st.cut[[2]slot.NodeName{n.name, stageLeader}] && n.st.quorum()
 }
@@ -289,7 +289,7 @@ func (st *stage) rest(seconds int) {
 	}
 }
 
-// deliver begins a delivery, and gives the GUID of what was to be delivered.
+// deliver begins a delivery, and returns the GUID of what was to be delivered.
 func (st *stage) deliver(to slot.NodeName, id uint64) slot.GUID {
 	n := st.nodes[to]
 	body := n.spool.New()

@@ -30,7 +30,7 @@ func (f *Follower) transfer(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	// What is here is dropped only when the master has begun to give what
+	// What is here is dropped only when the master has begun to send what
 	// replaces it.
 	fr, err := stream.Recv()
 	if err != nil {
@@ -74,7 +74,7 @@ func (f *Follower) transfer(ctx context.Context) error {
 	return nil
 }
 
-// stateFrame checks a frame and gives its records, those of the slot itself apart.
+// stateFrame checks a frame and returns its records, those of the slot itself apart.
 func (f *Follower) stateFrame(fr *StateFrame) (recs, own []event.Record, err error) {
 	id := f.o.Slot.ID()
 	if slot.Epoch(fr.Epoch) < f.o.Epoch || stateChecksum(fr.Records) != fr.Crc32C {
@@ -170,7 +170,7 @@ func (x *bodyFetch) settle() error {
 
 // CatchUp brings a copy that nobody serves up to date with another copy of the
 // same lineage which is ahead: before a promotion, and before a master that was
-// stopped serves again. It gives the position reached.
+// stopped serves again. It returns the position reached.
 func CatchUp(ctx context.Context, s Copy, c ReplicationClient, spool *storage.SpoolDir) (slot.Position, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()

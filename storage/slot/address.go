@@ -95,7 +95,7 @@ func shorten(s string) string {
 	return s
 }
 
-// Home gives the slot that holds an address's record in a cluster of so many
+// Home returns the slot that holds an address's record in a cluster of so many
 // slots (at least 1): the first 8 bytes of its SHA-256, modulo slots. The
 // result is part of the disk format and never changes.
 func (a Address) Home(slots int) ID {

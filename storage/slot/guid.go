@@ -12,7 +12,7 @@ type GUID [sha256.Size]byte
 // SumGUID hashes a message held in memory.
 func SumGUID(body []byte) GUID { return sha256.Sum256(body) }
 
-// String gives lower-case hex.
+// String returns lower-case hex.
 func (g GUID) String() string { return hex.EncodeToString(g[:]) }
 
 // GUIDFromBytes copies a stored GUID; it refuses any other length.
@@ -35,5 +35,5 @@ type BodyRef struct {
 	ID   BodyID
 }
 
-// String gives the form that operators see.
+// String returns the form that operators see.
 func (r BodyRef) String() string { return fmt.Sprintf("%s.%016x", r.GUID, uint64(r.ID)) }

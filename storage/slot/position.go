@@ -12,16 +12,16 @@ const MaxN = 1<<PositionBits - 1
 // Positions order events only along one lineage. Zero is before everything.
 type Position uint64
 
-// At gives the position of event n of an epoch.
+// At returns the position of event n of an epoch.
 func At(e Epoch, n uint64) Position { return Position(uint64(e)<<PositionBits | n&MaxN) }
 
-// Epoch gives the epoch in which the event was made.
+// Epoch returns the epoch in which the event was made.
 func (p Position) Epoch() Epoch { return Epoch(p >> PositionBits) }
 
-// N gives the number of the event inside its epoch.
+// N returns the number of the event inside its epoch.
 func (p Position) N() uint64 { return uint64(p) & MaxN }
 
-// String gives "epoch/n", the form that operators see.
+// String returns "epoch/n", the form that operators see.
 func (p Position) String() string { return fmt.Sprintf("%d/%d", p.Epoch(), p.N()) }
 
 // Branch is one entry of a lineage: an epoch, and the position after which it began.
@@ -33,7 +33,7 @@ type Branch struct {
 // Lineage is a copy's list of epochs in order, never trimmed.
 type Lineage []Branch
 
-// Last gives the newest epoch of the lineage, 0 when it is empty.
+// Last returns the newest epoch of the lineage, 0 when it is empty.
 func (l Lineage) Last() Epoch {
 	if len(l) == 0 {
 		return 0
@@ -41,7 +41,7 @@ func (l Lineage) Last() Epoch {
 	return l[len(l)-1].Epoch
 }
 
-// Shared gives the last position up to which two copies have the same history:
+// Shared returns the last position up to which two copies have the same history:
 // a copy with this lineage whose journal ends at head, and another with lineage
 // m that ends at mHead.
 func (l Lineage) Shared(head Position, m Lineage, mHead Position) Position {
@@ -63,11 +63,11 @@ func (l Lineage) Shared(head Position, m Lineage, mHead Position) Position {
 	return min(end(l, head), end(m, mHead))
 }
 
-// Diverged says whether a copy (lineage l, last event head) holds events that
+// Diverged reports whether a copy (lineage l, last event head) holds events that
 // the history of m up to mHead does not have and cannot get by more events.
 func (l Lineage) Diverged(head Position, m Lineage, mHead Position) bool {
 	return l.Shared(head, m, mHead) < head
 }
 
-// Clone gives an independent copy.
+// Clone returns an independent copy.
 func (l Lineage) Clone() Lineage { return append(Lineage(nil), l...) }

@@ -15,7 +15,7 @@ const MaxSlots = 10000
 // ID names a slot: 0 is s000, 7 is s007. A cluster fixes how many there are.
 type ID uint16
 
-// String gives the operator's form, "s007".
+// String returns the operator's form, "s007".
 func (id ID) String() string { return fmt.Sprintf("s%03d", uint16(id)) }
 
 // ParseID reads the operator's form of a slot ID.

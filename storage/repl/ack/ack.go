@@ -1,6 +1,6 @@
 // Package ack is law 1's decision: when the master of a slot may acknowledge a
 // change, and what Raft must have recorded before. It is pure: Step takes a State
-// and an Event and gives the next State and the Actions to carry out. It has no
+// and an Event and returns the next State and the Actions to carry out. It has no
 // clock (times come with the events), no lock, no I/O and no Raft; package repl's
 // Feed drives it.
 //
@@ -99,24 +99,33 @@ type State struct {
 	set      Settings
 	began    time.Duration
 	now      time.Duration
+	listed   []slot.NodeName // the replicas that Raft lists
+	replicas []Replica       // by name
+	heads    [headsKept]headAt
+	records
+	progress
+	joining condition // those whom the master is about to record; none: an empty set
+	alone   mark
+	free    bool          // acknowledges although Raft could not be told
+	goAlone time.Duration // when it goes on although Raft was not told; 0: it does not mean to
+	over    bool
+}
+
+// records are what Raft has of the slot, or may come to have.
+type records struct {
 	recorded Record     // as this node has applied it
 	proposed []proposal // decided on that version, outcome not known: Raft may come to have one
 	underWay *Record    // that of them which is being proposed
 	tryAfter time.Duration
 	claimed  bool // no record of an earlier process can come true any more
-	listed   []slot.NodeName
-	replicas []Replica // by name
-	heads    [headsKept]headAt
-	released slot.Position // the highest position that may have been acknowledged, by this or an earlier process
-	granted  slot.Position // the highest that may be acknowledged now
+}
+
+// progress is how far changes have come.
+type progress struct {
 	asked    slot.Position // the highest that a change waits for
-	waits    time.Duration // since when one waits, or since the last was released
-	joining  []slot.NodeName
-	joinFrom time.Duration
-	alone    mark
-	free     bool          // acknowledges although Raft could not be told
-	goAlone  time.Duration // when it goes on although Raft was not told; 0: it does not mean to
-	over     bool
+	granted  slot.Position // the highest that may be acknowledged now
+	released slot.Position // the highest that may have been acknowledged, by this or an earlier process
+	waits    time.Duration // since when a change waits, or since the last was released
 }
 
 // proposal is a record on its way. What was sent once may come true, whatever
@@ -139,10 +148,12 @@ type headAt struct {
 	at       time.Duration
 }
 
-// New gives the state of a master that begins to serve, and what it does first.
+// New returns the state of a master that begins to serve, and what it does first.
 func New(set Settings, st Start) (State, []Action) {
-	s := State{set: set, began: st.At, now: st.At, recorded: st.Recorded, claimed: !st.Again, listed: slices.Clone(st.Listed), released: st.Head,
-		waits: st.At, alone: mark{set: st.Alone, since: st.AloneSince}}
+	s := State{set: set, began: st.At, now: st.At, listed: slices.Clone(st.Listed),
+		records:  records{recorded: st.Recorded, claimed: !st.Again},
+		progress: progress{released: st.Head, waits: st.At},
+		alone:    mark{set: st.Alone, since: st.AloneSince}}
 	s.heads[0] = headAt{st.Head, st.At}
 	return s.decide()
 }
@@ -164,7 +175,7 @@ func (s State) Recorded() Record { return s.recorded }
 // Replicas lists what is known of the followers, by name.
 func (s State) Replicas() []Replica { return s.replicas }
 
-// Replica gives one of them; the zero Replica for one that never connected.
+// Replica returns one of them; the zero Replica for one that never connected.
 func (s State) Replica(n slot.NodeName) Replica {
 	if i := s.at(n); i >= 0 {
 		return s.replicas[i]
@@ -172,18 +183,18 @@ func (s State) Replica(n slot.NodeName) Replica {
 	return Replica{Name: n}
 }
 
-// Lists says whether Raft lists a node as a replica: no other may follow or count.
+// Lists reports whether Raft lists a node as a replica: no other may follow or count.
 func (s State) Lists(n slot.NodeName) bool { return slices.Contains(s.listed, n) }
 
-// Waits says whether a change that is made now waits for a replica.
+// Waits reports whether a change that is made now waits for a replica.
 func (s State) Waits() bool { return s.limit() < unlimited }
 
-// Counts says whether a replica's acknowledgement counts now.
+// Counts reports whether a replica's acknowledgement counts now.
 func (s State) Counts(n slot.NodeName) bool {
 	return slices.ContainsFunc(s.conditions(), func(c condition) bool { return slices.Contains(c.set, n) })
 }
 
-// Alone gives the copy's mark as this process knows it.
+// Alone returns the copy's mark as this process knows it.
 func (s State) Alone() (slot.Position, bool) { return s.alone.since, s.alone.set || s.alone.asked }
 
 func (s State) at(n slot.NodeName) int {
@@ -211,8 +222,8 @@ func (s State) conditions() []condition {
 			out = append(out, condition{set: p.InSync})
 		}
 	}
-	if s.joining != nil {
-		out = append(out, condition{set: s.joining, from: s.joinFrom})
+	if s.joining.set != nil {
+		out = append(out, s.joining)
 	}
 	return out
 }

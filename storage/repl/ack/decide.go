@@ -12,8 +12,8 @@ import (
 // again with the same state it asks for nothing more.
 func (s State) decide() (State, []Action) {
 	var out []Action
-	if s.joining != nil && s.stalled(condition{set: s.joining, from: s.joinFrom}) {
-		s.leave(s.joining)
+	if s.joining.set != nil && s.stalled(s.joining) {
+		s.leave(s.joining.set)
 	}
 	if s.free && s.trueAgain() {
 		s.free, s.goAlone = false, 0
@@ -50,7 +50,7 @@ func (s State) release(out []Action) (State, []Action) {
 func (s *State) propose(r Record) {
 	p := proposal{Record: r}
 	p.Version = s.recorded.Version
-	s.underWay, s.joining = &p.Record, nil
+	s.underWay, s.joining = &p.Record, condition{}
 	list := slices.Clone(s.proposed)
 	if i := slices.IndexFunc(list, func(o proposal) bool { return o.same(r) }); i >= 0 {
 		p.sent = list[i].sent
@@ -97,12 +97,12 @@ func (s *State) want() (*Record, string) {
 	return s.joined()
 }
 
-// mayComeTrue says whether Raft may come to have the slot as protected.
+// mayComeTrue reports whether Raft may come to have the slot as protected.
 func (s State) mayComeTrue() bool {
 	return slices.ContainsFunc(s.proposed, func(p proposal) bool { return p.Protected })
 }
 
-// stalled says whether a change waits for a set of replicas of which none has
+// stalled reports whether a change waits for a set of replicas of which none has
 // moved for AckTimeout. A replica that lost its connection a moment ago has its
 // AckTimeout too.
 func (s State) stalled(c condition) bool {
@@ -125,7 +125,7 @@ func (s State) stalled(c condition) bool {
 // leave ends the attempt to be protected; who did not keep up must be at the
 // head for ProtectAfter again.
 func (s *State) leave(set []slot.NodeName) {
-	s.joining = nil
+	s.joining = condition{}
 	list := slices.Clone(s.replicas)
 	for i := range list {
 		if set == nil || slices.Contains(set, list[i].Name) {
@@ -135,7 +135,7 @@ func (s *State) leave(set []slot.NodeName) {
 	s.replicas = list
 }
 
-// trueAgain says whether a master that went on without Raft's word may rest on
+// trueAgain reports whether a master that went on without Raft's word may rest on
 // Raft's record again: one of the replicas that it names has kept up, and each
 // condition is met by what was acknowledged.
 func (s State) trueAgain() bool {
@@ -159,16 +159,16 @@ func (s State) ready() []slot.NodeName {
 // joined makes changes wait for those who are ready, and wants those recorded who
 // hold everything acknowledged before.
 func (s *State) joined() (*Record, string) {
-	if s.joining == nil {
+	if s.joining.set == nil {
 		if ready := s.ready(); len(ready) > 0 {
-			s.joining, s.joinFrom = ready, max(s.now, time.Nanosecond)
+			s.joining = condition{set: ready, from: max(s.now, time.Nanosecond)}
 		}
 	}
-	if s.joining == nil {
+	if s.joining.set == nil {
 		return nil, ""
 	}
 	var in []slot.NodeName
-	for _, n := range s.joining {
+	for _, n := range s.joining.set {
 		if r := s.Replica(n); r.Viable && r.Acked >= s.released {
 			in = append(in, n)
 		}

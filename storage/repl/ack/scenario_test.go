@@ -14,7 +14,7 @@ import (
 	"mailnode/storage/slot"
 )
 
-var rewrite = flag.Bool("rewrite", false, "write the scenarios anew")
+var rewrite = flag.Bool("rewrite", false, "write the scenarios again")
 
 // TestLaw01Scenarios plays the stories in testdata. A line is an event; the lines
 // behind "->" are what the master does then, and how far it acknowledges. See
@@ -42,7 +42,7 @@ func TestLaw01Scenarios(t *testing.T) {
 	}
 }
 
-// tell plays a story and writes it anew.
+// tell plays a story and writes it again.
 func tell(t *testing.T, text string) string {
 	t.Helper()
 	var out strings.Builder

@@ -132,7 +132,7 @@ func (MarkAlone) action()  {}
 func (ClearAlone) action() {}
 func (End) action()        {}
 
-// Step gives the state after an event, and what is to be done.
+// Step returns the state after an event, and what is to be done.
 func Step(s State, e Event) (State, []Action) {
 	if s.over {
 		return s, nil
@@ -187,7 +187,7 @@ func (s State) acked(e Acked) (State, []Action) {
 	turned := r.Viable != e.Viable
 	r.Acked, r.Moved, r.Viable, r.Problem = e.Position, e.Moved, e.Viable, e.Problem
 	s.put(r)
-	if turned || s.joining != nil {
+	if turned || s.joining.set != nil {
 		return s.decide()
 	}
 	return s.release(nil)
@@ -220,7 +220,7 @@ func (s *State) put(r Replica) {
 }
 
 // applied takes in what this node has applied. Whatever was decided on an older
-// version can come true no more.
+// version can no longer come true.
 func (s *State) applied(e Recorded) {
 	s.listed = slices.Clone(e.Listed)
 	var listed []Replica

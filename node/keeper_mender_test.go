@@ -348,7 +348,7 @@ func TestLaw06AuditOfADamagedTable(t *testing.T) {
 		t.Fatalf("%q, %+v", lines, end)
 	}
 	lines, end = audited(t, replica, true)
-	if end.State != job.Done || len(lines) == 0 || !strings.HasSuffix(lines[0], "the index is made anew from the master: mailnode job list") {
+	if end.State != job.Done || len(lines) == 0 || !strings.HasSuffix(lines[0], "the index is rebuilt from the master: mailnode job list") {
 		t.Fatalf("%q, %+v", lines, end)
 	}
 	if d := s.reindexOver(replica, "s000 index"); d.State != job.Done {

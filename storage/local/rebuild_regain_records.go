@@ -2,7 +2,7 @@ package local
 
 import (
 	"bytes"
-	"fmt"
+	"encoding/binary"
 	"maps"
 	"slices"
 
@@ -14,46 +14,7 @@ import (
 	"mailnode/storage/slot"
 )
 
-// sweep calls fn for the records of a span as they were when it began with each
-// thousand; fn may write.
-func (g *regain) sweep(sp event.Span, fn func(key, value []byte) error) error {
-	for {
-		var keys, values [][]byte
-		if err := stopEarly(each(g.to, sp, func(k, v []byte) error {
-			keys, values = append(keys, bytes.Clone(k)), append(values, bytes.Clone(v))
-			if len(keys) == storage.MaxTxnRecords {
-				return errEnough
-			}
-			return nil
-		})); err != nil {
-			return err
-		}
-		for i, k := range keys {
-			if err := fn(k, values[i]); err != nil {
-				return err
-			}
-		}
-		if err := g.to.room(); err != nil {
-			return err
-		}
-		if len(keys) < storage.MaxTxnRecords {
-			return nil
-		}
-		sp.Lower = append(keys[len(keys)-1], 0)
-	}
-}
-
-// readable decodes a record; one that cannot be read, or lies under another key,
-// is dropped and named.
-func (g *regain) readable(key, value []byte, into proto.Message, keyOf func() []byte) (bool, error) {
-	if unmarshal(value, into) == nil && bytes.Equal(keyOf(), key) {
-		return true, nil
-	}
-	g.rb.lost("record %q: it cannot be read", key)
-	return false, g.to.Delete(key)
-}
-
-// holders reads accounts and mailboxes, and what is known of positions.
+// holders is step 3: it reads accounts and mailboxes, and what is known of positions.
 func (g *regain) holders() error {
 	if err := g.sweep(event.SpanOf([]byte{event.PrefixAccount}), func(k, v []byte) error {
 		a := &event.AccountRecord{}
@@ -85,9 +46,55 @@ func (g *regain) holders() error {
 	}); err != nil {
 		return err
 	}
-	return g.positions()
+	if err := g.positions(); err != nil {
+		return err
+	}
+	return g.leapPastOld()
 }
 
+// sweep calls fn for the records of a span; fn may write. It reads a thousand, closes
+// the iterator, and only then calls fn: an iterator does not see what fn writes, and
+// while one is open the batch cannot be written out (sink.room).
+func (g *regain) sweep(sp event.Span, fn func(key, value []byte) error) error {
+	for {
+		var keys, values [][]byte
+		if err := stopEarly(each(g.to, sp, func(k, v []byte) error {
+			keys, values = append(keys, bytes.Clone(k)), append(values, bytes.Clone(v))
+			if len(keys) == storage.MaxTxnRecords {
+				return errEnough
+			}
+			return nil
+		})); err != nil {
+			return err
+		}
+		for i, k := range keys {
+			if err := fn(k, values[i]); err != nil {
+				return err
+			}
+		}
+		if err := g.to.room(); err != nil {
+			return err
+		}
+		if len(keys) < storage.MaxTxnRecords {
+			return nil
+		}
+		sp.Lower = append(keys[len(keys)-1], 0)
+	}
+}
+
+// readable decodes a record; one that cannot be read, or lies under a key that is
+// not its own, is dropped and named.
+func (g *regain) readable(key, value []byte, into proto.Message, keyOf func() []byte) (bool, error) {
+	if unmarshal(value, into) == nil && bytes.Equal(keyOf(), key) {
+		return true, nil
+	}
+	g.rb.lost("record %q: it cannot be read", key)
+	return false, g.to.Delete(key)
+}
+
+// sawModSeq takes a MODSEQ for the position that it is made of. The base of an account
+// whose record is lost is not known: its MODSEQs count in full, which only puts the
+// new head further away.
 func (g *regain) sawModSeq(id storage.AccountID, m uint64) {
 	base := uint64(0)
 	if a := g.accounts[id]; a != nil {
@@ -98,8 +105,8 @@ func (g *regain) sawModSeq(id storage.AccountID, m uint64) {
 	}
 }
 
-// positions finds the new head: past everything that is known, and far where
-// something may have been given out that is not (law 3).
+// positions finds the highest position that is known: of the head, of the journal
+// (replay) and of every MODSEQ, since the head that was found may be an old record.
 func (g *regain) positions() error {
 	var head event.HeadRecord
 	if raw, _, err := g.to.Get(event.HeadKey()); err != nil {
@@ -132,33 +139,56 @@ func (g *regain) positions() error {
 	}); err != nil {
 		return err
 	}
+	g.jump()
+	return nil
+}
+
+// jump sets the new head: past every position that is known, by as much as after an
+// unclean stop (LAWS §4.9), and far past it where the old index is not sound. Else a
+// MODSEQ that clients were shown could be given out a second time, and they would
+// never hear of that change (law 3).
+func (g *regain) jump() {
 	g.slotRec.Unclean = max(g.slotRec.Unclean, uint32(g.rb.ro.Unclean))
 	known, last := g.known.Epoch(), g.slotRec.SlotLineage().Last()
 	epoch := max(known, last, 1)
+	// What is lost may be all that this copy did in Raft's epoch. When nothing is lost it
+	// did not serve in that epoch: its lineage would say so.
 	if !g.old.Whole() {
 		epoch = max(epoch, g.rb.ro.Epoch)
 	}
 	if epoch > last {
 		g.slotRec.Lineage = append(g.slotRec.Lineage, &event.Branch{Epoch: uint32(epoch), After: uint64(g.known), Unclean: g.slotRec.Unclean})
-		if known == epoch {
+		if known == epoch { // its events outlived the record that says where it began
 			g.slotRec.Lineage[len(g.slotRec.Lineage)-1].After = uint64(slot.At(epoch, 0))
 		}
 	}
 	switch {
 	case known == epoch && g.old.Whole():
 		g.next = slot.At(epoch, g.known.N()+uncleanJump)
-	case known == epoch: // what was lost may have gone on for long
+	case known == epoch: // the lost part may have gone on for long
 		g.next = slot.At(epoch, max(g.known.N()+uncleanJump, g.far()))
 	default:
 		g.next = slot.At(epoch, g.far())
 	}
-	return nil
 }
 
-// far is further than any number of events could have come in that epoch, and
-// further each time: the wall clock seeds it (law 11).
+// far is further than the events of any epoch have come: 256 for each second since
+// 1970. It grows with the time, because the head that the last rebuild set may be lost
+// as well. A wrong clock is no danger to what is known: jump goes past that in any
+// case (law 11).
 func (g *regain) far() uint64 {
 	return min(uint64(g.wall())<<8, slot.MaxN/4*3)
+}
+
+// leapPastOld leaps where an account's record may be an old one. It does so before step 5
+// makes mailboxes in the place of lost ones: their UIDVALIDITYs come from these counters.
+func (g *regain) leapPastOld() error {
+	for _, id := range slices.Sorted(maps.Keys(g.accounts)) {
+		if a := g.accounts[id]; !g.old.sound(keySpan(event.AccountKey(id))) && !g.leap(a) {
+			return storage.Errorf(storage.ErrLimit, "account %s: its UIDVALIDITYs are used up", a.Address)
+		}
+	}
+	return nil
 }
 
 func (g *regain) wall() uint32 { return uint32(g.rb.o.Clock.Wall().Unix()) }
@@ -167,8 +197,8 @@ func (g *regain) modSeq(a *event.AccountRecord) uint64 { return uint64(g.next) +
 
 func (g *regain) unclean() slot.UncleanCount { return slot.UncleanCount(g.slotRec.Unclean) }
 
-// bodies notes where each body lies, and what birth notes say of accounts and
-// mailboxes that are lost.
+// bodies is step 4: it enters where each body lies, and notes what birth notes say of
+// accounts and mailboxes whose record is lost.
 func (g *regain) bodies() error {
 	return g.rb.places(g.s, g.to, func(f blob.Found) {
 		for _, b := range f.Note.Births {
@@ -189,7 +219,9 @@ func (g *regain) bodies() error {
 	})
 }
 
-// messages settles live and expunged messages.
+// messages is step 5: it decides what is live and what is expunged, and drops the
+// envelopes of neither. Live ones come first: message drops tombstones that are
+// obsolete, and those must not count as naming a body.
 func (g *regain) messages() error {
 	if err := g.sweep(event.SpanOf([]byte{event.PrefixMessage}), g.message); err != nil {
 		return err
@@ -202,7 +234,7 @@ func (g *regain) messages() error {
 		if err != nil || !ok {
 			return err
 		}
-		return g.names(x.Message, !x.Moved && !x.Restored)
+		return g.naming(x.Message, !x.Moved && !x.Restored)
 	}); err != nil {
 		return err
 	}
@@ -216,6 +248,8 @@ func (g *regain) messages() error {
 	})
 }
 
+// message settles a UID that has a live record. When there is a tombstone as well
+// (copy found both, or replay put one beside the other) the higher MODSEQ is the newer.
 func (g *regain) message(k, v []byte) error {
 	m := &event.MessageRecord{}
 	ok, err := g.readable(k, v, m, func() []byte { return event.MessageKey(m.Ref(), storage.UID(m.Uid)) })
@@ -229,7 +263,7 @@ func (g *regain) message(k, v []byte) error {
 		return err
 	}
 	if x := (&event.ExpungedRecord{}); found && unmarshal(raw, x) == nil && x.Message.GetModseq() > m.Modseq {
-		return g.to.Delete(k) // what was live once
+		return g.to.Delete(k) // it was expunged since
 	} else if found {
 		if err := g.to.Delete(tk); err != nil {
 			return err
@@ -241,28 +275,58 @@ func (g *regain) message(k, v []byte) error {
 		return g.missing(k, m)
 	}
 	g.rb.out.Kept++
-	return g.names(m, true)
+	return g.naming(m, true)
 }
 
-// names takes in a message or tombstone: whose it is, and which body it names.
-// What says that the message lives on elsewhere does not hold the body for its
-// account: if no other record does, the message is lost (law 7).
-func (g *regain) names(m *event.MessageRecord, holds bool) error {
+// naming takes in a message or tombstone: whose it is, and which body it names. holds
+// is false for the tombstone of a message that lives on under another UID, after a
+// MOVE or an undelete. It does not hold the body for its account: when no other record
+// does, the record of where the message lives now is lost, and step 7 delivers the
+// message again (law 7).
+func (g *regain) naming(m *event.MessageRecord, holds bool) error {
 	ref := m.Ref()
 	if _, err := g.box(ref); err != nil {
 		return err
 	}
 	g.highest[ref] = max(g.highest[ref], storage.UID(m.Uid))
-	k := namedKey(m.Body(), ref.Account)
+	k := namingKey(m.Body(), ref.Account)
 	raw, _, err := g.to.Get(k)
 	if err != nil {
 		return err
 	}
-	n, held := namedBy(raw)
-	return g.to.Set(k, encodeNamed(n+1, held || holds))
+	n, held := decodeNaming(raw)
+	return g.to.Set(k, encodeNaming(n+1, held || holds))
 }
 
-// missing removes a message whose body is nowhere, and records it (law 7).
+// namingKey is where step 5 notes for step 7 that records of an account name a body.
+// The notes lie in the index, because there may be as many as messages; finish removes
+// them.
+func namingKey(b slot.BodyRef, a storage.AccountID) []byte {
+	return be.AppendUint64(namingSpan(b).Lower, uint64(a))
+}
+
+func namingSpan(b slot.BodyRef) event.Span {
+	return event.SpanOf(append(localKey("named/"), event.BodyKey(b)[1:]...))
+}
+
+// encodeNaming makes such a note: how many records of the account name the body, and
+// whether one of them holds it.
+func encodeNaming(n uint64, holds bool) []byte {
+	n <<= 1
+	if holds {
+		n |= 1
+	}
+	return binary.AppendUvarint(nil, n)
+}
+
+func decodeNaming(v []byte) (n uint64, holds bool) {
+	n, _ = binary.Uvarint(v)
+	return n >> 1, n&1 == 1
+}
+
+// missing records a message as missing whose body is in no pack (law 7). It leaves a
+// tombstone with a MODSEQ that no client was ever shown, so that all of them see the
+// message go.
 func (g *regain) missing(key []byte, m *event.MessageRecord) error {
 	b, err := g.box(m.Ref())
 	if err != nil {
@@ -283,58 +347,5 @@ func (g *regain) missing(key []byte, m *event.MessageRecord) error {
 		event.Marshal(&event.ExpungedRecord{Message: gone, SlotClockMs: g.head.SlotClockMs})); err != nil {
 		return err
 	}
-	return g.names(gone, true)
-}
-
-// account gives an account, made anew from birth notes when its record is lost.
-func (g *regain) account(id storage.AccountID) (*event.AccountRecord, error) {
-	if a := g.accounts[id]; a != nil {
-		return a, nil
-	}
-	address := slot.Address(fmt.Sprintf("lost-%016x@recovered.invalid", uint64(id)))
-	if r := g.births[id]; r != nil {
-		most := 0
-		for _, a := range slices.Sorted(maps.Keys(r.addresses)) {
-			rec := &event.AddressRecord{}
-			raw, found, err := g.to.Get(event.AddressKey(a))
-			if err != nil {
-				return nil, err
-			}
-			if found && unmarshal(raw, rec) == nil && !rec.Erased && rec.Account != uint64(id) {
-				continue // it is another account's
-			}
-			if r.addresses[a] > most {
-				address, most = a, r.addresses[a]
-			}
-		}
-	}
-	a := &event.AccountRecord{Id: uint64(id), Address: string(address), CreatedUnix: int64(g.wall()), Generation: 1}
-	g.accounts[id] = a
-	if !g.leap(a) {
-		return nil, storage.Errorf(storage.ErrLimit, "account %s: its UIDVALIDITYs are used up", address)
-	}
-	g.rb.out.Made = append(g.rb.out.Made, address)
-	g.rb.lost("account %s: its record; made anew from birth notes without password, quota and subscriptions: mailnode user passwd %s", address, address)
-	for _, sp := range specialMailboxes() {
-		if err := g.to.Set(event.SubscriptionKey(id, sp.name), nil); err != nil {
-			return nil, err
-		}
-	}
-	return a, nil
-}
-
-// leap moves the account's counter of UIDVALIDITYs past all that can have been
-// given out (law 2), also after the rebuilds before this one.
-func (g *regain) leap(a *event.AccountRecord) bool {
-	return event.LeapUIDValidity(a, g.rb.o.Cluster, g.unclean(), g.validity[storage.AccountID(a.Id)], g.losses())
-}
-
-// losses counts this rebuild and those before it, of which the slot's record may
-// be lost too: then the old indexes in quarantine tell.
-func (g *regain) losses() int {
-	before := 0
-	if _, err := fmt.Sscanf(g.rb.mark.Old, "index-%d", &before); err != nil {
-		before = 1
-	}
-	return max(before, int(g.slotRec.Losses)+1) + g.leaps
+	return g.naming(gone, true)
 }

@@ -244,46 +244,9 @@ func (m *mender) fetchFrom(ctx context.Context, node slot.NodeName, ref slot.Bod
 	return err
 }
 
-// others lists the nodes that Raft gives the slot's other copies.
-func (k *keeper) others() []slot.NodeName {
-	sl, _ := k.n.raft.State().Slot(k.id)
-	return slices.DeleteFunc(append([]slot.NodeName{sl.Master}, sl.Replicas...), func(n slot.NodeName) bool {
-		return n == "" || n == k.n.cfg.Node.Name
-	})
-}
-
-// clientsBeside returns the copies beside this one and the master's.
-func (k *keeper) clientsBeside(master slot.NodeName) func() []repl.ReplicationClient {
-	return func() (out []repl.ReplicationClient) {
-		for _, node := range k.others() {
-			if node == master {
-				continue
-			}
-			if conn, err := k.n.peers.conn(node); err == nil {
-				out = append(out, repl.NewReplicationClient(conn))
-			}
-		}
-		return out
-	}
-}
-
-// opened returns the copy, nil while it is not open.
-func (k *keeper) opened() *local.Slot {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	return k.copy
-}
-
-// roles returns what the copy is now.
-func (k *keeper) roles() (*local.Master, *repl.Feed, *repl.Follower) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	return k.master, k.feed, k.follower
-}
-
 // giveUp removes, at the master, what no copy has: LAWS §4.15.
 func (m *mender) giveUp(ctx context.Context) {
-	master, _, _ := m.k.roles()
+	master, _, _ := m.k.role.parts()
 	if master == nil {
 		return
 	}
@@ -330,16 +293,17 @@ func (m *mender) giveUpNow(ctx context.Context, master *local.Master, bodies []s
 	return gone, nil
 }
 
-// mendIndex has a replica whose index is damaged fetch its state again. A
-// master's is rebuilt by reindex.
+// mendIndex has a replica whose index has a wrong record fetch its state again.
+// Damaged files of an index, and wrong records of a master's, are the keeper's
+// (keeper_rebuild.go).
 func (m *mender) mendIndex() {
 	m.mu.Lock()
 	err := m.index
 	m.mu.Unlock()
-	_, _, follower := m.k.roles()
+	_, _, follower := m.k.role.parts()
 	s := m.k.opened()
 	if err == nil || follower == nil || s == nil || s.Building() || local.IndexLost(err) {
-		return // a damaged file of the index has it rebuilt (reindex.go)
+		return
 	}
 	follower.Refetch("its index is damaged: " + err.Error())
 	m.mu.Lock()
@@ -351,7 +315,7 @@ func (m *mender) mendIndex() {
 // comes back, and when this node becomes the master.
 func (m *mender) watchMissing(ctx context.Context) {
 	now := m.k.n.clock.Mono()
-	master, feed, _ := m.k.roles()
+	master, feed, _ := m.k.role.parts()
 	if master == nil {
 		m.masterSince, m.connected, m.countAt = 0, nil, 0
 		m.k.n.conditions.Clear(monitor.MessageMissing, m.k.id.String())
@@ -438,7 +402,7 @@ func (m *mender) takeBack(ctx context.Context, master *local.Master, ref slot.Bo
 		return n, false
 	}
 	if n > 0 {
-		m.k.log.Info("missing messages delivered anew: their body has turned up", "body", ref, "messages", n)
+		m.k.log.Info("missing messages delivered again: their body has turned up", "body", ref, "messages", n)
 	}
 	return n, true
 }
@@ -470,7 +434,7 @@ func (m *mender) now(ctx context.Context, ref slot.BodyRef, giveUp bool) (fixed 
 	m.mending.Lock()
 	defer m.mending.Unlock()
 	out := m.mend(ctx, ref, map[slot.NodeName]bool{})
-	master, _, _ := m.k.roles()
+	master, _, _ := m.k.role.parts()
 	switch {
 	case out.from != "":
 		return true, fmt.Sprintf("fetched from %s, sha256 ok", out.from)

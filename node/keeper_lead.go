@@ -18,19 +18,20 @@ import (
 // lead serves the slot, after the checks of failover.MayServe.
 func (k *keeper) lead(ctx context.Context, sl cluster.Slot, term uint64) error {
 	sl, again, err := k.mayServe(ctx, sl)
-	k.noteLost(err)
+	k.role.noteLost(err)
 	if err != nil {
 		return err
 	}
+	s := k.opened()
 	feed, err := repl.NewFeed(repl.FeedOptions{
-		Slot: k.copy, Epoch: sl.Epoch, Recorded: recordOf(sl), Again: again, AckTimeout: k.n.cfg.Replication.AckTimeout,
+		Slot: s, Epoch: sl.Epoch, Recorded: recordOf(sl), Again: again, AckTimeout: k.n.cfg.Replication.AckTimeout,
 		WaitForReplica: k.n.cfg.Replication.Ack == config.AckReplica && len(sl.Replicas) > 0,
 		ProtectAfter:   k.n.protectAfter, Recorder: recorder{k.n}, Clock: k.n.clock, Logger: k.n.log, OnFenced: k.overNow,
 	})
 	if err != nil {
 		return err
 	}
-	m, err := k.copy.Serve(ctx, sl.Epoch, sl.Unclean, pauseGate{k.n, feed})
+	m, err := s.Serve(ctx, sl.Epoch, sl.Unclean, pauseGate{k.n, feed})
 	if err != nil {
 		return err
 	}
@@ -38,9 +39,7 @@ func (k *keeper) lead(ctx context.Context, sl cluster.Slot, term uint64) error {
 	var wg sync.WaitGroup
 	wg.Go(func() { feed.Run(ctx) })
 	leave := func() { m.Stop(); feed.Close(); cancel(); wg.Wait() }
-	if err := k.take(term, leave, func() {
-		k.master, k.feed, k.servedAt, k.waiting = m, feed, k.n.clock.Mono(), ""
-	}); err != nil {
+	if err := k.role.take(term, roleParts{master: m, feed: feed, servedAt: k.n.clock.Mono(), leave: leave}); err != nil {
 		return err
 	}
 	k.log.Info("slot served", "epoch", sl.Epoch, "unclean", sl.Unclean)
@@ -81,12 +80,12 @@ func (l *lostEvents) Unwrap() error { return l.cause }
 
 // noteLost remembers lost events until a comparison with whoever has the rest ends
 // well: that it does not answer at the next try makes nothing better.
-func (k *keeper) noteLost(err error) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
+func (r *roleState) noteLost(err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	var l *lostEvents
 	if err == nil || errors.As(err, &l) {
-		k.lost = l
+		r.lost = l
 	}
 }
 
@@ -100,22 +99,14 @@ const (
 // to serve, or to wait. It returns the slot as Raft has it now, and whether this
 // copy has served the epoch before.
 func (k *keeper) mayServe(ctx context.Context, sl cluster.Slot) (now cluster.Slot, again bool, err error) {
-	began := k.n.clock.Mono()
-	k.mu.Lock()
-	if k.told.asked != sl.Epoch {
-		// Whoever gave this node a new epoch has accepted what it lost in the one before.
-		k.told.asked, k.told.since, k.lost = sl.Epoch, began, nil
-	}
-	start := failover.Start{Waited: began - k.told.since, Passed: map[slot.NodeName]slot.Position{}}
-	if k.lost != nil {
-		start.LostTo = k.lost.to
-	}
-	k.mu.Unlock()
+	s, began := k.opened(), k.n.clock.Mono()
+	since, lostTo := k.role.asks(sl.Epoch, began)
+	start := failover.Start{Waited: began - since, LostTo: lostTo, Passed: map[slot.NodeName]slot.Position{}}
 	for {
 		if start.Slot, err = k.stillMine(ctx, sl); err != nil { // what came before may have taken a while
 			return sl, false, err
 		}
-		head, err := k.copy.Head()
+		head, err := s.Head()
 		if err != nil {
 			return sl, false, err
 		}
@@ -202,7 +193,7 @@ func (k *keeper) takeFrom(ctx context.Context, d failover.Decision, a failover.C
 		return err
 	}
 	k.log.Warn("another copy is ahead: its events are taken first", "from", d.From, "there", a.Position)
-	at, err := repl.CatchUp(ctx, k.copy, repl.NewReplicationClient(conn), k.n.spool)
+	at, err := repl.CatchUp(ctx, k.opened(), repl.NewReplicationClient(conn), k.n.spool)
 	if errors.Is(err, storage.ErrDiverged) && a.Lineage != lineage {
 		// Another line of history, left behind by a promotion whose loss was
 		// accepted. That copy sets it aside when it follows.

@@ -1,15 +1,13 @@
 package node
 
 import (
-	"errors"
 	"fmt"
-	"slices"
 	"time"
 
 	"mailnode/failover"
+	"mailnode/figures"
 	"mailnode/node/monitor"
 	"mailnode/raftfsm/cluster"
-	"mailnode/storage/local"
 	"mailnode/storage/slot"
 )
 
@@ -37,61 +35,21 @@ func (n *Node) lookAtClocks(st *cluster.State, v failover.View) {
 			side = "behind"
 		}
 		agreed = agreed || known && !differs
-		n.conditions.Put(known && differs, monitor.ClockDiffers, string(m.Name), fmt.Sprintf("its clock is %s %s this node's", spanText(ahead.Abs()), side))
+		n.conditions.Put(known && differs, monitor.ClockDiffers, string(m.Name), fmt.Sprintf("its clock is %s %s this node's", figures.Age(ahead.Abs()), side))
 	}
 	doubt := n.clockDoubt(agreed)
 	n.conditions.Put(doubt != "", monitor.ClockBehind, "", doubt)
-}
-
-// spanText shows a span of time in a unit that says something.
-func spanText(d time.Duration) string {
-	switch {
-	case d < 2*time.Hour:
-		return fmt.Sprintf("%d min", int64(d/time.Minute))
-	case d < 48*time.Hour:
-		return fmt.Sprintf("%d h", int64(d/time.Hour))
-	}
-	return fmt.Sprintf("%d days", int64(d/(24*time.Hour)))
 }
 
 // clockDoubt says why this machine's wall clock cannot be right, "" when it can:
 // as the first copy says that doubts it. agreed: another node's says the same.
 func (n *Node) clockDoubt(agreed bool) string {
 	for _, k := range n.copies.all() {
-		k.mu.Lock()
-		s := k.copy
-		k.mu.Unlock()
-		if s != nil {
+		if s := k.opened(); s != nil {
 			if doubt := s.ClockDoubt(agreed); doubt != "" {
 				return doubt
 			}
 		}
 	}
 	return ""
-}
-
-// selfCheck returns the lines of the check that a copy made when it was opened,
-// also of one that was refused.
-func (k *keeper) selfCheck() []string {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	var checks []local.Check
-	var refused *local.Refused
-	switch {
-	case k.copy != nil:
-		checks = k.copy.Checks()
-		if err := k.copy.Failure(); err != nil {
-			checks = append(slices.Clone(checks), local.Check{Name: "now", State: local.CheckFailed,
-				Text: err.Error() + ": when its slot is served elsewhere, systemctl restart mailnode"})
-		}
-	case errors.As(k.refused, &refused):
-		checks = refused.Checks
-	case k.refused != nil:
-		checks = []local.Check{{Name: "volume", State: local.CheckFailed, Text: k.refused.Error()}}
-	}
-	var out []string
-	for _, c := range checks {
-		out = append(out, c.String())
-	}
-	return out
 }
