@@ -33,6 +33,7 @@ one event | storage/event BytesMax
 changes in one commit | storage/local groupOpsMax groupBytesMax groupKeysMax
 keys that one change reads and writes in the committer | storage/local closureKeysMax
 large changes | storage/local copyMax smallMax largeTries largeWaitMax
+large changes of a node that hold much | storage/local largeAloneBytes largeAtOnce
 positions left free before a large change | storage/local largeAheadMin
 what a replica applies in one commit | storage/repl applyMax applyBytesMax
 UIDs per mailbox and unclean epoch | storage/event uidRange
@@ -46,7 +47,7 @@ compaction | node compactBytesPerSec
 mail that compaction compresses | node compressAfter
 pack file | storage/blob PackBytesMax
 packs open for reading | storage/local packFilesMax
-open table files of all indexes | storage/local filesOpenMax
+open table files of all indexes | storage/index filesOpenMax
 listings of opened mailboxes | storage/local listingIdle
 jobs | node/job queuedMax keptMax findingsMax
 damaged bodies remembered for repair | node damagedMax
@@ -107,6 +108,8 @@ tag | imapd/wire maxTagBytes
 ID | imapd idPairsMax idFieldBytesMax idValueBytesMax
 texts of one SEARCH, as they are compared | imapd searchWordsBytesMax
 a turn of a SEARCH | imapd searchBatch searchPieceBytes
+a turn of such a FETCH | imapd headerPieceBytes fieldBytes
+bodies that are proved for clients in turns | storage/local proveAtOnceMax
 combining marks behind one character, as they are compared | imapd/match segmentRunesMax
 LIST patterns | imapd maxPatterns maxListBytes
 names that LIST or LSUB holds at once | imapd listPage
@@ -170,7 +173,7 @@ const limitWords = `
 copies opened at once | a function of the cores
 index compactions at once | a function of the cores
 cores that prove the passwords of one client, or of one account | a function of the cores
-SEARCHes that compute at once | a function of the cores
+SEARCHes, and FETCHes of fields of large headers, that compute at once | a function of the cores
 bodies that a replica takes, compactions of the index | a part of another row
 a read, write or sync that does not return, until the slot is proposed | a setting of another row
 search keys, and their nesting | there is no limit

@@ -3,7 +3,6 @@ package imapd
 import (
 	"errors"
 	"fmt"
-	"iter"
 	"slices"
 
 	"mailnode/imapd/wire"
@@ -21,9 +20,19 @@ const (
 // summariesMax is how many bytes of summaries are read at once, and one more.
 const summariesMax = 256 << 10
 
-// headerBytesMax is how much of a header is filtered for HEADER.FIELDS when the
-// summary does not have it.
-const headerBytesMax = 1 << 20
+const (
+	// headerBytesMax is how much of a header is filtered for HEADER.FIELDS when the
+	// summary does not have it.
+	headerBytesMax = 1 << 20
+	// headerPieceBytes is how much of a header is looked through in one turn. Of one that
+	// is no larger than this its fields cost less than the body that has to be opened for
+	// them, and need none.
+	headerPieceBytes = 64 << 10
+	// headerPieceSpans is how many stretches of fields are gone through in one turn.
+	headerPieceSpans = 16 << 10
+	// fieldBytes is how much of the fields is copied in one turn.
+	fieldBytes = 16 << 10
+)
 
 // fetch is FETCH and UID FETCH (RFC 3501, section 6.4.5).
 func (c *session) fetch(cmd *command) (reply, error) {
@@ -40,7 +49,8 @@ func (c *session) fetch(cmd *command) (reply, error) {
 	if err != nil {
 		return reply{}, err
 	}
-	f := fetching{session: c, plan: plan, batchMax: fetchBatch}
+	f := fetching{session: c, plan: plan, batchMax: fetchBatch, headers: headers{turn: turn{of: c.srv.turns}}}
+	defer f.turn.give()
 	var found int
 	switch {
 	case plan.needsBody() || plan.marks():
@@ -68,10 +78,18 @@ type fetching struct {
 	batch    []fetched
 	batchMax int
 	raw      []byte // the summaries of batch that were read at once
-	header   []byte // of the present message
-	vanished bool   // a message was gone when its body was opened
-	failed   error  // the first body that could not be had; the others are served
-	started  bool   // an item of the present response is written
+	headers
+	vanished bool  // a message was gone when its body was opened
+	failed   error // the first body that could not be had; the others are served
+	started  bool  // an item of the present response is written
+}
+
+// headers is what fields are filtered out of.
+type headers struct {
+	turn   turn   // held only while fields of a large header are looked for
+	header []byte // the one that was read last, when it is not listed
+	fields mime.FieldList
+	piece  []byte // of fields that are written
 }
 
 // item begins an item of the present response.
@@ -293,8 +311,14 @@ type sectionSource struct {
 	uid     storage.UID
 	summary *mime.Summary
 	body    storage.BodyReader
-	headOff int64
-	head    []byte // in fetching.header
+	has     headerAt // in fetching.fields
+}
+
+// headerAt says where a header lies: in the body, or listed in the summary. The zero
+// value is none.
+type headerAt struct {
+	known, listed bool
+	off, n        int64
 }
 
 func (s *sectionSource) close() {
@@ -318,8 +342,7 @@ func (s *sectionSource) open() error {
 	return nil
 }
 
-// resolve finds out what a section has. Fields are filtered twice, here for the
-// length of their literal: their lines are never held (see write).
+// resolve finds out what a section has.
 func (s *sectionSource) resolve(want *section) (r resolved, err error) {
 	if err := s.ctx.Err(); err != nil {
 		return r, err
@@ -330,13 +353,8 @@ func (s *sectionSource) resolve(want *section) (r resolved, err error) {
 	}
 	if want.fields == nil {
 		err = s.open()
-	} else {
-		var lines iter.Seq[[]byte]
-		lines, err = s.fields(want)
-		off, n = 0, 0
-		for l := range lines {
-			n += int64(len(l))
-		}
+	} else if err = s.list(want); err == nil {
+		off, n = 0, s.fields.Len(want.choice)
 	}
 	if want.Partial != nil {
 		skip := min(want.Partial.Offset, n)
@@ -345,27 +363,48 @@ func (s *sectionSource) resolve(want *section) (r resolved, err error) {
 	return resolved{off: off, n: n}, err
 }
 
-// fields yields the lines of the fields that were asked for.
-func (s *sectionSource) fields(want *section) (iter.Seq[[]byte], error) {
-	if want.listed() && !s.summary.ListHeadersCut {
-		return want.filter.Lines(s.summary.ListHeaders), nil
+// list reads the header of a section with fields, unless it is the one that was read
+// last: sections of the same header stand together (fetchPlan.add).
+func (s *sectionSource) list(want *section) error {
+	at := headerAt{known: true, listed: want.listed() && !s.summary.ListHeadersCut}
+	if !at.listed {
+		at.off, at.n, _ = s.summary.Locate(want.Part, want.kind)
+		at.n = min(at.n, headerBytesMax)
 	}
-	off, n, _ := s.summary.Locate(want.Part, want.kind)
-	n = min(n, headerBytesMax)
-	if s.head == nil || s.headOff != off || int64(len(s.head)) != n {
+	if s.has == at {
+		return nil
+	}
+	s.has = headerAt{}
+	header := s.summary.ListHeaders
+	if !at.listed {
 		if err := s.open(); err != nil {
-			return noLines, err
+			return err
 		}
-		s.header = slices.Grow(s.header[:0], int(n))[:n]
-		if got, err := s.body.ReadAt(s.header, off); int64(got) < n {
-			return noLines, fmt.Errorf("read header of UID %d: %w", s.uid, err)
+		s.header = slices.Grow(s.header[:0], int(at.n))[:at.n]
+		header = s.header
+		if got, err := s.body.ReadAt(header, at.off); int64(got) < at.n {
+			return fmt.Errorf("read header of UID %d: %w", s.uid, err)
 		}
-		s.head, s.headOff = s.header, off
 	}
-	return want.filter.Lines(s.head), nil
+	s.fields.Begin(&s.plan.names, header)
+	for more := true; more; {
+		if err := s.takeTurn(len(header)); err != nil {
+			return err
+		}
+		more = s.fields.Read(headerPieceBytes)
+		s.turn.give()
+	}
+	s.has = at
+	return nil
 }
 
-func noLines(func([]byte) bool) {}
+// takeTurn waits for a turn to look through a header of so many bytes, if it is large.
+func (f *fetching) takeTurn(headerBytes int) error {
+	if headerBytes <= headerPieceBytes {
+		return nil
+	}
+	return f.turn.take(f.ctx)
+}
 
 // write writes a section. What cannot be read now, although it could be a moment
 // ago, breaks the response off: its literal is announced.
@@ -382,19 +421,30 @@ func (s *sectionSource) write(want *section, r resolved) error {
 		}
 		return nil
 	}
-	lines, err := s.fields(want)
-	if err != nil {
+	if err := s.list(want); err != nil {
 		return s.w.Fail(err)
 	}
-	at, end := int64(0), r.off+r.n // of the lines
-	for l := range lines {
-		from, to := max(r.off-at, 0), min(end-at, int64(len(l)))
-		if from < to {
-			s.w.Raw(l[from:to])
+	return s.writeFields(want, r)
+}
+
+func (s *sectionSource) writeFields(want *section, r resolved) error {
+	if s.piece == nil {
+		s.piece = make([]byte, fieldBytes)
+	}
+	s.fields.Choose(want.choice, r.off)
+	for left := r.n; left > 0; {
+		if err := s.takeTurn(int(s.has.n)); err != nil {
+			return s.w.Fail(err)
 		}
-		if at += int64(len(l)); at >= end {
-			break
+		n, done := s.fields.Copy(s.piece[:min(left, fieldBytes)], headerPieceSpans)
+		s.turn.give()
+		if left -= int64(n); done && left > 0 {
+			return s.w.Fail(storage.Errorf(storage.ErrCorrupt, "read header of UID %d: %d bytes of %q are missing", s.uid, left, want.label))
+		}
+		s.w.Raw(s.piece[:n])
+		if err := s.w.Err(); err != nil {
+			return err
 		}
 	}
-	return s.w.Err()
+	return nil
 }

@@ -107,6 +107,48 @@ func TestFilteredSections(t *testing.T) {
 	}
 }
 
+// TestFetchReadsAHeaderOnce: however many sections are filtered out of it, in whatever
+// order they are asked for.
+func TestFetchReadsAHeaderOnce(t *testing.T) {
+	b, w := newWatchedBench(t)
+	b.deliver("alice", crlf("From: a@b\nX-A: 1\nContent-Type: multipart/mixed; boundary=b\n\n--b\nContent-Type: message/rfc822\n\nX-B: 2\n\nhi\n--b--\n"))
+	c := b.login("alice")
+	c.ok("a SELECT INBOX")
+	var items strings.Builder
+	for i := range maxSections / 4 {
+		fmt.Fprintf(&items, " BODY.PEEK[HEADER.FIELDS (From)]<0.%d> BODY.PEEK[HEADER.FIELDS (X-%d)] BODY.PEEK[HEADER.FIELDS.NOT (X-%[1]d)] BODY.PEEK[1.HEADER.FIELDS (X-B)]<0.%[1]d>", i+1, i+1)
+	}
+	c.ok("b FETCH 1 (UID" + items.String() + ")")
+	if got := w.reads.Load(); w.opened.Load() != 1 || got > 4 {
+		t.Errorf("opened %d times, %d reads of two headers, for their lengths and for their lines", w.opened.Load(), got)
+	}
+}
+
+// TestFetchOfLargeHeadersWaitsForItsTurn: without a turn no large header is looked
+// through; other commands go on, FETCH of small headers too; and whoever is waiting ends
+// with the session.
+func TestFetchOfLargeHeadersWaitsForItsTurn(t *testing.T) {
+	b, _ := newWatchedBench(t)
+	b.srv.turns = make(turns, 1)
+	b.srv.turns <- struct{}{}
+	b.deliver("alice", strings.Repeat("X-Filler: x\r\n", headerPieceBytes/10)+"X-A: 1\r\n\r\n")
+	b.deliver("alice", "X-A: 2\r\n\r\n")
+	c, other := b.pair()
+	const items = " BODY.PEEK[HEADER.FIELDS (X-A)]"
+	c.send("x FETCH 1" + items + "\r\n")
+	other.says("f FETCH 2"+items, "* 2 FETCH (BODY[HEADER.FIELDS (X-A)] {10}\r\nX-A: 2\r\n\r\n)", "OK")
+	<-b.srv.turns
+	if got := c.until("x "); got[0] != "* 1 FETCH (BODY[HEADER.FIELDS (X-A)] {10}\r\nX-A: 1\r\n\r\n)" {
+		t.Errorf("got %q", got)
+	}
+	b.srv.turns <- struct{}{}
+	c.send("y FETCH 1" + items + "\r\n")
+	other.ok("n NOOP")
+	b.srv.cancel(errKicked)
+	c.wantBye("[UNAVAILABLE]")
+	<-b.srv.turns
+}
+
 // TestFetchSectionsAreBounded: a section is answered once however often it is
 // asked for, and different ones are counted.
 func TestFetchSectionsAreBounded(t *testing.T) {

@@ -13,6 +13,7 @@ import (
 type fetchPlan struct {
 	uid, flags, internalDate, size, envelope, body, structure bool
 	sections                                                  []section
+	names                                                     mime.FieldNames // of all sections
 }
 
 // section is one BODY[...] item, or one of its old names.
@@ -23,7 +24,7 @@ type section struct {
 	// fields: HEADER.FIELDS or HEADER.FIELDS.NOT with these names.
 	fields []string
 	not    bool
-	filter *mime.HeaderFilter // of fields
+	choice *mime.FieldChoice // of fields
 }
 
 const (
@@ -109,7 +110,7 @@ func (p *fetchPlan) item(cmd *command) {
 		p.add(cmd, section{label: name, kind: mime.SectionText})
 	case "BODY", "BODY.PEEK":
 		if cmd.Peek() == '[' {
-			p.add(cmd, parseSection(cmd, name == "BODY.PEEK"))
+			p.add(cmd, p.section(cmd, name == "BODY.PEEK"))
 		} else if name == "BODY" {
 			p.body = true
 		} else {
@@ -132,11 +133,25 @@ func (p *fetchPlan) add(cmd *command, s section) {
 		cmd.Fail("at most %d sections", maxSections)
 		return
 	}
-	p.sections = append(p.sections, s)
+	// What is filtered out of the same header stands together, so that the header is read
+	// once. Clients do not mind the order (RFC 3501, section 7.4.2).
+	at := len(p.sections)
+	for i := at; i > 0 && s.fields != nil; i-- {
+		if s.sameHeader(&p.sections[i-1]) {
+			at = i
+			break
+		}
+	}
+	p.sections = slices.Insert(p.sections, at, s)
 }
 
-// parseSection parses section-spec and partial (RFC 3501, section 9).
-func parseSection(cmd *command, peek bool) section {
+// sameHeader reports whether two sections are fields out of the same bytes.
+func (s *section) sameHeader(o *section) bool {
+	return o.fields != nil && s.listed() == o.listed() && slices.Equal(s.Part, o.Part)
+}
+
+// section parses section-spec and partial (RFC 3501, section 9).
+func (p *fetchPlan) section(cmd *command, peek bool) section {
 	s := section{}
 	s.Peek = peek
 	cmd.Expect('[')
@@ -157,7 +172,7 @@ func parseSection(cmd *command, peek bool) section {
 		}
 	}
 	if c := cmd.Peek(); c != ']' && (len(s.Part) == 0 || label[len(label)-1] == '.') {
-		label = s.text(cmd, label)
+		label = p.sectionText(cmd, &s, label)
 	}
 	cmd.Expect(']')
 	label = append(label, ']')
@@ -178,8 +193,8 @@ func parseSection(cmd *command, peek bool) section {
 	return s
 }
 
-// text parses section-text and returns the label with it.
-func (s *section) text(cmd *command, label []byte) []byte {
+// sectionText parses section-text and returns the label with it.
+func (p *fetchPlan) sectionText(cmd *command, s *section, label []byte) []byte {
 	name := cmd.FetchKeyword()
 	label = append(label, name...)
 	switch name {
@@ -201,7 +216,7 @@ func (s *section) text(cmd *command, label []byte) []byte {
 		if len(s.fields) == 0 || len(s.fields) > maxHeaderFields {
 			cmd.Fail("1 to %d header fields", maxHeaderFields)
 		}
-		s.filter = mime.NewHeaderFilter(s.fields, s.not)
+		s.choice = p.names.Choose(s.fields, s.not)
 		label = append(label, " ("...)
 		for i, f := range s.fields {
 			if i > 0 {

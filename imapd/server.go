@@ -59,7 +59,7 @@ type Server struct {
 // shared is what all sessions use in turn.
 type shared struct {
 	readPool, framePool, writePool, splicePool *wire.Buffers
-	turns                                      turns // of SEARCHes
+	turns                                      turns // of SEARCHes and FETCHes
 }
 
 type userKey struct {

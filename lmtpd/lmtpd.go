@@ -31,10 +31,12 @@ import (
 
 // Mail is what lmtpd needs of a node.
 type Mail interface {
-	// Resolve finds who is behind an address. storage.ErrNotFound becomes
-	// 550 5.1.1, any other error 451 4.3.0: ErrUnavailable and ErrNotMaster are
-	// for a home slot without a master or with an open loss (LAWS §7.4).
-	Resolve(ctx context.Context, a slot.Address) (Recipient, error)
+	// Resolve finds who is behind an address, and whether a message of so many bytes (0:
+	// not known, more than none) fits into his quota, where his master can tell.
+	// storage.ErrNotFound becomes 550 5.1.1, ErrOverQuota 452 4.2.2, any other error
+	// 451 4.3.0: ErrUnavailable and ErrNotMaster are for a home slot without a master
+	// or with an open loss (LAWS §7.4).
+	Resolve(ctx context.Context, a slot.Address, bytes int64) (Recipient, error)
 	// Deliver stores one body for all rcpts, each account once, and returns one
 	// result per recipient in the order of rcpts. nil is returned only when law 1
 	// allows the 250. It must return soon after ctx ends.

@@ -99,3 +99,15 @@ func TestSlowMessageIsCutOff(t *testing.T) {
 		}
 	}
 }
+
+// What does not fit into a recipient's quota is put off at RCPT, before it is sent: by
+// the size that MAIL has announced, or when nothing fits any more. Others get the message.
+func TestQuotaIsKnownAtRcpt(t *testing.T) {
+	h := serve(t, nil)
+	c := h.greeted(t)
+	c.send("MAIL FROM:<a@example.net> SIZE=2000", "RCPT TO:<narrow@example.org>", "RCPT TO:<narrow+box@example.org>", "RCPT TO:<fullyet@example.org>",
+		"RCPT TO:<u1@example.org>", "DATA", "Subject: x", "", ".")
+	c.want("250", "452 4.2.2", "452 4.2.2", "452 4.2.2", "250", "354", "250 2.1.5 <u1@example.org>")
+	c.send("MAIL FROM:<a@example.net>", "RCPT TO:<narrow@example.org>", "RCPT TO:<fullyet@example.org>", "DATA", "Subject: x", "", ".")
+	c.want("250", "250", "452 4.2.2", "354", "250 2.1.5 <narrow@example.org>")
+}

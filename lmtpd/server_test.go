@@ -43,14 +43,14 @@ type kept struct {
 	to   []Recipient
 }
 
-func (m *mailbag) Resolve(_ context.Context, a slot.Address) (Recipient, error) {
+func (m *mailbag) Resolve(_ context.Context, a slot.Address, bytes int64) (Recipient, error) {
 	at := strings.LastIndexByte(string(a), '@')
 	user, domain := string(a[:at]), a[at+1:]
 	if domain != "example.org" {
 		return Recipient{}, storage.Errorf(storage.ErrNotFound, "find address %q: unknown", a)
 	}
 	accounts := map[string]Recipient{
-		"u1": {Account: 1, Slot: 0}, "alias1": {Account: 1, Slot: 0}, "u2": {Account: 2, Slot: 1}, "u3": {Account: 3, Slot: 1},
+		"u1": {Account: 1, Slot: 0}, "narrow": {Account: 14}, "alias1": {Account: 1, Slot: 0}, "u2": {Account: 2, Slot: 1}, "u3": {Account: 3, Slot: 1},
 		"full": {Account: 4}, "gone": {Account: 5}, "nodisk": {Account: 6}, "broken": {Account: 7}, "moved": {Account: 8},
 		"big": {Account: 9}, "u1+own": {Account: 10}, "jürgen": {Account: 11}, "notmaster": {Account: 12}, `"john smith"`: {Account: 13},
 	}
@@ -61,6 +61,9 @@ func (m *mailbag) Resolve(_ context.Context, a slot.Address) (Recipient, error) 
 		return Recipient{}, storage.Errorf(storage.ErrNotMaster, "find address %q: open loss", a)
 	case "bug":
 		panic("resolve")
+	}
+	if user == "narrow" && bytes > 1000 || user == "fullyet" {
+		return Recipient{}, storage.Errorf(storage.ErrOverQuota, "account %q", a)
 	}
 	r, ok := accounts[user]
 	if !ok {

@@ -26,6 +26,7 @@ type session struct {
 	lhlo   string // the name that the client gave
 	open   bool   // between MAIL and the last reply, or RSET
 	from   string // "" is the null reverse-path
+	size   int64  // as MAIL announced it; 0: it did not
 	utf8   bool
 	rcpts  []accepted
 	// spool is of the message that MAIL has announced. Who swaps nil for it closes
@@ -68,7 +69,7 @@ func (s *session) Mail(string, *smtp.MailOptions) error {
 		return reply(storage.Errorf(storage.ErrDiskFull, "%w", err))
 	}
 	s.spool.Store(spool)
-	s.open, s.from, s.utf8 = true, e.path, e.utf8
+	s.open, s.from, s.size, s.utf8 = true, e.path, e.size, e.utf8
 	s.conn.transaction(true)
 	return nil
 }
@@ -130,7 +131,7 @@ func (s *session) resolve(a slot.Address) (r Recipient, err error) {
 	}()
 	ctx, cancel := context.WithTimeout(s.server.base, s.server.cfg.Timeouts.Mail)
 	defer cancel()
-	r, err = s.server.cfg.Mail.Resolve(ctx, a)
+	r, err = s.server.cfg.Mail.Resolve(ctx, a, s.size)
 	if err == nil || reply(err).Code != 550 {
 		return r, err
 	}
@@ -138,7 +139,7 @@ func (s *session) resolve(a slot.Address) (r Recipient, err error) {
 	if !found {
 		return r, err
 	}
-	return s.server.cfg.Mail.Resolve(ctx, base)
+	return s.server.cfg.Mail.Resolve(ctx, base, s.size)
 }
 
 // panicked keeps a bug in one message from taking the connection, or worse.
@@ -330,7 +331,7 @@ func oneAddress(rcpts []accepted) bool {
 
 // Reset ends the transaction.
 func (s *session) Reset() {
-	s.open, s.from, s.utf8, s.rcpts = false, "", false, nil
+	s.open, s.from, s.size, s.utf8, s.rcpts = false, "", 0, false, nil
 	s.drop(s.spool.Swap(nil))
 	s.conn.transaction(false)
 }

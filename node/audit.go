@@ -196,7 +196,7 @@ func (a *audit) recount(f local.ScrubFinding) (bool, string) {
 			return false, fmt.Sprintf("not repaired: %v", err)
 		}
 		left := map[string]bool{}
-		if err := a.s.Inspect(func(x local.Snapshot) error {
+		if err := a.s.Snapshot(func(x local.Snapshot) error {
 			found, err := check.Run(x, check.Options{})
 			for _, f := range found {
 				left[f.String()] = true

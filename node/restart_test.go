@@ -41,7 +41,7 @@ const (
 
 func laneOptions(dir string, id slot.ID, r *local.Resources) local.Options {
 	return local.Options{FS: vfs.Default, Dir: filepath.Join(dir, "slots", id.String()), Cluster: "lane", Slot: id, Logger: slog.New(slog.DiscardHandler),
-		Clock: storage.SystemClock(), Resources: r, Passwords: local.NewPasswords(2), PackBytesMax: lanePackMax}
+		Clock: storage.SystemClock(), Resources: r, Passwords: local.NewPasswords(2), Limits: local.Limits{PackBytesMax: lanePackMax}}
 }
 
 // openAll opens and serves the lane's slots, as many at once as a node does.

@@ -61,7 +61,7 @@ func (n *Node) account(ctx context.Context, id slot.ID, call *rpc.AccountCall) (
 }
 
 // Resolve implements lmtpd.Mail.
-func (n *Node) Resolve(ctx context.Context, a slot.Address) (lmtpd.Recipient, error) {
+func (n *Node) Resolve(ctx context.Context, a slot.Address, bytes int64) (lmtpd.Recipient, error) {
 	sl, err := n.home(a)
 	if err != nil {
 		return lmtpd.Recipient{}, err
@@ -72,9 +72,9 @@ func (n *Node) Resolve(ctx context.Context, a slot.Address) (lmtpd.Recipient, er
 			return err
 		}
 		if sl.Master == n.cfg.Node.Name {
-			r, err = n.resolveHere(ctx, sl.ID, a)
+			r, err = n.resolveHere(ctx, sl.ID, a, bytes)
 		} else {
-			r, err = n.resolveAt(ctx, sl, a)
+			r, err = n.resolveAt(ctx, sl, a, bytes)
 		}
 		return err
 	})
@@ -82,7 +82,7 @@ func (n *Node) Resolve(ctx context.Context, a slot.Address) (lmtpd.Recipient, er
 }
 
 // resolveHere resolves an address at this node's master of its home slot.
-func (n *Node) resolveHere(ctx context.Context, id slot.ID, a slot.Address) (lmtpd.Recipient, error) {
+func (n *Node) resolveHere(ctx context.Context, id slot.ID, a slot.Address, bytes int64) (lmtpd.Recipient, error) {
 	m := n.copies.serving(id)
 	if m == nil {
 		return lmtpd.Recipient{}, noMaster(id)
@@ -91,18 +91,21 @@ func (n *Node) resolveHere(ctx context.Context, id slot.ID, a slot.Address) (lmt
 	if err != nil {
 		return lmtpd.Recipient{}, n.certain(ctx, m, err)
 	}
-	return lmtpd.Recipient{Address: a, Account: rec.Account, Slot: rec.Slot}, nil
+	if rec.Slot == id { // else the message's own master tells, when it is delivered
+		err = m.Fits(ctx, rec.Account, bytes)
+	}
+	return lmtpd.Recipient{Address: a, Account: rec.Account, Slot: rec.Slot}, err
 }
 
 // resolveAt resolves an address at another node.
-func (n *Node) resolveAt(ctx context.Context, sl cluster.Slot, a slot.Address) (lmtpd.Recipient, error) {
+func (n *Node) resolveAt(ctx context.Context, sl cluster.Slot, a slot.Address, bytes int64) (lmtpd.Recipient, error) {
 	client, err := n.peers.node(sl.Master)
 	if err != nil {
 		return lmtpd.Recipient{}, storage.Errorf(storage.ErrUnavailable, "slot %s: %w", sl.ID, err)
 	}
 	ctx, cancel := context.WithTimeout(ctx, cutOffAfter)
 	defer cancel()
-	r, err := client.Resolve(ctx, &rpc.ResolveCall{Slot: uint32(sl.ID), Address: string(a)})
+	r, err := client.Resolve(ctx, &rpc.ResolveCall{Slot: uint32(sl.ID), Address: string(a), Bytes: bytes})
 	if err != nil {
 		return lmtpd.Recipient{}, storage.Errorf(storage.ErrUnavailable, "slot %s: no answer from its master %s: %w", sl.ID, sl.Master, err)
 	}
@@ -119,7 +122,7 @@ func (s service) Resolve(ctx context.Context, in *rpc.ResolveCall) (*rpc.Resolve
 	if err != nil {
 		return &rpc.ResolveReply{Failure: rpc.Wrap(storage.Errorf(storage.ErrInvalid, "%w", err))}, nil
 	}
-	r, err := s.n.resolveHere(ctx, slot.ID(in.Slot), a)
+	r, err := s.n.resolveHere(ctx, slot.ID(in.Slot), a, in.Bytes)
 	return &rpc.ResolveReply{Failure: rpc.Wrap(toCaller(err)), Account: uint64(r.Account), Slot: uint32(r.Slot)}, nil
 }
 

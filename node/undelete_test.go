@@ -206,7 +206,7 @@ func (s *site) eraseAndLoseTheMaster(ctx context.Context, a slot.Address, master
 // kept counts a copy's records of a kind.
 func kept(t *testing.T, s *local.Slot, prefix byte) (n int) {
 	t.Helper()
-	if err := s.Inspect(func(x local.Snapshot) error {
+	if err := s.Snapshot(func(x local.Snapshot) error {
 		return x.Each(event.SpanOf([]byte{prefix}), func(_, _ []byte) error { n++; return nil })
 	}); err != nil {
 		t.Fatal(err)

@@ -192,8 +192,8 @@ type Mailboxes interface {
 
 // Messages is the part of a Store that reads and changes messages.
 type Messages interface {
-	// Deliver stores one body for many recipients in one event; the result has
-	// one error, or nil, per recipient. One body serves them all.
+	// Deliver stores one body for many recipients; the result has one error, or
+	// nil, per recipient. One body serves them all.
 	Deliver(ctx context.Context, d Delivery) []error
 	// Announce asks, before a message of so many bytes is sent, whether it would be
 	// appended now. ErrOverQuota, counting what else was announced for the account;

@@ -1151,6 +1151,7 @@ type ResolveCall struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Slot          uint32                 `protobuf:"varint,1,opt,name=slot,proto3" json:"slot,omitempty"` // the address's home
 	Address       string                 `protobuf:"bytes,2,opt,name=address,proto3" json:"address,omitempty"`
+	Bytes         int64                  `protobuf:"varint,3,opt,name=bytes,proto3" json:"bytes,omitempty"` // how large the message will be; 0: not known
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1197,6 +1198,13 @@ func (x *ResolveCall) GetAddress() string {
 		return x.Address
 	}
 	return ""
+}
+
+func (x *ResolveCall) GetBytes() int64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
 }
 
 type ResolveReply struct {
@@ -1692,10 +1700,11 @@ const file_rpc_proto_rawDesc = "" +
 	"\tDismissal\x12\x0e\n" +
 	"\x02by\x18\x01 \x01(\tR\x02by\x12\x10\n" +
 	"\x03why\x18\x02 \x01(\tR\x03why\x12\x12\n" +
-	"\x04wall\x18\x03 \x01(\tR\x04wall\";\n" +
+	"\x04wall\x18\x03 \x01(\tR\x04wall\"Q\n" +
 	"\vResolveCall\x12\x12\n" +
 	"\x04slot\x18\x01 \x01(\rR\x04slot\x12\x18\n" +
-	"\aaddress\x18\x02 \x01(\tR\aaddress\"q\n" +
+	"\aaddress\x18\x02 \x01(\tR\aaddress\x12\x14\n" +
+	"\x05bytes\x18\x03 \x01(\x03R\x05bytes\"q\n" +
 	"\fResolveReply\x123\n" +
 	"\afailure\x18\x01 \x01(\v2\x19.mailnode.node.v1.FailureR\afailure\x12\x18\n" +
 	"\aaccount\x18\x02 \x01(\x06R\aaccount\x12\x12\n" +

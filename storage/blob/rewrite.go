@@ -96,7 +96,7 @@ func (r *Rewriter) Copy(ref slot.BodyRef, from Location) (Location, error) {
 // encoded returns a proved body in the form in which it is to be stored.
 func (r *Rewriter) encoded(f io.ReaderAt, ref slot.BodyRef, from Location, to *Location) ([]byte, error) {
 	if from.Encoding != plainBody {
-		_, stored, err := r.s.decode(f, ref, from)
+		_, stored, err := r.s.decode(f, ref, from, atOnce)
 		to.Encoding, to.Stored = from.Encoding, from.Stored
 		return stored, err
 	}
@@ -123,7 +123,7 @@ type sourceError struct{ error }
 // stream copies a large body as it is. It is proved before, so that no garbage
 // is left behind in the new pack, and again on the way.
 func (r *Rewriter) stream(f io.ReaderAt, ref slot.BodyRef, from Location, to *Location, note []byte) error {
-	if err := prove(io.NewSectionReader(f, from.Offset, from.Size), ref); err != nil {
+	if err := prove(io.NewSectionReader(f, from.Offset, from.Size), ref, atOnce); err != nil {
 		return sourceError{err}
 	}
 	if err := r.place(to); err != nil {

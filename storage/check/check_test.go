@@ -109,7 +109,7 @@ func sound(t *testing.T) memory {
 		t.Fatal(err)
 	}
 	out := memory{records: map[string][]byte{}, bodies: map[slot.BodyRef]error{}}
-	if err := s.Inspect(func(x local.Snapshot) error {
+	if err := s.Snapshot(func(x local.Snapshot) error {
 		for _, p := range append(event.StatePrefixes(), event.PrefixJournal) {
 			if err := x.Each(event.SpanOf([]byte{p}), func(k, v []byte) error {
 				out.records[string(k)] = slices.Clone(v)

@@ -7,36 +7,36 @@ import (
 	"github.com/cockroachdb/pebble/v2"
 )
 
-// Compactions bounds how many compactions of indexes run at once on the node,
+// compactions bounds how many compactions of indexes run at once on the node,
 // whatever the number of its slots (law 12). Those that wait take turns. An index
 // that has failed gives back what it held, because its goroutines may be parked
 // for ever (law 9).
 //
 // Pebble's locks come before this one: it is never held while a DB is called,
 // but for GetAllowedWithoutPermission, which takes none.
-type Compactions struct {
+type compactions struct {
 	max int
 
-	mu      sync.Mutex // guards all below, and all of each CompactionShare
+	mu      sync.Mutex // guards all below, and all of each compactionShare
 	offered sync.Cond  // an offer has returned
 	running int
-	members []*CompactionShare // in turn: who has run goes to the end
+	members []*compactionShare // in turn: who has run goes to the end
 }
 
-// NewCompactions returns a bound of so many at once.
-func NewCompactions(running int) *Compactions {
-	c := &Compactions{max: running}
+// newCompactions returns a bound of so many at once.
+func newCompactions(running int) *compactions {
+	c := &compactions{max: running}
 	c.offered.L = &c.mu
 	return c
 }
 
-// Share returns the share of one more index.
-func (c *Compactions) Share() *CompactionShare { return &CompactionShare{all: c} }
+// share returns the share of one more index.
+func (c *compactions) share() *compactionShare { return &compactionShare{all: c} }
 
-// CompactionShare is one index's share: it implements pebble.CompactionScheduler
+// compactionShare is one index's share: it implements pebble.CompactionScheduler
 // and its grants.
-type CompactionShare struct {
-	all     *Compactions
+type compactionShare struct {
+	all     *compactions
 	db      pebble.DBForCompaction
 	member  bool
 	dead    bool // what it holds was given back
@@ -47,12 +47,12 @@ type CompactionShare struct {
 }
 
 var (
-	_ pebble.CompactionScheduler   = (*CompactionShare)(nil)
-	_ pebble.CompactionGrantHandle = (*CompactionShare)(nil)
+	_ pebble.CompactionScheduler   = (*compactionShare)(nil)
+	_ pebble.CompactionGrantHandle = (*compactionShare)(nil)
 )
 
 // Register implements pebble.CompactionScheduler.
-func (s *CompactionShare) Register(_ int, db pebble.DBForCompaction) {
+func (s *compactionShare) Register(_ int, db pebble.DBForCompaction) {
 	s.all.mu.Lock()
 	defer s.all.mu.Unlock()
 	s.db, s.member = db, true
@@ -60,7 +60,7 @@ func (s *CompactionShare) Register(_ int, db pebble.DBForCompaction) {
 }
 
 // Unregister implements pebble.CompactionScheduler.
-func (s *CompactionShare) Unregister() {
+func (s *compactionShare) Unregister() {
 	c := s.all
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -70,13 +70,13 @@ func (s *CompactionShare) Unregister() {
 	}
 }
 
-func (s *CompactionShare) leave() {
+func (s *compactionShare) leave() {
 	s.member = false
-	s.all.members = slices.DeleteFunc(s.all.members, func(m *CompactionShare) bool { return m == s })
+	s.all.members = slices.DeleteFunc(s.all.members, func(m *compactionShare) bool { return m == s })
 }
 
-// Drop gives back what a failed index holds.
-func (s *CompactionShare) Drop() {
+// drop gives back what a failed index holds.
+func (s *compactionShare) drop() {
 	c := s.all
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -93,7 +93,7 @@ func (s *CompactionShare) Drop() {
 }
 
 // TrySchedule implements pebble.CompactionScheduler.
-func (s *CompactionShare) TrySchedule() (bool, pebble.CompactionGrantHandle) {
+func (s *compactionShare) TrySchedule() (bool, pebble.CompactionGrantHandle) {
 	c := s.all
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -108,7 +108,7 @@ func (s *CompactionShare) TrySchedule() (bool, pebble.CompactionGrantHandle) {
 	return true, s
 }
 
-func (s *CompactionShare) take() {
+func (s *compactionShare) take() {
 	c := s.all
 	c.running++
 	s.running++
@@ -118,14 +118,14 @@ func (s *CompactionShare) take() {
 }
 
 // UpdateGetAllowedWithoutPermission implements pebble.CompactionScheduler.
-func (s *CompactionShare) UpdateGetAllowedWithoutPermission() {
+func (s *compactionShare) UpdateGetAllowedWithoutPermission() {
 	s.all.mu.Lock()
 	defer s.all.mu.Unlock()
 	s.all.offer()
 }
 
 // offer gives what is free to those that want it; c.mu is held.
-func (c *Compactions) offer() {
+func (c *compactions) offer() {
 	for _, s := range slices.Clone(c.members) {
 		if c.running >= c.max {
 			return
@@ -140,7 +140,7 @@ func (c *Compactions) offer() {
 
 // ask offers one compaction. It is a goroutine of its own, because the DB of an
 // index that fails may never answer.
-func (s *CompactionShare) ask() {
+func (s *compactionShare) ask() {
 	taken := false
 	if waiting, _ := s.db.GetWaitingCompaction(); waiting {
 		taken = s.db.Schedule(s)
@@ -156,7 +156,7 @@ func (s *CompactionShare) ask() {
 }
 
 // giveBack ends one compaction, or one that did not begin; c.mu is held.
-func (s *CompactionShare) giveBack() {
+func (s *compactionShare) giveBack() {
 	if s.dead {
 		return
 	}
@@ -167,9 +167,9 @@ func (s *CompactionShare) giveBack() {
 	s.all.offer()
 }
 
-// Pause lends what an index holds to the others while one of its writes waits for room
+// pause lends what an index holds to the others while one of its writes waits for room
 // on its disk, which is not theirs (law 9).
-func (s *CompactionShare) Pause() {
+func (s *compactionShare) pause() {
 	c := s.all
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -179,8 +179,8 @@ func (s *CompactionShare) Pause() {
 	}
 }
 
-// Resume takes it back. More than max may run then, until the next one ends.
-func (s *CompactionShare) Resume() {
+// resume takes it back. More than max may run then, until the next one ends.
+func (s *compactionShare) resume() {
 	c := s.all
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -191,7 +191,7 @@ func (s *CompactionShare) Resume() {
 }
 
 // Done implements pebble.CompactionGrantHandle.
-func (s *CompactionShare) Done() {
+func (s *compactionShare) Done() {
 	s.all.mu.Lock()
 	defer s.all.mu.Unlock()
 	s.wants = s.member // Pebble asks once only while something waits
@@ -199,10 +199,10 @@ func (s *CompactionShare) Done() {
 }
 
 // Started implements pebble.CompactionGrantHandle.
-func (s *CompactionShare) Started() {}
+func (s *compactionShare) Started() {}
 
 // MeasureCPU implements pebble.CompactionGrantHandle.
-func (s *CompactionShare) MeasureCPU(pebble.CompactionGoroutineKind) {}
+func (s *compactionShare) MeasureCPU(pebble.CompactionGoroutineKind) {}
 
 // CumulativeStats implements pebble.CompactionGrantHandle.
-func (s *CompactionShare) CumulativeStats(pebble.CompactionGrantHandleStats) {}
+func (s *compactionShare) CumulativeStats(pebble.CompactionGrantHandleStats) {}

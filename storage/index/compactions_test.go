@@ -15,7 +15,7 @@ import (
 // gets its turn.
 func TestLaw12CompactionsAreBoundedOverSlots(t *testing.T) {
 	const slots = 4
-	shared := NewCompactions(1)
+	shared := newCompactions(1)
 	var mu sync.Mutex
 	running, most, ended := 0, 0, map[int]int{}
 	var dbs []*pebble.DB
@@ -35,7 +35,7 @@ func TestLaw12CompactionsAreBoundedOverSlots(t *testing.T) {
 					ended[i]++
 				},
 			}}
-		o.Experimental.CompactionScheduler = shared.Share()
+		o.Experimental.CompactionScheduler = shared.share()
 		db, err := pebble.Open("/db", o)
 		if err != nil {
 			t.Fatal(err)
@@ -101,12 +101,12 @@ func (d stuckDB) GetWaitingCompaction() (bool, pebble.WaitingCompaction) {
 // TestLaw09FailedSlotGivesCompactionsBack: neither one that runs for ever nor one
 // that never answers keeps the other slots from compacting.
 func TestLaw09FailedSlotGivesCompactionsBack(t *testing.T) {
-	shared := NewCompactions(1)
+	shared := newCompactions(1)
 	stuck := stuckDB{make(chan struct{}), make(chan struct{})}
 	defer close(stuck.stuck)
 	idle := stuckDB{make(chan struct{}), make(chan struct{})}
 	close(idle.stuck)
-	one, two, three := shared.Share(), shared.Share(), shared.Share()
+	one, two, three := shared.share(), shared.share(), shared.share()
 	one.Register(2, stuckDB{})
 	two.Register(2, stuck)
 	three.Register(2, idle)
@@ -116,12 +116,12 @@ func TestLaw09FailedSlotGivesCompactionsBack(t *testing.T) {
 	if ok, _ := two.TrySchedule(); ok {
 		t.Fatal("two at once")
 	}
-	one.Drop() // it failed in its compaction: now two is offered one, and hangs
+	one.drop() // it failed in its compaction: now two is offered one, and hangs
 	<-stuck.asked
 	if ok, _ := three.TrySchedule(); ok {
 		t.Fatal("two at once")
 	}
-	two.Drop()
+	two.drop()
 	two.Unregister()   // does not wait for what never answers
 	<-idle.asked       // the place is offered on
 	three.Unregister() // waits for the answer: it has nothing to do
@@ -145,8 +145,8 @@ func (idleIndex) Schedule(pebble.CompactionGrantHandle) bool { return false }
 // TestLaw09CompactionThatWaitsForRoomLendsItsTurn: a full disk concerns its slots
 // alone, also when it holds up a compaction, or when its copy fails meanwhile.
 func TestLaw09CompactionThatWaitsForRoomLendsItsTurn(t *testing.T) {
-	shared := NewCompactions(1)
-	full, other := shared.Share(), shared.Share()
+	shared := newCompactions(1)
+	full, other := shared.share(), shared.share()
 	full.Register(1, idleIndex{})
 	other.Register(1, idleIndex{})
 	settle := func() { // offers are made beside, and nobody takes these
@@ -156,7 +156,7 @@ func TestLaw09CompactionThatWaitsForRoomLendsItsTurn(t *testing.T) {
 			shared.offered.Wait()
 		}
 	}
-	take := func(s *CompactionShare, want bool) {
+	take := func(s *compactionShare, want bool) {
 		t.Helper()
 		settle()
 		if got, _ := s.TrySchedule(); got != want {
@@ -165,20 +165,20 @@ func TestLaw09CompactionThatWaitsForRoomLendsItsTurn(t *testing.T) {
 	}
 	take(full, true)
 	take(other, false)
-	full.Pause()
+	full.pause()
 	take(full, false)
 	take(other, true)
-	full.Resume() // two run now, until one has ended
+	full.resume() // two run now, until one has ended
 	other.Done()
 	take(other, false)
 	full.Done()
 	take(other, true)
-	other.Pause()
+	other.pause()
 	other.Done() // it has failed while it waited
-	other.Resume()
+	other.resume()
 	take(full, true)
-	full.Pause()
-	full.Drop()
+	full.pause()
+	full.drop()
 	take(other, true)
 	other.Done()
 	settle()

@@ -1,7 +1,6 @@
 package index
 
 import (
-	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -13,38 +12,21 @@ import (
 	"mailnode/storage/disk"
 )
 
-// Guard is the file system as Pebble has it. Pebble answers an error of its
+// guard is the file system as Pebble has it. Pebble answers an error of its
 // write-ahead log by a panic, in a place where one ends the whole process
 // ("unlock of unlocked mutex", when the log is changed). So such an error never
 // reaches it: it becomes the failure of whoever has the index, and the goroutine is
 // parked (law 9; LAWS §4.7 does the same for Raft's stores). Calls of Pebble that may
 // wait for the log must not be waited for once it has failed. Only a write that finds
 // no room is not the end: it waits.
-type Guard struct {
+type guard struct {
 	vfs.FS
 	dir    string
 	o      Owner
 	opened atomic.Bool // before, errors are those of pebble.Open, whose caller knows how to take them
 }
 
-// Owner is whoever has an index, for its Guard.
-type Owner struct {
-	// Fail is told of an error that Pebble must not see.
-	Fail func(error)
-	// Roomy runs a write, and again until there was room for it; before the index is
-	// opened its error may be that there is none.
-	Roomy func(opened func() bool, write func() error) error
-	// LeaveRoom waits until a compaction may write; its error ends the compaction.
-	LeaveRoom func() error
-}
-
-// NewGuard returns the file system for the index in dir.
-func NewGuard(fs vfs.FS, dir string, o Owner) *Guard { return &Guard{FS: fs, dir: dir, o: o} }
-
-// Opened says that pebble.Open has returned.
-func (g *Guard) Opened() { g.opened.Store(true) }
-
-func (g *Guard) roomy(write func() error) error { return g.o.Roomy(g.opened.Load, write) }
+func (g *guard) roomy(write func() error) error { return g.o.Roomy(g.opened.Load, write) }
 
 // What Pebble calls the files that it writes.
 const (
@@ -53,7 +35,7 @@ const (
 )
 
 // poisoned parks the caller when err is one that Pebble must not see.
-func (g *Guard) poisoned(err error) error {
+func (g *guard) poisoned(err error) error {
 	if err == nil || err == io.EOF || !g.opened.Load() {
 		return err
 	}
@@ -62,11 +44,11 @@ func (g *Guard) poisoned(err error) error {
 }
 
 // Unwrap implements vfs.FS.
-func (g *Guard) Unwrap() vfs.FS { return g.FS }
+func (g *guard) Unwrap() vfs.FS { return g.FS }
 
 // others reports whether a file is none of the index: one of a state that is set
 // aside, which can be refused for want of room. Nothing of the index waits for it.
-func (g *Guard) others(name string) bool {
+func (g *guard) others(name string) bool {
 	return g.PathDir(name) != g.dir
 }
 
@@ -74,7 +56,7 @@ func (g *Guard) others(name string) bool {
 // makes both names durable with one sync of the folder, so that a power loss
 // could keep the marker alone, and the index would not open again; the manifest's
 // name is made durable first.
-func (g *Guard) Create(name string, c vfs.DiskWriteCategory) (vfs.File, error) {
+func (g *guard) Create(name string, c vfs.DiskWriteCategory) (vfs.File, error) {
 	if g.others(name) {
 		return g.FS.Create(name, c)
 	}
@@ -89,13 +71,13 @@ func (g *Guard) Create(name string, c vfs.DiskWriteCategory) (vfs.File, error) {
 }
 
 // ReuseForWrite implements vfs.FS.
-func (g *Guard) ReuseForWrite(oldname, newname string, c vfs.DiskWriteCategory) (vfs.File, error) {
+func (g *guard) ReuseForWrite(oldname, newname string, c vfs.DiskWriteCategory) (vfs.File, error) {
 	var f vfs.File
 	err := g.roomy(func() (err error) { f, err = g.FS.ReuseForWrite(oldname, newname, c); return err })
 	return g.file(f, c, err)
 }
 
-func (g *Guard) file(f vfs.File, c vfs.DiskWriteCategory, err error) (vfs.File, error) {
+func (g *guard) file(f vfs.File, c vfs.DiskWriteCategory, err error) (vfs.File, error) {
 	switch {
 	case c == walCategory:
 		if err := g.poisoned(err); err != nil {
@@ -131,7 +113,7 @@ func (f *compactionFile) Write(b []byte) (int, error) {
 // that a flush writes.
 type roomyFile struct {
 	vfs.File
-	g *Guard
+	g *guard
 }
 
 // Write implements vfs.File.
@@ -139,7 +121,7 @@ func (f *roomyFile) Write(b []byte) (int, error) { return f.g.write(f.File, b) }
 
 // write writes b from where the file ends, and what is left of it when there is
 // room again.
-func (g *Guard) write(f vfs.File, b []byte) (done int, err error) {
+func (g *guard) write(f vfs.File, b []byte) (done int, err error) {
 	err = g.roomy(func() error {
 		n, err := f.Write(b[done:])
 		done += n
@@ -148,11 +130,8 @@ func (g *Guard) write(f vfs.File, b []byte) (done int, err error) {
 	return done, err
 }
 
-// ErrRead says that a file could not be read: nothing was lost by that.
-var ErrRead = errors.New("read failed")
-
 // Open implements vfs.FS: what a table's reader gets says that it is a read.
-func (g *Guard) Open(name string, opts ...vfs.OpenOption) (vfs.File, error) {
+func (g *guard) Open(name string, opts ...vfs.OpenOption) (vfs.File, error) {
 	f, err := g.FS.Open(name, opts...)
 	if oserror.IsNotExist(err) {
 		return nil, err
@@ -184,7 +163,7 @@ func readFailed(err error) error {
 }
 
 // OpenDir implements vfs.FS: a log's name is durable by a sync of its folder.
-func (g *Guard) OpenDir(name string) (vfs.File, error) {
+func (g *guard) OpenDir(name string) (vfs.File, error) {
 	f, err := g.FS.OpenDir(name)
 	if err != nil {
 		return nil, err
@@ -195,7 +174,7 @@ func (g *Guard) OpenDir(name string) (vfs.File, error) {
 // logFile is a write-ahead log, or the folder that names it.
 type logFile struct {
 	vfs.File
-	g *Guard
+	g *guard
 }
 
 func (f *logFile) Write(b []byte) (int, error) {
@@ -220,4 +199,45 @@ func (f *logFile) Close() error    { return f.g.poisoned(f.File.Close()) }
 func (f *logFile) SyncTo(length int64) (fullSync bool, err error) {
 	fullSync, err = f.File.SyncTo(length)
 	return fullSync, f.g.poisoned(err)
+}
+
+// Guarded runs what may end in Fatalf, which parks its goroutine, or in a panic of
+// Pebble: for its caller both are an error, never a hang and never the end of the
+// process (law 9). It returns the failure of a latch that has tripped, or trips
+// meanwhile, and does not wait for fn then.
+func Guarded(latch *disk.Latch, fn func() error) error {
+	if err := latch.Err(); err != nil {
+		return err
+	}
+	done := make(chan error, 1)
+	go func() {
+		defer func() {
+			if p := recover(); p != nil {
+				done <- fmt.Errorf("index: %v", p)
+			}
+		}()
+		done <- fn()
+	}()
+	select {
+	case err := <-done:
+		return err
+	case <-latch.Tripped():
+		return latch.Err()
+	}
+}
+
+// logger turns what Pebble takes for fatal into the failure of its owner. The
+// goroutine is parked: returning would let Pebble go on after a failed sync, and
+// ending the process would take the other slots down (law 9).
+type logger struct{ o Owner }
+
+func (logger) Infof(string, ...any) {}
+
+func (l logger) Errorf(format string, args ...any) {
+	l.o.Log.Warn("index", "err", fmt.Sprintf(format, args...))
+}
+
+func (l logger) Fatalf(format string, args ...any) {
+	l.o.Fail(fmt.Errorf(format, args...))
+	select {}
 }

@@ -3,6 +3,8 @@ package index
 import (
 	"fmt"
 	"io"
+	"slices"
+	"strings"
 
 	"github.com/cockroachdb/errors/oserror"
 	"github.com/cockroachdb/pebble/v2"
@@ -17,6 +19,28 @@ const (
 	manifestTorn                  // its end is cut off or damaged: nobody can tell which
 	manifestDamaged               // sound records lie behind one that is not
 )
+
+// Exists reports whether there is an index in dir: its list of files.
+func Exists(fs vfs.FS, dir string) (bool, error) {
+	names, err := fs.List(dir)
+	if err != nil && !oserror.IsNotExist(err) {
+		return false, err
+	}
+	return slices.ContainsFunc(names, func(n string) bool { return strings.HasPrefix(n, "MANIFEST-") }), nil
+}
+
+// NotOpen takes the lock of an index for a moment: its error says that this process or
+// another has it open.
+func NotOpen(fs vfs.FS, dir string) error {
+	if names, err := fs.List(dir); err != nil || len(names) == 0 {
+		return nil
+	}
+	lock, err := fs.Lock(fs.PathJoin(dir, "LOCK"))
+	if err != nil {
+		return fmt.Errorf("the index is open: %w", err)
+	}
+	return lock.Close()
+}
 
 // ProveManifest refuses a list of files that is damaged. One whose end is torn
 // passes: a crash leaves that.

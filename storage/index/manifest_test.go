@@ -12,7 +12,7 @@ import (
 // crash may leave; whatever bit is flipped in it, it is not taken for sound.
 func TestLaw07DamagedManifestIsNoTornOne(t *testing.T) {
 	fs := vfs.NewMem()
-	db, err := pebble.Open("/index", Options(fs, quietLogger{}))
+	db, err := pebble.Open("/index", options(fs, quietLogger{}))
 	if err != nil {
 		t.Fatal(err)
 	}

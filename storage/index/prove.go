@@ -2,7 +2,6 @@ package index
 
 import (
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -25,9 +24,6 @@ import (
 //     needs is not there, or when there are more: that log is removed only after
 //     a newer edit is durable (Prove). Then the records must prove each other,
 //     which is the business of whoever knows them.
-
-// ErrDamaged says that files of the index, not records in them, are damaged.
-var ErrDamaged = errors.New("index damaged")
 
 // Prove looks at the index's logs before Pebble does. doubt says that what it
 // finds is what a crash may leave, but damage of the MANIFEST as well: then all

@@ -16,7 +16,7 @@ import (
 // leave; a bit that is flipped where a later chunk says that it was synced is damage.
 func TestLaw06DamagedLogIsNoTornOne(t *testing.T) {
 	fs := vfs.NewMem()
-	db, err := pebble.Open("/index", Options(fs, quietLogger{}))
+	db, err := pebble.Open("/index", options(fs, quietLogger{}))
 	if err != nil {
 		t.Fatal(err)
 	}

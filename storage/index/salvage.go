@@ -13,14 +13,16 @@ import (
 	"github.com/cockroachdb/pebble/v2/record"
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/cockroachdb/pebble/v2/wal"
+
+	"mailnode/storage/disk"
 )
 
 // Salvage reads what can still be read of a damaged index. What cannot be read is known as
 // spans of keys, so that what lies elsewhere is known to be whole.
 type Salvage struct {
-	DB  *pebble.DB // nil: its files do not fit together any more
-	Why []string   // what cannot be read, and why
+	Why []string // what cannot be read, and why
 
+	db   *pebble.DB // nil: its files do not fit together any more
 	fs   vfs.FS
 	dir  string
 	gone []Span
@@ -51,9 +53,9 @@ func (x *Salvage) Sound(sp Span) bool {
 	})
 }
 
-// OpenSalvage opens an old index for reading alone. guard runs what may panic, or
-// never return.
-func OpenSalvage(fs vfs.FS, dir string, guard func(func() error) error) *Salvage {
+// OpenSalvage opens an old index for reading alone. It does not wait for one that
+// hangs once latch has tripped.
+func OpenSalvage(fs vfs.FS, dir string, latch *disk.Latch) *Salvage {
 	x := &Salvage{fs: fs, dir: dir}
 	names, err := x.fs.List(dir)
 	if err != nil || len(names) == 0 {
@@ -75,11 +77,11 @@ func OpenSalvage(fs vfs.FS, dir string, guard func(func() error) error) *Salvage
 	}) {
 		x.loseAll("write-ahead log %06d is not there", oldest)
 	}
-	o := ReadOnly(&cutFS{FS: fs, cut: cut}, quietLogger{})
+	o := readOnly(&cutFS{FS: fs, cut: cut}, quietLogger{})
 	o.EventListener = &pebble.EventListener{DataCorruption: func(pebble.DataCorruptionInfo) {}}
-	err = guard(func() (err error) { x.DB, err = pebble.Open(dir, o); return err })
+	err = Guarded(latch, func() (err error) { x.db, err = pebble.Open(dir, o); return err })
 	if err != nil {
-		x.DB = nil
+		x.db = nil
 		x.loseAll("the old index cannot be opened: %v", err)
 	}
 	return x
@@ -87,8 +89,8 @@ func OpenSalvage(fs vfs.FS, dir string, guard func(func() error) error) *Salvage
 
 // Close closes it.
 func (x *Salvage) Close() {
-	if x.DB != nil {
-		x.DB.Close()
+	if x.db != nil {
+		x.db.Close()
 	}
 }
 
@@ -97,7 +99,7 @@ type quietLogger struct{}
 func (quietLogger) Infof(string, ...any)  {}
 func (quietLogger) Errorf(string, ...any) {}
 func (quietLogger) Fatalf(format string, args ...any) {
-	panic(fmt.Sprintf(format, args...)) // guard takes it
+	panic(fmt.Sprintf(format, args...)) // Guarded takes it
 }
 
 // logs lists the write-ahead logs in their order.
@@ -193,10 +195,29 @@ func (x *Salvage) readLog(name string, fn func(batch []byte) error) (end int64, 
 	}
 }
 
+// Opened reports whether its files fit together, so that records can be read by key.
+func (x *Salvage) Opened() bool { return x.db != nil }
+
+// Get reads one record. The error says that it lies in what is damaged.
+func (x *Salvage) Get(key []byte) (value []byte, found bool, err error) {
+	if x.db == nil {
+		return nil, false, nil
+	}
+	defer func() { // what is damaged may lead its reader anywhere
+		if p := recover(); p != nil {
+			value, found, err = nil, false, fmt.Errorf("%v", p)
+		}
+	}()
+	if value, found, err = Get(x.db, key); err != nil {
+		err = FirstLine(err)
+	}
+	return value, found, err
+}
+
 // Each calls fn for what can be read of a span, in the order of keys. what names the
 // records that lie there, for Why.
 func (x *Salvage) Each(sp Span, what string, fn func(key, value []byte) error) error {
-	if x.DB == nil {
+	if x.db == nil {
 		return nil
 	}
 	from := sp.Lower
@@ -211,8 +232,7 @@ func (x *Salvage) Each(sp Span, what string, fn func(key, value []byte) error) e
 			last = append(last, 0)
 		}
 		next := x.readableFrom(last, sp.Upper)
-		x.Lose(Span{Lower: last, Upper: next}, "%s from %q to before %q cannot be read: %s", what, last, next,
-			strings.TrimSpace(strings.SplitN(broken.Error(), "\n", 2)[0]))
+		x.Lose(Span{Lower: last, Upper: next}, "%s from %q to before %q cannot be read: %v", what, last, next, FirstLine(broken))
 		from = next
 		if next == nil || bytes.Compare(next, sp.Upper) >= 0 {
 			return nil
@@ -228,7 +248,7 @@ func (x *Salvage) stretch(sp Span, fn func(key, value []byte) error) (last []byt
 			broken = fmt.Errorf("%v", p)
 		}
 	}()
-	it, broken := x.DB.NewIter(&pebble.IterOptions{LowerBound: sp.Lower, UpperBound: sp.Upper})
+	it, broken := x.db.NewIter(&pebble.IterOptions{LowerBound: sp.Lower, UpperBound: sp.Upper})
 	if broken != nil {
 		return nil, broken, nil
 	}

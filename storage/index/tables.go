@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 
-	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/sstable"
 	"github.com/cockroachdb/pebble/v2/vfs"
 
@@ -18,8 +17,16 @@ type Table struct {
 }
 
 // Tables lists the tables that are in use, each once.
-func Tables(db *pebble.DB) ([]Table, error) {
-	levels, err := db.SSTables()
+func (x *DB) Tables() ([]Table, error) {
+	var list []Table
+	if err := Guarded(x.o.Latch, func() (err error) { list, err = x.tables(); return err }); err != nil {
+		return nil, err // fn may be under way
+	}
+	return list, nil
+}
+
+func (x *DB) tables() ([]Table, error) {
+	levels, err := x.SSTables()
 	var out []Table
 	seen := map[string]bool{}
 	for _, l := range levels {

@@ -1,6 +1,7 @@
 package local
 
 import (
+	"context"
 	"crypto/rand"
 	"encoding/binary"
 	"errors"
@@ -60,10 +61,7 @@ func (s *Slot) stage(ref slot.BodyRef, l disk.Level, note *blob.BirthNote, body 
 		if err != nil {
 			return err
 		}
-		s.stagedMu.Lock()
-		defer s.stagedMu.Unlock()
-		s.stagings++
-		s.staged[ref] = staged{Location: loc, number: s.stagings}
+		s.onStage.add(ref, loc)
 		return nil
 	})
 	if s.Failure() != nil { // a Put may be under way, and its read hang as well
@@ -111,92 +109,6 @@ func (l *lentBody) takeBack() error {
 	return l.err
 }
 
-// staged is a body that was put into the packs. Bodies are numbered in the order in
-// which they are staged, and only after Put has returned: so a caller that reads
-// stagedCount and then syncs the packs has made durable all bodies up to that number.
-//
-// A body leaves the stage only when the durable state has it (unstage), or when
-// nothing can point to it any more (abandon): so a reader that looks on the stage
-// first, and then takes the durable state, sees every body that is here.
-type staged struct {
-	blob.Location
-	number    uint64
-	placed    bool // a batch that is not settled points to it
-	abandoned bool // by the change that staged it, while placed
-}
-
-func (s *Slot) stagedCount() uint64 {
-	s.stagedMu.Lock()
-	defer s.stagedMu.Unlock()
-	return s.stagings
-}
-
-func (s *Slot) stagedBody(ref slot.BodyRef) (staged, bool) {
-	s.stagedMu.Lock()
-	defer s.stagedMu.Unlock()
-	st, ok := s.staged[ref]
-	return st, ok
-}
-
-func (s *Slot) stagedAt(ref slot.BodyRef) (blob.Location, bool) {
-	st, ok := s.stagedBody(ref)
-	return st.Location, ok
-}
-
-// place notes that a batch points to bodies.
-func (s *Slot) place(refs []slot.BodyRef) {
-	s.stagedMu.Lock()
-	defer s.stagedMu.Unlock()
-	for _, r := range refs {
-		if st, ok := s.staged[r]; ok {
-			st.placed = true
-			s.staged[r] = st
-		}
-	}
-}
-
-// unplace notes that the batch which pointed to bodies will never be.
-func (s *Slot) unplace(refs []slot.BodyRef) {
-	s.stagedMu.Lock()
-	defer s.stagedMu.Unlock()
-	for _, r := range refs {
-		st, ok := s.staged[r]
-		switch {
-		case ok && st.abandoned:
-			delete(s.staged, r)
-		case ok:
-			st.placed = false
-			s.staged[r] = st
-		}
-	}
-}
-
-// unstage takes bodies off the stage that the durable view has, which is installed
-// before.
-func (s *Slot) unstage(refs []slot.BodyRef) {
-	s.stagedMu.Lock()
-	defer s.stagedMu.Unlock()
-	for _, r := range refs {
-		if s.staged[r].placed { // else it was staged again, for another change
-			delete(s.staged, r)
-		}
-	}
-}
-
-// abandon takes a body off the stage that its change, which has returned, does not
-// need any more. The caller may have given up while the change was on its way to
-// the disk: then the body stays until that is settled.
-func (s *Slot) abandon(ref slot.BodyRef) {
-	s.stagedMu.Lock()
-	defer s.stagedMu.Unlock()
-	if st, ok := s.staged[ref]; ok && st.placed {
-		st.abandoned = true
-		s.staged[ref] = st
-		return
-	}
-	delete(s.staged, ref)
-}
-
 // StageBody keeps a body that arrived from another node until its event comes.
 // The caller has proved that the bytes have the GUID.
 func (s *Slot) StageBody(ref slot.BodyRef, note []byte, body io.ReaderAt, size int64) error {
@@ -207,26 +119,14 @@ func (s *Slot) StageBody(ref slot.BodyRef, note []byte, body io.ReaderAt, size i
 	if err := s.stage(ref, disk.Follow, n, body, size); err != nil {
 		return err
 	}
-	s.stagedMu.Lock()
-	defer s.stagedMu.Unlock()
-	if s.foreign = append(s.foreign, ref); len(s.foreign) > foreignMax {
-		if oldest := s.foreign[0]; !s.staged[oldest].placed {
-			delete(s.staged, oldest)
-		}
-		s.foreign = s.foreign[1:]
-	}
+	s.onStage.cameFromElsewhere(ref)
 	return nil
 }
-
-// foreignMax is how many bodies from other nodes may wait for their events. One that
-// the master pushed for a delivery that it then refused waits for ever, so the oldest
-// are forgotten; when an event names such a one after all, it is asked for again.
-const foreignMax = 1 << 16
 
 // HasBody reports whether a body is in the packs here. The stage is looked at first
 // (see staged).
 func (s *Slot) HasBody(ref slot.BodyRef) (bool, error) {
-	if _, ok := s.stagedAt(ref); ok {
+	if _, ok := s.onStage.at(ref); ok {
 		return true, nil
 	}
 	return s.keptBody(ref)
@@ -246,7 +146,7 @@ func (s *Slot) keptBody(ref slot.BodyRef) (have bool, err error) {
 // durable state as it is after that. In the other order it would miss a body that lands
 // between the two looks.
 func (s *Slot) find(ref slot.BodyRef) (loc blob.Location, place []byte, err error) {
-	loc, onStage := s.stagedAt(ref)
+	loc, onStage := s.onStage.at(ref)
 	place, placed, err := s.placeOf(ref)
 	switch {
 	case err != nil:
@@ -280,7 +180,7 @@ func (s *Slot) locate(v *view, ref slot.BodyRef) (blob.Location, error) {
 func (t *txn) hasBody(ref slot.BodyRef) (bool, error) {
 	_, have, err := t.Get(event.BodyKey(ref))
 	if err == nil && !have {
-		_, have = t.s.stagedAt(ref)
+		_, have = t.s.onStage.at(ref)
 	}
 	return have, err
 }
@@ -315,6 +215,33 @@ func (s *Slot) at(ref slot.BodyRef, loc blob.Location, use func(blob.Location) e
 func (s *Slot) openAt(ref slot.BodyRef, loc blob.Location) (b *blob.Body, err error) {
 	err = s.at(ref, loc, func(loc blob.Location) (err error) {
 		b, err = s.packs.Open(ref, loc)
+		return err
+	})
+	return b, err
+}
+
+// proveAtOnceMax is how large a body is that is proved without a turn.
+const proveAtOnceMax = 1 << 20
+
+// openFor is openAt for a client, of whom there are many: a large body is proved in turns
+// of a node, half of whose processors are left to others, and no longer than until ctx
+// ends.
+func (s *Slot) openFor(ctx context.Context, ref slot.BodyRef, loc blob.Location) (b *blob.Body, err error) {
+	if loc.Size <= proveAtOnceMax {
+		return s.openAt(ref, loc)
+	}
+	turn := func(work func()) error {
+		select {
+		case s.o.Resources.proofs <- struct{}{}:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		defer func() { <-s.o.Resources.proofs }()
+		work()
+		return ctx.Err()
+	}
+	err = s.at(ref, loc, func(loc blob.Location) (err error) {
+		b, err = s.packs.OpenInTurns(ref, loc, turn)
 		return err
 	})
 	return b, err

@@ -244,7 +244,7 @@ func (c *committer) group(ops []*op) (rest []*op) {
 		// The last op left a part of itself in the batch, which cannot be taken
 		// out. None of this group has happened; what is in flight is not touched.
 		f.undo(c.s.o.Slot)
-		c.s.unplace(t.placed)
+		c.s.onStage.unplace(t.placed)
 	default:
 		err = c.launch(t, f)
 	}

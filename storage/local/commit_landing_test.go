@@ -28,7 +28,7 @@ func TestLaw01Law07LandingBodyIsFound(t *testing.T) {
 		t.Fatal(err)
 	}
 	ref := <-arrived
-	if _, onStage := s.stagedAt(ref); onStage {
+	if _, onStage := s.onStage.at(ref); onStage {
 		t.Fatal("it has landed and is on the stage still")
 	}
 	if _, err := s.locate(old, ref); err != nil {
@@ -87,7 +87,7 @@ func TestLaw01GivenUpBodyStaysUntilItHasLanded(t *testing.T) {
 	if err := s.do(context.Background(), func(*txn) error { return nil }); err != nil {
 		t.Fatal(err)
 	}
-	if _, onStage := s.stagedAt(ref); onStage {
+	if _, onStage := s.onStage.at(ref); onStage {
 		t.Error("on the stage after its group has landed")
 	}
 	if have, err := s.HasBody(ref); err != nil || !have {
@@ -98,9 +98,9 @@ func TestLaw01GivenUpBodyStaysUntilItHasLanded(t *testing.T) {
 		t.Fatal(err)
 	}
 	// When a batch is undone, no body stays on the stage that nobody waits for.
-	s.place([]slot.BodyRef{gone})
-	s.abandon(gone)
-	s.unplace([]slot.BodyRef{gone})
+	s.onStage.place([]slot.BodyRef{gone})
+	s.onStage.abandon(gone)
+	s.onStage.unplace([]slot.BodyRef{gone})
 	if have, err := s.HasBody(gone); err != nil || have {
 		t.Errorf("undone and given up: has it: %v, %v", have, err)
 	}

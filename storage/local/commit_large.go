@@ -47,7 +47,7 @@ const (
 	// could be left to another one, or be prepared.
 	smallMax = storage.MaxStepMessages
 	// copyMax is how many messages a closure copies.
-	copyMax = 250
+	copyMax = 100
 )
 
 // errOvertaken: a large change rests on records that others have changed.
@@ -101,6 +101,9 @@ type draft struct {
 	accounts []event.Record
 	placed   []slot.BodyRef
 	touched  map[storage.Ref]struct{}
+
+	bytes   int64  // that it holds of records
+	release func() // of its turn on the node; nil: it has none
 }
 
 // take makes the batch of what the change writes.
@@ -120,7 +123,11 @@ func (d *draft) take(over *overlay, ev *event.Event, placed []slot.BodyRef) erro
 	slices.Sort(over.order)
 	d.b = d.s.db.NewBatchWithSize(size)
 	for _, k := range over.order {
+		if err := over.under.ended(); err != nil {
+			return err
+		}
 		over.under.touch(1)
+		d.s.o.Resources.large.worked.Add(1)
 		if err := d.record(over.under, []byte(k), over.m[k]); err != nil {
 			return err
 		}
@@ -304,11 +311,7 @@ func (s *Slot) prepareAndEnter(ctx context.Context, level disk.Level, ahead uint
 		return err
 	}
 	d := &draft{ctx: ctx, s: s, ahead: ahead}
-	defer func() {
-		if d.b != nil {
-			d.b.Close()
-		}
-	}()
+	defer d.end()
 	if err := s.read(func(v *view) error { return d.prepare(v, prepare) }); err != nil || d.ev == nil {
 		return err
 	}
@@ -365,7 +368,12 @@ func (m *Master) large(ctx context.Context, records int, id storage.AccountID, p
 
 // applyLarge applies a large event of the master.
 func (s *Slot) applyLarge(ctx context.Context, ev *event.Event) error {
-	return s.largeChange(ctx, disk.Change, len(ev.Changes), ev.Accounts(), func(t *txn) error { return t.applyReplica(ev) }, func(t *txn, h *hold, d *draft) error {
+	return s.largeChange(ctx, disk.Change, len(ev.Changes), ev.Accounts(), func(t *txn) error {
+		if err := t.eventHeld(ev); err != nil {
+			return err
+		}
+		return t.applyReplica(ev)
+	}, func(t *txn, h *hold, d *draft) error {
 		if t.head != slot.Position(ev.Previous) {
 			return errOvertaken
 		}

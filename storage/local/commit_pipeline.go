@@ -86,9 +86,9 @@ func (p *pipeline) land(f *flight) error {
 		}
 		s.install(f.view)
 		s.o.Resources.observeSync(s.o.Clock.Mono() - f.began)
-		s.unstage(f.placed)
-		s.watch.wake(f.touched)
-		s.heads.wake()
+		s.onStage.landed(f.placed)
+		s.watch.mailboxes.wake(f.touched)
+		s.watch.head.wake()
 	}
 	f.b.Close()
 	for _, o := range f.ops {

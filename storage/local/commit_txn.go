@@ -43,7 +43,7 @@ type bodies struct {
 
 func newTxn(c *committer) *txn {
 	b := c.s.db.NewIndexedBatch()
-	return &txn{s: c.s, b: b, reads: reads{src: b}, bodies: bodies{covered: c.s.stagedCount()}, lastEvent: c.lastEvent,
+	return &txn{s: c.s, b: b, reads: reads{src: b}, bodies: bodies{covered: c.s.onStage.count()}, lastEvent: c.lastEvent,
 		touched: map[storage.Ref]struct{}{}}
 }
 
@@ -93,15 +93,27 @@ func (t *txn) headAfter() (event.Head, error) {
 // Get and iter make a txn a reader.
 func (t *txn) Get(key []byte) ([]byte, bool, error) {
 	t.touch(1)
-	if t.large != nil {
-		if err := t.large.ctx.Err(); err != nil {
-			return nil, false, storage.Errorf(storage.ErrUnavailable, "slot %s: %w", t.s.o.Slot, err)
-		}
+	if err := t.ended(); err != nil {
+		return nil, false, err
 	}
-	return pebbleGet(t.src, key)
+	v, found, err := pebbleGet(t.src, key)
+	if err == nil && t.large != nil {
+		err = t.large.holds(len(v))
+	}
+	return v, found, err
+}
+
+// ended is why a large change is prepared no further, or nil: a closure runs to its end.
+func (t *txn) ended() error {
+	if t.large == nil || t.large.ctx.Err() == nil {
+		return nil
+	}
+	return storage.Errorf(storage.ErrUnavailable, "slot %s: %w", t.s.o.Slot, t.large.ctx.Err())
 }
 
 func (t *txn) iter(sp event.Span) (*pebble.Iterator, error) { return newIter(t.src, sp) }
+
+func (t *txn) met(err error) { t.s.met(err) }
 
 // touch counts keys that are read or written.
 func (t *txn) touch(n int) {
@@ -191,12 +203,12 @@ func (t *txn) place(over *overlay, ev *event.Event) ([]slot.BodyRef, error) {
 // notePlaced notes that the batch points to bodies that were staged.
 func (t *txn) notePlaced(refs ...slot.BodyRef) {
 	t.placed = append(t.placed, refs...)
-	t.s.place(refs)
+	t.s.onStage.place(refs)
 }
 
 // stagedAt finds a body that the batch is to point to.
 func (t *txn) stagedAt(ref slot.BodyRef) (blob.Location, bool) {
-	st, ok := t.s.stagedBody(ref)
+	st, ok := t.s.onStage.find(ref)
 	if ok && st.number > t.covered {
 		t.late = true
 	}

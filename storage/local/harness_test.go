@@ -374,7 +374,7 @@ func (h *harness) proveAside(fs *vfs.MemFS, path string) error {
 	}
 	defer db.Close()
 	var head event.HeadRecord
-	v := &view{snap: db.NewSnapshot()}
+	v := &view{viewState: &viewState{snap: db.NewSnapshot()}}
 	defer v.snap.Close()
 	if _, err := event.Load(v, event.HeadKey(), &head); err != nil {
 		return err

@@ -50,7 +50,7 @@ func closeOnce(t *testing.T, s *Slot) {
 	default:
 	}
 	if s.Failure() == nil && !s.Building() {
-		if err := s.Inspect(func(x Snapshot) error {
+		if err := s.Snapshot(func(x Snapshot) error {
 			found, err := check.Run(x, check.Options{Bodies: true})
 			for _, f := range found {
 				t.Errorf("check: %s", f)
@@ -235,7 +235,7 @@ func checkClone(t *testing.T, o Options, clone *vfs.MemFS, a storage.Account, ac
 	if _, sum, err := s.Digest(); err != nil || sum.Hi == 0 {
 		t.Fatalf("digest %s, %v", sum, err)
 	}
-	if err := s.read(VerifyDigests); err != nil {
+	if err := s.read(proveDigests); err != nil {
 		t.Fatal(err)
 	}
 	closeOnce(t, s)
@@ -274,7 +274,7 @@ func TestFlagsExpungeCopyMove(t *testing.T) {
 	if _, err := m.Copy(ctx, ref, []storage.UID{2}, "Nowhere"); err == nil {
 		t.Fatal("copy to a mailbox that does not exist")
 	}
-	if err := s.read(VerifyDigests); err != nil {
+	if err := s.read(proveDigests); err != nil {
 		t.Fatal(err)
 	}
 }

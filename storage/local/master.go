@@ -85,7 +85,7 @@ func (s *Slot) Serve(ctx context.Context, e slot.Epoch, x slot.UncleanCount, gat
 			return storage.Errorf(storage.ErrNotMaster, "serve slot %s in epoch %d: this copy has seen epoch %d", s.o.Slot, e, last)
 		case last == e:
 			m.floor = slot.Position(rec.ModseqFloor)
-			if !s.dirty {
+			if !s.found.dirty {
 				return t.noteServed(e)
 			}
 			// The jump is a branch of the history. By the branch a replica is known that
@@ -110,7 +110,7 @@ func (s *Slot) Serve(ctx context.Context, e slot.Epoch, x slot.UncleanCount, gat
 	if err != nil {
 		return nil, err
 	}
-	s.dirty = false
+	s.found.dirty = false
 	return m, nil
 }
 
@@ -145,7 +145,7 @@ func (m *Master) view(ctx context.Context, fn func(v *view) error) error {
 	if err := ctx.Err(); err != nil {
 		return storage.Errorf(storage.ErrUnavailable, "slot %s: %w", m.s.o.Slot, err)
 	}
-	return m.s.read(fn)
+	return m.s.read(func(v *view) error { return fn(v.until(ctx)) })
 }
 
 // admit reports whether a change may begin: its error is the change's, and nothing

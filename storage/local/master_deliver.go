@@ -15,8 +15,9 @@ import (
 	"mailnode/storage/slot"
 )
 
-// deliverRecipientsMax is how many recipients one event carries.
-const deliverRecipientsMax = 300
+// deliverRecipientsMax is how many recipients one event carries: few enough that nobody
+// notices to have waited for it.
+const deliverRecipientsMax = 100
 
 // Deliver implements storage.Messages. Recipients of the same account get one message.
 func (m *Master) Deliver(ctx context.Context, d storage.Delivery) []error {
@@ -49,7 +50,7 @@ func (m *Master) Deliver(ctx context.Context, d storage.Delivery) []error {
 	if err := m.putBody(ref, births, d.Body); err != nil {
 		return all(err)
 	}
-	defer m.s.abandon(ref)
+	defer m.s.onStage.abandon(ref)
 	base := &event.MessageRecord{InternalDateUnix: d.InternalDate.Unix(), Size: d.Body.Size(), Guid: ref.GUID[:], BodyId: uint64(ref.ID),
 		SavedUnix: m.s.o.Clock.Wall().Unix(), Summary: summary}
 	got, q := map[storage.AccountID]bool{}, quotaCounts{}
@@ -183,7 +184,7 @@ func (m *Master) putBody(ref slot.BodyRef, births []*blob.Birth, body storage.Bo
 	if err := m.s.stage(ref, disk.Grow, &blob.BirthNote{Births: births}, body, body.Size()); err != nil {
 		return err
 	}
-	m.s.arrivals.announce(ref)
+	m.s.watch.bodies.announce(ref)
 	return nil
 }
 
@@ -236,7 +237,7 @@ func (m *Master) Append(ctx context.Context, id storage.AccountID, r storage.App
 	if err := m.putBody(ref, []*blob.Birth{birth}, r.Body); err != nil {
 		return out, err
 	}
-	defer m.s.abandon(ref)
+	defer m.s.onStage.abandon(ref)
 	base := &event.MessageRecord{SystemFlags: uint32(r.Flags.System), Keywords: r.Flags.Keywords, InternalDateUnix: r.InternalDate.Unix(),
 		Size: r.Body.Size(), Guid: ref.GUID[:], BodyId: uint64(ref.ID), SavedUnix: m.s.o.Clock.Wall().Unix(), Summary: summary}
 	err = m.withinQuota(ctx, id, func(q quotaCounts) error {

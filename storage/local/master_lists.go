@@ -21,7 +21,12 @@ func (m *Master) Scan(ctx context.Context, r storage.Ref, lo, hi storage.UID, fn
 			return err
 		}
 		if l != nil {
-			return l.scan(lo, hi, m.shownFloor(a), fn)
+			return l.scan(lo, hi, m.shownFloor(a), func(msg storage.Message) error {
+				if err := v.ended(); err != nil {
+					return err
+				}
+				return fn(msg)
+			})
 		}
 		return scanRecords(v, r, lo, hi, m.shownFloor(a), fn)
 	})

@@ -29,7 +29,7 @@ func (m *Master) OpenBody(ctx context.Context, r storage.Ref, uid storage.UID) (
 	if err != nil {
 		return nil, err
 	}
-	b, err := m.s.openAt(rec.Body(), loc)
+	b, err := m.s.openFor(ctx, rec.Body(), loc)
 	if err != nil {
 		return nil, err // and no nil *blob.Body in an interface
 	}
@@ -279,4 +279,4 @@ func (m *Master) Move(ctx context.Context, r storage.Ref, uids []storage.UID, to
 }
 
 // Watch implements storage.Changes.
-func (m *Master) Watch(r storage.Ref) (<-chan struct{}, func()) { return m.s.watch.add(r) }
+func (m *Master) Watch(r storage.Ref) (<-chan struct{}, func()) { return m.s.watch.mailboxes.add(r) }

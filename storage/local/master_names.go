@@ -26,7 +26,12 @@ func (m *Master) Names(ctx context.Context, id storage.AccountID, prefix, from s
 			return err
 		}
 		defer subscribed.Close()
-		return mergeNames(boxes, subscribed, fn)
+		return mergeNames(boxes, subscribed, func(n storage.NameEntry) error {
+			if err := v.ended(); err != nil {
+				return err
+			}
+			return fn(n)
+		})
 	})
 }
 

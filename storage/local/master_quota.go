@@ -97,6 +97,23 @@ func (q quotaCounts) count(r reader, a *event.AccountRecord) error {
 	return nil
 }
 
+// Fits returns ErrOverQuota when a message of so many bytes, 0 when that is not known,
+// would go over an account's quota now. Whatever else is wrong with the account is told
+// when the message is delivered.
+func (m *Master) Fits(ctx context.Context, id storage.AccountID, bytes int64) error {
+	err := m.view(ctx, func(v *view) error {
+		a, err := loadAccount(v, id)
+		if err != nil {
+			return err
+		}
+		return checkQuota(v, a, max(bytes, 1))
+	})
+	if errors.Is(err, storage.ErrOverQuota) {
+		return err
+	}
+	return nil
+}
+
 // checkQuota is check where it may count: not in a closure.
 func checkQuota(r reader, a *event.AccountRecord, size int64) error {
 	q := quotaCounts{}
@@ -119,10 +136,3 @@ func (m *Master) withinQuota(ctx context.Context, id storage.AccountID, change f
 	q := quotaCounts{}
 	return counting(func() error { return change(q) }, func() error { return m.countQuota(ctx, q, id) })
 }
-
-// met is how readers tell of a record that is wrong and does not stop them.
-func (v *view) met(err error) { v.s.met(err) }
-func (t *txn) met(err error)  { t.s.met(err) }
-
-func (v *view) touch(int) {} // nobody waits for a reader
-func (*sink) touch(int)   {}

@@ -136,7 +136,7 @@ func (d *damagedDisk) read(t *testing.T, fs *vfs.MemFS) (r reading) {
 	r.head = head.Position
 	r.note("head", head.Position.String(), err)
 	r.readAsReplica(s, head)
-	if err := s.Inspect(func(x Snapshot) error {
+	if err := s.Snapshot(func(x Snapshot) error {
 		found, err := check.Run(x, check.Options{Bodies: true})
 		for _, f := range found {
 			r.found = append(r.found, f.String())

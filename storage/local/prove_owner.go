@@ -26,53 +26,45 @@ const keyIdentity = "identity" // what the SLOT files say as well
 // proveOwner finds damaged SLOT files, and asks the index instead. Nothing is
 // written: the disk may still be a foreign one.
 func (s *Slot) proveOwner() error {
-	s.owner = ownership{}
+	s.found.owner = ownership{}
 	for _, dir := range []string{s.o.Dir, s.o.PacksDir} {
 		path := s.o.FS.PathJoin(dir, "SLOT")
 		line, found, err := disk.ReadSealed(s.o.FS, path)
 		if errors.Is(err, disk.ErrSeal) || found && err == nil && json.Unmarshal([]byte(line), &identity{}) != nil {
-			s.owner.damaged = append(s.owner.damaged, path)
+			s.found.owner.damaged = append(s.found.owner.damaged, path)
 		}
 	}
-	if len(s.owner.damaged) == 0 {
+	if len(s.found.owner.damaged) == 0 {
 		return nil
 	}
-	path := s.owner.damaged[0]
-	id, err := s.indexOwner()
+	path := s.found.owner.damaged[0]
+	id, err := s.ownerByIndex()
 	if err == nil {
-		err = s.mine(s.o.FS.PathJoin(s.o.Dir, "index"), id)
+		err = s.mine(s.o.indexDir(), id)
 	}
 	if err != nil {
 		return storage.Errorf(storage.ErrCorrupt, "%q is damaged, and the index does not prove whose it is (%w): if this is the right disk and another copy is whole, move %q and %q away: this copy is then filled from its master",
 			path, err, s.o.Dir, s.o.PacksDir)
 	}
-	s.owner.byIndex = &id
+	s.found.owner.byIndex = &id
 	return nil
 }
 
-// indexOwner reads what the index says, without changing it.
-func (s *Slot) indexOwner() (id identity, err error) {
-	err = s.guarded(func() (err error) {
-		db, err := pebble.Open(s.o.FS.PathJoin(s.o.Dir, "index"), index.ReadOnly(s.o.FS, pebbleLogger{s}))
-		if err != nil {
-			return err
-		}
-		defer func() { err = errors.Join(err, db.Close()) }()
-		line, found, err := pebbleGet(db, localKey(keyIdentity))
-		if err == nil && !found {
-			err = errors.New("it does not name its owner")
-		}
-		if err != nil {
-			return err
-		}
-		return json.Unmarshal(line, &id)
-	})
+// ownerByIndex reads what the index says, without changing it.
+func (s *Slot) ownerByIndex() (id identity, err error) {
+	line, found, err := index.ReadRecord(s.o.FS, s.o.indexDir(), s.indexOwner(), localKey(keyIdentity))
+	if err == nil && !found {
+		err = errors.New("it does not name its owner")
+	}
+	if err == nil {
+		err = json.Unmarshal(line, &id)
+	}
 	return id, err
 }
 
 // noteOwner puts into a batch what the SLOT files say.
 func (s *Slot) noteOwner(b *pebble.Batch) error {
-	line, err := json.Marshal(identity{formatVersion, s.o.Cluster, s.o.Slot, s.owner.Copy})
+	line, err := json.Marshal(identity{formatVersion, s.o.Cluster, s.o.Slot, s.found.owner.Copy})
 	if err != nil {
 		return err
 	}
@@ -82,11 +74,11 @@ func (s *Slot) noteOwner(b *pebble.Batch) error {
 // mendOwner rewrites damaged SLOT files. By now the newest bodies that the index
 // knows have been found in the packs: they belong together.
 func (s *Slot) mendOwner() error {
-	for _, path := range s.owner.damaged {
-		if err := s.writeIdentity(path, s.owner.Copy); err != nil {
+	for _, path := range s.found.owner.damaged {
+		if err := s.writeIdentity(path, s.found.owner.Copy); err != nil {
 			return err
 		}
-		s.note("SLOT file", "", fmt.Sprintf("%q was damaged: it is rewritten, because the index proves that it is cluster %s, slot %s; look at the disk (`dmesg`, `smartctl -a`)",
+		s.check.note("SLOT file", "", fmt.Sprintf("%q was damaged: it is rewritten, because the index proves that it is cluster %s, slot %s; look at the disk (`dmesg`, `smartctl -a`)",
 			path, s.o.Cluster, s.o.Slot))
 	}
 	return nil
@@ -94,4 +86,4 @@ func (s *Slot) mendOwner() error {
 
 // OwnerMended names the SLOT files that were damaged when this copy was opened, and
 // were rewritten.
-func (s *Slot) OwnerMended() []string { return s.owner.damaged }
+func (s *Slot) OwnerMended() []string { return s.found.owner.damaged }

@@ -8,8 +8,10 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"mailnode/storage"
+	"mailnode/storage/blob"
 	"mailnode/storage/check"
 	"mailnode/storage/disk"
+	"mailnode/storage/event"
 	"mailnode/storage/slot"
 )
 
@@ -26,8 +28,8 @@ import (
 // that cannot be read, and quota use that is wrong, are reported and keep no copy down:
 // a damaged record concerns only itself (law 9), and quota use never blocks mail.
 func (s *Slot) proveRecords() (string, error) {
-	return "they prove each other, as must be after such a stop", s.Inspect(func(x Snapshot) error {
-		found, err := check.Run(x, check.Options{Progress: func(part, parts int) { s.step("proves its records", 100*part/parts) }})
+	return "they prove each other, as must be after such a stop", s.Snapshot(func(x Snapshot) error {
+		found, err := check.Run(x, check.Options{Progress: func(part, parts int) { s.o.step("proves its records", 100*part/parts) }})
 		if err != nil || len(found) == 0 {
 			return err
 		}
@@ -95,4 +97,44 @@ func forgetWitness(fs vfs.FS, dir string) error {
 		return err
 	}
 	return disk.SyncDir(fs, dir)
+}
+
+// Snapshot is a copy's durable state at one moment, for storage/check.
+type Snapshot struct {
+	s *Slot
+	v *view
+}
+
+// Snapshot calls fn with the durable state; the packs that it points into stay until fn
+// returns.
+func (s *Slot) Snapshot(fn func(Snapshot) error) error {
+	defer s.PinPacks()()
+	return s.read(func(v *view) error { return fn(Snapshot{s, v}) })
+}
+
+// Get reads one record.
+func (x Snapshot) Get(key []byte) ([]byte, bool, error) { return x.v.Get(key) }
+
+// Each calls fn for the records of a span in key order.
+func (x Snapshot) Each(sp event.Span, fn func(key, value []byte) error) error {
+	return each(x.v, sp, fn)
+}
+
+// ProveBody reads a body whole and proves its checksum, and that of its note.
+func (x Snapshot) ProveBody(ref slot.BodyRef) error {
+	loc, err := x.s.locate(x.v, ref)
+	if err != nil {
+		return err
+	}
+	return x.s.at(ref, loc, func(loc blob.Location) error {
+		b, err := x.s.packs.Open(ref, loc)
+		if err != nil {
+			return err
+		}
+		if err := b.Close(); err != nil {
+			return err
+		}
+		_, err = x.s.packs.Note(ref, loc) // replicas and a rebuild need it
+		return err
+	})
 }

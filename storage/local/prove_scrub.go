@@ -8,10 +8,13 @@ import (
 	"fmt"
 	"slices"
 
+	"github.com/cockroachdb/errors/oserror"
+
 	"mailnode/storage"
 	"mailnode/storage/blob"
 	"mailnode/storage/check"
 	"mailnode/storage/event"
+	"mailnode/storage/index"
 	"mailnode/storage/slot"
 )
 
@@ -317,13 +320,48 @@ func (x *scrubbing) lacking() error {
 	return x.name(BodyMissing, bad)
 }
 
+// tables lists the files of the index.
+func (s *Slot) tables() (list []index.Table, err error) {
+	err = s.read(func(*view) (err error) { // so that Close waits for it
+		list, err = s.db.Tables()
+		return err
+	})
+	if err != nil {
+		return nil, storage.Errorf(storage.ErrUnavailable, "list tables of %s: %w", s.o.Slot, err)
+	}
+	return list, nil
+}
+
+// tables proves every block of the index.
+func (x *scrubbing) tables() error {
+	list, err := x.s.tables()
+	if err != nil {
+		return err
+	}
+	for _, t := range list {
+		if err := x.o.Spend(x.ctx, t.Bytes); err != nil {
+			return err
+		}
+		path := x.s.o.FS.PathJoin(x.s.o.indexDir(), t.Name)
+		err := index.ProveTable(x.s.o.FS, path)
+		switch {
+		case oserror.IsNotExist(err): // compacted meanwhile
+		case err != nil && blob.Unread(err): // that tells nothing about the table
+			x.found(ScrubFinding{Kind: IndexDamaged, Err: storage.Errorf(storage.ErrUnavailable, "%q: %w", path, err)})
+		case err != nil:
+			x.found(ScrubFinding{Kind: IndexDamaged, Err: storage.Errorf(storage.ErrCorrupt, "%w: %q: %w", index.ErrDamaged, path, index.FirstLine(err))})
+		}
+	}
+	return nil
+}
+
 // spendEvery is how many bytes of records are read between two calls of Spend.
 const spendEvery = 1 << 20
 
 // records proves the laws on a snapshot, at the pace of Spend.
 func (x *scrubbing) records() error {
 	var list []check.Finding
-	err := x.s.Inspect(func(snap Snapshot) (err error) {
+	err := x.s.Snapshot(func(snap Snapshot) (err error) {
 		p := &paced{Snapshot: snap, x: x}
 		list, err = check.Run(p, check.Options{})
 		return err

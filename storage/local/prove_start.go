@@ -3,11 +3,11 @@ package local
 import (
 	"errors"
 	"fmt"
+	"log/slog"
 	"syscall"
 	"time"
 
 	"mailnode/storage"
-	"mailnode/storage/disk"
 	"mailnode/storage/event"
 	"mailnode/storage/slot"
 )
@@ -49,9 +49,6 @@ func (r *Refused) Error() string {
 // Unwrap returns the cause, for its kind.
 func (r *Refused) Unwrap() error { return r.Err }
 
-// Checks returns the self-check that Open made, in its order.
-func (s *Slot) Checks() []Check { return s.checks }
-
 // What to do about a check that failed. The files stay as they are.
 const (
 	nextDisk    = "mount the right disk, then `systemctl restart mailnode`"
@@ -75,58 +72,42 @@ func next(name string, err error) string {
 	return nextDamage
 }
 
-// lint runs a check and notes its line, whose text fn returns.
-func (s *Slot) lint(name string, fn func() (string, error)) error {
-	s.step("checks its "+name, -1)
+// selfCheck is what a copy checks when it is opened, line by line.
+type selfCheck struct {
+	slot  slot.ID
+	log   *slog.Logger
+	step  func(what string, percent int)
+	lines []Check
+}
+
+// Checks returns the self-check that Open made, in its order.
+func (s *Slot) Checks() []Check { return s.check.lines }
+
+// run runs a check and notes its line, whose text fn returns.
+func (c *selfCheck) run(name string, fn func() (string, error)) error {
+	c.step("checks its "+name, -1)
 	text, err := fn()
-	if err == nil {
-		s.checks = append(s.checks, Check{name, CheckPassed, text})
-		return nil
+	if err != nil {
+		return c.refuse(name, err)
 	}
-	s.checks = append(s.checks, Check{name, CheckFailed, err.Error()})
-	return &Refused{Slot: s.o.Slot, Checks: s.checks, Next: next(name, err), Err: err}
-}
-
-// note adds the line of a check that keeps no copy down: a warning when doubt is not "".
-func (s *Slot) note(name, text, doubt string) {
-	if doubt == "" {
-		s.checks = append(s.checks, Check{name, CheckPassed, text})
-		return
-	}
-	s.log.Warn("self-check", "check", name, "doubt", doubt)
-	s.checks = append(s.checks, Check{name, CheckWarned, doubt})
-}
-
-// lintSpace warns: a copy on a full disk is read from, and takes mail again as
-// soon as there is room. Only one whose index cannot even be opened waits for it.
-func (s *Slot) lintSpace() error {
-	if _, err := s.space.hold(disk.Change, 0); err != nil {
-		return s.lint("disk space", func() (string, error) { return "", err })
-	}
-	text, doubt := "", ""
-	for _, sp := range s.space.each() {
-		free, err := sp.Free()
-		if err != nil { // a file system that cannot say (tests) has no limit
-			continue
-		}
-		if free < disk.ReserveBytes {
-			doubt = fmt.Sprintf("%d MiB free in %q, new mail is put off below %d MiB: free space", free>>20, sp, disk.ReserveBytes>>20)
-		}
-		if text != "" {
-			text += ", "
-		}
-		text += fmt.Sprintf("%d MiB free in %q", free>>20, sp)
-	}
-	s.note("disk space", text, doubt)
+	c.lines = append(c.lines, Check{name, CheckPassed, text})
 	return nil
 }
 
-// folders are where the copy's files are, one per volume.
-func (s *Slot) folders() []string {
-	if s.o.PacksDir == s.o.FS.PathJoin(s.o.Dir, "packs") {
-		return []string{s.o.Dir}
+// refuse notes a check that failed.
+func (c *selfCheck) refuse(name string, err error) error {
+	c.lines = append(c.lines, Check{name, CheckFailed, err.Error()})
+	return &Refused{Slot: c.slot, Checks: c.lines, Next: next(name, err), Err: err}
+}
+
+// note adds the line of a check that keeps no copy down: a warning when doubt is not "".
+func (c *selfCheck) note(name, text, doubt string) {
+	if doubt == "" {
+		c.lines = append(c.lines, Check{name, CheckPassed, text})
+		return
 	}
-	return []string{s.o.Dir, s.o.PacksDir}
+	c.log.Warn("self-check", "check", name, "doubt", doubt)
+	c.lines = append(c.lines, Check{name, CheckWarned, doubt})
 }
 
 // Bounds of what the newest records cost at a start. After an unclean stop more of them
@@ -149,8 +130,8 @@ type tail struct {
 	wall   int64          // the newest wall-clock second that they carry
 }
 
-// lintTail proves the newest events against their checksums and the head.
-func (s *Slot) lintTail(t *tail) (string, error) {
+// proveTail proves the newest events against their checksums and the head.
+func (s *Slot) proveTail(t *tail) (string, error) {
 	v := s.acquire()
 	defer v.release()
 	it, err := v.iter(event.SpanOf([]byte{event.PrefixJournal}))
@@ -193,12 +174,12 @@ func (s *Slot) lintTail(t *tail) (string, error) {
 	return fmt.Sprintf("%d events up to %s match their checksums", t.events, head), nil
 }
 
-// lintBodies proves the newest bodies. A damaged one is named, as when a client
+// proveNewest proves the newest bodies. A damaged one is named, as when a client
 // asks for it: it is repaired, and the copy serves (law 9). When most of many
 // are damaged or gone, the packs are not those of this index.
-func (s *Slot) lintBodies(t *tail) error {
+func (s *Slot) proveNewest(t *tail) error {
 	bodiesMax, bytesMax := tailBodiesMax, int64(tailBytesMax)
-	if !s.dirty {
+	if !s.found.dirty {
 		bodiesMax, bytesMax = cleanTailBodiesMax, cleanTailBytesMax
 	}
 	v := s.acquire()
@@ -230,15 +211,14 @@ func (s *Slot) lintBodies(t *tail) error {
 		worst = s.damaged(Damage{Body: ref, Err: err})
 	}
 	if damaged > tailDamagedMax && damaged > proved {
-		return s.lint("newest bodies", func() (string, error) {
-			return "", storage.Errorf(storage.ErrCorrupt, "%d of the newest %d are damaged or gone: are the packs those of this index? %w", damaged, proved+damaged, worst)
-		})
+		return s.check.refuse("newest bodies", storage.Errorf(storage.ErrCorrupt,
+			"%d of the newest %d are damaged or gone: are the packs those of this index? %w", damaged, proved+damaged, worst))
 	}
 	doubt := ""
 	if damaged > 0 {
 		doubt = fmt.Sprintf("%d of the newest %d are damaged or gone, a replica may have them: %v", damaged, proved+damaged, worst)
 	}
-	s.note("newest bodies", fmt.Sprintf("%d bodies, %d KiB, match their checksums", proved, bytes>>10), doubt)
+	s.check.note("newest bodies", fmt.Sprintf("%d bodies, %d KiB, match their checksums", proved, bytes>>10), doubt)
 	return nil
 }
 
@@ -257,14 +237,14 @@ func (s *Slot) ClockDoubt(agreed bool) string {
 	now := s.o.Clock.Wall()
 	outdated := false
 	if h, err := s.Head(); err == nil {
-		outdated = h.Births >= s.wall.births+tailEventsMax
+		outdated = h.Births >= s.found.wall.births+tailEventsMax
 	}
 	switch {
 	case now.Year() < yearLeast || now.Year() > yearMost:
 		return fmt.Sprintf("the clock says %s", now.UTC().Format(time.RFC3339))
 	case agreed || outdated:
-	case now.Unix()+clockToleranceS < s.wall.newestUnix:
-		return fmt.Sprintf("the clock says %s, and slot %s has something of %s", now.UTC().Format(time.RFC3339), s.o.Slot, time.Unix(s.wall.newestUnix, 0).UTC().Format(time.RFC3339))
+	case now.Unix()+clockToleranceS < s.found.wall.newestUnix:
+		return fmt.Sprintf("the clock says %s, and slot %s has something of %s", now.UTC().Format(time.RFC3339), s.o.Slot, time.Unix(s.found.wall.newestUnix, 0).UTC().Format(time.RFC3339))
 	}
 	return ""
 }

@@ -15,6 +15,7 @@ import (
 	"mailnode/storage"
 	"mailnode/storage/blob"
 	"mailnode/storage/disk"
+	"mailnode/storage/index"
 	"mailnode/storage/slot"
 )
 
@@ -200,7 +201,7 @@ func (rb *rebuild) identify() error {
 		return err
 	case packsFound:
 		return s.writeIdentity(own, packsID.Copy)
-	case len(s.folders()) == 1 && found:
+	case len(rb.o.folders()) == 1 && found:
 		return s.writeIdentity(packs, id.Copy)
 	}
 	if err := rb.provedByPacks(); err != nil {
@@ -234,17 +235,12 @@ func (rb *rebuild) provedByPacks() error {
 	return storage.Errorf(storage.ErrCorrupt, "there is no SLOT file and no pack that proves whose %q is: is the volume mounted? Else move it away, and the copy is filled from another", rb.dir)
 }
 
-// notOpen takes the index's lock for a moment: this process or another may have
-// it open.
+// notOpen refuses an index that this process or another has open.
 func (rb *rebuild) notOpen() error {
-	if names, err := rb.fs.List(rb.index()); err != nil || len(names) == 0 {
-		return nil
+	if err := index.NotOpen(rb.fs, rb.index()); err != nil {
+		return storage.Errorf(storage.ErrUnavailable, "%w", err)
 	}
-	lock, err := rb.fs.Lock(rb.fs.PathJoin(rb.index(), "LOCK"))
-	if err != nil {
-		return storage.Errorf(storage.ErrUnavailable, "the index is open: %w", err)
-	}
-	return lock.Close()
+	return nil
 }
 
 func (rb *rebuild) freeName() (string, error) {

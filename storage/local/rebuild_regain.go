@@ -123,7 +123,7 @@ func (g *regain) copy() error {
 		}
 		return g.to.room()
 	}
-	if g.old.DB != nil {
+	if g.old.Opened() {
 		for _, p := range salvaged() {
 			if err := g.old.each(event.SpanOf([]byte{p}), take); err != nil {
 				return err

@@ -77,11 +77,11 @@ func (g *regain) unnamedBody(f blob.Found) error {
 // is not sound.
 func (g *regain) references(b slot.BodyRef) (n uint64, known bool) {
 	k := event.RefsKey(b)
-	if g.old.DB == nil || !g.old.sound(keySpan(k)) {
+	if !g.old.Opened() || !g.old.sound(keySpan(k)) {
 		return 0, false
 	}
 	err := g.s.guarded(func() error {
-		v, found, err := pebbleGet(g.old.DB, k)
+		v, found, err := g.old.Get(k)
 		if err == nil && found {
 			n, err = event.ParseRefs(b, v)
 		}

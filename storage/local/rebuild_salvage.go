@@ -12,7 +12,7 @@ import (
 type salvage struct{ *index.Salvage }
 
 func openSalvage(s *Slot, dir string) *salvage {
-	return &salvage{index.OpenSalvage(s.o.FS, dir, s.guarded)}
+	return &salvage{index.OpenSalvage(s.o.FS, dir, s.latch)}
 }
 
 // each calls fn for what can be read of a span, in the order of keys. What cannot be

@@ -24,6 +24,10 @@ func (k *sink) iter(sp event.Span) (*pebble.Iterator, error) { return newIter(k.
 
 func (k *sink) met(error) {}
 
+func (k *sink) touch(int) {}
+
+func (k *sink) ended() error { return nil }
+
 func (k *sink) Set(key, value []byte) error { return k.b.Set(key, value, nil) }
 
 func (k *sink) Delete(key []byte) error { return k.b.Delete(key, nil) }

@@ -29,7 +29,7 @@ func (s *Slot) ReplaceBody(ctx context.Context, ref slot.BodyRef, note []byte, b
 	if err := s.stage(ref, disk.Follow, n, body, size); err != nil {
 		return err
 	}
-	defer s.abandon(ref)
+	defer s.onStage.abandon(ref)
 	return s.do(ctx, func(t *txn) error {
 		if _, named, err := t.Get(event.RefsKey(ref)); err != nil {
 			return err
@@ -360,7 +360,7 @@ func (m *Master) TakeBack(ctx context.Context, ref slot.BodyRef) (int, error) {
 	}
 	s := msg.Summary()
 	summary := s.Append(nil)
-	m.s.arrivals.announce(ref)
+	m.s.watch.bodies.announce(ref)
 	n := 0
 	for _, x := range back {
 		done := false

@@ -2,9 +2,7 @@ package local
 
 import (
 	"errors"
-	"strings"
-
-	"github.com/cockroachdb/pebble/v2"
+	"sync/atomic"
 
 	"mailnode/storage"
 	"mailnode/storage/index"
@@ -41,21 +39,35 @@ func (s *Slot) tell(d Damage) {
 	}
 }
 
-// firstLine is an error cut to its first line: what Pebble writes below that is of no
-// use to an operator.
-type firstLine struct{ err error }
-
-func (f firstLine) Error() string {
-	text, _, _ := strings.Cut(f.err.Error(), "\n")
-	return text
-}
-
-func (f firstLine) Unwrap() error { return f.err }
-
 // bodyDamage marks an error that damaged has reported.
 type bodyDamage struct{ error }
 
 func (b *bodyDamage) Unwrap() error { return b.error }
+
+// IndexLost reports whether an error means that files of the index are damaged, so
+// that only a Rebuild helps; a record that is merely wrong is put right by a Recount.
+// When the folder, the packs or the disk of a copy fail a check of Open a person must
+// look: the wrong disk may be mounted.
+func IndexLost(err error) bool {
+	var r *Refused
+	if errors.As(err, &r) && len(r.Checks) > 0 {
+		switch r.Checks[len(r.Checks)-1].Name {
+		case "list of files", "index", "last stop", "newest events", "head", "records":
+			return errors.Is(err, storage.ErrCorrupt)
+		}
+		return false
+	}
+	return index.IsDamaged(err)
+}
+
+// told are the kinds of damage of the index that were reported: each is once.
+type told struct{ index, record, unread atomic.Bool }
+
+// forget is for a state that was replaced.
+func (t *told) forget() {
+	t.index.Store(false)
+	t.record.Store(false)
+}
 
 // met returns the error of a read or a change as it is. When the error is damage of the
 // index it reports that: of files once and of records once, until the state is replaced.
@@ -64,9 +76,9 @@ func (s *Slot) met(err error) error {
 	if err == nil || !errors.Is(err, storage.ErrCorrupt) || errors.As(err, &told) {
 		return err
 	}
-	said := &s.recordTold
+	said := &s.told.record
 	if IndexLost(err) {
-		said = &s.indexTold // also of a building copy, which would be filled in vain
+		said = &s.told.index // also of a building copy, which would be filled in vain
 	} else if s.building.Load() {
 		return err
 	}
@@ -76,9 +88,23 @@ func (s *Slot) met(err error) error {
 	return err
 }
 
-// tableDamaged is called for a table of the index that fails its checksums. Without it
-// Pebble would take that for fatal, and the reader would hang; but one bad block is
+// tableDamaged is called for a table of the index that fails its checksums: that is
 // damage of what lies in it, not of the slot (law 9).
-func (s *Slot) tableDamaged(i pebble.DataCorruptionInfo) {
-	s.met(storage.Errorf(storage.ErrCorrupt, "read index: %q is damaged: %w: %w", i.Path, index.ErrDamaged, firstLine{i.Details}))
+func (s *Slot) tableDamaged(path string, err error) {
+	s.met(storage.Errorf(storage.ErrCorrupt, "read index: %q is damaged: %w: %w", path, index.ErrDamaged, err))
+}
+
+// indexRetries is called when a compaction met damage, or could not read: readers of
+// that table get the error as well, and compaction tries again hundreds of times a
+// second.
+func (s *Slot) indexRetries(err error) {
+	if errors.Is(err, index.ErrRead) {
+		if s.told.unread.CompareAndSwap(false, true) {
+			s.log.Warn("index: a table cannot be read; compaction tries again", "err", err)
+		}
+		return
+	}
+	if !s.told.index.Load() {
+		s.log.Warn("index", "err", err)
+	}
 }

@@ -55,8 +55,8 @@ func (s *Slot) Recount(ctx context.Context, sc Scope, o RecountOptions) (Recount
 	ctx, cancel := s.whileOpen(ctx)
 	defer cancel()
 	select {
-	case s.recounting <- struct{}{}: // two at once would both correct the same error
-		defer func() { <-s.recounting }()
+	case s.single.recount <- struct{}{}: // two at once would both correct the same error
+		defer func() { <-s.single.recount }()
 	case <-ctx.Done():
 		return Recounted{}, storage.Errorf(storage.ErrUnavailable, "recount slot %s: %w", s.o.Slot, ctx.Err())
 	}

@@ -26,7 +26,7 @@ import (
 func recountFindings(t *testing.T, s *Slot) []string {
 	t.Helper()
 	var out []string
-	if err := s.Inspect(func(x Snapshot) error {
+	if err := s.Snapshot(func(x Snapshot) error {
 		found, err := check.Run(x, check.Options{Bodies: true})
 		for _, f := range found {
 			out = append(out, f.String())
@@ -63,7 +63,7 @@ func behind(t *testing.T, s *Slot, write func(b *pebble.Batch)) {
 // recordsOf returns the records under a prefix.
 func recordsOf(t *testing.T, s *Slot, prefix byte) (keys, values [][]byte) {
 	t.Helper()
-	if err := s.Inspect(func(x Snapshot) error {
+	if err := s.Snapshot(func(x Snapshot) error {
 		return x.Each(event.SpanOf([]byte{prefix}), func(k, v []byte) error {
 			keys, values = append(keys, bytes.Clone(k)), append(values, bytes.Clone(v))
 			return nil

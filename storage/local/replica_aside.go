@@ -123,7 +123,7 @@ func (s *Slot) setAside(ctx context.Context) (name string, err error) {
 	// Until the flush of the start has ended, the list of files may name a log that
 	// was never made: an index set aside now would look as if its log had been lost.
 	select {
-	case <-s.startFlushed:
+	case <-s.db.Settled:
 	case <-s.space.stall.begins(): // it waits for room
 		return "", s.noRoom()
 	case <-s.Failed():

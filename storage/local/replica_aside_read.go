@@ -64,15 +64,15 @@ func (s *Slot) ReadAside(ctx context.Context, name string, fn func(AsideMessage)
 	ctx, stop := s.whileOpen(ctx)
 	defer stop()
 	select {
-	case s.readingAside <- struct{}{}:
-		defer func() { <-s.readingAside }()
+	case s.single.readAside <- struct{}{}:
+		defer func() { <-s.single.readAside }()
 	case <-ctx.Done():
 		return AsideContent{}, storage.Errorf(storage.ErrUnavailable, "read %q of slot %s: %w", name, s.o.Slot, context.Cause(ctx))
 	}
 	x := openSalvage(s, dir)
 	defer x.Close()
 	r := asideReader{ctx: ctx, s: s, x: x, fn: fn, packs: map[uint32]bool{}}
-	if x.DB != nil {
+	if x.Opened() {
 		if err := s.read(func(v *view) error {
 			r.now = v
 			return r.run()
@@ -153,13 +153,13 @@ func (r *asideReader) run() error {
 // load reads a record of the old state. One that cannot be read is named, and left
 // empty.
 func (r *asideReader) load(key []byte, into proto.Message) {
-	v, found, err := pebbleGet(r.x.DB, key)
+	v, found, err := r.x.Get(key)
 	if err == nil && found {
 		err = unmarshal(v, into)
 	}
 	if err != nil {
 		proto.Reset(into)
-		r.x.lose(keySpan(key), "a record cannot be read: %v", firstLine{err})
+		r.x.lose(keySpan(key), "a record cannot be read: %v", err)
 	}
 }
 
@@ -344,12 +344,12 @@ func (r *asideReader) message(box *event.MailboxRecord, m *event.MessageRecord) 
 	if r.account.Address == "" {
 		out.Address = slot.Address(fmt.Sprintf("account %016x", m.Account))
 	}
-	if v, found, err := pebbleGet(r.x.DB, event.SummaryKey(m.Ref(), out.UID)); err == nil && found {
+	if v, found, err := r.x.Get(event.SummaryKey(m.Ref(), out.UID)); err == nil && found {
 		out.MessageID = messageID(v)
 	} else if err != nil {
-		r.x.lose(keySpan(event.SummaryKey(m.Ref(), out.UID)), "an envelope cannot be read: %v", firstLine{err})
+		r.x.lose(keySpan(event.SummaryKey(m.Ref(), out.UID)), "an envelope cannot be read: %v", err)
 	}
-	if v, found, err := pebbleGet(r.x.DB, event.BodyKey(m.Body())); err == nil && found {
+	if v, found, err := r.x.Get(event.BodyKey(m.Body())); err == nil && found {
 		loc, err := decodeLocation(v)
 		out.Body = err == nil && r.packs[loc.Pack]
 	}

@@ -32,7 +32,7 @@ func (s *Slot) ProveState(ctx context.Context) error {
 	if err := s.ReadState(func(event.Record) error { return ctx.Err() }); err != nil {
 		return err
 	}
-	return s.read(VerifyDigests)
+	return s.read(proveDigests)
 }
 
 // BeginImport makes the copy a building one and empties its state. It stays
@@ -160,7 +160,7 @@ func (s *Slot) KeepBodies(ctx context.Context, refs []slot.BodyRef) error {
 // event.PrefixSlot, and have the head and the lineage of the state. The digests of all
 // mailboxes must fit what arrived (law 8); else the copy stays building.
 func (s *Slot) FinishImport(ctx context.Context, slotRecords []event.Record) error {
-	if err := s.read(VerifyDigests); err != nil {
+	if err := s.read(proveDigests); err != nil {
 		return err
 	}
 	if err := s.settleBodies(ctx); err != nil {
@@ -187,14 +187,13 @@ func (s *Slot) FinishImport(ctx context.Context, slotRecords []event.Record) err
 	if err == nil {
 		s.o.Resources.listings.drop(s)
 		s.building.Store(false)
-		s.indexTold.Store(false)
-		s.recordTold.Store(false)
+		s.told.forget()
 	}
 	return err
 }
 
-// VerifyDigests recomputes every mailbox's digest from its messages.
-func VerifyDigests(v *view) error {
+// proveDigests recomputes every mailbox's digest from its messages.
+func proveDigests(v *view) error {
 	return each(v, event.SpanOf([]byte{event.PrefixStats}), func(key, value []byte) error {
 		st := &event.MailboxStats{}
 		if err := unmarshal(value, st); err != nil {

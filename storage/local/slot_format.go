@@ -2,16 +2,13 @@ package local
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 	"slices"
 
 	"github.com/cockroachdb/errors/oserror"
-	"github.com/cockroachdb/pebble/v2"
 
 	"mailnode/storage"
 	"mailnode/storage/disk"
-	"mailnode/storage/index"
 	"mailnode/storage/slot"
 )
 
@@ -44,7 +41,7 @@ func (s *Slot) openFolder() (string, error) {
 	if err != nil {
 		return "", err
 	}
-	s.owner.identity = id
+	s.found.owner.identity = id
 	packsID, packsFound, err := s.readIdentity(packs)
 	if err != nil {
 		return "", err
@@ -69,7 +66,7 @@ func (s *Slot) openFolder() (string, error) {
 			}
 		}
 		return text, nil
-	case found && len(s.folders()) > 1:
+	case found && len(s.o.folders()) > 1:
 		return "", storage.Errorf(storage.ErrCorrupt, "%q is missing: is the data volume mounted? If it is lost, move %q away as well: the copy is then filled from a replica", packs, s.o.Dir)
 	case found: // it was lost beside its twin on one disk; noBodies finds out an emptied folder
 		if err := fs.MkdirAll(s.o.PacksDir, 0o700); err != nil {
@@ -98,7 +95,7 @@ func (s *Slot) openFolder() (string, error) {
 	} else if err := s.writeIdentity(packs, born); err != nil {
 		return "", err
 	}
-	s.owner.identity = identity{Format: formatVersion, Copy: born}
+	s.found.owner.identity = identity{Format: formatVersion, Copy: born}
 	return text + ", made now", s.writeIdentity(own, born)
 }
 
@@ -108,7 +105,7 @@ func (s *Slot) readIdentity(path string) (id identity, found bool, err error) {
 		return id, false, err
 	}
 	if err == disk.ErrSeal || err == nil && json.Unmarshal([]byte(line), &id) != nil {
-		if id, damaged := s.owner.byIndex, slices.Contains(s.owner.damaged, path); damaged && id != nil {
+		if id, damaged := s.found.owner.byIndex, slices.Contains(s.found.owner.damaged, path); damaged && id != nil {
 			return *id, true, nil
 		}
 		return id, false, storage.Errorf(storage.ErrCorrupt, "%q is damaged", path)
@@ -164,103 +161,5 @@ const (
 	keyJournalStart  = "journal"  // position before the oldest event kept
 	keyJournalEvents = "events"   // how many events the journal has
 )
-
-// openIndex opens Pebble, with the settings that the laws need.
-func (s *Slot) openIndex() (string, error) {
-	dir := s.o.FS.PathJoin(s.o.Dir, "index")
-	fs := index.NewGuard(s.o.FS, dir, index.Owner{Fail: s.fail, Roomy: s.roomy, LeaveRoom: s.leaveRoom})
-	opts := index.Options(fs, pebbleLogger{s})
-	opts.Cache, opts.FileCache, opts.MemTableSize = s.o.Resources.cache, s.o.Resources.files, s.o.Resources.memTableBytes()
-	opts.EventListener = &pebble.EventListener{BackgroundError: s.backgroundError, DataCorruption: s.tableDamaged,
-		WriteStallBegin: s.writesStall, WriteStallEnd: s.writesGoOn}
-	opts.Experimental.CompactionScheduler = s.compactions
-	_, witnessed, err := s.witness()
-	if err != nil {
-		return "", err
-	}
-	opts.ErrorIfNotExists = witnessed // an index that has lost its marker is not a new one
-	if s.doubt, err = index.Prove(s.o.FS, dir, func(percent int) { s.step("proves its logs", percent) }); errors.Is(err, index.ErrDamaged) {
-		return "", storage.Errorf(storage.ErrCorrupt, "open index: %w", err)
-	} else if err != nil {
-		return "", fmt.Errorf("open index: %w", err)
-	}
-	s.step("replays its logs", -1)
-	var db *pebble.DB
-	if err := s.guarded(func() (err error) {
-		db, err = pebble.Open(dir, opts)
-		return err
-	}); err != nil {
-		kind := storage.ErrCorrupt
-		if diskFull(err) {
-			kind = storage.ErrDiskFull
-		}
-		return "", storage.Errorf(kind, "open index: %w", err)
-	}
-	s.db = db
-	fs.Opened()
-	return fmt.Sprintf("opened, format %s", db.FormatMajorVersion()), nil
-}
-
-// backgroundError is called when a flush or compaction failed. Pebble tries again for
-// ever, and its writers wait for it; but a failed sync is final. A full disk is waited
-// for, and damage of one table, or a read that fails, is an error of its readers (law 9).
-func (s *Slot) backgroundError(err error) {
-	if errors.Is(err, index.ErrRead) {
-		if s.readTold.CompareAndSwap(false, true) {
-			s.log.Warn("index: a table cannot be read; compaction tries again", "err", err)
-		}
-		return
-	}
-	if diskFull(err) {
-		return // a compaction that waited for room when the copy was closed
-	}
-	if pebble.IsCorruptionError(err) {
-		if !s.indexTold.Load() { // Pebble tries again hundreds of times a second
-			s.log.Warn("index", "err", err)
-		}
-		return
-	}
-	s.fail(fmt.Errorf("write index: %w", err))
-}
-
-// guarded runs a function that may end in Fatalf, which parks its goroutine, or in a panic
-// of Pebble. For the caller of guarded both are an error of the copy, never a hang and
-// never the end of the process (law 9).
-func (s *Slot) guarded(fn func() error) error {
-	if err := s.Failure(); err != nil {
-		return err
-	}
-	done := make(chan error, 1)
-	go func() {
-		defer func() {
-			if p := recover(); p != nil {
-				done <- fmt.Errorf("index: %v", p)
-			}
-		}()
-		done <- fn()
-	}()
-	select {
-	case err := <-done:
-		return err
-	case <-s.Failed():
-		return s.Failure()
-	}
-}
-
-// pebbleLogger turns what Pebble takes for fatal into the copy's failure. The
-// goroutine is parked: returning would let Pebble go on after a failed sync, and
-// ending the process would take the other slots down (law 9).
-type pebbleLogger struct{ s *Slot }
-
-func (pebbleLogger) Infof(string, ...any) {}
-
-func (l pebbleLogger) Errorf(format string, args ...any) {
-	l.s.log.Warn("index", "err", fmt.Sprintf(format, args...))
-}
-
-func (l pebbleLogger) Fatalf(format string, args ...any) {
-	l.s.fail(fmt.Errorf(format, args...))
-	select {}
-}
 
 func localKey(name string) []byte { return append([]byte{'l'}, name...) }

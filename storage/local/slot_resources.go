@@ -2,31 +2,21 @@ package local
 
 import (
 	"runtime"
-	"sync/atomic"
 	"time"
-
-	"github.com/cockroachdb/pebble/v2"
 
 	"mailnode/storage/blob"
 	"mailnode/storage/disk"
 	"mailnode/storage/index"
 )
 
-// Resources are the node-wide budgets that copies share: blocks and memtables,
-// open files of indexes and packs, compactions.
-//
-// Pebble takes a memtable's size out of the block cache when it makes the memtable
-// (Cache.Reserve), even if nothing is left for blocks, as with many slots and memtables of
-// a fixed size. So memtables get half of the cache at most, divided by the number of
-// copies.
+// Resources are the node-wide budgets that copies share: those of their indexes, open
+// files of packs, listings, the disks.
 type Resources struct {
-	cache       *pebble.Cache
-	files       *pebble.FileCache
-	compactions *index.Compactions
-	cacheBytes  int64
-	copies      atomic.Int64
-	packs       *blob.Handles
-	listings    *listingCache // of opened mailboxes: a quarter of cacheBytes more
+	index    *index.Shared
+	packs    *blob.Handles
+	large    largeTurns
+	proofs   chan struct{} // filled by whoever proves a piece of a large body for a client; first come, first served
+	listings *listingCache // of opened mailboxes: a quarter of cacheBytes more
 	// Disks are where the copies lie. The node names the folders of its volumes before
 	// the first Open.
 	Disks disk.Disks
@@ -41,13 +31,8 @@ type Resources struct {
 	OnClosure func(time.Duration)
 }
 
-const (
-	filesOpenMax     = 4096    // tables of all indexes
-	packFilesMax     = 512     // packs that stay open between two reads
-	memTableBytesMax = 8 << 20 // more makes no commit faster
-	memTableBytesMin = 1 << 20
-	memTablesPerCopy = 2 // one that is filled, one that is flushed or kept for the next
-)
+// packFilesMax is how many packs stay open between two reads.
+const packFilesMax = 512
 
 func (r *Resources) observeSync(took time.Duration) {
 	if r.OnSync != nil {
@@ -64,27 +49,16 @@ func (r *Resources) observeClosure(took time.Duration) {
 // NewResources makes the budgets; cacheBytes are for blocks and memtables, a
 // quarter more is for listings.
 func NewResources(cacheBytes int64) *Resources {
-	return &Resources{cache: pebble.NewCache(cacheBytes), cacheBytes: cacheBytes, files: pebble.NewFileCache(4, filesOpenMax), packs: blob.NewHandles(packFilesMax),
-		compactions: index.NewCompactions(compactionsMax(runtime.GOMAXPROCS(0))), listings: newListingCache(cacheBytes / 4)}
+	return &Resources{index: index.NewShared(cacheBytes), packs: blob.NewHandles(packFilesMax), listings: newListingCache(cacheBytes / 4),
+		large: newLargeTurns(), proofs: make(chan struct{}, max(1, runtime.GOMAXPROCS(0)/2))}
 }
-
-// compactionsMax is how many compactions run at once on so many cores: half of the cores
-// are left for those who wait for an answer.
-func compactionsMax(cores int) int { return max(2, cores/2) }
 
 // Expect notes how many copies will be open, before they are opened: the size of their
 // memtables is fixed when they are.
-func (r *Resources) Expect(copies int) { r.copies.Store(int64(copies)) }
-
-// memTableBytes is the size of one copy's memtable.
-func (r *Resources) memTableBytes() uint64 {
-	share := r.cacheBytes / 2 / memTablesPerCopy / max(1, r.copies.Load())
-	return uint64(min(max(share, memTableBytesMin), memTableBytesMax))
-}
+func (r *Resources) Expect(copies int) { r.index.Expect(copies) }
 
 // Close releases the caches, after all copies are closed.
 func (r *Resources) Close() {
 	r.listings.close()
-	r.files.Unref()
-	r.cache.Unref()
+	r.index.Close()
 }

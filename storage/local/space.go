@@ -8,8 +8,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/cockroachdb/pebble/v2"
-
 	"mailnode/storage"
 	"mailnode/storage/disk"
 )
@@ -269,12 +267,12 @@ func (s *Slot) roomy(opened func() bool, write func() error) error {
 		return err // Open returns it, and its caller tries again
 	}
 	s.stalls(err)
-	s.compactions.Pause()
+	s.db.Pause()
 	for diskFull(err) {
 		s.awaitRoom(err)
 		err = write()
 	}
-	s.compactions.Resume()
+	s.db.Resume()
 	s.goesOn()
 	return err
 }
@@ -316,8 +314,8 @@ func (s *Slot) leaveRoom() error {
 	if err == nil {
 		return nil
 	}
-	s.compactions.Pause()
-	defer s.compactions.Resume()
+	s.db.Pause()
+	defer s.db.Resume()
 	s.standstill(err, func(p *putOff) { p.compactions++ })
 	defer s.standstill(nil, func(p *putOff) { p.compactions-- })
 	for err != nil {
@@ -359,8 +357,8 @@ func (s *Slot) standstill(cause error, change func(p *putOff)) {
 }
 
 // writesStall is called when Pebble makes writers wait for a flush or a compaction.
-func (s *Slot) writesStall(info pebble.WriteStallBeginInfo) {
-	s.standstill(nil, func(p *putOff) { p.writers = info.Reason })
+func (s *Slot) writesStall(reason string) {
+	s.standstill(nil, func(p *putOff) { p.writers = reason })
 }
 
 func (s *Slot) writesGoOn() { s.standstill(nil, func(p *putOff) { p.writers = "" }) }

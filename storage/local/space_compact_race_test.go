@@ -66,7 +66,7 @@ func TestLaw01BodyInABatchSurvivesCompaction(t *testing.T) {
 	if _, got := inbox(t, m, a); len(got) != 1 || got[1] != mail(1) {
 		t.Fatalf("the INBOX has %d messages", len(got))
 	}
-	s.abandon(large)
+	s.onStage.abandon(large)
 }
 
 // A body that is freed while it is copied stays freed, and the copy of it is dead.
@@ -141,7 +141,7 @@ func TestPackOfAPutUnderWayIsUnsettled(t *testing.T) {
 	if after := s.unsettled(); !during || !after(pack) || after(pack+1) || after(pack-1) {
 		t.Errorf("unsettled: during the Put %v, after it %v, the next pack %v", during, after(pack), after(pack+1))
 	}
-	s.abandon(ref)
+	s.onStage.abandon(ref)
 	if s.unsettled()(pack) {
 		t.Error("unsettled without a staged body")
 	}

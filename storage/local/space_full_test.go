@@ -13,7 +13,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
 
@@ -291,7 +290,7 @@ func TestFullDiskRefusesWhileACompactionIsAwaited(t *testing.T) {
 		clock.add(time.Second)
 		return started(s.leaveRoom)
 	}
-	stall := func() { s.writesStall(pebble.WriteStallBeginInfo{Reason: "L0 file count limit exceeded"}) }
+	stall := func() { s.writesStall("L0 file count limit exceeded") }
 	for _, stallsFirst := range []bool{true, false} {
 		var waiting <-chan error
 		if stallsFirst {
@@ -573,9 +572,9 @@ func TestFullDiskPutsOffAnOpen(t *testing.T) {
 // request is refused and waits no longer.
 func TestFullDiskRefusesToSetAsideBeforeTheStartIsFlushed(t *testing.T) {
 	s := openSlot(t, options(t, newFS(t)))
-	flushed := s.startFlushed
-	s.startFlushed = make(chan struct{})
-	defer func() { s.startFlushed = flushed }()
+	flushed := s.db.Settled
+	s.db.Settled = make(chan struct{})
+	defer func() { s.db.Settled = flushed }()
 	s.stalls(syscall.ENOSPC)
 	defer s.goesOn()
 	if _, err := s.SetAside(t.Context()); !errors.Is(err, storage.ErrDiskFull) {

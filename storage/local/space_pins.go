@@ -93,22 +93,41 @@ func (p *packPins) putting(packs *blob.Store) (done func()) {
 	}
 }
 
-// unsettled reports whether a pack holds a body that may still become part of the
-// index by being staged. For a closed pack it goes from true to false only.
-func (s *Slot) unsettled() func(pack uint32) bool {
-	// Puts first: the body of one that ends in between is found on the stage.
+// putsFrom returns the lowest pack that a Put under way may write to.
+func (p *packPins) putsFrom() uint32 {
+	p.putsMu.Lock()
+	defer p.putsMu.Unlock()
 	from := uint32(math.MaxUint32)
-	s.pins.putsMu.Lock()
-	for n := range s.pins.puts {
+	for n := range p.puts {
 		from = min(from, n)
 	}
-	s.pins.putsMu.Unlock()
-	in := map[uint32]struct{}{}
-	s.stagedMu.Lock()
-	for _, loc := range s.staged {
-		in[loc.Pack] = struct{}{}
+	return from
+}
+
+// seenClosed notes the packs that are closed when a compaction begins, and returns
+// those that were closed when the one before began.
+func (p *packPins) seenClosed(closed []blob.Pack) map[uint32]struct{} {
+	p.putsMu.Lock()
+	defer p.putsMu.Unlock()
+	old := map[uint32]struct{}{}
+	for _, c := range closed {
+		if c.Number <= p.seen {
+			old[c.Number] = struct{}{}
+		}
 	}
-	s.stagedMu.Unlock()
+	if len(closed) > 0 {
+		p.seen = closed[len(closed)-1].Number
+	}
+	return old
+}
+
+// unsettled returns a function that reports whether a pack holds a body that may still
+// become part of the index by being staged. For a closed pack it goes from true to
+// false only.
+func (s *Slot) unsettled() func(pack uint32) bool {
+	// Puts first: the body of one that ends in between is found on the stage.
+	from := s.pins.putsFrom()
+	in := s.onStage.packs()
 	return func(pack uint32) bool {
 		_, staged := in[pack]
 		return staged || pack >= from
@@ -119,31 +138,7 @@ func (s *Slot) unsettled() func(pack uint32) bool {
 // their events since before the last compaction: most likely their deliveries were
 // refused. When an event names one after all, it is asked for again.
 func (s *Slot) forgetForeign(closed []blob.Pack) {
-	s.pins.putsMu.Lock()
-	seen := s.pins.seen
-	if len(closed) > 0 {
-		s.pins.seen = closed[len(closed)-1].Number
-	}
-	s.pins.putsMu.Unlock()
-	old := map[uint32]struct{}{}
-	for _, p := range closed {
-		if p.Number <= seen {
-			old[p.Number] = struct{}{}
-		}
-	}
-	s.stagedMu.Lock()
-	defer s.stagedMu.Unlock()
-	kept := s.foreign[:0]
-	for _, ref := range s.foreign {
-		loc, ok := s.staged[ref]
-		if _, forget := old[loc.Pack]; ok && forget && !loc.placed {
-			delete(s.staged, ref)
-		} else if ok {
-			kept = append(kept, ref)
-		}
-	}
-	clear(s.foreign[len(kept):])
-	s.foreign = kept
+	s.onStage.forgetForeign(s.pins.seenClosed(closed))
 }
 
 // pinFile lies in each index that was set aside: one line with the newest pack

@@ -7,6 +7,19 @@ import (
 	"mailnode/storage/slot"
 )
 
+// watch is who waits at a copy: sessions, and replication.
+type watch struct {
+	mailboxes watchers
+	head      heads
+	bodies    arrivals
+}
+
+func (w *watch) init() {
+	w.mailboxes.init()
+	w.head.init()
+	w.bodies.init()
+}
+
 // watchers wakes sessions that watch a mailbox.
 type watchers struct {
 	mu sync.Mutex
@@ -61,13 +74,16 @@ func (h *heads) wake() {
 	h.c = make(chan struct{})
 }
 
+// next returns what the next wake closes.
+func (h *heads) next() <-chan struct{} {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.c
+}
+
 // HeadMoved returns a channel that is closed at the next durable change. Take it
 // before reading the head.
-func (s *Slot) HeadMoved() <-chan struct{} {
-	s.heads.mu.Lock()
-	defer s.heads.mu.Unlock()
-	return s.heads.c
-}
+func (s *Slot) HeadMoved() <-chan struct{} { return s.watch.head.next() }
 
 // arrivals tells the replication feed of bodies as they arrive, before their
 // events. A feed that does not keep up misses some, and asks for them later.
@@ -89,15 +105,17 @@ func (a *arrivals) announce(ref slot.BodyRef) {
 	}
 }
 
-// Arrivals returns bodies that came in at this copy since the call, until stop.
-func (s *Slot) Arrivals() (bodies <-chan slot.BodyRef, stop func()) {
+func (a *arrivals) add() (bodies <-chan slot.BodyRef, stop func()) {
 	c := make(chan slot.BodyRef, 1024)
-	s.arrivals.mu.Lock()
-	defer s.arrivals.mu.Unlock()
-	s.arrivals.m[c] = struct{}{}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.m[c] = struct{}{}
 	return c, func() {
-		s.arrivals.mu.Lock()
-		defer s.arrivals.mu.Unlock()
-		delete(s.arrivals.m, c)
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		delete(a.m, c)
 	}
 }
+
+// Arrivals returns bodies that came in at this copy since the call, until stop.
+func (s *Slot) Arrivals() (bodies <-chan slot.BodyRef, stop func()) { return s.watch.bodies.add() }

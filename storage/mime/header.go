@@ -92,50 +92,15 @@ func unfold(value []byte) string {
 // then an empty line, as BODY[HEADER.FIELDS (...)] wants them (RFC 3501 section 6.4.5). header may be a whole header or
 // Summary.ListHeaders. Names match in any case.
 func FilterHeader(header []byte, names []string, not bool) []byte {
-	out := make([]byte, 0, min(len(header), 4<<10)+2)
-	for piece := range NewHeaderFilter(names, not).Lines(header) {
-		out = append(out, piece...)
-	}
+	var n FieldNames
+	c := n.Choose(names, not)
+	var l FieldList
+	l.Begin(&n, header)
+	l.Read(len(header))
+	out := make([]byte, l.Len(c))
+	l.Choose(c, 0)
+	l.Copy(out, len(header)+1)
 	return out
-}
-
-// HeaderFilter is a choice of header fields.
-type HeaderFilter struct {
-	names   map[string]struct{} // in lower case
-	longest int                 // of names, bytes
-	not     bool
-}
-
-// NewHeaderFilter chooses the fields named, or with not all but these.
-func NewHeaderFilter(names []string, not bool) *HeaderFilter {
-	f := &HeaderFilter{names: make(map[string]struct{}, len(names)), not: not}
-	for _, n := range names {
-		f.names[strings.ToLower(n)] = struct{}{}
-		f.longest = max(f.longest, len(n))
-	}
-	return f
-}
-
-// Lines yields what FilterHeader returns, in pieces of header itself: nothing is held twice.
-func (f *HeaderFilter) Lines(header []byte) iter.Seq[[]byte] {
-	lineBreak := []byte("\r\n")
-	return func(yield func([]byte) bool) {
-		lower := make([]byte, 0, f.longest)
-		for field, rest, ok := nextField(header); ok; field, rest, ok = nextField(rest) {
-			named := false
-			if field.name != nil && len(field.name) <= f.longest {
-				lower = appendLower(lower[:0], field.name)
-				_, named = f.names[string(lower)]
-			}
-			if named == f.not {
-				continue
-			}
-			if !yield(field.raw) || field.raw[len(field.raw)-1] != '\n' && !yield(lineBreak) {
-				return
-			}
-		}
-		yield(lineBreak)
-	}
 }
 
 func appendLower(dst, name []byte) []byte {

@@ -3,6 +3,8 @@ package mime
 import (
 	"bytes"
 	"io"
+	"math/rand/v2"
+	"slices"
 	"strings"
 	"testing"
 	"testing/iotest"
@@ -103,6 +105,67 @@ func TestFilterHeader(t *testing.T) {
 	} {
 		if got := string(FilterHeader([]byte(c.header), c.names, c.not)); got != c.want {
 			t.Errorf("filter %q by %q, not %v: got %q, want %q", c.header, c.names, c.not, got, c.want)
+		}
+	}
+}
+
+// TestFieldListInSteps: many choices of one header, read and copied in steps of any size, and from any place on, are
+// what a plain reading gives.
+func TestFieldListInSteps(t *testing.T) {
+	seed := rand.Uint64()
+	t.Logf("seed %d", seed)
+	rng := rand.New(rand.NewPCG(seed, 0))
+	pool := []string{"A", "b", "C-d", "From", "none"}
+	var l FieldList
+	for range 300 {
+		var header strings.Builder
+		var fields []field
+		for range rng.IntN(12) {
+			name := pool[rng.IntN(4)]
+			raw := []string{name + ": x\r\n", strings.ToUpper(name) + " :y\n\tz\r\n", "junk\r\n"}[rng.IntN(3)]
+			if raw == "junk\r\n" {
+				name = ""
+			}
+			fields = append(fields, field{raw: []byte(raw), name: []byte(name)})
+			header.WriteString(raw)
+		}
+		ending := []string{"\r\nA: of the body\r\n", "", "From: unfinished"}[rng.IntN(3)]
+		if header.WriteString(ending); ending == "From: unfinished" {
+			fields = append(fields, field{raw: []byte(ending + "\r\n"), name: []byte("From")})
+		}
+		var names FieldNames
+		var choices []*FieldChoice
+		var wants []string
+		for range 1 + rng.IntN(4) {
+			chosen, not := pool[:rng.IntN(len(pool)+1)], rng.IntN(2) == 0
+			choices = append(choices, names.Choose(chosen, not))
+			want := ""
+			for _, f := range fields {
+				if slices.Contains(chosen, string(f.name)) != not {
+					want += string(f.raw)
+				}
+			}
+			wants = append(wants, want+"\r\n")
+		}
+		l.Begin(&names, []byte(header.String()))
+		for step := 1 + rng.IntN(20); l.Read(step); {
+		}
+		for i, c := range choices {
+			if got := l.Len(c); got != int64(len(wants[i])) {
+				t.Fatalf("%q, choice %+v: %d bytes, want %d", header.String(), c, got, len(wants[i]))
+			}
+			skip := rng.IntN(len(wants[i]))
+			var got []byte
+			l.Choose(c, int64(skip))
+			for done := false; !done; {
+				var n int
+				dst := make([]byte, 1+rng.IntN(10))
+				n, done = l.Copy(dst, 1+rng.IntN(3))
+				got = append(got, dst[:n]...)
+			}
+			if string(got) != wants[i][skip:] {
+				t.Fatalf("%q, choice %+v from %d on: got %q, want %q", header.String(), c, skip, got, wants[i][skip:])
+			}
 		}
 	}
 }

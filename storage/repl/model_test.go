@@ -207,7 +207,7 @@ func (p *pair) see(n *realNode) (c sim.Copy, err error) {
 		c.Aside = append(c.Aside, slot.At(e, at))
 	}
 	slices.Sort(c.Aside)
-	return c, n.copy.Inspect(func(x local.Snapshot) error {
+	return c, n.copy.Snapshot(func(x local.Snapshot) error {
 		return x.Each(event.SpanOf([]byte{event.PrefixMessage}), func(_, value []byte) error {
 			m := &event.MessageRecord{}
 			if err := proto.Unmarshal(value, m); err != nil {
@@ -279,7 +279,7 @@ func (p *pair) compare(name slot.NodeName, m, r sim.Copy) (out []string) {
 
 // checkStore is what every test of a store ends with.
 func checkStore(s *local.Slot) error {
-	return s.Inspect(func(x local.Snapshot) error {
+	return s.Snapshot(func(x local.Snapshot) error {
 		found, err := check.Run(x, check.Options{Bodies: !s.Building()})
 		if err == nil && len(found) > 0 {
 			err = storage.Errorf(storage.ErrCorrupt, "%s", found[0])

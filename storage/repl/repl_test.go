@@ -149,7 +149,7 @@ func newSide(t *testing.T, name slot.NodeName) *side {
 		s.endRole()
 		s.conn.Close()
 		s.server.Stop()
-		if err := s.copy.Inspect(func(x local.Snapshot) error {
+		if err := s.copy.Snapshot(func(x local.Snapshot) error {
 			found, err := check.Run(x, check.Options{Bodies: !s.copy.Building()})
 			for _, f := range found {
 				t.Errorf("check %s: %s", name, f)
@@ -507,7 +507,7 @@ func (s *side) reopen(fs *vfs.MemFS) {
 func journalKeyAfter(p slot.Position) []byte { return event.JournalKey(p + 1) }
 
 func (s *side) get(key []byte) (value []byte, found bool, err error) {
-	err = s.copy.Inspect(func(x local.Snapshot) error {
+	err = s.copy.Snapshot(func(x local.Snapshot) error {
 		value, found, err = x.Get(key)
 		return err
 	})

@@ -108,7 +108,7 @@ func newStage(t *testing.T, log *slog.Logger) *stage {
 		n := &realNode{st: st, name: name, fs: vfs.NewCrashableMem(), disk: &valve{}, intake: &valve{}, spool: &storage.SpoolDir{FS: vfs.NewMem(), Dir: "/"},
 			applied: len(st.states) - 1}
 		n.o = local.Options{Dir: "/slots/s000", Cluster: "stage", Slot: stageSlot, Logger: log.With("node", name), Clock: storage.SystemClock(),
-			Resources: local.NewResources(1 << 20), Passwords: local.NewPasswords(1), HangAfter: time.Hour}
+			Resources: local.NewResources(1 << 20), Passwords: local.NewPasswords(1), Limits: local.Limits{HangAfter: time.Hour}}
 		st.nodes[name] = n
 		n.start()
 	}
