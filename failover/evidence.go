@@ -95,7 +95,7 @@ func (e *Evidence) Hear(now time.Duration, r Report) {
 		if known && was.Position == c.Position {
 			v.StillSince = was.StillSince
 		}
-		if known && was.Failed != "" {
+		if known && (was.Failed != "" || was.Away != "") {
 			v.FailedSince = was.FailedSince
 		}
 		copies[c.Slot] = v

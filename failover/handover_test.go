@@ -155,6 +155,40 @@ func TestTakenForDead(t *testing.T) {
 	}
 }
 
+// A master that serves, and whose index is damaged, is proposed to hand that slot over;
+// the proposal goes when the damage does.
+func TestDamagedMasterIsProposedToHandOver(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newSite(t, list("n1", "n2", "n3"), list("n1", "n2", "n3"), list("n1"))
+		for _, id := range []slot.ID{0, 2} {
+			s.edit("n1", id, func(c *CopyAnswer) { c.Away = "its index is damaged: block 7 of 000012.sst" })
+		}
+		s.run(t, 3*time.Second)
+		open := s.st.OpenProposals()
+		if len(open) != 1 || len(open[0].Slots) != 1 || open[0].Slots[0].Slot != 0 || open[0].Reason != "n1 serves s000, but its index is damaged" {
+			t.Fatalf("%+v", open) // s002 has no other copy
+		}
+		s.run(t, time.Minute)
+		plan := s.plan(t, "p1")
+		if !plan.Slots[0].Safe || !plan.Slots[0].HandOver {
+			t.Fatalf("%+v", plan)
+		}
+		before := s.State()
+		s.edit("n1", 0, func(c *CopyAnswer) { c.Away = "" })
+		s.run(t, 20*time.Second)
+		if p, _ := s.st.Proposal("p1"); p.State != cluster.Withdrawn {
+			t.Errorf("after the damage went: %+v", p)
+		}
+		s.st = before
+		s.edit("n1", 0, func(c *CopyAnswer) { c.Away = "its index is damaged: block 7 of 000012.sst" })
+		s.handsOver(t, 300*time.Millisecond)
+		o, err := Confirm(t.Context(), s.deps(), Request{By: "alice"})
+		if err != nil || o.ExitCode != ExitDone || s.st.Slots[0].Unclean != 0 || s.st.Slots[0].Master == "n1" {
+			t.Errorf("%+v, %v: %+v", o, err, s.st.Slots[0])
+		}
+	})
+}
+
 // Slots of a silent node are in the watcher's proposal: who wants them off it gets
 // that one.
 func TestWishIsProposedAlready(t *testing.T) {

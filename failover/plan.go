@@ -180,7 +180,7 @@ func (pl planner) slot(p cluster.Proposal, ps cluster.ProposedSlot) PlanSlot {
 	out.SinceS, out.Version = pl.since(sl), sl.Version
 	asked, seen := pl.asked(sl), pl.sightings(sl.ID)
 	forgotten := pl.beyond(sl, seen)
-	if p.OpenedBy != Watcher && forgotten.why == "" && !pl.noHandOver && pl.serves(sl) {
+	if (p.OpenedBy != Watcher || pl.away(sl)) && forgotten.why == "" && !pl.noHandOver && pl.serves(sl) {
 		if one := pl.handOver(out, sl, ps, asked); one.Safe || !p.Dead {
 			return one
 		}
@@ -217,6 +217,14 @@ func (pl planner) slot(p cluster.Proposal, ps cluster.ProposedSlot) PlanSlot {
 		out.Safe = true
 	}
 	return out
+}
+
+// away reports whether the master itself wants another one to serve.
+func (pl planner) away(sl cluster.Slot) bool {
+	if c, ok := pl.answers[sl.Master].copies[sl.ID]; ok {
+		return c.Away != ""
+	}
+	return pl.v.away(sl, pl.suspectAfter) != ""
 }
 
 // handOver plans a slot whose master serves it and is to hand it over.

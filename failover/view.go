@@ -55,7 +55,7 @@ type CopyView struct {
 	CopyReport
 	Highest     slot.Position // that it has reported in its lineage's newest epoch
 	StillSince  time.Duration // when its position last changed
-	FailedSince time.Duration // while Failed is set: when that was first heard
+	FailedSince time.Duration // while Failed or Away is set: when that was first heard
 }
 
 // presence is what can be said about a node's life.
@@ -219,6 +219,15 @@ func (v View) failed(sl cluster.Slot, suspectAfter time.Duration) string {
 		return ""
 	}
 	return c.Failed
+}
+
+// away says why a master that serves a slot is to hand it over, "" when it may keep it.
+func (v View) away(sl cluster.Slot, suspectAfter time.Duration) string {
+	c, ok := v.copyOf(sl.Master, sl.ID)
+	if !ok || len(sl.Replicas) == 0 || !v.reports(sl.Master, suspectAfter) || !v.serves(sl, suspectAfter) {
+		return ""
+	}
+	return c.Away
 }
 
 // wallAt returns the wall time of a moment in the past, for showing.

@@ -77,6 +77,9 @@ func (w *watch) gone(p cluster.Proposal) string {
 		case ps.Done:
 		case !ok || sl.Epoch != ps.Epoch || sl.Master != ps.From:
 			return fmt.Sprintf("%s has changed since", ps.Slot)
+		case w.v.away(sl, w.suspectAfter) != "":
+			left++
+			settled = false // it is handed over from where it is
 		case w.v.serves(sl, w.suspectAfter):
 			serving++
 			settled = settled && w.back(sl.Master)
@@ -154,6 +157,11 @@ func (w *watch) open() []cluster.Command {
 			if !w.wasRejected(sl, c.FailedSince) {
 				failed[sl.Master] = append(failed[sl.Master], sl)
 			}
+		case w.v.away(sl, w.suspectAfter) != "":
+			c, _ := w.v.copyOf(sl.Master, sl.ID)
+			if !w.wasRejected(sl, c.FailedSince) {
+				failed[sl.Master] = append(failed[sl.Master], sl)
+			}
 		case w.v.presence(sl.Master, w.suspectAfter) == alive && w.v.unserved(sl, w.suspectAfter):
 			if !w.wasRejected(sl, w.v.UnservedSince(sl, w.suspectAfter)) {
 				failed[sl.Master] = append(failed[sl.Master], sl)
@@ -167,7 +175,7 @@ func (w *watch) open() []cluster.Command {
 	for _, n := range slices.Sorted(maps.Keys(failed)) {
 		var age time.Duration
 		for _, sl := range failed[n] {
-			if c, _ := w.v.copyOf(n, sl.ID); c.Failed != "" {
+			if c, _ := w.v.copyOf(n, sl.ID); c.Failed != "" || c.Away != "" {
 				age = max(age, w.v.Now-c.FailedSince)
 			} else {
 				age = max(age, w.v.Now-w.v.UnservedSince(sl, w.suspectAfter))
@@ -225,9 +233,14 @@ func (w *watch) reason(about slot.NodeName, slots []cluster.Slot) string {
 		}
 		return short(fmt.Sprintf("%s is silent", about))
 	}
-	first, count, stores := "", 0, 0
+	first, count, stores, served := "", 0, 0, 0
 	for _, sl := range slots {
 		why := w.v.Idle(sl, w.suspectAfter)
+		if away := w.v.away(sl, w.suspectAfter); away != "" {
+			away, _, _ = strings.Cut(away, ": ")
+			why = fmt.Sprintf("%s serves %s, but %s", sl.Master, sl.ID, away)
+			served++
+		}
 		if store := w.v.failed(sl, w.suspectAfter); store != "" {
 			stores++
 			why = fmt.Sprintf("store of %s failed on %s: %s", sl.ID, sl.Master, store)
@@ -241,8 +254,10 @@ func (w *watch) reason(about slot.NodeName, slots []cluster.Slot) string {
 	switch {
 	case count > 1 && stores == count:
 		first = fmt.Sprintf("%d stores failed; the first: %s", count, first)
+	case count > 1 && served == count:
+		first = fmt.Sprintf("%d slots are served, and are to be moved; the first: %s", count, first)
 	case count > 1:
-		first = fmt.Sprintf("%d slots are not served; the first: %s", count, first)
+		first = fmt.Sprintf("%d slots are not served; the first: %s", count-served, first)
 	}
 	return short(first)
 }

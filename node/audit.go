@@ -149,6 +149,8 @@ func (a *audit) index(f local.ScrubFinding) {
 	_, _, follower := a.k.role.parts()
 	switch {
 	case fixed:
+	case lost && a.rebuildMode() == "": // it is rebuilt when the slot has another master
+		a.k.damageMet(local.Damage{Slot: a.k.id, Index: true, Err: f.Err})
 	case lost:
 		a.k.mend.report(local.Damage{Slot: a.k.id, Index: true, Err: f.Err})
 	case a.repair || follower == nil: // a replica's mender would act on it: only with repair
@@ -159,8 +161,7 @@ func (a *audit) index(f local.ScrubFinding) {
 // rebuildHere has this copy's index rebuilt: a state that is fetched into an
 // index with damaged files leaves those files where they are.
 func (a *audit) rebuildHere(cause error) (bool, string) {
-	sl, _ := a.k.n.raft.State().Slot(a.k.id)
-	switch a.k.rebuildMode(sl, "") {
+	switch a.rebuildMode() {
 	case local.Refill:
 		a.lost = cause
 		return true, "the index is rebuilt from the master: mailnode job list"
@@ -168,18 +169,29 @@ func (a *audit) rebuildHere(cause error) (bool, string) {
 		a.lost = cause
 		return true, "the index is rebuilt from what is left of it and from the packs: mailnode job list"
 	}
-	return false, "not repaired: this copy is the master's, and a replica has what it lacks: " + serveElsewhere
+	return false, "not repaired: this copy is the master's, and a replica has what it lacks: " + a.k.serveElsewhere()
 }
 
-// serveElsewhere is how a slot is taken from a master that lives, until there is
-// a hand-over.
-const serveElsewhere = "systemctl stop mailnode; then on another node: mailnode failover confirm"
+// rebuildMode says how the index may be rebuilt now, "" when it may not.
+func (a *audit) rebuildMode() local.RebuildMode {
+	sl, _ := a.k.n.raft.State().Slot(a.k.id)
+	return a.k.rebuildMode(sl, "")
+}
+
+// serveElsewhere is how a slot is taken from a master that lives and has replicas.
+func (k *keeper) serveElsewhere() string {
+	to := slot.NodeName("NODE")
+	if sl, ok := k.n.State().Slot(k.id); ok && len(sl.Replicas) > 0 {
+		to = sl.Replicas[0]
+	}
+	return fmt.Sprintf("mailnode fo %s %s", k.id, to)
+}
 
 // refetchHere has this copy fetch its master's state, when it is a replica.
 func (a *audit) refetchHere(why string) (bool, string) {
 	_, _, follower := a.k.role.parts()
 	if follower == nil {
-		return false, "not repaired: this copy is the master's: " + serveElsewhere
+		return false, "not repaired: this copy is the master's: " + a.k.serveElsewhere()
 	}
 	if !a.refetch {
 		a.refetch = true
@@ -208,7 +220,7 @@ func (a *audit) recount(f local.ScrubFinding) (bool, string) {
 		a.contradicts = left
 	}
 	if a.contradicts[f.Record.String()] {
-		return false, "not repaired: " + serveElsewhere + " (without replicas: mailnode slot reindex " + a.k.id.String() + " --from-packs)"
+		return false, "not repaired: " + a.k.serveElsewhere() + " (without replicas: mailnode slot reindex " + a.k.id.String() + " --from-packs)"
 	}
 	return true, "computed again from the messages"
 }
@@ -246,7 +258,7 @@ func (a *audit) compare(node slot.NodeName) (differs string, compared bool, err 
 	fixed, did := false, "not repaired: --repair has the replica fetch the whole state again"
 	switch {
 	case feed != nil && !a.indexOK: // the replica may have what is right (law 7)
-		did = "not repaired: the index here is damaged: " + serveElsewhere
+		did = "not repaired: the index here is damaged: " + a.k.serveElsewhere()
 	case a.repair && feed != nil:
 		feed.Refetch(node)
 		fixed, did = true, fmt.Sprintf("%s fetches the whole state from this node again", node)

@@ -74,7 +74,7 @@ func TestDamagedIndexLeadsWithWhatWorks(t *testing.T) {
 		k := r.node.copies.keeper(0)
 		want := "mailnode job list"
 		if r.node.State().Slots[0].Master == slot.NodeName(r.name) {
-			want = serveElsewhere
+			want = k.serveElsewhere()
 		}
 		s.eventuallyAt(r, "its index is damaged", func(admin.Status) bool {
 			k.tellIndexDamage(errors.New("block 7")) // the mender takes it back each second

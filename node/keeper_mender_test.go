@@ -15,6 +15,7 @@ import (
 	"github.com/emersion/go-imap/v2"
 	"github.com/emersion/go-imap/v2/imapclient"
 
+	"mailnode/failover"
 	"mailnode/node/admin"
 	"mailnode/node/job"
 	"mailnode/node/monitor"
@@ -364,8 +365,21 @@ func TestLaw06AuditOfADamagedTable(t *testing.T) {
 
 	master.flipTables(t)
 	lines, end = audited(t, master, true)
-	if end.State != job.Failed || len(lines) == 0 || !strings.HasSuffix(lines[0], serveElsewhere) {
+	if end.State != job.Failed || len(lines) == 0 || !strings.HasSuffix(lines[0], master.node.copies.keeper(0).serveElsewhere()) {
 		t.Fatalf("at the master: %q, %+v", lines, end)
 	}
 	until(t, "the condition says so", func() bool { return has(master, monitor.IndexDamaged) })
+
+	// It serves, so it is proposed to hand the slot over; then it is rebuilt as a replica.
+	s.eventually("it is to be moved", func(st admin.Status) bool { return len(st.Proposals) == 1 && st.Proposals[0].Slots[0].Safe })
+	if out, err := replica.admin.Confirm(t.Context(), admin.ConfirmRequest{}); err != nil || out.Exit != admin.ExitDone {
+		t.Fatalf("move it: %+v, %v", out, err)
+	}
+	until(t, "the old master is a sound replica", func() bool {
+		k := master.node.copies.keeper(0)
+		return k.role.is() == failover.RoleReplica && k.opened() != nil && !k.opened().Building() && !has(master, monitor.IndexDamaged)
+	})
+	if lines, end := audited(t, master, false); end.State != job.Done || len(lines) != 0 {
+		t.Errorf("after the move: %q, %+v", lines, end)
+	}
 }

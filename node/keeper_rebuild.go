@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"mailnode/node/job"
@@ -28,14 +29,15 @@ const (
 // indexDamage is what a keeper knows of damage of its copy's index. Damage is told
 // of in the middle of reads, with locks held: it is noted, and the keeper woken.
 type indexDamage struct {
-	broken  chan error        // capacity 1: files of the index are damaged
-	wrong   chan error        // capacity 1: a derived record is
-	parking chan *parked      // a rebuild wants the copy closed
-	tried   time.Duration     // Clock.Mono of the last rebuild that failed
-	running *job.Job          // the last rebuild that was begun
-	pending local.RebuildMode // a rebuild that a restart cut off
-	cause   error             // why the index of the open copy is to be rebuilt
-	counted time.Duration     // Clock.Mono of the last count that damage began; 0: none
+	broken  chan error             // capacity 1: files of the index are damaged
+	wrong   chan error             // capacity 1: a derived record is
+	parking chan *parked           // a rebuild wants the copy closed
+	tried   time.Duration          // Clock.Mono of the last rebuild that failed
+	running *job.Job               // the last rebuild that was begun
+	pending local.RebuildMode      // a rebuild that a restart cut off
+	cause   error                  // why the index of the open copy is to be rebuilt
+	counted time.Duration          // Clock.Mono of the last count that damage began; 0: none
+	told    atomic.Pointer[string] // why the index is to be rebuilt, as others are told; nil: it is not
 }
 
 // parked is a copy that is closed for a rebuild, until done is closed.
@@ -110,7 +112,11 @@ func (k *keeper) tellIndexDamage(cause error) {
 		t.Detail = cause.Error()
 	}
 	if sl, ok := k.n.State().Slot(k.id); ok && sl.Master == k.n.cfg.Node.Name && len(sl.Replicas) > 0 {
-		t.Next = serveElsewhere
+		t.Next = k.serveElsewhere()
+	}
+	k.index.told.Store(nil)
+	if local.IndexLost(cause) {
+		k.index.told.Store(&t.Detail)
 	}
 	k.n.conditions.Tell(cause != nil, monitor.IndexDamaged, k.id.String(), t)
 }

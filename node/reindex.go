@@ -42,7 +42,7 @@ func (r reindexer) Reindex(ctx context.Context, q admin.ReindexRequest) (admin.J
 		mode = local.Alone
 	case mode == "":
 		return admin.Job{}, &admin.Error{Text: fmt.Sprintf("reindex slot %s: this node is its master, and its replicas know its mail better than its packs do; once it is a replica it is rebuilt by itself (--alone insists)", k.id),
-			Exit: admin.ExitRefused, Next: serveElsewhere}
+			Exit: admin.ExitRefused, Next: k.serveElsewhere()}
 	}
 	return k.rebuild(mode, q.By).Status(), nil
 }
