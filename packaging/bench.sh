@@ -49,5 +49,25 @@ for ack in replica local; do
   fi
   stop
 done
+echo "# hand-over under load: 64 deliveries and 64 IMAP sessions at once, all masters of n1 off and home again, 25 times"
+start replica 3
+"$work/mailbench" deliver -lmtp 127.0.0.1:$((base + 2)) $to -n 0 -duration 60s -c 64 -record "$work/acked" >"$work/lmtp" &
+lmtp=$!
+"$work/mailbench" imap -imap 127.0.0.1:$((base + 1)) -tls -insecure $to -password pw -c 64 -duration 60s -mix flags >"$work/imap" &
+imap=$!
+moves=0
+while [ $moves -lt 25 ] && kill -0 $lmtp 2>/dev/null; do
+  for way in -a -m; do
+    bin/mailnode --socket "$work/d/n2/admin.sock" fo $way n1 --yes >"$work/move" || { cat "$work/move"; exit 1; }
+  done
+  moves=$((moves + 1))
+done
+wait $lmtp || true
+wait $imap || true
+echo "# $moves rounds"
+grep -E '^ *(operation|message |messages/s|RESULT)' "$work/lmtp" || true
+grep -E '^ *(operation|store|fetch|RESULT)' "$work/imap" || true
+"$work/mailbench" verify -imap 127.0.0.1:$base $to -password pw -record "$work/acked" | tail -n 4
+stop
 echo "# failover under load: kill -9, proposal, confirm, first delivery and login of every user"
 go test -count=1 -timeout 200s -v -run 'TestSystem/LoadAndKill9' ./node/cli | grep -E 'proposal after|from confirm' || true
