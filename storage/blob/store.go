@@ -107,6 +107,7 @@ type writing struct {
 	number  uint32
 	end     int64 // first free offset
 	writers int   // Puts that have a place in it and have not returned
+	closing bool  // Close is over: the last writer closes it
 }
 
 // foreignLooks is how many damaged packs Open passes over on its search for one
@@ -205,6 +206,9 @@ func (s *Store) Put(ref slot.BodyRef, note *BirthNote, body io.ReaderAt, size in
 	w.writers--
 	if err == nil {
 		s.written++
+	}
+	if w.closing && w.writers == 0 {
+		w.f.Close()
 	}
 	s.mu.Unlock()
 	if err != nil {
@@ -383,8 +387,8 @@ func (s *Store) fail(err error) error {
 	return s.poison
 }
 
-// Close closes all files; those of bodies that are still being read, when they
-// are closed. What was not synced may be lost.
+// Close closes all files; those of bodies that are still being read or written, when
+// that has ended. What was not synced may be lost.
 func (s *Store) Close() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -393,7 +397,9 @@ func (s *Store) Close() error {
 		s.full = append(s.full, s.active)
 	}
 	for _, w := range s.full {
-		errs = append(errs, w.f.Close())
+		if w.closing = w.writers > 0; !w.closing { // a copy that has failed does not wait for its disk
+			errs = append(errs, w.f.Close())
+		}
 	}
 	s.active, s.full = nil, nil
 	s.goneMu.Lock()
