@@ -217,7 +217,7 @@ func TestLaw04MasterWithoutRaftIsToldOfItsEnd(t *testing.T) {
 	n1.node.hearEnded(b)
 	select {
 	case <-serving.Done():
-	case <-time.After(10 * time.Second):
+	case <-ctx.Done():
 		t.Fatal("told of a higher epoch, and serves on")
 	}
 	s.eventually("n1 asked and serves again", func(admin.Status) bool {
@@ -233,7 +233,7 @@ func TestLaw04MasterWithoutRaftIsToldOfItsEnd(t *testing.T) {
 	s.give(ctx, n2, id, sl.Replicas[0])
 	select {
 	case <-serving.Done():
-	case <-time.After(10 * time.Second):
+	case <-ctx.Done():
 		t.Fatal("the slot was given away, and n1 serves on")
 	}
 	if n1.node.copies.serving(id) != nil {
