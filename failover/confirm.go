@@ -199,7 +199,7 @@ func awaitServing(ctx context.Context, serving Serving, done []SlotOutcome) []Sl
 			}
 			so.Why = fmt.Sprintf("%s does not serve it", so.To)
 			if err != nil {
-				so.Why = fmt.Sprintf("%s does not say whether it serves: %v", so.To, err)
+				so.Why = fmt.Sprintf("%s does not report whether it serves: %v", so.To, err)
 			}
 			mu.Lock()
 			defer mu.Unlock()

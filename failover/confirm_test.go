@@ -356,10 +356,10 @@ func TestLaw01EvidenceOfEveryLivingNode(t *testing.T) {
 	})
 }
 
-// TestLaw01WaitingMasterBeginsAnew: a new master waits for one who was in sync and
+// TestLaw01WaitingMasterBeginsAgain: a new master waits for one who was in sync and
 // fell silent. The slot is proposed; a person who accepts the loss lets the same
 // node begin a new epoch, and the loss is open.
-func TestLaw01WaitingMasterBeginsAnew(t *testing.T) {
+func TestLaw01WaitingMasterBeginsAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newSite(t, list("n1", "n2", "n3"))
 		s.up["n1"] = false

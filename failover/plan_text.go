@@ -108,7 +108,7 @@ func printUnsafe(out *printer, g []PlanSlot) {
 		return
 	}
 	if s.To == s.From {
-		out.line(0, "%s: %s begins anew, NOT SAFE", planNames(g), s.From)
+		out.line(0, "%s: %s begins again, NOT SAFE", planNames(g), s.From)
 	} else {
 		out.line(0, "%s: %s -> %s, NOT SAFE", planNames(g), s.From, nodeOrNobody(s.To))
 	}

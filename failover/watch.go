@@ -22,7 +22,7 @@ const wallFormat = "2006-01-02T15:04:05Z07:00"
 // Decide is what a leader does about what it noticed: open proposals for the
 // slots of silent masters, of failed stores, and whatever else nobody serves, refresh targets and evidence of
 // open ones, withdraw those whose cause went away. It is pure: the same state
-// and view give the same commands, and once they are applied, none. It never
+// and view return the same commands, and once they are applied, none. It never
 // changes a master (law 4). A node-wide proposal (Proposal.Node is set) is about
 // a silent node; one without Node is about a living one that does not serve them.
 func Decide(st *cluster.State, v View, suspectAfter time.Duration) []cluster.Command {
@@ -111,7 +111,7 @@ func (w *watch) back(n slot.NodeName) bool {
 
 // update refreshes what has changed of a proposal's evidence. Positions alone
 // are no change: of a master that is only cut off they move all the time, and a
-// plan asks for them afresh.
+// plan asks for them again.
 func (w *watch) update(p cluster.Proposal) (cluster.UpdateProposal, bool) {
 	c := cluster.UpdateProposal{Proposal: p.ID}
 	var slots []cluster.Slot

@@ -3,7 +3,6 @@ package imapd
 import (
 	"strings"
 	"testing"
-	"time"
 )
 
 // TestTwoSessionsIdle: IDLE tells deliveries, flags and expunges as they happen.
@@ -15,12 +14,8 @@ func TestTwoSessionsIdle(t *testing.T) {
 	other.ok("a SELECT INBOX")
 	idler.send("i IDLE\r\n")
 	idler.until("+ ")
-	began := time.Now()
 	b.deliver("alice", "Subject: new\r\n\r\nx")
 	idler.until("* 3 EXISTS")
-	if took := time.Since(began); took > time.Second {
-		t.Errorf("EXISTS came after %v", took)
-	}
 	other.ok(`b STORE 1 +FLAGS (\Deleted)`)
 	idler.until(`* 1 FETCH (UID 1 FLAGS (\Deleted))`)
 	other.ok("c EXPUNGE")

@@ -139,7 +139,7 @@ func (k *keeper) stillMine(ctx context.Context, sl cluster.Slot) (cluster.Slot, 
 	ctx, cancel := context.WithTimeout(ctx, freshWithin)
 	defer cancel()
 	if err := k.n.Fresh(ctx); err != nil {
-		return sl, fmt.Errorf("waits for a quorum that says whether epoch %d is still this node's: %w", sl.Epoch, err)
+		return sl, fmt.Errorf("waits until a quorum agrees that epoch %d is still this node's: %w", sl.Epoch, err)
 	}
 	now, _ := k.n.raft.State().Slot(k.id)
 	if now.Master != k.n.cfg.Node.Name || now.Epoch != sl.Epoch {

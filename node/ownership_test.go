@@ -16,24 +16,43 @@ func (r *running) stopped() {
 	r.ended.Wait()
 }
 
-// give changes a slot's master by Raft commands alone.
+// give changes a slot's master by Raft commands alone, whatever is lost by it. An
+// election may be under way at any moment: what was not done is done again.
 func (s *site) give(ctx context.Context, at *running, id slot.ID, to slot.NodeName) {
 	s.t.Helper()
-	if err := at.node.Fresh(ctx); err != nil {
-		s.t.Fatal(err)
-	}
-	sl, _ := at.node.State().Slot(id)
-	p, open := at.node.State().OpenProposalOf(id)
-	if !open {
-		r, err := at.node.Propose(ctx, cluster.OpenProposal{By: "test", Reason: "test", Slots: []cluster.ProposedSlot{{Slot: id, Epoch: sl.Epoch, From: sl.Master, To: to}}})
-		if err != nil {
-			s.t.Fatal(err)
+	for {
+		s.fresh(ctx, at)
+		st := at.node.State()
+		sl, _ := st.Slot(id)
+		if sl.Master == to {
+			return
 		}
-		p.ID = r.Proposal
+		var c cluster.Command = cluster.OpenProposal{By: "test", Reason: "test", Slots: []cluster.ProposedSlot{{Slot: id, Epoch: sl.Epoch, From: sl.Master, To: to}}}
+		if p, open := st.OpenProposalOf(id); open {
+			c = cluster.ConfirmSlot{Proposal: p.ID, Slot: id, Epoch: sl.Epoch, Version: sl.Version, To: to, Unclean: true, AcceptLoss: true, By: "test"}
+		}
+		// What was proposed before may be committed only now, so a refusal is no end.
+		if _, err := at.node.Propose(ctx, c); ctx.Err() != nil {
+			s.t.Fatalf("give %s to %s: %v", id, to, err)
+		}
 	}
-	if _, err := at.node.Propose(ctx, cluster.ConfirmSlot{Proposal: p.ID, Slot: id, Epoch: sl.Epoch, Version: sl.Version, To: to,
-		Unclean: true, AcceptLoss: true, By: "test"}); err != nil {
-		s.t.Fatal(err)
+}
+
+// fresh asks until a leader answers: an election may be under way at any moment.
+func (s *site) fresh(ctx context.Context, r *running) {
+	s.t.Helper()
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		err := r.node.Fresh(ctx)
+		if err == nil {
+			return
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			s.t.Fatalf("%s is not fresh: %v", r.name, err)
+		}
 	}
 }
 

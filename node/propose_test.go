@@ -58,9 +58,7 @@ func TestLaw01ProposeByKind(t *testing.T) {
 		if _, err := r.node.Propose(over, cluster.RejectProposal{Proposal: "none"}); cluster.OutcomeOf(err) != cluster.NotDone {
 			t.Errorf("%s, nobody waits any more: %v", r.name, err)
 		}
-		if err := r.node.Fresh(ctx); err != nil {
-			t.Errorf("%s is not fresh: %v", r.name, err)
-		}
+		s.fresh(ctx, r)
 	}
 	s.nodes[1].stopped()
 	s.eventually("n1 knows no leader", func(st admin.Status) bool { return st.Leader == "" })

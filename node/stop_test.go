@@ -92,6 +92,7 @@ func TestStopWhateverClientsDo(t *testing.T) {
 	before := positions(s.status(ctx, n1), "n3")
 	began := time.Now()
 	last.stop()
+	s.eventuallyAt(last, "it says itself that it is stopping", func(st admin.Status) bool { return st.State == "stopping" })
 	s.eventually("n3 is shown as stopping", func(st admin.Status) bool { return stateOfNode(st, "n3") == failover.Stopping })
 	last.ended.Wait()
 	if took := time.Since(began); took > stopMax {

@@ -123,7 +123,7 @@ func TestUndelete(t *testing.T) {
 	}
 	select {
 	case <-session.Closed():
-	case <-time.After(10 * time.Second):
+	case <-ctx.Done():
 		t.Error("a session of the deleted account goes on")
 	}
 	for _, r := range []*running{master, other} {

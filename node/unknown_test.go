@@ -14,7 +14,6 @@ import (
 
 	"mailnode/node/admin"
 	"mailnode/node/rpc"
-	"mailnode/raftfsm/cluster"
 	"mailnode/storage"
 	"mailnode/storage/slot"
 )
@@ -88,14 +87,7 @@ func TestLaw07DataAfterAnOpenLoss(t *testing.T) {
 	s.start(replica)
 	s.nodes = []*running{front, replica, n1}
 	s.eventually("the slot is proposed", func(admin.Status) bool { _, ok := front.node.State().OpenProposalOf(id); return ok })
-	if err := front.node.Fresh(ctx); err != nil {
-		t.Fatal(err)
-	}
-	p, _ := front.node.State().OpenProposalOf(id)
-	sl, _ = front.node.State().Slot(id)
-	if _, err := front.node.Propose(ctx, cluster.ConfirmSlot{Proposal: p.ID, Slot: id, Epoch: sl.Epoch, Version: sl.Version, To: replica.cfg.Node.Name, Unclean: true, AcceptLoss: true, By: "test"}); err != nil {
-		t.Fatal(err)
-	}
+	s.give(ctx, front, id, replica.cfg.Node.Name)
 	s.eventually("the replica serves", func(st admin.Status) bool { return st.Slots[id].Serving })
 	if err := s.send(client); err == nil || !strings.HasPrefix(err.Error(), "451") {
 		t.Errorf("DATA for an accepted recipient: %v, want 451", err)
@@ -148,6 +140,7 @@ func TestLaw07UnknownIsProved(t *testing.T) {
 	id := servedBy(t, s.status(ctx, n1), "n1")
 	m := n1.node.copies.serving(id)
 	unknown := storage.Errorf(storage.ErrNotFound, "address is not known")
+	s.fresh(ctx, n1)
 	if err := n1.node.certain(ctx, m, unknown); !errors.Is(err, storage.ErrNotFound) || errors.Is(err, storage.ErrUnavailable) {
 		t.Errorf("a proved master: %v", err)
 	}
@@ -167,17 +160,8 @@ func TestLaw07UnknownIsProved(t *testing.T) {
 	if err := n1.node.certain(ctx, m, storage.ErrAuth); !errors.Is(err, storage.ErrAuth) || errors.Is(err, storage.ErrUnavailable) {
 		t.Errorf("a wrong password at a proved master: %v", err)
 	}
-	if err := n1.node.Fresh(ctx); err != nil {
-		t.Fatal(err)
-	}
 	sl, _ := n1.node.State().Slot(id)
-	p, err := n1.node.Propose(ctx, cluster.OpenProposal{By: "test", Reason: "test", Slots: []cluster.ProposedSlot{{Slot: id, Epoch: sl.Epoch, From: sl.Master, To: sl.Replicas[0]}}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := n1.node.Propose(ctx, cluster.ConfirmSlot{Proposal: p.Proposal, Slot: id, Epoch: sl.Epoch, Version: sl.Version, To: sl.Replicas[0], Unclean: true, By: "test"}); err != nil {
-		t.Fatal(err)
-	}
+	s.give(ctx, n1, id, sl.Replicas[0])
 	if err := n1.node.certain(ctx, m, unknown); errors.Is(err, storage.ErrNotFound) || !errors.Is(err, storage.ErrNotMaster) {
 		t.Errorf("a master whose epoch is over: %v", err)
 	}

@@ -94,9 +94,9 @@ func TestNewSlotsGoWhereMostIsFree(t *testing.T) {
 	}
 }
 
-// TestLaw07VolumesAreNotBegunAnew: a slot that was on a volume is refused while
+// TestLaw07VolumesAreNotBegunAgain: a slot that was on a volume is refused while
 // that is not there, or is there twice; it is never begun again elsewhere.
-func TestLaw07VolumesAreNotBegunAnew(t *testing.T) {
+func TestLaw07VolumesAreNotBegunAgain(t *testing.T) {
 	const id = slot.ID(3)
 	free := map[string]uint64{"ssd": 4 << 30, "disk": 4 << 30, "other": 1 << 30}
 	for name, c := range map[string]struct {

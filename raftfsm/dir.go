@@ -55,7 +55,7 @@ func (n *Node) openFiles() error {
 		return cause
 	}
 	if !known {
-		return fmt.Errorf("%w; nothing remembers what this server has promised: it can't be filled again, install this node anew under another name", cause)
+		return fmt.Errorf("%w; nothing remembers what this server has promised: it can't be filled again, install this node again under another name", cause)
 	}
 	aside, err := setAside(n.cfg.Dir, cause)
 	if err != nil {
@@ -101,7 +101,7 @@ func (n *Node) openFolders() (had promises, known bool, err error) {
 	// One that can't be read is written again from what is remembered.
 	want := n.cfg.ServerID
 	if id == "" && !known && n.cfg.Memory.Ran {
-		return had, false, fmt.Errorf("open raft: the folders %q and %q are empty, and they were not: bring one of them back, or install this node anew under another name", n.cfg.Dir, n.cfg.Memory.Dir)
+		return had, false, fmt.Errorf("open raft: the folders %q and %q are empty, and they were not: bring one of them back, or install this node again under another name", n.cfg.Dir, n.cfg.Memory.Dir)
 	}
 	switch {
 	case id == "" && known && (want == "" || want == had.ServerID):
@@ -115,7 +115,7 @@ func (n *Node) openFolders() (had promises, known bool, err error) {
 	default:
 		n.id = raft.ServerID(id)
 		if !known && !begun(filepath.Join(n.cfg.Dir, logName)) {
-			return had, false, fmt.Errorf("open raft in %q: the log of server %q is gone, and nothing remembers what it has promised: install this node anew under another name", n.cfg.Dir, id)
+			return had, false, fmt.Errorf("open raft in %q: the log of server %q is gone, and nothing remembers what it has promised: install this node again under another name", n.cfg.Dir, id)
 		}
 		return had, known, nil
 	}

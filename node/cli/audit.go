@@ -119,7 +119,7 @@ func missingScreen(m admin.MissingMessages) string {
 		text += fmt.Sprintf("  in %s, gone for %s, sha256 %.16s…\n", x.Slot, age(x.AgoS), x.GUID)
 	}
 	if len(m.Messages) > 0 {
-		text += wrap("", figures.Count(len(m.Messages), "message")+" removed: no copy has the body. Each is delivered anew when a copy that has it returns. Whole sums: --json")
+		text += wrap("", figures.Count(len(m.Messages), "message")+" removed: no copy has the body. Each is delivered again when a copy that has it returns. Whole sums: --json")
 	}
 	if len(m.Unknown) > 0 {
 		text += "not asked, no master answers: " + slotRanges(m.Unknown) + waitedFor(m.Silent) + "\n"

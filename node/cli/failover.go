@@ -92,7 +92,7 @@ func proposalTable(list []admin.Proposal) string {
 }
 
 func (a *app) failoverShow() *cobra.Command {
-	return a.reads(a.verb("show", []string{"[ID]"}, "The plan of a proposal, asked anew", func(ctx context.Context, args []string) error {
+	return a.reads(a.verb("show", []string{"[ID]"}, "The plan of a proposal; the nodes are asked again", func(ctx context.Context, args []string) error {
 		p, err := a.client().Plan(ctx, first(args))
 		if err != nil {
 			return err

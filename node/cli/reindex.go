@@ -13,7 +13,7 @@ import (
 
 func (a *app) slotReindex() *cobra.Command {
 	r := admin.ReindexRequest{}
-	c := a.reads(a.changes(a.verb("reindex", []string{"SLOT|ADDRESS", "[MAILBOX]"}, "Compute counters, indexes and envelopes again; --from-packs makes the index anew", func(ctx context.Context, args []string) error {
+	c := a.reads(a.changes(a.verb("reindex", []string{"SLOT|ADDRESS", "[MAILBOX]"}, "Compute counters, indexes and envelopes again; --from-packs rebuilds the index", func(ctx context.Context, args []string) error {
 		what := args[0]
 		if strings.Contains(what, "@") {
 			address, err := slot.ParseAddress(what)
@@ -38,7 +38,7 @@ func (a *app) slotReindex() *cobra.Command {
 		case r.Alone && !r.FromPacks:
 			return usage("--alone belongs to --from-packs")
 		case r.FromPacks && r.Address != "":
-			return usage("--from-packs makes the index of a whole slot anew: name the slot")
+			return usage("--from-packs rebuilds the index of a whole slot: name the slot")
 		case r.FromPacks:
 			if err := a.agreeToRebuild(ctx, r); err != nil {
 				return err
@@ -52,7 +52,7 @@ func (a *app) slotReindex() *cobra.Command {
 		}
 		return a.follow(ctx, j.ID)
 	})))
-	c.Flags().BoolVar(&r.FromPacks, "from-packs", false, "set the index aside and make it anew")
+	c.Flags().BoolVar(&r.FromPacks, "from-packs", false, "set the index aside and rebuild it")
 	c.Flags().BoolVar(&r.Alone, "alone", false, "with --from-packs: also while there are other copies")
 	return c
 }
@@ -69,7 +69,7 @@ func (a *app) agreeToRebuild(ctx context.Context, r admin.ReindexRequest) error 
 	}
 	a.say("the copy of %s on %s is closed, its index goes to quarantine/, and a new one is made", s.Slot, st.Node)
 	if s.Master == st.Node {
-		a.say("from what the old index still gives and from the packs: %s is not served meanwhile; mailboxes that cannot be proved complete get a new UIDVALIDITY, "+
+		a.say("from what is left of the old index and from the packs: %s is not served meanwhile; mailboxes that cannot be proved complete get a new UIDVALIDITY, "+
 			"mail that only the packs have comes back with the flags of its arrival, deleted mail too", s.Slot)
 		if r.Alone && len(s.Copies) > 1 {
 			a.say("%d other copies are not asked: what only they have is set aside there", len(s.Copies)-1)

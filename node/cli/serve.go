@@ -51,7 +51,7 @@ func (a *app) serveVerb() *cobra.Command {
 }
 
 // petWatchdog tells systemd twice per WatchdogSec that this process runs. It goes
-// on while the node drains, until the func that it gives is called.
+// on while the node drains, until the func that it returns is called.
 func petWatchdog(ctx context.Context, tell func(string)) (stop func()) {
 	interval, err := daemon.SdWatchdogEnabled(false)
 	if err != nil || interval == 0 {

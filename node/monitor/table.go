@@ -131,8 +131,8 @@ func copyKinds() []Kind {
 		{MessageMissing, Warn, "slot", "No copy has the bodies of some messages, which were removed from their mailboxes; they come back when a copy that has them does.", "mailnode slot missing {}"},
 		{BodyDamaged, Warn, "slot", "Bodies of messages are damaged in this node's copy and are being fetched from the others.", "mailnode slot audit {}"},
 		{IndexDamaged, Page, "slot", "The index of this node's copy is damaged or contradicts itself; what can be read is served.", "mailnode job list"},
-		{SlotFileMended, Warn, "slot", "A SLOT file of this node's copy was damaged and is written anew, because the index proves whose it is: the disk loses bits.", "mailnode slot audit {}"},
-		{SlotReindexed, Warn, "slot", "Its index was made anew from what was left and from the packs; mail may have come back under new UIDs, flags may be lost.", "mailnode slot show {}"},
+		{SlotFileMended, Warn, "slot", "A SLOT file of this node's copy was damaged and is written again, because the index proves whose it is: the disk loses bits.", "mailnode slot audit {}"},
+		{SlotReindexed, Warn, "slot", "Its index was rebuilt from what was left and from the packs; mail may have come back under new UIDs, flags may be lost.", "mailnode slot show {}"},
 	}
 }
 

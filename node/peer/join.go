@@ -20,9 +20,11 @@ import (
 
 // Bounds of what is exchanged when a node joins.
 const (
-	joinRequestMax = 16 << 10 // bytes
-	joinAnswerMax  = 64 << 10 // bytes
-	addressMax     = 270      // a DNS name and a port
+	joinRequestMax = 16 << 10                         // bytes
+	joinAnswerMax  = 64<<10 + membersMax*memberMaxLen // bytes: certificates and keys, and all members
+	membersMax     = 256                              // raftfsm/cluster.MaxMembers
+	memberMaxLen   = NameMax + addressMax + 40        // bytes of one Member in JSON
+	addressMax     = 270                              // a DNS name and a port
 	zoneMax        = 63
 	roleMax        = 31
 	// joinRequestTimeout is for the request alone, joinDecisionTimeout for the

@@ -15,6 +15,7 @@ import (
 	"sync"
 	"testing"
 
+	"mailnode/raftfsm/cluster"
 	"mailnode/storage/slot"
 )
 
@@ -25,6 +26,7 @@ type office struct {
 	used   map[string]string // token ID → key
 	asked  []JoinRequest
 	busy   bool
+	others []Member // of the cluster, beside n1
 }
 
 func (o *office) authorize(_ context.Context, r JoinRequest) (JoinAccepted, error) {
@@ -40,7 +42,7 @@ func (o *office) authorize(_ context.Context, r JoinRequest) (JoinAccepted, erro
 		return JoinAccepted{}, errors.New("token is unknown, or was used already: `mailnode cluster token NODE` makes a new one")
 	}
 	o.used[r.TokenID] = r.Key
-	return JoinAccepted{Members: []Member{{Name: "n1", Address: "192.0.2.1:7400"}}, Admits: r.Role == "voter"}, nil
+	return JoinAccepted{Members: append([]Member{{Name: "n1", Address: "192.0.2.1:7400"}}, o.others...), Admits: r.Role == "voter"}, nil
 }
 
 // startOffice serves joiners of id's cluster until the test ends.
@@ -129,6 +131,24 @@ func TestJoin(t *testing.T) {
 	}
 	if _, err := Load(dir); !errors.Is(err, ErrNoCluster) {
 		t.Errorf("a refused joiner left an identity: %v", err)
+	}
+}
+
+// TestJoinLargestCluster: the answer has room for as many members as a cluster may
+// have, with the longest names and addresses.
+func TestJoinLargestCluster(t *testing.T) {
+	if membersMax != cluster.MaxMembers {
+		t.Errorf("an answer has room for %d members, a cluster may have %d", membersMax, cluster.MaxMembers)
+	}
+	n1 := newCluster(t)
+	o, address := startOffice(t, n1)
+	for i := range cluster.MaxMembers - 2 {
+		name := fmt.Sprintf("%0*d", NameMax, i)
+		o.others = append(o.others, Member{slot.NodeName(name), strings.Repeat("x", addressMax-len(":65535")) + ":65535"})
+	}
+	_, got, err := Join(t.Context(), o.issue(t, n1, "n2", address), t.TempDir(), joiner("n2"), Options{})
+	if err != nil || len(got.Members) != cluster.MaxMembers-1 {
+		t.Errorf("%d members, %v", len(got.Members), err)
 	}
 }
 

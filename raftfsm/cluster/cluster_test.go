@@ -419,7 +419,7 @@ func TestLaw07AcceptedLossNamesAllWhoMayHoldMore(t *testing.T) {
 	s = begin()
 	apply(t, s, 21, SetProtected{Slot: 0, Epoch: 2, InSync: names("n1")})
 	if diff := cmp.Diff(&OpenLoss{Node: "n1", Since: 3}, lost(s, "n2")); diff != "" {
-		t.Errorf("n2 has begun with n1, and begins anew: %s", diff)
+		t.Errorf("n2 has begun with n1, and begins again: %s", diff)
 	}
 }
 

@@ -5,9 +5,9 @@ import (
 	"mailnode/storage/slot"
 )
 
-// Newness tells whether a message that a diverged copy has came in after the
-// point up to which it shares its history with the master: what rescue gives
-// back (LAWS §6.11).
+// Newness is whether a message that a diverged copy has came in after the point up
+// to which it shares its history with the master: what rescue brings back
+// (LAWS §6.11).
 type Newness int
 
 const (

@@ -13,8 +13,10 @@ import (
 // account.
 var ErrBusy = errors.New("too many wait for the same work: try again in a moment")
 
-// Asker is for whom work is done. Two with the same Client wait behind each other,
-// and so do two with the same Account; "" is a client or account of its own kind.
+// Asker is for whom work is done. All with the same Client share its turns, and so do
+// all with the same Account. Those whose Client is "" share as if they were one client,
+// but for the rest after a turn, which they do not take; those whose Account is "" as
+// if it were one account.
 type Asker struct {
 	Client  string // Network of its address
 	Account string
@@ -23,7 +25,8 @@ type Asker struct {
 // Turns bounds how much of a kind of work runs at once, and who is next: whoever
 // has had the fewest turns lately, as a client and as an account. So one client
 // that tries many accounts, and many clients that try one account, wait for
-// themselves. Of several cores neither gets more than half.
+// themselves. Neither gets more than half of what may run at once, or one where that is
+// less.
 type Turns struct {
 	each, waitMax int
 

@@ -15,14 +15,11 @@ import (
 	"mailnode/storage/slot"
 )
 
-// steppedClock is a clock that a test moves.
-type steppedClock struct{ mono time.Duration }
-
-func undeleteBench(t *testing.T) (*steppedClock, *Slot, *Master) {
+func undeleteBench(t *testing.T) (*handClock, *Slot, *Master) {
 	t.Helper()
 	o := options(t, newFS(t))
-	clock := &steppedClock{mono: time.Hour}
-	o.Clock.Mono = func() time.Duration { return clock.mono }
+	clock := &handClock{now: time.Hour}
+	o.Clock.Mono = clock.mono
 	o.Undelete = 7 * 24 * time.Hour
 	s := openSlot(t, o)
 	return clock, s, serve(t, s, 1, 0)
@@ -68,7 +65,7 @@ func TestLaw02RestoreExpunged(t *testing.T) {
 	}
 	_, before := inbox(t, m, a)
 	expungeAll(t, m, ref)
-	clock.mono += time.Hour
+	clock.add(time.Hour)
 	got, err := m.Restore(t.Context(), a.ID, storage.Restore{Since: 2 * time.Hour, Mailbox: "inbox"})
 	if err != nil || got.Messages != 3 || got.Gone != 0 || len(got.Mailboxes) != 0 {
 		t.Fatalf("restored %+v, %v; want 3 messages", got, err)
@@ -101,10 +98,10 @@ func TestLaw11RestoreSince(t *testing.T) {
 	box, _ := inbox(t, m, a)
 	ref := storage.Ref{Account: a.ID, Mailbox: box.ID}
 	expungeAll(t, m, ref)
-	clock.mono += 3 * time.Hour
+	clock.add(3 * time.Hour)
 	deliver(t, m, mail(2), a)
 	expungeAll(t, m, ref)
-	clock.mono += time.Hour
+	clock.add(time.Hour)
 	if got, err := m.Restore(t.Context(), a.ID, storage.Restore{Since: 2 * time.Hour}); err != nil || got.Messages != 1 {
 		t.Errorf("restored %+v, %v; want the second message only", got, err)
 	}
@@ -162,11 +159,11 @@ func TestFreeAfterTheWindow(t *testing.T) {
 		t.Fatal(err)
 	}
 	expungeAll(t, m, ref)
-	clock.mono += 6 * 24 * time.Hour
+	clock.add(6 * 24 * time.Hour)
 	if f := free(t, m); f != (Freed{}) {
 		t.Fatalf("freed %+v within the window", f)
 	}
-	clock.mono += 25 * time.Hour
+	clock.add(25 * time.Hour)
 	if f := free(t, m); f.Messages != 3 {
 		t.Fatalf("freed %+v, want 3 messages", f)
 	}
@@ -202,7 +199,7 @@ func TestLaw02DeletedAccount(t *testing.T) {
 	if _, err := m.CreateAccount(ctx, a.Address, "pw", 0); !errors.Is(err, storage.ErrExists) {
 		t.Errorf("its address: %v, want that it is taken", err)
 	}
-	clock.mono += 24 * time.Hour
+	clock.add(24 * time.Hour)
 	if d, err := m.DeletedAccounts(ctx); err != nil || len(d) != 1 || d[0].Left != 6*24*time.Hour {
 		t.Errorf("deleted accounts: %+v, %v", d, err)
 	}
@@ -218,7 +215,7 @@ func TestLaw02DeletedAccount(t *testing.T) {
 	if err := m.DeleteAccount(ctx, a.ID); err != nil {
 		t.Fatal(err)
 	}
-	clock.mono += 8 * 24 * time.Hour
+	clock.add(8 * 24 * time.Hour)
 	total := Freed{}
 	for range 3 {
 		f := free(t, m)

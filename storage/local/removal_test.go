@@ -44,7 +44,7 @@ type (
 type removals struct {
 	t        *testing.T
 	m        *Master
-	clock    *steppedClock
+	clock    *handClock
 	began    time.Duration
 	rng      *rand.Rand
 	accounts []*removalAccount // those that hold an address
@@ -54,7 +54,7 @@ type removals struct {
 
 const removalWindow = 7 * 24 * time.Hour
 
-func (w *removals) now() uint64 { return uint64((w.clock.mono - w.began) / time.Millisecond) }
+func (w *removals) now() uint64 { return uint64((w.clock.mono() - w.began) / time.Millisecond) }
 
 func (w *removals) fatal(what string, err error) {
 	w.t.Helper()
@@ -95,10 +95,10 @@ func (w *removals) refill() {
 }
 
 // newRemovals opens a slot, serves it, and starts the walk with three accounts.
-func newRemovals(t *testing.T, o Options, clock *steppedClock, rng *rand.Rand) (*removals, *Slot) {
+func newRemovals(t *testing.T, o Options, clock *handClock, rng *rand.Rand) (*removals, *Slot) {
 	t.Helper()
 	s := openSlot(t, o)
-	w := &removals{t: t, m: serve(t, s, 1, 0), clock: clock, began: clock.mono, rng: rng}
+	w := &removals{t: t, m: serve(t, s, 1, 0), clock: clock, began: clock.mono(), rng: rng}
 	w.refill()
 	return w, s
 }
@@ -259,7 +259,7 @@ func (w *removals) step() (what string) {
 		b.deleted, b.at = true, w.now()
 		return "delete mailbox"
 	case 10:
-		w.clock.mono += time.Duration(w.rng.Int64N(int64(2 * 24 * time.Hour)))
+		w.clock.add(time.Duration(w.rng.Int64N(int64(2 * 24 * time.Hour))))
 		return "time passes"
 	}
 	return w.account()

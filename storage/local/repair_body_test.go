@@ -39,12 +39,12 @@ func (m *damageMet) take() []Damage {
 }
 
 // mendBench is a master whose damage is collected.
-func mendBench(t *testing.T) (*steppedClock, *damageMet, *Slot, *Master) {
+func mendBench(t *testing.T) (*handClock, *damageMet, *Slot, *Master) {
 	t.Helper()
 	fs := newFS(t)
 	o := options(t, fs)
-	clock, seen := &steppedClock{mono: time.Hour}, &damageMet{fs: fs}
-	o.Clock.Mono = func() time.Duration { return clock.mono }
+	clock, seen := &handClock{now: time.Hour}, &damageMet{fs: fs}
+	o.Clock.Mono = clock.mono
 	o.OnDamage = seen.note
 	s := openSlot(t, o)
 	return clock, seen, s, serve(t, s, 1, 0)
@@ -273,7 +273,7 @@ func TestLaw07ReturningCopyKeepsMissingBody(t *testing.T) {
 		return a, a, ref
 	}()
 	catchUp()
-	clock.mono += 30 * 24 * time.Hour
+	clock.add(30 * 24 * time.Hour)
 	deliver(t, m, mail(8), a) // the tombstone's event may leave the journal
 	catchUp()
 	if f := free(t, m); f.Messages != 1 {
@@ -302,7 +302,7 @@ func TestLaw07ReturningCopyKeepsMissingBody(t *testing.T) {
 		t.Error(cmp.Diff(want, got))
 	}
 	expungeAll(t, m, storage.Ref{Account: a.ID, Mailbox: box.ID})
-	clock.mono += 30 * 24 * time.Hour
+	clock.add(30 * 24 * time.Hour)
 	free(t, m)
 	if n := countKeys(t, s, event.PrefixRefs); n != 0 {
 		t.Errorf("%d bodies are still named", n)

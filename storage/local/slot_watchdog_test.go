@@ -127,15 +127,11 @@ func TestLaw09HungReadFailsTheCopy(t *testing.T) {
 		t.Fatal(err)
 	}
 	go s.ProveBody(ref)
-	hangs := ""
-	within(t, "hang", func() {
-		for hangs == "" && s.Failure() == nil {
-			hangs, _ = s.Hangs()
+	within(t, "the read is said to hang", func() {
+		for hangs := ""; !strings.Contains(hangs, "read of") && s.Failure() == nil; {
+			hangs, _ = s.Hangs() // on a busy machine first the file's opening, which only takes its time
 		}
 	})
-	if !strings.Contains(hangs, "read of") {
-		t.Errorf("it hangs in %q", hangs)
-	}
 	within(t, "head", func() {
 		if after, err := s.Head(); err != nil || !cmp.Equal(before, after) {
 			t.Errorf("head %+v, %v while a read hangs; it was %+v", after, err, before)

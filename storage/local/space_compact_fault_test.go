@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 
@@ -252,7 +253,7 @@ func TestLaw01Law06CompactionBesideMail(t *testing.T) {
 	w := &besideMail{t: t, s: s, m: m, a: a, box: storage.Ref{Account: a.ID, Mailbox: b.ID}, texts: map[slot.GUID]string{}}
 	done := make(chan struct{})
 	var others, work sync.WaitGroup
-	moved, removed := 0, 0
+	var moved, removed atomic.Int64
 	others.Go(func() {
 		for {
 			r, err := s.CompactPacks(ctx, CompactOptions{DeadShareMin: 0.2, Compress: true})
@@ -260,7 +261,8 @@ func TestLaw01Law06CompactionBesideMail(t *testing.T) {
 				t.Errorf("compact: %v", err)
 				return
 			}
-			moved, removed = moved+r.Moved, removed+r.Removed
+			moved.Add(int64(r.Moved))
+			removed.Add(int64(r.Removed))
 			select {
 			case <-done:
 				return
@@ -268,17 +270,19 @@ func TestLaw01Law06CompactionBesideMail(t *testing.T) {
 			}
 		}
 	})
-	for g := range 3 {
-		work.Go(func() { w.deliver(rand.New(rand.NewPCG(sd, uint64(g))), g*1000, 120) })
-	}
 	for g := range 2 {
 		others.Go(func() { w.readAndDrop(rand.New(rand.NewPCG(sd, 100+uint64(g))), g == 0, done) })
 	}
-	work.Wait()
+	for round := 0; round == 0 || round < 20 && (moved.Load() == 0 || removed.Load() == 0); round++ { // until the others had their turns
+		for g := range 3 {
+			work.Go(func() { w.deliver(rand.New(rand.NewPCG(sd, uint64(g+10*round))), g*10_000+round*120, 120) })
+		}
+		work.Wait()
+	}
 	close(done)
 	others.Wait()
-	if moved == 0 || removed == 0 {
-		t.Errorf("%d bodies moved, %d packs removed: this proves nothing", moved, removed)
+	if moved.Load() == 0 || removed.Load() == 0 {
+		t.Errorf("%d bodies moved, %d packs removed: this proves nothing", moved.Load(), removed.Load())
 	}
 	for _, msg := range w.list() {
 		w.read(msg)

@@ -35,7 +35,7 @@ func (f forgetful) Body(ref slot.BodyRef) (storage.BodyReader, []byte, error) {
 
 func (s *side) forgets(least int, kind error) {
 	f := forgetful{mu: &sync.Mutex{}, times: map[slot.BodyRef]int{}, least: least, kind: kind}
-	s.as = func(c *local.Slot) Copy { f.Slot = c; return f }
+	s.serveAs(func(c *local.Slot) Copy { f.Slot = c; return f })
 }
 
 // A push that does not find its body ends no stream: the replica asks for it.
@@ -115,7 +115,7 @@ func (c trimmed) JournalAfter(after slot.Position, bytesMax int) ([][]byte, slot
 func TestLaw07TrimmedJournalIsNoDivergence(t *testing.T) {
 	n1, n2 := newSide(t, "n1"), newSide(t, "n2")
 	armed := &atomic.Bool{}
-	n1.as = func(c *local.Slot) Copy { return trimmed{c, armed} }
+	n1.serveAs(func(c *local.Slot) Copy { return trimmed{c, armed} })
 	n1.lead(1, 0, &record{}, 50e6)
 	a := n1.account("u1@example.test")
 	n2.follow(n1, 1)

@@ -55,8 +55,8 @@ func TestRebuiltReplicaFetchesOnlyWhatItsPacksLack(t *testing.T) {
 	if err != nil || got.Bodies != 200 {
 		t.Fatalf("%+v, %v", got, err)
 	}
-	if n2.copy, err = local.Open(n2.o); err != nil || !n2.copy.Building() {
-		t.Fatalf("building: %v", err)
+	if n2.open(); !n2.copy.Building() {
+		t.Fatal("the copy is not being built")
 	}
 	if _, err := n2.copy.Serve(context.Background(), 2, 1, local.NoGate{}); err == nil {
 		t.Fatal("a copy without its mail was served")

@@ -36,10 +36,10 @@ type side struct {
 	name  slot.NodeName
 	fs    *vfs.MemFS
 	o     local.Options
-	copy  *local.Slot
 	spool *storage.SpoolDir
 
 	mu     sync.Mutex
+	copy   *local.Slot // the test itself sets it, under mu; streams read it through Copy
 	feed   *Feed
 	master *local.Master
 	stop   func()
@@ -110,11 +110,33 @@ func (r *record) begin(e slot.Epoch) Recorded {
 
 func (r *record) protected() bool { return r.Recorded(3).Record.Protected }
 
+// Copy implements Copies.
 func (s *side) Copy(slot.ID) (Copy, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	if s.as != nil {
 		return s.as(s.copy), true
 	}
 	return s.copy, true
+}
+
+// open opens the copy as it lies on the disk; the one before is closed.
+func (s *side) open() {
+	s.t.Helper()
+	c, err := local.Open(s.o)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.copy = c
+}
+
+// serveAs changes what the side's server uses instead of its copy.
+func (s *side) serveAs(as func(*local.Slot) Copy) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.as = as
 }
 
 func (s *side) Feed(slot.ID) *Feed {
@@ -132,14 +154,12 @@ func newSide(t *testing.T, name slot.NodeName) *side {
 	s := &side{t: t, name: name, fs: vfs.NewCrashableMem(), spool: &storage.SpoolDir{FS: vfs.NewMem(), Dir: "/"}}
 	s.o = local.Options{FS: s.fs, Dir: "/slots/s003", Cluster: "test", Slot: 3, Logger: slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug})),
 		Clock: storage.SystemClock(), Resources: r, Passwords: local.NewPasswords(2)}
-	var err error
-	if s.copy, err = local.Open(s.o); err != nil {
-		t.Fatal(err)
-	}
+	s.open()
 	s.lis = bufconn.Listen(1 << 20)
 	s.server = grpc.NewServer()
 	RegisterReplicationServer(s.server, &Server{Copies: s})
 	go s.server.Serve(s.lis)
+	var err error
 	s.conn, err = grpc.NewClient("passthrough:///test", grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithContextDialer(func(context.Context, string) (net.Conn, error) { return s.lis.Dial() }))
 	if err != nil {
@@ -235,9 +255,7 @@ func (s *side) damage(key, value []byte) {
 	if err := errors.Join(db.Flush(), db.Close()); err != nil { // no doubt about the log in use
 		s.t.Fatal(err)
 	}
-	if s.copy, err = local.Open(s.o); err != nil {
-		s.t.Fatal(err)
-	}
+	s.open()
 }
 
 type quiet struct{}
@@ -494,14 +512,11 @@ func TestLaw04HigherEpochFencesTheMaster(t *testing.T) {
 // reopen closes the copy and opens it as it lies on fs.
 func (s *side) reopen(fs *vfs.MemFS) {
 	s.t.Helper()
-	err := s.copy.Close()
-	s.fs, s.o.FS = fs, fs
-	if err == nil {
-		s.copy, err = local.Open(s.o)
-	}
-	if err != nil {
+	if err := s.copy.Close(); err != nil {
 		s.t.Fatal(err)
 	}
+	s.fs, s.o.FS = fs, fs
+	s.open()
 }
 
 func journalKeyAfter(p slot.Position) []byte { return event.JournalKey(p + 1) }

@@ -11,7 +11,7 @@ import (
 
 // A stream that broke is opened again at once; the back-off begins with the second
 // failure in a row, and ends with progress.
-func TestLaw01BrokenStreamIsOpenedAnewAtOnce(t *testing.T) {
+func TestLaw01BrokenStreamIsOpenedAgainAtOnce(t *testing.T) {
 	var r retry
 	for i, step := range []struct {
 		failed, progress bool
