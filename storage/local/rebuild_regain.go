@@ -236,10 +236,28 @@ func (g *regain) replayed(c *event.Change) error {
 			return g.to.Delete(k)
 		}
 		return g.to.Set(k, nil)
+	case *event.Change_Missing:
+		return g.missed(rec.Missing)
 	case *event.Change_Freed:
 		return g.freed(rec.Freed)
 	}
 	return nil
+}
+
+// missed takes in that a message was given up, or found. The record has nothing that
+// grows: as with subscriptions the order of the journal decides.
+func (g *regain) missed(x *event.MissingRecord) error {
+	if x.Message == nil {
+		return nil
+	}
+	k := event.MissingKey(x.Message.Ref(), storage.UID(x.Message.Uid))
+	if g.old.sound(keySpan(k)) {
+		return nil
+	}
+	if x.Found {
+		return g.to.Delete(k)
+	}
+	return g.to.Set(k, event.Marshal(x))
 }
 
 // newest calls set when neither record of the UID, live or tombstone, is as new.
