@@ -290,7 +290,10 @@ func (g *regain) message(k, v []byte) error {
 func (g *regain) stillMissing(k, v []byte) error {
 	x := &event.MissingRecord{}
 	ok, err := g.readable(k, v, x, func() []byte {
-		return event.MissingKey(x.Message.Ref(), storage.UID(x.Message.GetUid()))
+		if x.Message == nil {
+			return nil
+		}
+		return event.MissingKey(x.Message.Ref(), storage.UID(x.Message.Uid))
 	})
 	if err != nil || !ok {
 		return err
