@@ -133,6 +133,11 @@ func (rb *rebuild) begin() error {
 			return err
 		}
 	}
+	if rb.ro.Mode == Alone && rb.mark.Step == stepMove && asideHead(rb.mark.Old) != 0 {
+		if rb.mark.Old, err = rb.freeName(); err != nil { // it is the mail of this copy, not beside it
+			return err
+		}
+	}
 	rb.mark.Mode = rb.ro.Mode
 	rb.mark.Epoch, rb.mark.Unclean = max(rb.ro.Epoch, rb.mark.Epoch), max(rb.ro.Unclean, rb.mark.Unclean)
 	if err := rb.know(); err != nil {
@@ -277,6 +282,9 @@ func (rb *rebuild) move() error {
 		return err
 	}
 	if len(names) > 0 {
+		if err := rb.noteAside(); err != nil {
+			return err
+		}
 		if _, err := rb.fs.Stat(rb.quarantine(rb.mark.Old)); err == nil {
 			// A file system that kept both names: the one in the way is another.
 			if rb.mark.Old, err = rb.freeName(); err != nil {
@@ -398,7 +406,14 @@ func (rb *rebuild) report() error {
 	if o.LostMore > 0 {
 		fmt.Fprintf(&b, "lost: %d more\n", o.LostMore)
 	}
-	return disk.WriteFile(rb.fs, rb.quarantine(rb.mark.Old+reasonSuffix), "mailnode-slot", []byte(b.String()))
+	name := rb.mark.Old
+	if asideHead(name) != 0 { // set aside by a Refill that was cut off: a report has a name of its own
+		var err error
+		if name, err = rb.freeName(); err != nil {
+			return err
+		}
+	}
+	return disk.WriteFile(rb.fs, rb.quarantine(name+reasonSuffix), "mailnode-slot", []byte(b.String()))
 }
 
 func (rb *rebuild) writeMark() error {

@@ -25,7 +25,8 @@ import (
 //   - clean, building, packs, rebuilding: the new index has its own. What they say of the
 //     old one, trust reads.
 //   - alone: all that a rebuild Alone brings back counts as confirmed by nobody. Refill
-//     drops the mark, as every state transfer does.
+//     drops the mark, as every state transfer does, and sets aside what it was about
+//     (rebuild_aside.go).
 //   - served: without it a state that is set aside counts as acknowledged.
 //   - journal, events: there is no journal any more.
 //   - identity: each Open writes it.
@@ -48,6 +49,9 @@ func (rb *rebuild) know() error {
 			return err
 		}
 		rb.mark.Promised = max(rb.mark.Promised, e)
+	}
+	if rb.mark.Step == stepMove && rb.mark.Mode == Refill {
+		return rb.leftBehind()
 	}
 	return nil
 }
