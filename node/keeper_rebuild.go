@@ -22,6 +22,8 @@ const (
 	rebuildBytesPerSec = 100 << 20
 	// rebuildAgainAfter is the pause after a rebuild that ended in an error.
 	rebuildAgainAfter = time.Minute
+	// rebuildFreshWithin is how long a rebuild waits for a leader's word.
+	rebuildFreshWithin = 30 * time.Second
 	// countAgainAfter is how often damage may begin a count.
 	countAgainAfter = 10 * time.Minute
 )
@@ -136,6 +138,11 @@ func (k *keeper) rebuild(mode local.RebuildMode, by string) *job.Job {
 }
 
 func (k *keeper) rebuildIndex(ctx context.Context, p *job.Progress, mode local.RebuildMode) error {
+	if mode == local.Refill {
+		if err := k.knowEpoch(ctx); err != nil {
+			return err
+		}
+	}
 	w := &parked{closed: make(chan error, 1), done: make(chan struct{})}
 	defer close(w.done)
 	select {
@@ -176,6 +183,25 @@ func (k *keeper) rebuildIndex(ctx context.Context, p *job.Progress, mode local.R
 		p.Finding("account %s has no password: mailnode user passwd %s", a, a)
 	}
 	return nil
+}
+
+// knowEpoch returns when this node's Raft is as new as a leader with a quorum says. What
+// the copy has promised may be lost with its index. It keeps to the epoch that Raft has then,
+// and an old one would let it follow, and confirm to, a master whose epoch is over (law 1).
+func (k *keeper) knowEpoch(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, rebuildFreshWithin)
+	defer cancel()
+	for {
+		err := k.n.Fresh(ctx)
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("rebuild index of %s: waits for a quorum that says which epoch it is in: %w", k.id, err)
+		case <-time.After(retryRole):
+		}
+	}
 }
 
 // progressOf turns counts so far into steps.

@@ -167,3 +167,36 @@ func TestLaw12RebuildGoesOnAfterARestart(t *testing.T) {
 		t.Errorf("%d messages, %v", got, err)
 	}
 }
+
+// A replica whose index is lost may have promised a new master to follow no other. It does
+// not rebuild, and follow one, before a leader has said which epoch the slot is in.
+func TestLaw01RebuildOfAReplicaWaitsForAQuorum(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, 2, 1, 1)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	defer cancel()
+	u := "ann@example.test"
+	if _, err := s.nodes[0].admin.AddUser(ctx, admin.AddUser{Address: addr(t, u), Password: "pw"}); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.deliver(s.nodes[0], u, "Subject: x\r\n\r\nhello\r\n"); err != nil {
+		t.Fatal(err)
+	}
+	s.eventually("protected", func(st admin.Status) bool { return st.Slots[0].Serving && st.Slots[0].IsProtected() })
+	_, master, replica := s.masterOf(ctx, u, 1)
+	master.stopped()
+	replica.stopped()
+	if err := os.RemoveAll(filepath.Join(replica.slotDir("s000"), "index")); err != nil {
+		t.Fatal(err)
+	}
+	s.start(replica)
+	until(t, "a rebuild is asked for", func() bool { return len(replica.node.jobs.List(false)) == 1 })
+	if mode, begun := local.RebuildPending(local.Options{FS: replica.node.fs, Dir: replica.slotDir("s000")}); begun {
+		t.Errorf("a rebuild (%s) has begun without a quorum", mode)
+	}
+	s.start(master)
+	if d := s.reindexOver(replica, "s000 index"); d.State != job.Done {
+		t.Fatalf("%+v", d)
+	}
+	s.eventually("the replica protects the slot again", func(st admin.Status) bool { return st.Slots[0].Serving && st.Slots[0].IsProtected() })
+}

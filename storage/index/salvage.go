@@ -26,7 +26,7 @@ type Salvage struct {
 	fs   vfs.FS
 	dir  string
 	gone []Span
-	all  bool // no key is known to be whole: a write-ahead log is damaged, or the list of files
+	all  bool // no key is known to be whole: a log or the list of files is damaged, or all of it is old
 }
 
 // Span is the keys from Lower to before Upper; nil is no bound.
@@ -38,7 +38,8 @@ func (x *Salvage) Lose(sp Span, format string, args ...any) {
 	x.Why = append(x.Why, fmt.Sprintf(format, args...))
 }
 
-func (x *Salvage) loseAll(format string, args ...any) {
+// LoseAll notes that no part can be trusted to be whole, and why.
+func (x *Salvage) LoseAll(format string, args ...any) {
 	x.all = true
 	x.Why = append(x.Why, fmt.Sprintf(format, args...))
 }
@@ -59,12 +60,12 @@ func OpenSalvage(fs vfs.FS, dir string, latch *disk.Latch) *Salvage {
 	x := &Salvage{fs: fs, dir: dir}
 	names, err := x.fs.List(dir)
 	if err != nil || len(names) == 0 {
-		x.loseAll("there is no old index")
+		x.LoseAll("there is no old index")
 		return x
 	}
 	cut := x.provedLogs(names)
 	if state, err := checkManifest(x.fs, dir); err != nil || state != manifestSound {
-		x.loseAll("the list of the old index's files is damaged")
+		x.LoseAll("the list of the old index's files is damaged")
 		return x
 	}
 	oldest := uint64(0)
@@ -75,14 +76,14 @@ func OpenSalvage(fs vfs.FS, dir string, latch *disk.Latch) *Salvage {
 		number, _, ok := wal.ParseLogFilename(name)
 		return ok && (oldest == 0 || uint64(number) == oldest) // 0: no log was given up yet
 	}) {
-		x.loseAll("write-ahead log %06d is not there", oldest)
+		x.LoseAll("write-ahead log %06d is not there", oldest)
 	}
 	o := readOnly(&cutFS{FS: fs, cut: cut}, quietLogger{})
 	o.EventListener = &pebble.EventListener{DataCorruption: func(pebble.DataCorruptionInfo) {}}
 	err = Guarded(latch, func() (err error) { x.db, err = pebble.Open(dir, o); return err })
 	if err != nil {
 		x.db = nil
-		x.loseAll("the old index cannot be opened: %v", err)
+		x.LoseAll("the old index cannot be opened: %v", err)
 	}
 	return x
 }
@@ -124,7 +125,7 @@ func (x *Salvage) provedLogs(names []string) map[string]int64 {
 			continue
 		}
 		cut[name] = end
-		x.loseAll("write-ahead log %s is damaged from byte %d on: %v", name, end, err)
+		x.LoseAll("write-ahead log %s is damaged from byte %d on: %v", name, end, err)
 	}
 	return cut
 }

@@ -65,6 +65,10 @@ type mark struct {
 	Old     string            `json:"old"`  // what it is called in quarantine/
 	Epoch   slot.Epoch        `json:"epoch"`
 	Unclean slot.UncleanCount `json:"unclean"`
+	// Head is what the HEAD file said of the old index, Promised what that had promised
+	// (Slot.Promise): both outlive it.
+	Head     slot.Position `json:"head"`
+	Promised slot.Epoch    `json:"promised"`
 }
 
 const (
@@ -122,15 +126,23 @@ func (rb *rebuild) begin() error {
 	}
 	old, found, err := rb.readMark()
 	if err == nil && found {
-		// One that was cut off: its old index is the one that counts.
-		rb.mark = mark{rb.ro.Mode, old.Step, old.Old, max(rb.ro.Epoch, old.Epoch), max(rb.ro.Unclean, old.Unclean)}
-		return rb.writeMark()
+		rb.mark = old // one that was cut off: its old index is the one that counts
+	} else {
+		rb.mark = mark{Step: stepMove}
+		if rb.mark.Old, err = rb.freeName(); err != nil {
+			return err
+		}
 	}
-	name, err := rb.freeName()
-	if err != nil {
+	if rb.ro.Mode == Alone && rb.mark.Step == stepMove && asideHead(rb.mark.Old) != 0 {
+		if rb.mark.Old, err = rb.freeName(); err != nil { // it is the mail of this copy, not beside it
+			return err
+		}
+	}
+	rb.mark.Mode = rb.ro.Mode
+	rb.mark.Epoch, rb.mark.Unclean = max(rb.ro.Epoch, rb.mark.Epoch), max(rb.ro.Unclean, rb.mark.Unclean)
+	if err := rb.know(); err != nil {
 		return err
 	}
-	rb.mark = mark{rb.ro.Mode, stepMove, name, rb.ro.Epoch, rb.ro.Unclean}
 	return rb.writeMark()
 }
 
@@ -270,6 +282,9 @@ func (rb *rebuild) move() error {
 		return err
 	}
 	if len(names) > 0 {
+		if err := rb.noteAside(); err != nil {
+			return err
+		}
 		if _, err := rb.fs.Stat(rb.quarantine(rb.mark.Old)); err == nil {
 			// A file system that kept both names: the one in the way is another.
 			if rb.mark.Old, err = rb.freeName(); err != nil {
@@ -306,11 +321,17 @@ func (rb *rebuild) fill() (err error) {
 	}
 	out := newSink(s)
 	defer out.close()
+	if err := rb.promise(out); err != nil {
+		return err
+	}
 	if rb.ro.Mode == Refill {
 		if err := rb.places(s, out, nil); err != nil {
 			return err
 		}
 		if err := out.Set(localKey(keyBuilding), []byte{1}); err != nil {
+			return err
+		}
+		if err := out.Delete(localKey(keyRebuilding)); err != nil {
 			return err
 		}
 		return out.flush(pebble.Sync)
@@ -335,7 +356,9 @@ func (rb *rebuild) recount() error {
 	}
 	ro := rb.ro.RecountOptions
 	ro.Found = nil // every derived record is missing: no finding
-	_, err = s.Recount(rb.ctx, Scope{}, ro)
+	if _, err = s.Recount(rb.ctx, Scope{}, ro); err == nil {
+		err = s.do(rb.ctx, func(t *txn) error { return t.b.Delete(localKey(keyRebuilding), nil) })
+	}
 	if cerr := s.Close(); err == nil {
 		err = cerr
 	}
@@ -383,7 +406,14 @@ func (rb *rebuild) report() error {
 	if o.LostMore > 0 {
 		fmt.Fprintf(&b, "lost: %d more\n", o.LostMore)
 	}
-	return disk.WriteFile(rb.fs, rb.quarantine(rb.mark.Old+reasonSuffix), "mailnode-slot", []byte(b.String()))
+	name := rb.mark.Old
+	if asideHead(name) != 0 { // set aside by a Refill that was cut off: a report has a name of its own
+		var err error
+		if name, err = rb.freeName(); err != nil {
+			return err
+		}
+	}
+	return disk.WriteFile(rb.fs, rb.quarantine(name+reasonSuffix), "mailnode-slot", []byte(b.String()))
 }
 
 func (rb *rebuild) writeMark() error {

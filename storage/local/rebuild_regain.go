@@ -24,13 +24,15 @@ import (
 // (law 3), UIDVALIDITYs because a UID that the lost part gave to one message would
 // else be given to another (law 2).
 //
-// The steps, in the order in which they run. Steps 1 and 2 are in this file, 3 to 5 in
-// rebuild_regain_records.go, 6 in rebuild_regain_mailboxes.go, which begins with what
-// makes lost accounts and mailboxes again, 7 and 8 in rebuild_regain_packs.go.
+// The steps, in the order in which they run. Steps 1 and 2 are in this file and in
+// rebuild_trust.go, 3 to 5 in rebuild_regain_records.go, 6 in rebuild_regain_mailboxes.go,
+// which begins with what makes lost accounts and mailboxes again, 7 and 8 in
+// rebuild_regain_packs.go.
 //
 //  1. copy takes over every primary record that can be read, and the journal. Derived
 //     records are not taken: the Recount behind this computes them.
-//  2. replay has the journal's events put in what is missing or older, where the old
+//  2. trust finds out whether the old index is the one that it should be, or one of an
+//     earlier day: that is as sound, and proves nothing of what came since. Then replay has the journal's events put in what is missing or older, where the old
 //     index is not sound. The journal goes then: what is made here is not what its
 //     events led to, so a replica must take the whole state.
 //  3. holders reads accounts and mailboxes into memory. Then positions finds the
@@ -88,7 +90,7 @@ func (g *regain) run() error {
 	g.highest, g.births = map[storage.Ref]storage.UID{}, map[storage.AccountID]*remembered{}
 	g.old = openSalvage(g.s, g.rb.quarantine(g.rb.mark.Old))
 	defer g.old.Close()
-	for _, step := range []func() error{g.copy, g.replay, g.holders, g.bodies, g.messages, g.mailboxes, g.unnamed, g.finish} {
+	for _, step := range []func() error{g.copy, g.trust, g.replay, g.holders, g.bodies, g.messages, g.mailboxes, g.unnamed, g.finish} {
 		if err := step(); err != nil {
 			return err
 		}
@@ -236,10 +238,28 @@ func (g *regain) replayed(c *event.Change) error {
 			return g.to.Delete(k)
 		}
 		return g.to.Set(k, nil)
+	case *event.Change_Missing:
+		return g.missed(rec.Missing)
 	case *event.Change_Freed:
 		return g.freed(rec.Freed)
 	}
 	return nil
+}
+
+// missed takes in that a message was given up, or found. The record has nothing that
+// grows: as with subscriptions the order of the journal decides.
+func (g *regain) missed(x *event.MissingRecord) error {
+	if x.Message == nil {
+		return nil
+	}
+	k := event.MissingKey(x.Message.Ref(), storage.UID(x.Message.Uid))
+	if g.old.sound(keySpan(k)) {
+		return nil
+	}
+	if x.Found {
+		return g.to.Delete(k)
+	}
+	return g.to.Set(k, event.Marshal(x))
 }
 
 // newest calls set when neither record of the UID, live or tombstone, is as new.

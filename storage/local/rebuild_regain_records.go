@@ -203,26 +203,33 @@ func (g *regain) bodies() error {
 	return g.rb.places(g.s, g.to, func(f blob.Found) {
 		for _, b := range f.Note.Births {
 			ref := storage.Ref{Account: storage.AccountID(b.Account), Mailbox: storage.MailboxID(b.Mailbox)}
-			if g.accounts[ref.Account] != nil && g.boxes[ref] != nil {
-				continue
+			if g.accounts[ref.Account] == nil || g.boxes[ref] == nil {
+				g.remember(ref, b.Address, b.MailboxName)
 			}
-			r := g.births[ref.Account]
-			if r == nil {
-				r = &remembered{map[slot.Address]int{}, map[storage.MailboxID]string{}}
-				g.births[ref.Account] = r
-			}
-			if b.Address != "" {
-				r.addresses[slot.Address(b.Address)]++
-			}
-			r.boxes[ref.Mailbox] = b.MailboxName
 		}
 	})
+}
+
+// remember notes what an account and a mailbox were called whose record is lost.
+func (g *regain) remember(ref storage.Ref, address, box string) {
+	r := g.births[ref.Account]
+	if r == nil {
+		r = &remembered{map[slot.Address]int{}, map[storage.MailboxID]string{}}
+		g.births[ref.Account] = r
+	}
+	if address != "" {
+		r.addresses[slot.Address(address)]++
+	}
+	r.boxes[ref.Mailbox] = box
 }
 
 // messages is step 5: it decides what is live and what is expunged, and drops the
 // envelopes of neither. Live ones come first: message drops tombstones that are
 // obsolete, and those must not count as naming a body.
 func (g *regain) messages() error {
+	if err := g.sweep(event.SpanOf([]byte{event.PrefixMissing}), g.stillMissing); err != nil {
+		return err
+	}
 	if err := g.sweep(event.SpanOf([]byte{event.PrefixMessage}), g.message); err != nil {
 		return err
 	}
@@ -276,6 +283,28 @@ func (g *regain) message(k, v []byte) error {
 	}
 	g.rb.out.Kept++
 	return g.naming(m, true)
+}
+
+// stillMissing makes the account of a missing message again when that is lost: the note
+// may be all that is left of it, and would be forgotten with it (law 7).
+func (g *regain) stillMissing(k, v []byte) error {
+	x := &event.MissingRecord{}
+	ok, err := g.readable(k, v, x, func() []byte {
+		if x.Message == nil {
+			return nil
+		}
+		return event.MissingKey(x.Message.Ref(), storage.UID(x.Message.Uid))
+	})
+	if err != nil || !ok {
+		return err
+	}
+	ref := x.Message.Ref()
+	if g.accounts[ref.Account] != nil || g.old.sound(keySpan(event.AccountKey(ref.Account))) {
+		return nil
+	}
+	g.remember(ref, x.Address, x.MailboxName)
+	_, err = g.account(ref.Account)
+	return err
 }
 
 // naming takes in a message or tombstone: whose it is, and which body it names. holds

@@ -1,13 +1,20 @@
 package local
 
 import (
+	"bytes"
 	"context"
+	"fmt"
 	"math/rand/v2"
 	"os"
+	"slices"
 	"strconv"
 	"testing"
 
+	"github.com/cockroachdb/pebble/v2"
+
 	"mailnode/storage"
+	"mailnode/storage/event"
+	"mailnode/storage/slot"
 )
 
 // Any bytes of the index go bad: a rebuild of the only copy loses no message, gives out no
@@ -90,5 +97,116 @@ func TestLaw07RebuildRecordsWhatIsMissing(t *testing.T) {
 		if x.Mailbox == "" || x.UID == 0 || x.GUID == (storage.Missing{}).GUID {
 			t.Errorf("%+v", x)
 		}
+	}
+}
+
+// forgetting rebuilds the index of a closed copy with only those of its primary records
+// that keep wants, and tears its list of files: what is left is all that a rebuild can read.
+func forgetting(t *testing.T, o Options, s *Slot, keep func(key []byte) bool) {
+	t.Helper()
+	left := map[string][]byte{}
+	for _, prefix := range salvaged() {
+		keys, values := recordsOf(t, s, prefix)
+		for i, k := range keys {
+			if keep(k) {
+				left[string(k)] = values[i]
+			}
+		}
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := o.FS.RemoveAll("/slots/s007/index"); err != nil {
+		t.Fatal(err)
+	}
+	damageIndex(t, o, func(db *pebble.DB) error {
+		for k, v := range left {
+			if err := db.Set([]byte(k), v, pebble.Sync); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	tearManifest(t, o.FS)
+}
+
+// putBack has a missing body turn up again, and its three messages with it.
+func putBack(t *testing.T, s *Slot, m *Master, ref slot.BodyRef) {
+	t.Helper()
+	whole := body(t, mail(1))
+	if err := s.ReplaceBody(t.Context(), ref, nil, whole, whole.Size()); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := m.TakeBack(t.Context(), ref); err != nil || n != 3 {
+		t.Fatalf("took back %d, %v", n, err)
+	}
+}
+
+// The notes of messages that no copy has are lost with their block. The journal still tells
+// which they were: they are listed as before, and come back when the body does. One that
+// came back before is not listed again.
+func TestLaw07RebuildKeepsWhatIsMissing(t *testing.T) {
+	for _, back := range []bool{false, true} {
+		t.Run(fmt.Sprint("back=", back), func(t *testing.T) {
+			_, _, s, m := mendBench(t)
+			o := s.o
+			_, _, ref := lostMail(t, s, m)
+			if back {
+				putBack(t, s, m, ref)
+			}
+			was, err := m.Missing(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			forgetting(t, o, s, func(k []byte) bool { return k[0] != event.PrefixMissing })
+			rebuildAlone(t, o)
+			s = openSlot(t, o)
+			m = serve(t, s, 1, 0)
+			is, err := m.Missing(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			names := func(list []storage.Missing) (out []string) {
+				for _, x := range list {
+					out = append(out, fmt.Sprint(x.Address, x.Mailbox, x.UID, x.GUID))
+				}
+				slices.Sort(out)
+				return out
+			}
+			if !slices.Equal(names(is), names(was)) || back != (len(was) == 0) {
+				t.Errorf("missing are %v, they were %v", names(is), names(was))
+			}
+			if !back {
+				putBack(t, s, m, ref)
+			}
+		})
+	}
+}
+
+// An account and its last message, given up long ago, are in the same lost block. The
+// journal has the note of the message: the account is made again for it, under its address,
+// so that the message can come back.
+func TestLaw07RebuildMakesTheAccountOfAMissingMessage(t *testing.T) {
+	_, _, s, m := mendBench(t)
+	o := s.o
+	_, b, ref := lostMail(t, s, m)
+	forgetting(t, o, s, func(k []byte) bool {
+		return k[0] == event.PrefixMissing || k[0] != event.PrefixJournal && !bytes.Contains(k, be.AppendUint64(nil, uint64(b.ID)))
+	})
+	if err := o.FS.Remove("/slots/s007/packs/00000001.pack"); err != nil { // and with it all birth notes
+		t.Fatal(err)
+	}
+	got := rebuildAlone(t, o)
+	if !slices.Contains(got.Made, b.Address) {
+		t.Errorf("made are %v, want %s among them", got.Made, b.Address)
+	}
+	s = openSlot(t, o)
+	m = serve(t, s, 1, 0)
+	if _, err := m.Free(t.Context(), polite); err != nil {
+		t.Fatal(err)
+	}
+	putBack(t, s, m, ref)
+	if box, got := inbox(t, m, b); len(got) != 1 {
+		t.Errorf("%s has %d messages", box.Name, len(got))
 	}
 }

@@ -103,6 +103,27 @@ func (s *Slot) whileOpen(ctx context.Context) (context.Context, context.CancelFu
 	return ctx, func() { cancel(nil) }
 }
 
+// markClean notes that the stop was a clean one, and which packs there are. A master's
+// unclean stop stays on record until it has jumped (law 3).
+func (s *Slot) markClean() {
+	if s.Failure() != nil || s.found.dirty {
+		return
+	}
+	if err := s.guarded(func() error {
+		b := s.db.NewBatch()
+		defer b.Close()
+		if err := b.Set(localKey(keyClean), []byte{1}, nil); err != nil {
+			return err
+		}
+		if err := b.Set(localKey(keyPacks), be.AppendUint32(nil, s.packs.NewestPack()), nil); err != nil {
+			return err
+		}
+		return s.db.Apply(b, pebble.Sync)
+	}); err != nil {
+		s.fail(err)
+	}
+}
+
 // Close stops the committer, waits for readers, and closes the copy; after a
 // failure nothing is marked clean, so that the next open checks.
 func (s *Slot) Close() error {
@@ -110,12 +131,6 @@ func (s *Slot) Close() error {
 	s.unlessHung(s.com.stop)
 	if s.Failure() == nil {
 		s.unlessHung(s.stopCompaction)
-	}
-	// A master's unclean stop stays on record until it has jumped (law 3).
-	if s.Failure() == nil && !s.found.dirty {
-		if err := s.guarded(func() error { return s.db.Set(localKey(keyClean), []byte{1}, pebble.Sync) }); err != nil {
-			s.fail(err)
-		}
 	}
 	if h, err := s.Head(); err == nil && s.Failure() == nil && !h.Building {
 		if err := s.writeWitness(h.Position); err != nil {
@@ -126,6 +141,7 @@ func (s *Slot) Close() error {
 	s.o.Resources.listings.drop(s)
 	var err error
 	s.unlessHung(func() { err = s.packs.Close() })
+	s.markClean() // behind the packs' end: no Put begins one any more
 	// After a failure Pebble may hold a parked goroutine that owns its locks:
 	// closing could wait for it for ever. The process keeps the files, and the
 	// lock on the folder, until it ends.

@@ -156,10 +156,12 @@ func (s *Slot) syncFolders(dir string) error {
 
 // Keys of what a copy notes of itself.
 const (
-	keyClean         = "clean"    // set by a clean Close
-	keyBuilding      = "building" // set while a state transfer runs
-	keyJournalStart  = "journal"  // position before the oldest event kept
-	keyJournalEvents = "events"   // how many events the journal has
+	keyClean         = "clean"      // set by a clean Close
+	keyPacks         = "packs"      // number: no pack was begun above it when the copy was opened, or closed cleanly
+	keyRebuilding    = "rebuilding" // set while a Rebuild fills this index
+	keyBuilding      = "building"   // set while a state transfer runs
+	keyJournalStart  = "journal"    // position before the oldest event kept
+	keyJournalEvents = "events"     // how many events the journal has
 )
 
 func localKey(name string) []byte { return append([]byte{'l'}, name...) }

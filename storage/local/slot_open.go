@@ -276,6 +276,9 @@ func (s *Slot) begin() (string, error) {
 			return "", err
 		}
 	}
+	if err := b.Set(localKey(keyPacks), be.AppendUint32(nil, s.packs.NewestPack()), nil); err != nil {
+		return "", err
+	}
 	if err := s.noteOwner(b); err != nil {
 		return "", err
 	}
