@@ -221,8 +221,12 @@ func (pl planner) slot(p cluster.Proposal, ps cluster.ProposedSlot) PlanSlot {
 
 // handOver plans a slot whose master serves it and is to hand it over.
 func (pl planner) handOver(out PlanSlot, sl cluster.Slot, ps cluster.ProposedSlot, asked copies) PlanSlot {
-	to := asked.choose(sl, ps.To, false, false)
-	if c, ok := asked[ps.To]; ok && ps.To != "" { // a person named it, or the proposal did
+	named := ps.To // by a person, or by the proposal
+	if h := sl.HandOver; h != nil && h.Proposal == pl.proposal {
+		named = h.To // it has begun
+	}
+	to := asked.choose(sl, named, false, false)
+	if c, ok := asked[named]; ok && named != "" {
 		to = &c
 	}
 	out.SinceS = 0
