@@ -106,9 +106,10 @@ func makePlan(ctx context.Context, pl planner, p cluster.Proposal, asker Asker) 
 }
 
 // PlanOf is the pure part of MakePlan: from one state, one view, and what was
-// answered; a node without an entry did not answer.
-func PlanOf(st *cluster.State, v View, suspectAfter time.Duration, p cluster.Proposal, got map[slot.NodeName]Answer) Plan {
-	pl := planner{st: st, v: v, suspectAfter: suspectAfter, proposal: p.ID, answers: answers{}}
+// answered; a node without an entry did not answer. tried says that a hand-over was
+// tried with masters that are taken for dead.
+func PlanOf(st *cluster.State, v View, suspectAfter time.Duration, p cluster.Proposal, got map[slot.NodeName]Answer, tried bool) Plan {
+	pl := planner{st: st, v: v, suspectAfter: suspectAfter, proposal: p.ID, answers: answers{}, noHandOver: tried}
 	for n := range pl.questions(p) {
 		a, ok := got[n]
 		if !ok {
