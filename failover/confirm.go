@@ -124,10 +124,27 @@ func (d Deps) change(ctx context.Context, p cluster.Proposal, r Request, changes
 		again.Slots = append(again.Slots, so.Slot)
 	}
 	st := d.Ownership.State()
-	if p, ok := st.Proposal(p.ID); ok && p.State == cluster.Open {
+	if p, ok := st.Proposal(p.ID); !ok || p.State != cluster.Open { // somebody was faster
+		fileClosed(st, over, left, out)
+	} else {
 		plan := makePlan(ctx, planner{st: st, v: d.View(), suspectAfter: d.SuspectAfter, proposal: p.ID, noHandOver: true}, p, d.Asker)
 		changes, _ := chosen(st, plan, again, out)
 		changeAll(ctx, d.Ownership, changes, out)
+	}
+}
+
+// fileClosed files what became of slots whose proposal was closed meanwhile.
+func fileClosed(st *cluster.State, over []cluster.BeginHandOver, left []SlotOutcome, out *Outcome) {
+	for _, so := range left {
+		i := slices.IndexFunc(over, func(c cluster.BeginHandOver) bool { return c.Slot == so.Slot })
+		switch end, kind := handedOver(st, over[i], 0); kind {
+		case changed:
+			out.Done = append(out.Done, end)
+		case declined:
+			out.Refused = append(out.Refused, end)
+		default:
+			out.Failed = append(out.Failed, so)
+		}
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -45,21 +46,30 @@ func handOverAll(ctx context.Context, own Ownership, list []cluster.BeginHandOve
 }
 
 // handOver has a slot sealed, and waits until its master has handed it over, or that
-// was given up. The command changes nothing when it is repeated.
+// was given up. The command changes nothing when it is repeated. That Raft's record of
+// the slot has changed since the plan is no reason to stop: what makes a hand-over right
+// is proved by its master at the end.
 func handOver(ctx context.Context, own Ownership, c cluster.BeginHandOver, wait time.Duration) (SlotOutcome, result) {
 	ctx, cancel := context.WithTimeout(ctx, wait)
 	defer cancel()
+	perhaps := false // an earlier try may have begun it, and it may be over
 	for {
 		r, err := own.Propose(ctx, c)
 		switch cluster.OutcomeOf(err) {
 		case cluster.Done, cluster.Unseen:
 			return awaitHandOver(ctx, own, c, r.Index)
+		case cluster.UnknownOutcome:
+			perhaps = true
 		case cluster.Refused:
 			if so, kind := handedOver(own.State(), c, 0); kind != undecided {
 				return so, kind
 			}
 			var newer cluster.ErrChanged
-			if errors.As(err, &newer) {
+			switch changed := errors.As(err, &newer); {
+			case changed && !perhaps:
+				c.Version = newer.Have
+				continue
+			case changed:
 				return SlotOutcome{Slot: c.Slot, To: c.To, Why: "the plan is no longer true: what is recorded of the slot has changed since it was made",
 					Accept: "mailnode failover show " + c.Proposal, again: true}, declined
 			}
@@ -117,6 +127,18 @@ func handedOver(st *cluster.State, c cluster.BeginHandOver, begun uint64) (SlotO
 		return SlotOutcome{Slot: c.Slot, To: c.To, Why: fmt.Sprintf("%s; %s serves it as before", why, sl.Master)}, declined
 	}
 	return SlotOutcome{}, undecided
+}
+
+// CommitOf is the word of a sealed master, whose record is sl, that the target of the
+// hand-over has all up to p. inSync are those of the other replicas that have it too
+// and count; those that are no longer listed are left out. Where waits is false nobody
+// is waited for, and the next epoch begins unprotected.
+func CommitOf(sl cluster.Slot, listed []slot.NodeName, p slot.Position, inSync []slot.NodeName, waits bool) cluster.CommitHandOver {
+	c := cluster.CommitHandOver{Slot: sl.ID, Epoch: sl.Epoch, Begun: sl.HandOver.Begun, Position: p}
+	if waits {
+		c.InSync = append(slices.DeleteFunc(slices.Clone(inSync), func(n slot.NodeName) bool { return !slices.Contains(listed, n) }), sl.Master)
+	}
+	return c
 }
 
 // Sealed is one hand-over under way, and since when this node has seen it.

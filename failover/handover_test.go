@@ -204,3 +204,101 @@ func TestWishIsProposedAlready(t *testing.T) {
 		}
 	})
 }
+
+// What Raft recorded of a slot between the plan and the command does not stop a
+// hand-over: its master proves that it is right.
+func TestHandOverOfAChangedRecord(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newSite(t, list("n1", "n2", "n3"))
+		s.handsOver(t, 100*time.Millisecond)
+		s.wish(t, Wish{From: "n1"})
+		once := true
+		s.propose = func(c cluster.Command) error {
+			if _, ok := c.(cluster.BeginHandOver); ok && once {
+				once = false
+				next := s.st.Clone()
+				s.index++
+				_, err := next.Apply(s.index, decidedOn(next, cluster.SetProtected{Slot: 0, Epoch: 1, InSync: list("n2")}))
+				s.st = next
+				return err
+			}
+			return nil
+		}
+		o, err := Confirm(t.Context(), s.deps(), Request{By: "alice"})
+		if err != nil || once || o.ExitCode != ExitDone || ids(o.Done) != "s000" {
+			t.Fatalf("%+v, %v", o, err)
+		}
+	})
+}
+
+// A hand-over by a node that is taken for dead, which ends just when nobody waits for
+// it any more, is reported as done.
+func TestTakenForDeadHandsOverLate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newSite(t, list("n1", "n2", "n3"))
+		s.wish(t, Wish{From: "n1", Dead: true})
+		over := cluster.BeginHandOver{Proposal: "p1", Slot: 0, Epoch: 1, Version: s.st.Slots[0].Version, To: "n2"}
+		s.apply(t, over)
+		s.apply(t, cluster.CommitHandOver{Slot: 0, Epoch: 1, Begun: s.st.Slots[0].HandOver.Begun, Position: slot.At(1, 100), InSync: list("n1")})
+		var out Outcome
+		fileClosed(s.st, []cluster.BeginHandOver{over}, []SlotOutcome{{Slot: 0, To: "n2"}}, &out)
+		if ids(out.Done) != "s000" || len(out.Refused)+len(out.Failed) != 0 {
+			t.Errorf("%+v", out)
+		}
+	})
+}
+
+// A slot is never handed over to the master that it has, and one that is being handed
+// over goes on to the copy that it was begun for.
+func TestHandOverGoesToAnotherCopy(t *testing.T) {
+	s := newSite(t, list("n1"), list("n1", "n2", "n3"))
+	s.edit("n2", 1, func(c *CopyAnswer) { c.Viable, c.Building = false, true })
+	s.edit("n3", 1, func(c *CopyAnswer) { c.Viable, c.Building = false, true })
+	s.run(t, 5*time.Second)
+	s.wish(t, Wish{From: "n1"})
+	plan := s.plan(t, "p1")
+	if one := plan.Slots[0]; one.Safe || one.To != "" || one.Why != "no other copy exists: n1 keeps it" {
+		t.Errorf("a slot with one copy: %+v", one)
+	}
+	if one := plan.Slots[1]; one.Safe || one.To != "" || !strings.HasPrefix(one.Why, "no viable copy answers: ") {
+		t.Errorf("a slot with one viable copy: %+v", one)
+	}
+	s.edit("n3", 1, func(c *CopyAnswer) { c.Viable, c.Building = true, false })
+	s.run(t, 5*time.Second)
+	if one := s.plan(t, "p1").Slots[1]; !one.Safe || !one.HandOver || one.To != "n3" {
+		t.Errorf("n3 is viable now: %+v", one)
+	}
+	s.apply(t, cluster.BeginHandOver{Proposal: "p1", Slot: 1, Epoch: 1, Version: s.st.Slots[1].Version, To: "n3"})
+	s.edit("n2", 1, func(c *CopyAnswer) { c.Viable, c.Building, c.Position = true, false, c.Position+1 })
+	s.run(t, 5*time.Second)
+	if one := s.plan(t, "p1").Slots[1]; !one.Safe || one.To != "n3" {
+		t.Errorf("it is being handed over to n3: %+v", one)
+	}
+}
+
+// Who rejects a person's wish has not said that a silent node is to be left alone.
+// What he did to the watcher's proposal for the same slot still counts.
+func TestRejectedWishHidesNoProposal(t *testing.T) {
+	s := newSite(t, list("n1", "n2", "n3"))
+	open := func() (ids []string) {
+		for _, p := range s.st.OpenProposals() {
+			ids = append(ids, p.ID)
+		}
+		return ids
+	}
+	s.wish(t, Wish{From: "n1"})
+	s.apply(t, cluster.RejectProposal{Proposal: "p1", By: "alice"})
+	s.up["n1"] = false
+	s.ev = NewEvidence("n2", s.now) // a leader that has just started
+	s.run(t, time.Minute)
+	if got := open(); !slices.Equal(got, []string{"p2"}) {
+		t.Fatalf("open: %v", got)
+	}
+	s.apply(t, cluster.RejectProposal{Proposal: "p2", By: "alice"})
+	s.wish(t, Wish{From: "n1"})
+	s.apply(t, cluster.RejectProposal{Proposal: "p3", By: "alice"})
+	s.run(t, time.Minute)
+	if got := open(); len(got) != 0 {
+		t.Errorf("the watcher's own was rejected, open: %v", got)
+	}
+}

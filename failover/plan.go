@@ -106,9 +106,10 @@ func makePlan(ctx context.Context, pl planner, p cluster.Proposal, asker Asker) 
 }
 
 // PlanOf is the pure part of MakePlan: from one state, one view, and what was
-// answered; a node without an entry did not answer.
-func PlanOf(st *cluster.State, v View, suspectAfter time.Duration, p cluster.Proposal, got map[slot.NodeName]Answer) Plan {
-	pl := planner{st: st, v: v, suspectAfter: suspectAfter, proposal: p.ID, answers: answers{}}
+// answered; a node without an entry did not answer. tried says that a hand-over was
+// tried with masters that are taken for dead.
+func PlanOf(st *cluster.State, v View, suspectAfter time.Duration, p cluster.Proposal, got map[slot.NodeName]Answer, tried bool) Plan {
+	pl := planner{st: st, v: v, suspectAfter: suspectAfter, proposal: p.ID, answers: answers{}, noHandOver: tried}
 	for n := range pl.questions(p) {
 		a, ok := got[n]
 		if !ok {
@@ -229,8 +230,12 @@ func (pl planner) away(sl cluster.Slot) bool {
 
 // handOver plans a slot whose master serves it and is to hand it over.
 func (pl planner) handOver(out PlanSlot, sl cluster.Slot, ps cluster.ProposedSlot, asked copies) PlanSlot {
-	to := asked.choose(sl, ps.To, false, false)
-	if c, ok := asked[ps.To]; ok && ps.To != "" { // a person named it, or the proposal did
+	named := ps.To // by a person, or by the proposal
+	if h := sl.HandOver; h != nil && h.Proposal == pl.proposal {
+		named = h.To // it has begun
+	}
+	to := asked.choose(sl, named, false, false)
+	if c, ok := asked[named]; ok && named != "" {
 		to = &c
 	}
 	out.SinceS = 0

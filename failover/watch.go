@@ -207,12 +207,12 @@ func (w *watch) proposedAlready(id slot.ID) bool {
 	return ok && !w.freed[p.ID]
 }
 
-// wasRejected reports whether an operator rejected the last proposal for the slot's
-// epoch after the cause began: then it is not proposed again until the cause
-// went away and came back.
+// wasRejected reports whether an operator rejected the watcher's last proposal for the
+// slot's epoch after the cause began: then it is not proposed again until the cause
+// went away and came back. That a person's wish was rejected says nothing of a cause.
 func (w *watch) wasRejected(sl cluster.Slot, since time.Duration) bool {
 	for _, p := range slices.Backward(w.st.Proposals) {
-		if !slices.ContainsFunc(p.Slots, func(ps cluster.ProposedSlot) bool { return ps.Slot == sl.ID && ps.Epoch == sl.Epoch }) {
+		if !slices.ContainsFunc(p.Slots, func(ps cluster.ProposedSlot) bool { return ps.Slot == sl.ID && ps.Epoch == sl.Epoch }) || p.OpenedBy != Watcher {
 			continue
 		}
 		if p.State != cluster.Rejected {

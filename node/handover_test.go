@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -12,6 +13,8 @@ import (
 	"github.com/emersion/go-imap/v2/imapclient"
 
 	"mailnode/node/admin"
+	"mailnode/raftfsm/cluster"
+	"mailnode/storage"
 	"mailnode/storage/slot"
 )
 
@@ -180,4 +183,53 @@ func (s *site) validities(users []string) map[string]uint32 {
 		c.Close()
 	}
 	return out
+}
+
+// A master that is stopped in the middle of a hand-over starts sealed, and ends it when
+// its target is back: whatever its earlier process had said comes true (laws 1, 4).
+func TestLaw01HandOverOfAMasterThatStartsAgain(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, 3, 1, 3)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	defer cancel()
+	users := s.users(ctx, 3)
+	n1 := s.nodes[0]
+	id := servedBy(t, s.status(ctx, n1), "n1")
+	before, _ := n1.node.State().Slot(id)
+	to := s.named(before.Replicas[0])
+	third := s.nodes[slices.IndexFunc(s.nodes, func(r *running) bool { return r != n1 && r != to })]
+	if err := s.deliver(n1, users[id], "x\r\n"); err != nil {
+		t.Fatal(err)
+	}
+	p, err := third.admin.Propose(ctx, admin.ProposeRequest{Slot: &id, To: before.Replicas[0]})
+	if err != nil {
+		t.Fatal(err)
+	}
+	to.stopped()
+	sl, _ := third.node.State().Slot(id)
+	if _, err := third.node.Propose(ctx, cluster.BeginHandOver{Proposal: p.ID, Slot: id, Epoch: sl.Epoch, Version: sl.Version, To: sl.Replicas[0]}); err != nil {
+		t.Fatal(err)
+	}
+	n1.stopped()
+	s.start(n1)
+	s.until(third, 20*time.Second, "served again", func(st admin.Status) bool {
+		return n1.node.copies.serving(id) != nil
+	})
+	if sl, _ := third.node.State().Slot(id); sl.HandOver == nil {
+		t.Fatal("it ended while its target was away")
+	}
+	short, cancel := context.WithTimeout(ctx, 300*time.Millisecond)
+	_, err = n1.node.copies.serving(id).CreateMailbox(short, 1, "Sealed", "")
+	cancel()
+	if !errors.Is(err, storage.ErrUnavailable) {
+		t.Errorf("a change at a master that starts in a hand-over: %v", err)
+	}
+	s.start(to)
+	s.until(third, 20*time.Second, "handed over", func(admin.Status) bool { return to.node.copies.serving(id) != nil })
+	if sl, _ := third.node.State().Slot(id); string(sl.Master) != to.name || sl.Epoch != before.Epoch+1 || sl.Unclean != before.Unclean {
+		t.Errorf("%+v", sl)
+	}
+	if n, err := s.count(third, users[id], "pw"); err != nil || n != 1 {
+		t.Errorf("%d messages, %v", n, err)
+	}
 }

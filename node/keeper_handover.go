@@ -3,7 +3,6 @@ package node
 import (
 	"context"
 	"errors"
-	"slices"
 	"sync"
 	"time"
 
@@ -80,14 +79,8 @@ func (k *keeper) tryHandOver(ctx context.Context, sl cluster.Slot, h cluster.Han
 		}
 		return ctx.Err() != nil
 	}
-	c := cluster.CommitHandOver{Slot: k.id, Epoch: sl.Epoch, Begun: h.Begun, Position: p}
-	if feed.Waits() {
-		listed := sl.Replicas
-		if now, ok := k.n.State().Slot(k.id); ok {
-			listed = now.Replicas
-		}
-		c.InSync = append(slices.DeleteFunc(inSync, func(n slot.NodeName) bool { return !slices.Contains(listed, n) }), k.n.cfg.Node.Name)
-	}
+	listed, _ := k.n.State().Slot(k.id)
+	c := failover.CommitOf(sl, listed.Replicas, p, inSync, feed.Waits())
 	_, err = k.n.Propose(ctx, c)
 	switch cluster.OutcomeOf(err) {
 	case cluster.Done, cluster.Unseen:

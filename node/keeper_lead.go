@@ -15,13 +15,20 @@ import (
 	"mailnode/storage/slot"
 )
 
-// lead serves the slot, after the checks of failover.MayServe.
-func (k *keeper) lead(ctx context.Context, sl cluster.Slot, term uint64) error {
+// lead serves the slot, after the checks of failover.MayServe. It returns Raft's record
+// as it was proved to be then: one that the caller had before may not know yet of the
+// hand-over in which the slot is, and would unseal it (law 1).
+func (k *keeper) lead(ctx context.Context, sl cluster.Slot, term uint64) (cluster.Slot, error) {
 	sl, again, err := k.mayServe(ctx, sl)
 	k.role.noteLost(err)
 	if err != nil {
-		return err
+		return sl, err
 	}
+	return sl, k.serve(ctx, sl, again, term)
+}
+
+// serve begins to serve the slot by a record that was proved.
+func (k *keeper) serve(ctx context.Context, sl cluster.Slot, again bool, term uint64) error {
 	s := k.opened()
 	feed, err := repl.NewFeed(repl.FeedOptions{
 		Slot: s, Epoch: sl.Epoch, Recorded: recordOf(sl), Again: again, AckTimeout: k.n.cfg.Replication.AckTimeout,

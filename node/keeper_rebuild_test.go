@@ -108,7 +108,7 @@ func TestLaw04Law07ReplicaRebuildsByItselfAndAMasterDoesNot(t *testing.T) {
 	})
 	_, err := master.admin.Reindex(ctx, admin.ReindexRequest{FromPacks: true})
 	var refused *admin.Error
-	if !errors.As(err, &refused) || refused.Exit != admin.ExitRefused || !strings.Contains(refused.Next, "failover") {
+	if !errors.As(err, &refused) || refused.Exit != admin.ExitRefused || !strings.HasPrefix(refused.Next, "mailnode fo s000 ") {
 		t.Errorf("reindex of a master that has a replica: %#v", err)
 	}
 	if out, err := s.nodes[0].admin.Confirm(ctx, admin.ConfirmRequest{}); err != nil || out.Exit != 0 {

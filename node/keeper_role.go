@@ -160,7 +160,7 @@ func (k *keeper) converge(ctx context.Context, sl cluster.Slot) bool {
 	case !ended:
 		err = errNotEnded
 	case want == failover.RoleMaster:
-		err = k.lead(ctx, sl, term)
+		sl, err = k.lead(ctx, sl, term)
 	case want == failover.RoleReplica:
 		err = k.follow(ctx, sl, term)
 	}

@@ -256,8 +256,12 @@ func (r recorder) Recorded(s slot.ID) repl.Recorded {
 
 // recordOf is what Raft has of a slot, as replication sees it.
 func recordOf(sl cluster.Slot) repl.Recorded {
-	return repl.Recorded{Epoch: sl.Epoch, Listed: sl.Replicas,
+	r := repl.Recorded{Epoch: sl.Epoch, Listed: sl.Replicas,
 		Record: ack.Record{Version: sl.Version, Protected: sl.Protected, InSync: sl.InSync, Since: sl.UnprotectedSince}}
+	if sl.Inherited {
+		r.Record.Begins = slot.At(sl.Epoch, 1)
+	}
+	return r
 }
 
 // noMaster is the answer about a slot that nobody serves: nothing was done.

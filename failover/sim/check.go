@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"cmp"
 	"time"
 
 	"mailnode/raftfsm/cluster"
@@ -10,9 +11,17 @@ import (
 // ledger is what the world knows and no node does.
 type ledger struct {
 	acked   map[uint64]*acknowledged     // by event
-	numbers map[uint64]uint64            // number that a client was shown -> event
+	numbers map[uint64]number            // that clients were shown
 	masters map[slot.Epoch]slot.NodeName // who served it
 	losses  map[slot.Epoch]bool          // epochs that began with an accepted loss
+	clean   map[slot.Epoch]bool          // epochs that began with a hand-over
+	since   time.Duration                // when the newest epoch was begun in Raft
+}
+
+// number is what a number that clients were shown names, and the epoch in which they were.
+type number struct {
+	event uint64
+	epoch slot.Epoch
 }
 
 // acknowledged is an event whose client was told OK.
@@ -48,10 +57,10 @@ func (w *world) acknowledge(n *node, e event) {
 
 // shown: a number is given out to clients once (law 2).
 func (w *world) shown(n *node, e event) {
-	if was, ok := w.sent.numbers[e.number]; ok && was != e.id {
-		w.broken("law 2: number %d names events %d and %d, shown by %s", e.number, was, e.id, n.name)
+	if was, ok := w.sent.numbers[e.number]; ok && was.event != e.id {
+		w.broken("law 2: number %d names events %d and %d, shown by %s", e.number, was.event, e.id, n.name)
 	}
-	w.sent.numbers[e.number] = e.id
+	w.sent.numbers[e.number] = number{e.id, n.epoch}
 }
 
 // committed looks at what Raft has taken.
@@ -66,13 +75,22 @@ func (w *world) committed(c cluster.Command, sent time.Duration) {
 		}
 		w.checkRecord("recorded")
 	case cluster.ConfirmSlot:
-		for e, n := range w.sent.masters {
-			if e >= c.Begins() {
-				w.broken("law 4: epoch %d begins at %s, and %s has served epoch %d", c.Begins(), c.To, n, e)
-			}
-		}
+		w.begun(c.Begins(), c.To)
+		delete(w.sent.clean, c.Begins())
 		w.sent.losses[c.Begins()] = c.AcceptLoss
 		w.say("%s is to serve epoch %d, accepted loss %t", c.To, c.Begins(), c.AcceptLoss)
+	case cluster.CommitHandOver:
+		w.handedOver(c)
+	}
+}
+
+// begun: an epoch that begins was never served before.
+func (w *world) begun(begins slot.Epoch, at slot.NodeName) {
+	w.sent.since = w.now
+	for e, n := range w.sent.masters {
+		if e >= begins {
+			w.broken("law 4: epoch %d begins at %s, and %s has served epoch %d", begins, at, n, e)
+		}
 	}
 }
 
@@ -86,10 +104,11 @@ func (w *world) checkRecord(when string) {
 	var best *node
 	for _, name := range sl.InSync {
 		n := w.byName[name]
-		if n.disk.building || n.disk.lineage.Last() != sl.Epoch || n.wentBack == sl.Epoch {
+		inherits := sl.Inherited && n.disk.lineage.Last() == sl.AtLeast.Epoch() && n.disk.head() >= sl.AtLeast
+		if n.disk.building || n.disk.lineage.Last() != sl.Epoch && !inherits || n.wentBack == sl.Epoch || inherits && n.wentBack == sl.AtLeast.Epoch() {
 			return // a plan would not be safe
 		}
-		if best == nil || n.disk.head() > best.disk.head() {
+		if best == nil || cmp.Or(cmp.Compare(n.disk.lineage.Last(), best.disk.lineage.Last()), cmp.Compare(n.disk.head(), best.disk.head())) > 0 {
 			best = n
 		}
 	}
@@ -111,7 +130,7 @@ func (w *world) checkServes(n *node, e slot.Epoch) {
 	for _, a := range w.sent.acked {
 		switch {
 		case a.givenUp || n.disk.holds(a.event):
-		case a.withoutRaft || w.sent.losses[e]:
+		case a.withoutRaft && !(w.sent.clean[e] && a.epoch+1 == e), w.sent.losses[e]: // a clean epoch has all of the one before
 			a.givenUp = true
 		default:
 			w.broken("law 1: %s serves epoch %d without event %d at %s, which was acknowledged", n.name, e, a.id, a.position)

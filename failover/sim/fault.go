@@ -6,7 +6,8 @@ import "mailnode/raftfsm/cluster"
 // it out.
 type Fault string
 
-// The faults, each as it once was in the code.
+// The faults, each as it once was in the code; the last six break one rule of a
+// hand-over each.
 const (
 	NoFault               Fault = ""
 	FaultAloneForgotten   Fault = "alone-forgotten"    // a restart forgets what was acknowledged alone
@@ -21,6 +22,12 @@ const (
 	FaultUnlisted         Fault = "unlisted"           // a node that Raft does not list follows and counts
 	FaultNoClaim          Fault = "no-claim"           // a master that serves again does not replace the record
 	FaultSeenIgnored      Fault = "seen-ignored"       // an epoch begins that was served already, and forgotten
+	FaultUnsealedEarly    Fault = "unsealed-early"     // a master writes again before it has applied that the hand-over was given up
+	FaultBegunIgnored     Fault = "begun-ignored"      // a hand-over is committed by a word about an earlier one
+	FaultBeginsUnsealed   Fault = "begins-unsealed"    // a master that starts in a hand-over takes changes
+	FaultTargetLacks      Fault = "target-lacks"       // a slot is handed over before its target holds all
+	FaultSealedTooSoon    Fault = "sealed-too-soon"    // changes that had begun before the seal are not waited for
+	FaultNeverBegun       Fault = "never-begun"        // an epoch that a hand-over began is not recorded as begun
 )
 
 func (w *world) is(f Fault) bool { return w.fault == f }
@@ -35,6 +42,11 @@ func (w *world) putBack(c cluster.Command) cluster.Command {
 		}
 		if w.is(FaultSeenIgnored) {
 			x.Seen = 0
+		}
+		return x
+	case cluster.CommitHandOver:
+		if h := w.record().HandOver; w.is(FaultBegunIgnored) && h != nil {
+			x.Begun = h.Begun
 		}
 		return x
 	case cluster.SetProtected:
@@ -54,5 +66,6 @@ func (w *world) putBack(c cluster.Command) cluster.Command {
 // Faults lists all.
 func Faults() []Fault {
 	return []Fault{FaultAloneForgotten, FaultSettingIgnored, FaultRefusalIsUnknown, FaultOldPlan, FaultNoEvidence, FaultFreshIsOld,
-		FaultLateRecord, FaultNoPromise, FaultDroppedInSilence, FaultUnlisted, FaultNoClaim, FaultSeenIgnored}
+		FaultLateRecord, FaultNoPromise, FaultDroppedInSilence, FaultUnlisted, FaultNoClaim, FaultSeenIgnored,
+		FaultUnsealedEarly, FaultBegunIgnored, FaultBeginsUnsealed, FaultTargetLacks, FaultSealedTooSoon, FaultNeverBegun}
 }

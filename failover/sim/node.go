@@ -2,6 +2,7 @@ package sim
 
 import (
 	"errors"
+	"slices"
 	"time"
 
 	"mailnode/failover"
@@ -42,6 +43,7 @@ type store struct {
 	disk     disk
 	mem      []event    // applied and not synced
 	wentBack slot.Epoch // the disk was restored in this epoch
+	restored time.Duration
 }
 
 // candidacy is what a node has learned since Raft named it master, while it asks
@@ -63,6 +65,7 @@ type office struct {
 	todo    []ack.Action
 	running bool    // the actions are being carried out
 	waits   []event // durable here, clients wait
+	handing handing
 }
 
 // follows is a replica's connection to its master.
@@ -97,7 +100,7 @@ func (n *node) fresh() bool {
 // end leaves the part that the node plays. What the committer has under way
 // becomes durable; nobody is told.
 func (n *node) end() {
-	n.serving, n.waits, n.todo = false, nil, nil
+	n.serving, n.waits, n.todo, n.handing = false, nil, nil, handing{}
 	n.unfollow()
 	for _, e := range n.mem {
 		n.disk.append(e)
@@ -162,8 +165,12 @@ func (n *node) converge() {
 	switch {
 	case want == failover.RoleMaster && !n.serving:
 		n.lead(sl)
+		if !n.w.is(FaultBeginsUnsealed) { // the record is newer now than sl
+			n.handOver()
+		}
 	case want == failover.RoleMaster:
 		n.learn()
+		n.handOver()
 	case want == failover.RoleReplica && n.follows == nil:
 		n.follow(sl)
 	}
@@ -219,11 +226,16 @@ func (n *node) lead(sl cluster.Slot) {
 func (n *node) begin(sl cluster.Slot) {
 	w := n.w
 	again := n.disk.lineage.Last() == sl.Epoch
-	if again && n.wentBack == sl.Epoch && n.lostMore() {
+	_, served := w.sent.masters[sl.Epoch] // and Raft does not know it yet
+	if (again || served && !sl.Begun()) && n.wentBack == sl.Epoch && n.lostMore() {
 		w.failed = inconclusive // nobody was there to tell: a restored disk serves again
 		return
 	}
-	st := ack.Start{At: w.now, Head: n.disk.head(), Recorded: recordOf(sl), Listed: n.listed(sl), Again: again, Alone: n.disk.alone && again, AloneSince: n.disk.since}
+	if !again && slices.ContainsFunc(sl.Awaits, func(r slot.NodeName) bool { return w.byName[r].restored > w.sent.since }) {
+		w.failed = inconclusive // what it had acknowledged since the plan is on no other disk
+		return
+	}
+	st := ack.Start{At: w.now, Head: n.disk.head(), Recorded: n.recordOf(sl), Listed: n.listed(sl), Again: again, Alone: n.disk.alone && again, AloneSince: n.disk.since}
 	if !again {
 		n.disk.alone = false
 	}
@@ -249,6 +261,7 @@ func (n *node) begin(sl cluster.Slot) {
 		n.disk.append(event{position: head + 1000, id: w.id(), branch: &slot.Branch{Epoch: sl.Epoch, After: head}})
 	}
 	n.disk.unclean = false
+	n.handing = handing{sealed: sl.HandOver != nil && !w.is(FaultBeginsUnsealed)}
 	w.say("%s serves epoch %d from %s, local %t, record %+v", n.name, sl.Epoch, head, n.local, st.Recorded)
 	w.checkServes(n, sl.Epoch)
 	n.carryOut(acts)
@@ -269,8 +282,12 @@ func (n *node) lostMore() bool {
 	return false
 }
 
-func recordOf(sl cluster.Slot) ack.Record {
-	return ack.Record{Version: sl.Version, Protected: sl.Protected, InSync: sl.InSync, Since: sl.UnprotectedSince}
+func (n *node) recordOf(sl cluster.Slot) ack.Record {
+	r := ack.Record{Version: sl.Version, Protected: sl.Protected, InSync: sl.InSync, Since: sl.UnprotectedSince}
+	if sl.Inherited && !n.w.is(FaultNeverBegun) {
+		r.Begins = slot.At(sl.Epoch, 1)
+	}
+	return r
 }
 
 func (n *node) listed(sl cluster.Slot) []slot.NodeName {
@@ -282,7 +299,7 @@ func (n *node) listed(sl cluster.Slot) []slot.NodeName {
 
 // deliver takes a message in: not durable, not shown.
 func (n *node) deliver() {
-	if !n.serving || !n.runs() {
+	if !n.serving || !n.runs() || n.handing.sealed {
 		return
 	}
 	head, next := n.disk.head(), n.disk.next(n.unclean)
@@ -299,7 +316,7 @@ func (n *node) learn() {
 	case sl.Epoch > n.epoch:
 		n.step(ack.EpochOver{At: n.w.now})
 	case sl.Version > n.m.Recorded().Version:
-		n.step(ack.Recorded{At: n.w.now, Record: recordOf(sl), Listed: n.listed(sl)})
+		n.step(ack.Recorded{At: n.w.now, Record: n.recordOf(sl), Listed: n.listed(sl)})
 	}
 }
 

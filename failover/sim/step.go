@@ -81,7 +81,9 @@ func (w *world) act() {
 
 // disturb is what goes wrong, and what is mended.
 func (w *world) disturb(n *node) {
-	switch w.rng.IntN(16) {
+	switch w.rng.IntN(17) {
+	case 16:
+		w.disturbHandOver()
 	case 0:
 		if n.up {
 			n.crash()
@@ -251,7 +253,7 @@ func (w *world) restoreOlder(n *node) {
 	n.disk.lineage = slices.DeleteFunc(n.disk.lineage.Clone(), func(b slot.Branch) bool { return b.After >= n.disk.head() })
 	n.disk.promised = min(n.disk.promised, n.disk.lineage.Last()) // as it was then, at the least
 	n.disk.alone = false
-	n.wentBack = sl.Epoch
+	n.wentBack, n.restored = sl.Epoch, w.now
 	w.say("the disk of %s is restored to %s", n.name, n.disk.head())
 	w.forget()
 	n.start()
@@ -273,10 +275,14 @@ func (w *world) forgetChange() {
 		}
 	}
 	w.states = slices.Clip(w.states[:before])
-	w.mail, w.acks, w.ambush, w.ambushed = nil, nil, false, nil
+	w.mail, w.acks, w.ambush, w.ambushed, w.late = nil, nil, false, nil, false
 	clear(w.cut)
 	for _, a := range w.sent.acked {
 		a.givenUp = a.givenUp || a.epoch >= epoch
+	}
+	if w.sent.clean[epoch] { // its numbers went on where those of the epoch before ended
+		maps.DeleteFunc(w.sent.numbers, func(_ uint64, x number) bool { return x.epoch >= epoch })
+		delete(w.sent.clean, epoch)
 	}
 	maps.DeleteFunc(w.sent.losses, func(e slot.Epoch, _ bool) bool { return e >= epoch })
 	w.say("raft forgets epoch %d on all nodes", epoch)
@@ -291,7 +297,7 @@ func (w *world) forgetChange() {
 // unseen reports whether an epoch was served of which nobody knows who can be asked.
 func (w *world) unseen(n *node) bool {
 	served := slices.Max(slices.Collect(maps.Keys(w.sent.masters)))
-	return !slices.ContainsFunc(w.nodes, func(o *node) bool { return w.linked(n, o) && o.disk.lineage.Last() >= served })
+	return !slices.ContainsFunc(w.nodes, func(o *node) bool { return w.linked(n, o) && w.now >= o.opens && o.disk.lineage.Last() >= served })
 }
 
 // change is what operators do beside failovers, and what a copy does by itself.
@@ -339,6 +345,7 @@ func (w *world) pass(d time.Duration) {
 			if n.serving {
 				n.step(ack.Tick{At: w.now, Head: n.disk.head()})
 			}
+			n.tryHandOver()
 			if second && !w.chance(3) {
 				n.converge()
 			}
@@ -354,6 +361,9 @@ func (w *world) settle() {
 	w.post()
 	if w.ambushed != nil {
 		w.springAmbush()
+	}
+	if w.late {
+		w.disturbHandOver()
 	}
 	w.takeAcks()
 	for _, n := range w.nodes {
@@ -391,6 +401,7 @@ func (w *world) lead() {
 		}
 		l.apply(len(w.states) - 1)
 	}
+	w.giveUpHandOvers(l)
 }
 
 // operate is an operator at a node: a proposal of his own, or a plan and its
@@ -403,10 +414,11 @@ func (w *world) operate(n *node) {
 	sl := n.slot()
 	p, open := st.OpenProposalOf(theSlot)
 	if !open {
-		if w.chance(3) && len(sl.Replicas) > 0 {
-			_ = w.propose(&letter{from: n, reply: func(error) {}, unknown: func() {},
-				command: cluster.OpenProposal{By: "operator", Slots: []cluster.ProposedSlot{{Slot: theSlot, Epoch: sl.Epoch, From: sl.Master, To: pick(w, sl.Replicas)}}}})
-		}
+		w.wish(n, sl)
+		return
+	}
+	if sl.HandOver != nil && w.chance(6) {
+		_ = w.propose(&letter{from: n, reply: func(error) {}, unknown: func() {}, command: cluster.RejectProposal{Proposal: p.ID, By: "operator"}})
 		return
 	}
 	got := map[slot.NodeName]failover.Answer{}
@@ -415,15 +427,20 @@ func (w *world) operate(n *node) {
 			got[o.name] = a
 		}
 	}
-	plan := failover.PlanOf(st, w.view(n), suspectAfter, p, got)
+	plan := failover.PlanOf(st, w.view(n), suspectAfter, p, got, p.Dead && (!w.moves || w.chance(2)))
 	for _, s := range plan.Slots {
-		accept := !s.Safe && s.Accept != "" && w.chance(4)
-		if s.Done || !s.Safe && !accept {
-			continue
+		accept := !s.Safe && s.Accept != "" && (w.urgent || w.chance(4))
+		switch {
+		case s.Done || !s.Safe && !accept:
+		case s.HandOver:
+			w.say("an operator at %s has %s handed over to %s, version %d", n.name, s.From, s.To, s.Version)
+			_ = w.propose(&letter{from: n, reply: func(error) {}, unknown: func() {},
+				command: cluster.BeginHandOver{Proposal: p.ID, Slot: theSlot, Epoch: s.Epoch, Version: s.Version, To: s.To}})
+		default:
+			w.say("an operator at %s confirms %s -> %s at %s, safe %t, version %d", n.name, s.From, s.To, s.Position, s.Safe, s.Version)
+			_ = w.propose(&letter{from: n, reply: func(error) {}, unknown: func() {}, blind: s.Safe && w.blind(n, sl) || w.unseen(n),
+				command: cluster.ConfirmSlot{Proposal: p.ID, Slot: theSlot, Epoch: s.Epoch, Seen: s.SeenEpoch, Version: s.Version, To: s.To, Position: s.Position, Unclean: true, AcceptLoss: accept}})
 		}
-		w.say("an operator at %s confirms %s -> %s at %s, safe %t, version %d", n.name, s.From, s.To, s.Position, s.Safe, s.Version)
-		_ = w.propose(&letter{from: n, reply: func(error) {}, unknown: func() {}, blind: s.Safe && w.blind(n, sl) || w.unseen(n),
-			command: cluster.ConfirmSlot{Proposal: p.ID, Slot: theSlot, Epoch: s.Epoch, Seen: s.SeenEpoch, Version: s.Version, To: s.To, Position: s.Position, Unclean: true, AcceptLoss: accept}})
 	}
 }
 
@@ -451,6 +468,13 @@ func (w *world) blind(n *node, sl cluster.Slot) bool {
 	return restored
 }
 
+// restoredSince reports whether a disk on which a plan rests was restored after it was
+// made, while the confirmation was under way.
+func (w *world) restoredSince(l *letter) bool {
+	c, ok := l.command.(cluster.ConfirmSlot)
+	return ok && !c.AcceptLoss && slices.ContainsFunc(w.record().InSync, func(r slot.NodeName) bool { return w.byName[r].restored > l.sent })
+}
+
 // view is a node's evidence.
 func (w *world) view(n *node) failover.View {
 	v := n.ev.Snapshot(w.now)
@@ -466,10 +490,24 @@ func (w *world) view(n *node) failover.View {
 	return v
 }
 
+// helpOut is the operator who, after everything was made good, confirms what is
+// proposed for a slot that nobody serves; in the end he accepts a loss.
+func (w *world) helpOut(second int) {
+	sl := w.record()
+	m := w.byName[sl.Master]
+	if second%5 != 0 || second > 90 || m.serving {
+		return
+	}
+	w.urgent = second > 40
+	if _, open := w.latest().OpenProposalOf(theSlot); open || w.urgent {
+		w.operate(m)
+	}
+}
+
 // heal makes everything good, and wants the slot protected again.
 func (w *world) heal() {
 	w.say("everything is made good")
-	w.ambush, w.ambushed = false, nil
+	w.ambush, w.ambushed, w.moves, w.late = false, nil, false, false
 	clear(w.cut)
 	for _, n := range w.nodes {
 		n.opens = 0
@@ -478,8 +516,9 @@ func (w *world) heal() {
 		n.opens = 0
 	}
 	w.tick = 500 * time.Millisecond
-	for range 45 {
+	for i := range 120 {
 		w.pass(time.Second)
+		w.helpOut(i)
 		for _, n := range w.nodes {
 			n.apply(len(w.states) - 1)
 			n.converge()
@@ -489,10 +528,24 @@ func (w *world) heal() {
 		if w.failed != "" {
 			return
 		}
+		if sl := w.record(); i > 45 && w.byName[sl.Master].serving && sl.HandOver == nil && sl.Protected && !sl.Inherited && len(sl.InSync) == len(sl.Replicas) {
+			break
+		}
 	}
 	sl := w.record()
 	m := w.byName[sl.Master]
-	if m.serving && m.m.Settings().Waits && (!sl.Protected || len(sl.InSync) != len(sl.Replicas)) {
+	if slices.ContainsFunc(w.nodes, func(n *node) bool { return n.disk.promised > sl.Epoch }) {
+		return // a promise to a forgotten epoch holds its master up
+	}
+	if !m.serving || sl.HandOver != nil {
+		w.broken("law 4: long after everything is good again, %s does not serve (%s): %+v", m.name, m.waiting, sl)
+	}
+	for _, a := range w.sent.acked {
+		if !a.givenUp && !a.withoutRaft && !m.disk.holds(a.event) {
+			w.broken("law 1: in the end %s lacks event %d at %s, which was acknowledged", m.name, a.id, a.position)
+		}
+	}
+	if m.serving && m.m.Settings().Waits && (!sl.Protected || sl.Inherited || len(sl.InSync) != len(sl.Replicas)) {
 		w.broken("law 1: long after everything is good again, Raft has %+v", sl)
 	}
 }

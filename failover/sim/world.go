@@ -1,11 +1,12 @@
 // Package sim tries law 1 and law 4 by millions of seeds. One goroutine, one seed
 // and virtual time drive the real decisions (the cluster's state machine,
-// failover.Decide, PlanOf and MayServe, storage/repl/ack's Step, slot.Lineage)
-// around model copies of one slot, whose journals lose what was not synced. What
-// happens to them is drawn from the seed: crashes, disks that were restored,
-// pauses, partitions (one-way too), Raft that is applied late, records and confirms
-// that arrive late or whose answer is lost, settings that change, operators who
-// confirm at any moment and accept losses. Checks follow every step (check.go).
+// failover.Decide, PlanOf, MayServe, CommitOf and GiveUp, storage/repl/ack's Step,
+// slot.Lineage) around model copies of one slot, whose journals lose what was not
+// synced. What happens to them is drawn from the seed: crashes, disks that were
+// restored, pauses, partitions (one-way too), Raft that is applied late, records,
+// confirms and words of a hand-over that arrive late or whose answer is lost, settings
+// that change, operators who confirm at any moment, move masters that serve, and accept
+// losses. Checks follow every step (check.go).
 //
 // The simulation itself is tested: a Fault puts one known fault back at the seam
 // between a decision and what carries it out, and must be caught.
@@ -42,6 +43,7 @@ type world struct {
 	acks   []ackLetter
 	lastID uint64
 	sent   ledger
+	urgent bool                             // operators accept whatever loss
 	trace  func(format string, args ...any) // nil: not wanted
 	failed string                           // the first broken invariant
 }
@@ -56,6 +58,10 @@ type raft struct {
 	// ambush delays the next record of protection; ambushed is that record.
 	ambush   bool
 	ambushed *letter
+	sealed   []failover.Sealed // hand-overs that the leader has seen
+	// moves says that operators move masters that serve; else they take them for dead.
+	moves bool
+	late  bool // a master's word that it has handed over comes late: a hand-over is disturbed
 }
 
 // letter is a command on its way.
@@ -77,7 +83,8 @@ type letter struct {
 func newWorld(seed uint64, f Fault) *world {
 	w := &world{rng: rand.New(rand.NewPCG(seed, 0x6d61696c)), fault: f, now: time.Minute, tick: 100 * time.Millisecond, byName: map[slot.NodeName]*node{}, cut: map[[2]slot.NodeName]bool{}}
 	w.states, w.forgets = []*cluster.State{cluster.New()}, seed%8 == 7
-	w.sent = ledger{acked: map[uint64]*acknowledged{}, numbers: map[uint64]uint64{}, masters: map[slot.Epoch]slot.NodeName{}, losses: map[slot.Epoch]bool{}}
+	w.moves = seed%2 == 0
+	w.sent = ledger{acked: map[uint64]*acknowledged{}, numbers: map[uint64]number{}, masters: map[slot.Epoch]slot.NodeName{}, losses: map[slot.Epoch]bool{}, clean: map[slot.Epoch]bool{}}
 	for i, name := range []slot.NodeName{"n1", "n2", "n3", "n4"} {
 		m := cluster.Member{Name: name, ServerID: string(name) + "-1", Addr: "127.0.0.1:24", Role: cluster.Voter}
 		if i == 0 {
@@ -198,7 +205,7 @@ func (w *world) elect() *node {
 		return nil
 	}
 	n := pick(w, can)
-	w.leader = n.name
+	w.leader, w.sealed = n.name, nil
 	n.apply(len(w.states) - 1) // its barrier
 	w.say("%s leads", n.name)
 	return n
@@ -217,6 +224,9 @@ func (w *world) propose(l *letter) bool {
 	}
 	l.boot, l.sent, l.arrives, l.expires = l.from.boot, w.now, w.now, w.now+recordWait
 	_, confirm := l.command.(cluster.ConfirmSlot)
+	if _, over := l.command.(cluster.CommitHandOver); over {
+		confirm = true
+	}
 	switch k := w.rng.IntN(12); {
 	case k < 2, k < 6 && confirm:
 		l.arrives += time.Duration(w.rng.IntN(8000)) * time.Millisecond
@@ -261,6 +271,7 @@ func (w *world) deliver(l *letter) {
 	if leader == nil {
 		return // it ends with its sender's patience
 	}
+	l.blind = l.blind || w.restoredSince(l)
 	index, err := w.commit(l.command, l.sent)
 	leader.apply(len(w.states) - 1)
 	if err == nil && l.blind {

@@ -105,6 +105,11 @@ func (s *Slot) Serve(ctx context.Context, e slot.Epoch, x slot.UncleanCount, gat
 		if err := t.applyAt(m, first, slotChange(rec)); err != nil {
 			return err
 		}
+		// A mark of an earlier epoch says nothing of this one: who handed the slot over
+		// has kept it, and a start would take it for this epoch's.
+		if err := t.b.Delete(localKey(keyAlone), nil); err != nil {
+			return err
+		}
 		return t.noteServed(e)
 	})
 	if err != nil {

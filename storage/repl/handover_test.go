@@ -57,7 +57,7 @@ func TestLaw01Law02Law03HandOverUnderLoad(t *testing.T) {
 	for e := slot.Epoch(2); e < 8; e++ {
 		was := acked.Load()
 		eventually(t, "mail", func() bool { return acked.Load() > was+20 })
-		handOver(t, from, to)
+		from.handsOver(to.name)
 		mu.Lock()
 		from.endRole()
 		to.lead(e, 0, rec, 2*time.Second)
@@ -78,25 +78,25 @@ func TestLaw01Law02Law03HandOverUnderLoad(t *testing.T) {
 	sameState(t, from, to)
 }
 
-// handOver brings a slot to where Raft may give it to the other side.
-func handOver(t *testing.T, from, to *side) {
-	t.Helper()
-	p, err := from.master.Seal(t.Context())
+// handsOver seals a master, and waits until the only other copy has everything.
+func (s *side) handsOver(to slot.NodeName) {
+	s.t.Helper()
+	p, err := s.master.Seal(s.t.Context())
 	if err != nil {
-		t.Fatal(err)
+		s.t.Fatal(err)
 	}
-	inSync, err := from.feed.HandOver(t.Context(), to.name, p)
+	inSync, err := s.feed.HandOver(s.t.Context(), to, p)
 	if err != nil {
-		t.Fatal(err)
+		s.t.Fatal(err)
 	}
-	if err := from.master.Drained(t.Context()); err != nil {
-		t.Fatal(err)
+	if err := s.master.Drained(s.t.Context()); err != nil {
+		s.t.Fatal(err)
 	}
 	if len(inSync) != 0 { // there is no third copy
-		t.Fatalf("in sync: %v", inSync)
+		s.t.Fatalf("in sync: %v", inSync)
 	}
-	if h, _ := from.copy.Head(); h.Position != p {
-		t.Fatalf("sealed at %s, and the head is %s", p, h.Position)
+	if h, _ := s.copy.Head(); h.Position != p {
+		s.t.Fatalf("sealed at %s, and the head is %s", p, h.Position)
 	}
 }
 

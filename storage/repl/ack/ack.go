@@ -22,6 +22,7 @@
 package ack
 
 import (
+	"fmt"
 	"slices"
 	"time"
 
@@ -34,6 +35,9 @@ type Record struct {
 	Protected bool
 	InSync    []slot.NodeName // sorted; of a protected slot
 	Since     slot.Position   // unprotected: what comes after is on the master alone
+	// Begins is the epoch's first event while it is protected by what the hand-over said
+	// that began it; 0 once the master has had that recorded itself.
+	Begins slot.Position
 }
 
 func (r Record) same(o Record) bool {
@@ -199,6 +203,29 @@ func (s State) Alone() (slot.Position, bool) { return s.alone.since, s.alone.set
 
 func (s State) at(n slot.NodeName) int {
 	return slices.IndexFunc(s.replicas, func(r Replica) bool { return r.Name == n })
+}
+
+// HandOver reports whether the slot may be handed over to a replica at p, the last
+// event of a master that takes no more changes: the replica holds all of it, and
+// nothing waits any more. lacks says what is missing; "": nothing. inSync are the other
+// replicas that hold it and whose acknowledgements count, sorted.
+func (s State) HandOver(to slot.NodeName, p slot.Position) (inSync []slot.NodeName, lacks string) {
+	switch r := s.Replica(to); {
+	case !r.Connected:
+		return nil, fmt.Sprintf("%s does not follow", to)
+	case !r.Viable:
+		return nil, fmt.Sprintf("the copy on %s is not viable: %s", to, r.Problem)
+	case r.Acked < p:
+		return nil, fmt.Sprintf("%s holds events up to %s, the last one is %s", to, r.Acked, p)
+	case s.granted < p:
+		return nil, "some changes are not acknowledged yet"
+	}
+	for _, r := range s.replicas {
+		if r.Name != to && r.Viable && r.Acked >= p && s.Counts(r.Name) {
+			inSync = append(inSync, r.Name)
+		}
+	}
+	return inSync, ""
 }
 
 const unlimited slot.Position = 1<<64 - 1

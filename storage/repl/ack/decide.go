@@ -203,7 +203,17 @@ func (s State) adjusted() (*Record, string) {
 	}
 	slices.Sort(want)
 	if slices.Equal(want, s.recorded.InSync) {
-		return nil, ""
+		return s.begun()
 	}
 	return &Record{Protected: true, InSync: want}, "replicas have come or gone"
+}
+
+// begun is the first record of an epoch that a hand-over began, once all who protect it
+// have its first event. Until then Raft's record says that it may not have begun, and a
+// copy that lacks all of it still counts: one whose disk was restored later must not.
+func (s State) begun() (*Record, string) {
+	if s.recorded.Begins == 0 || slices.ContainsFunc(s.recorded.InSync, func(n slot.NodeName) bool { return s.Replica(n).Acked < s.recorded.Begins }) {
+		return nil, ""
+	}
+	return &Record{Protected: true, InSync: s.recorded.InSync}, "the epoch has begun"
 }

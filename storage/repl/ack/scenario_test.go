@@ -76,7 +76,7 @@ type story struct {
 
 // play executes one line:
 //
-//	start [again] [local] [alone N] (protected NODES | unprotected N) head N
+//	start [again] [local] [alone N] (protected NODES [begins N] | unprotected N) head N
 //	change N              a change is durable at N
 //	connect NODE N, refill NODE, ack NODE N [unviable], gone NODE
 //	works NODE DURATION   it tells that it reads and writes, and ends nothing
@@ -232,6 +232,9 @@ func record(w []string) Record {
 	r := Record{Protected: true}
 	for n := range strings.SplitSeq(w[1], ",") {
 		r.InSync = append(r.InSync, slot.NodeName(n))
+	}
+	if len(w) > 3 && w[2] == "begins" {
+		r.Begins = pos(w[3])
 	}
 	return r
 }
