@@ -265,15 +265,13 @@ func TestConfirmHangUp(t *testing.T) {
 // meanwhile lets something happen in Raft between the plan's questions and its commands.
 type meanwhile struct {
 	Asker
-	once func()
+	happened sync.Once
+	what     func()
 }
 
 func (m *meanwhile) Ask(ctx context.Context, n slot.NodeName, q []Question) (Answer, error) {
 	got, err := m.Asker.Ask(ctx, n, q)
-	if m.once != nil {
-		m.once()
-		m.once = nil
-	}
+	m.happened.Do(m.what)
 	return got, err
 }
 
@@ -286,7 +284,7 @@ func TestLaw01ConfirmRestsOnTheStateOfItsPlan(t *testing.T) {
 		s.up["n1"] = false
 		s.run(t, 20*time.Second)
 		d := s.deps()
-		d.Asker = &meanwhile{Asker: s, once: func() {
+		d.Asker = &meanwhile{Asker: s, what: func() {
 			s.apply(t, cluster.SetUnprotected{Slot: 0, Epoch: 1, Since: slot.At(1, 100)})
 		}}
 		o, err := Confirm(t.Context(), d, Request{By: "alice"})

@@ -229,7 +229,8 @@ func TestLaw01HandOverOfAMasterThatStartsAgain(t *testing.T) {
 	if sl, _ := third.node.State().Slot(id); string(sl.Master) != to.name || sl.Epoch != before.Epoch+1 || sl.Unclean != before.Unclean {
 		t.Errorf("%+v", sl)
 	}
-	if n, err := s.count(third, users[id], "pw"); err != nil || n != 1 {
-		t.Errorf("%d messages, %v", n, err)
-	}
+	s.until(third, 20*time.Second, "the message is there", func(admin.Status) bool { // its Raft has just come back
+		n, err := s.count(third, users[id], "pw")
+		return err == nil && n == 1
+	})
 }

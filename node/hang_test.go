@@ -245,7 +245,7 @@ func TestLaw04MasterThatWaitsIsProposed(t *testing.T) {
 	jump.Store(int64(3 * time.Second)) // a pause: it asks
 	for _, r := range s.nodes[1:] {
 		s.until(r, 20*time.Second, "the slot of a living master is proposed", func(st admin.Status) bool {
-			return proposed(st, id) && said(st, "slot-no-master", id.String()) != "" && strings.Contains(st.Proposals[0].Reason, "waits for a quorum")
+			return proposed(st, id) && said(st, "slot-no-master", id.String()) != "" && strings.Contains(st.Proposals[0].Reason, "until a quorum agrees")
 		})
 	}
 }
