@@ -128,14 +128,19 @@ func TestLaw09DamagedBlockIsTheReadersOwn(t *testing.T) {
 	want := d.read(t, d.fs)
 	all := vfs.CrashCloneCfg{UnsyncedDataPercent: 100, RNG: rand.New(rand.NewPCG(1, 1))}
 	d.fs = d.fs.CrashClone(all) // without the tables that the first open removed
-	table, size := "", 0
+	type place struct {
+		table string
+		at    int
+	}
+	var places []place // in all tables: one may be obsolete, of another Open needs each block
 	for _, f := range filesBelow(d.fs, h.o.Dir+"/index") {
-		if n := len(contentOf(d.fs, f)); strings.HasSuffix(f, ".sst") && n >= size { // the last: an older one may be obsolete
-			table, size = f, n
+		for at := 1000; strings.HasSuffix(f, ".sst") && at < len(contentOf(d.fs, f)); at += 1777 {
+			places = append(places, place{f, at})
 		}
 	}
 	met, delivered := 0, 0
-	for at := 1000; at < size && met < 5; at += 1777 {
+	for i := len(places) - 1; i >= 0 && met < 5; i-- {
+		table, at := places[i].table, places[i].at
 		fs := d.copy()
 		b := contentOf(fs, table)
 		b[at] ^= 1
