@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"mailnode/raftfsm/cluster"
+	"mailnode/storage/slot"
 )
 
 // repeatAfter is how long a command with an unknown outcome may take to show up
@@ -41,8 +42,7 @@ func change(ctx context.Context, own Ownership, c cluster.ConfirmSlot) (SlotOutc
 			}
 			var newer cluster.ErrChanged
 			if errors.As(err, &newer) {
-				return SlotOutcome{Slot: c.Slot, To: c.To, Why: "the plan is no longer true: what is recorded of the slot has changed since it was made",
-					Accept: "mailnode failover show " + c.Proposal, again: true}, declined
+				return noLongerTrue(c.Slot, c.To, c.Proposal), declined
 			}
 			if !superseded(err) {
 				return SlotOutcome{Slot: c.Slot, Why: err.Error()}, declined
@@ -51,7 +51,10 @@ func change(ctx context.Context, own Ownership, c cluster.ConfirmSlot) (SlotOutc
 		case cluster.UnknownOutcome:
 			open = true
 		}
-		if so, kind := await(ctx, own, c, wait); kind != undecided {
+		soon, cancel := context.WithTimeout(ctx, wait)
+		so, kind := await(soon, own, func(st *cluster.State) (SlotOutcome, result) { return settled(st, c) })
+		cancel()
+		if kind != undecided {
 			return so, kind
 		}
 		switch {
@@ -64,15 +67,18 @@ func change(ctx context.Context, own Ownership, c cluster.ConfirmSlot) (SlotOutc
 	}
 }
 
-// await looks at the state until the slot has left the epoch that the command
-// ends, or its proposal was closed without it.
-func await(ctx context.Context, own Ownership, c cluster.ConfirmSlot, wait time.Duration) (SlotOutcome, result) {
-	ctx, cancel := context.WithTimeout(ctx, wait)
-	defer cancel()
+// noLongerTrue is the answer about a slot whose record is not that of the plan.
+func noLongerTrue(id slot.ID, to slot.NodeName, proposal string) SlotOutcome {
+	return SlotOutcome{Slot: id, To: to, Why: "the plan is no longer true: what is recorded of the slot has changed since it was made",
+		Accept: "mailnode failover show " + proposal, again: true}
+}
+
+// await looks at the state until read can say how a change ended, or ctx ends.
+func await(ctx context.Context, own Ownership, read func(*cluster.State) (SlotOutcome, result)) (SlotOutcome, result) {
 	poll := time.NewTicker(pollEvery)
 	defer poll.Stop()
 	for {
-		if so, kind := settled(own.State(), c); kind != undecided {
+		if so, kind := read(own.State()); kind != undecided {
 			return so, kind
 		}
 		select {

@@ -110,15 +110,25 @@ func (d Deps) change(ctx context.Context, p cluster.Proposal, r Request, changes
 		return
 	}
 	if !p.Dead {
-		stayed, open := handOverAll(ctx, d.Ownership, over, handOverWait, out)
-		out.Refused, out.Failed = append(out.Refused, stayed...), append(out.Failed, open...)
+		sideBySide(over, func(c cluster.BeginHandOver) (SlotOutcome, result) {
+			return handOver(ctx, d.Ownership, c, handOverWait)
+		}, out.file)
+		out.sort()
 		return
 	}
-	stayed, open := handOverAll(ctx, d.Ownership, over, deadWait, out)
-	left := append(stayed, open...)
+	var left []SlotOutcome
+	sideBySide(over, func(c cluster.BeginHandOver) (SlotOutcome, result) { return handOver(ctx, d.Ownership, c, deadWait) }, func(so SlotOutcome, kind result) {
+		if kind == changed {
+			out.file(so, kind)
+		} else {
+			left = append(left, so)
+		}
+	})
+	out.sort()
 	if len(left) == 0 {
 		return
 	}
+	sortBySlot(left)
 	again := Request{Proposal: p.ID, AcceptLoss: r.AcceptLoss, By: r.By, Why: r.Why, WallTime: r.WallTime}
 	for _, so := range left {
 		again.Slots = append(again.Slots, so.Slot)
@@ -137,15 +147,13 @@ func (d Deps) change(ctx context.Context, p cluster.Proposal, r Request, changes
 func fileClosed(st *cluster.State, over []cluster.BeginHandOver, left []SlotOutcome, out *Outcome) {
 	for _, so := range left {
 		i := slices.IndexFunc(over, func(c cluster.BeginHandOver) bool { return c.Slot == so.Slot })
-		switch end, kind := handedOver(st, over[i], 0); kind {
-		case changed:
-			out.Done = append(out.Done, end)
-		case declined:
-			out.Refused = append(out.Refused, end)
-		default:
-			out.Failed = append(out.Failed, so)
+		end, kind := handedOver(st, over[i], 0)
+		if kind == undecided {
+			end = so
 		}
+		out.file(end, kind)
 	}
+	out.sort()
 }
 
 // chosen sorts the slots of a plan into commands and refusals.
@@ -178,21 +186,35 @@ func chosen(st *cluster.State, plan Plan, r Request, out *Outcome) (changes []cl
 
 // changeAll runs the commands side by side and files each result.
 func changeAll(ctx context.Context, own Ownership, changes []cluster.ConfirmSlot, out *Outcome) {
+	sideBySide(changes, func(c cluster.ConfirmSlot) (SlotOutcome, result) { return change(ctx, own, c) }, out.file)
+	out.sort()
+}
+
+// sideBySide does something for each command, and gives each result to file, one at a
+// time.
+func sideBySide[C any](list []C, do func(C) (SlotOutcome, result), file func(SlotOutcome, result)) {
 	var mu sync.Mutex
-	each(changes, func(c cluster.ConfirmSlot) {
-		so, kind := change(ctx, own, c)
+	each(list, func(c C) {
+		so, kind := do(c)
 		mu.Lock()
 		defer mu.Unlock()
-		switch kind {
-		case changed:
-			out.Done = append(out.Done, so)
-		case declined:
-			out.Refused = append(out.Refused, so)
-		default:
-			out.Failed = append(out.Failed, so)
-		}
+		file(so, kind)
 	})
-	for _, list := range [][]SlotOutcome{out.Done, out.Refused, out.Failed} {
+}
+
+func (o *Outcome) file(so SlotOutcome, kind result) {
+	switch kind {
+	case changed:
+		o.Done = append(o.Done, so)
+	case declined:
+		o.Refused = append(o.Refused, so)
+	default:
+		o.Failed = append(o.Failed, so)
+	}
+}
+
+func (o *Outcome) sort() {
+	for _, list := range [][]SlotOutcome{o.Done, o.Refused, o.Failed} {
 		sortBySlot(list)
 	}
 }

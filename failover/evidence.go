@@ -124,6 +124,14 @@ func (e *Evidence) Heard(now time.Duration) []Heard {
 	return out
 }
 
+// Owner returns whom Raft has as a slot's master, and since when, as seen here.
+func (e *Evidence) Owner(id slot.ID) (Owned, bool) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	own, known := e.owned[id]
+	return own, known
+}
+
 // HeardAt returns when a node last reported to this process; false: never.
 func (e *Evidence) HeardAt(name slot.NodeName) (time.Duration, bool) {
 	e.mu.Lock()

@@ -1,11 +1,11 @@
 package failover
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"slices"
-	"sync"
 	"time"
 
 	"mailnode/raftfsm/cluster"
@@ -21,29 +21,6 @@ const (
 	// deadWait is how long a hand-over is tried with a master that is assumed dead.
 	deadWait = 5 * time.Second
 )
-
-// handOverAll hands slots over side by side, and files those that went. It returns
-// those that did not, and those of which that is not known when wait is over.
-func handOverAll(ctx context.Context, own Ownership, list []cluster.BeginHandOver, wait time.Duration, out *Outcome) (stayed, open []SlotOutcome) {
-	var mu sync.Mutex
-	each(list, func(c cluster.BeginHandOver) {
-		so, kind := handOver(ctx, own, c, wait)
-		mu.Lock()
-		defer mu.Unlock()
-		switch kind {
-		case changed:
-			out.Done = append(out.Done, so)
-		case declined:
-			stayed = append(stayed, so)
-		default:
-			open = append(open, so)
-		}
-	})
-	for _, l := range [][]SlotOutcome{out.Done, stayed, open} {
-		sortBySlot(l)
-	}
-	return stayed, open
-}
 
 // handOver has a slot sealed, and waits until its master has handed it over, or that
 // was given up. The command changes nothing when it is repeated. That Raft's record of
@@ -70,8 +47,7 @@ func handOver(ctx context.Context, own Ownership, c cluster.BeginHandOver, wait 
 				c.Version = newer.Have
 				continue
 			case changed:
-				return SlotOutcome{Slot: c.Slot, To: c.To, Why: "the plan is no longer true: what is recorded of the slot has changed since it was made",
-					Accept: "mailnode failover show " + c.Proposal, again: true}, declined
+				return noLongerTrue(c.Slot, c.To, c.Proposal), declined
 			}
 			return SlotOutcome{Slot: c.Slot, To: c.To, Why: err.Error()}, declined
 		}
@@ -88,37 +64,25 @@ func handOver(ctx context.Context, own Ownership, c cluster.BeginHandOver, wait 
 // awaitHandOver looks at the state until a hand-over that was begun at an index of
 // Raft's log, or before, has ended.
 func awaitHandOver(ctx context.Context, own Ownership, c cluster.BeginHandOver, begun uint64) (SlotOutcome, result) {
-	poll := time.NewTicker(pollEvery)
-	defer poll.Stop()
-	for {
-		if so, kind := handedOver(own.State(), c, begun); kind != undecided {
-			return so, kind
-		}
-		select {
-		case <-ctx.Done():
-			return SlotOutcome{Slot: c.Slot, To: c.To, Why: "it is sealed, and the hand-over has neither ended nor been given up:"}, undecided
-		case <-poll.C:
-		}
+	so, kind := await(ctx, own, func(st *cluster.State) (SlotOutcome, result) { return handedOver(st, c, begun) })
+	if kind == undecided {
+		so = SlotOutcome{Slot: c.Slot, To: c.To, Why: "it is sealed, and the hand-over has neither ended nor been given up:"}
 	}
+	return so, kind
 }
 
 // handedOver reads from the state how a hand-over ended. A begun of 0 is one of which
 // this node does not know that it has begun.
 func handedOver(st *cluster.State, c cluster.BeginHandOver, begun uint64) (SlotOutcome, result) {
-	sl, ok := st.Slot(c.Slot)
-	p, known := st.Proposal(c.Proposal)
-	switch {
-	case !ok:
-		return SlotOutcome{}, undecided
-	case sl.Epoch == c.Epoch+1 && sl.Master == c.To:
-		return SlotOutcome{Slot: c.Slot, To: c.To, Epoch: sl.Epoch}, changed
-	case sl.Epoch > c.Epoch:
-		return SlotOutcome{Slot: c.Slot, To: sl.Master, Epoch: sl.Epoch,
-			Why: fmt.Sprintf("it went to %s meanwhile, with epoch %d", sl.Master, sl.Epoch)}, declined
-	case known && p.State != cluster.Open:
-		return SlotOutcome{Slot: c.Slot, To: c.To, Why: cluster.ErrClosed{Proposal: p.ID, State: p.State, Why: p.Closed}.Error()}, declined
-	case begun > 0 && sl.HandOver == nil && sl.Version >= begun:
+	so, kind := settled(st, cluster.ConfirmSlot{Proposal: c.Proposal, Slot: c.Slot, Epoch: c.Epoch, To: c.To})
+	if kind != undecided {
+		so.To = cmp.Or(so.To, c.To)
+		return so, kind
+	}
+	sl, _ := st.Slot(c.Slot)
+	if begun > 0 && sl.HandOver == nil && sl.Version >= begun {
 		why := "the hand-over was given up"
+		p, _ := st.Proposal(c.Proposal)
 		for _, ps := range p.Slots {
 			if ps.Slot == c.Slot && ps.Note != "" {
 				why = ps.Note

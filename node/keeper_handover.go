@@ -105,7 +105,7 @@ func (n *Node) giveUpHandOvers(ctx context.Context, seen []failover.Sealed) []fa
 }
 
 // changingFor is how long an MTA or a client waits for a slot that changes its master,
-// from when it began to wait (LAWS §6.6).
+// from when it began to wait (LAWS §6.15).
 const changingFor = 5 * time.Second
 
 // whileMoving runs what is done at a slot's master, and again while it answers that
@@ -149,6 +149,6 @@ func (n *Node) moving(id slot.ID) bool {
 	if sl.HandOver != nil {
 		return true
 	}
-	own, known := n.evidence.Snapshot(n.clock.Mono()).Owned[id]
+	own, known := n.evidence.Owner(id)
 	return !known || own.Epoch < sl.Epoch || n.clock.Mono()-own.Since < changingFor
 }

@@ -11,7 +11,7 @@ import (
 )
 
 // sealPatience is how long a change waits for the end of a seal. A hand-over takes
-// less than a second, and an MTA is not to wait for long (LAWS §6.6).
+// less than a second, and an MTA is not to wait for long (LAWS §6.14).
 const sealPatience = 5 * time.Second
 
 // seal keeps changes from beginning while a slot is handed over to another node.
@@ -48,6 +48,11 @@ func (s *seal) end() {
 func (s *seal) err() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	return s.sealed()
+}
+
+// sealed is err with s.mu held.
+func (s *seal) sealed() error {
 	if s.ended == nil {
 		return nil
 	}
@@ -58,8 +63,8 @@ func (s *seal) err() error {
 func (s *seal) enter() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.ended != nil {
-		return &sealedError{s.ended}
+	if err := s.sealed(); err != nil {
+		return err
 	}
 	s.underWay++
 	return nil
