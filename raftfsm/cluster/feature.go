@@ -15,7 +15,11 @@ import (
 // Apply never looks at it: what a node knows must not decide what the state
 // becomes. It is written to the node's own member record, and the state decides
 // by what is recorded of all.
-const KnownFeatures = slot.FirstFeatureLevel
+const KnownFeatures = operatorFeatures
+
+// operatorFeatures is the level of what changes copies and machines while the cluster
+// runs.
+const operatorFeatures slot.FeatureLevel = 2
 
 // featureOf returns the least feature level at which a kind of command may stand in
 // the log. A kind that is missing here is never committed.

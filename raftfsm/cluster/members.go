@@ -27,6 +27,9 @@ func (c Init) apply(s *State, index uint64) (Result, error) {
 		return Result{}, err
 	}
 	s.ClusterID, s.SlotCount, s.DefaultReplicas, s.PlaceAt = c.ClusterID, c.SlotCount, c.DefaultReplicas, c.PlaceAt
+	if m.Knows() > slot.FirstFeatureLevel { // nobody is there who knows less
+		s.FeatureLevel = m.Knows()
+	}
 	s.Members = []Member{m}
 	s.Slots = make([]Slot, c.SlotCount)
 	for i := range s.Slots {
