@@ -420,19 +420,11 @@ func (f *Follower) poison(ev *event.Event, why error, ack func(bool, string) err
 // Bodies of events up to history are not pushed: they are asked for at once, the
 // whole group's together.
 func (f *Follower) applySome(ctx context.Context, bodies *bodyStream, group []*event.Event, history slot.Position, acks progress) (int, error) {
-	for _, ev := range group {
-		if slot.Position(ev.Position) > history {
-			break
-		}
-		missing, err := f.o.Slot.MissingBodies(ev)
-		if err != nil {
-			return 0, err
-		}
-		for _, ref := range missing {
-			if err := bodies.want(ref); err != nil {
-				return 0, err
-			}
-		}
+	if err := f.wantBodies(bodies, group, history); err != nil {
+		return 0, err
+	}
+	unpushed := func() error {
+		return f.wantBodies(bodies, group, slot.Position(group[len(group)-1].Position))
 	}
 	for i, ev := range group {
 		missing, err := f.o.Slot.MissingBodies(ev)
@@ -445,11 +437,30 @@ func (f *Follower) applySome(ctx context.Context, bodies *bodyStream, group []*e
 		if i > 0 { // what is complete is made durable first
 			return f.apply(ctx, group[:i], acks.working)
 		}
-		if err := f.awaitBodies(ctx, bodies, missing, acks.waiting); err != nil {
+		if err := f.awaitBodies(ctx, bodies, missing, unpushed, acks.waiting); err != nil {
 			return 0, err
 		}
 	}
 	return f.apply(ctx, group, acks.working)
+}
+
+// wantBodies asks for what the events of a group up to last need and is not here.
+func (f *Follower) wantBodies(bodies *bodyStream, group []*event.Event, last slot.Position) error {
+	for _, ev := range group {
+		if slot.Position(ev.Position) > last {
+			break
+		}
+		missing, err := f.o.Slot.MissingBodies(ev)
+		if err != nil {
+			return err
+		}
+		for _, ref := range missing {
+			if err := bodies.want(ref); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // progress tells the master while something takes its time: that bytes come in,
@@ -483,10 +494,12 @@ func (f *Follower) apply(ctx context.Context, evs []*event.Event, working func()
 	}
 }
 
-// awaitBodies waits for bodies; those that were not pushed are asked for. While
-// it waits, acknowledgements go on telling the master that bytes move. That a body
-// is gone ends the stream.
-func (f *Follower) awaitBodies(ctx context.Context, bodies *bodyStream, missing []slot.BodyRef, ack func() error) error {
+// awaitBodies waits for bodies. When they are late they were not pushed, because they
+// came before this stream: unpushed then asks for them, and for whatever else was not
+// pushed either, or each event of a group would wait as long. While it waits,
+// acknowledgements go on telling the master that bytes move. That a body is gone ends
+// the stream.
+func (f *Follower) awaitBodies(ctx context.Context, bodies *bodyStream, missing []slot.BodyRef, unpushed, ack func() error) error {
 	grace := time.NewTimer(bodyGrace)
 	defer grace.Stop()
 	tick := time.NewTicker(ackEvery)
@@ -526,10 +539,8 @@ func (f *Follower) awaitBodies(ctx context.Context, bodies *bodyStream, missing 
 		select {
 		case <-news:
 		case <-grace.C:
-			for _, ref := range missing {
-				if err := bodies.want(ref); err != nil {
-					return err
-				}
+			if err := unpushed(); err != nil {
+				return err
 			}
 		case <-tick.C:
 			if err := ack(); err != nil {

@@ -154,7 +154,7 @@ func (x *bodyFetch) add(ref slot.BodyRef, live bool) error {
 func (x *bodyFetch) settle() error {
 	var here []slot.BodyRef
 	for _, w := range x.batch {
-		err := x.f.awaitBodies(x.ctx, x.b, []slot.BodyRef{w.ref}, func() error { return nil })
+		err := x.f.awaitBodies(x.ctx, x.b, []slot.BodyRef{w.ref}, func() error { return x.b.want(w.ref) }, func() error { return nil })
 		if errors.Is(err, storage.ErrUnavailable) && !w.live || errors.Is(err, errUnneeded) {
 			continue // an expunged message may have lost its body everywhere
 		}
