@@ -140,7 +140,7 @@ func (c copyState) trouble() string {
 }
 
 func (c copyState) candidate() candidate {
-	return candidate{node: c.Node, standby: c.standby, lineage: c.Lineage, position: c.Position}
+	return candidate{node: c.Node, standby: c.standby, strained: c.Away != "", lineage: c.Lineage, position: c.Position}
 }
 
 // copies are the copies of one slot that may be chosen: its replicas, and the

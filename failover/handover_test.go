@@ -189,6 +189,29 @@ func TestDamagedMasterIsProposedToHandOver(t *testing.T) {
 	})
 }
 
+// A master on a strained disk hands over to a copy whose disk is well, and keeps the slot
+// while there is none. A person may move it all the same.
+func TestStrainedMasterGoesToADiskThatIsWell(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newSite(t, list("n1", "n2", "n3"), list("n1", "n2"))
+		strained := func(n slot.NodeName, id slot.ID) { s.edit(n, id, func(c *CopyAnswer) { c.Away = "its disk is slow" }) }
+		strained("n1", 0)
+		strained("n1", 1)
+		strained("n2", 0)
+		strained("n2", 1)
+		if got := brief(s.run(t, time.Minute)); len(got) != 1 || got[0] != `open "" n1 serves s000, but its disk is slow: s000:n1->n3[n2]` {
+			t.Fatalf("%v", got)
+		}
+		if one := s.plan(t, "p1").Slots[0]; !one.Safe || !one.HandOver || one.To != "n3" {
+			t.Errorf("%+v", one)
+		}
+		s.wish(t, Wish{From: "n1"})
+		if one := s.plan(t, "p2").Slots[0]; !one.Safe || one.Slot != 1 || one.To != "n2" {
+			t.Errorf("a person wants it: %+v", one)
+		}
+	})
+}
+
 // Slots of a silent node are in the watcher's proposal: who wants them off it gets
 // that one.
 func TestWishIsProposedAlready(t *testing.T) {

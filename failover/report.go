@@ -80,8 +80,8 @@ type Health struct {
 	Diverged    bool   `json:"diverged,omitempty"`
 	Quarantined bool   `json:"quarantined,omitempty"` // it has a dirty mailbox
 	Failed      string `json:"failed,omitempty"`      // the store is poisoned or hangs: why
-	// Away says why a master that serves is to hand the slot over to another copy: its
-	// index is damaged.
+	// Away says why a copy had better not be the master, though it can serve: its index is
+	// damaged, or its disk is slow or fails.
 	Away string `json:"away,omitempty"`
 	// Hangs is what the copy's disk has not answered for some seconds; it may yet.
 	Hangs   string `json:"hangs,omitempty"`

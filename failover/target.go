@@ -20,6 +20,7 @@ const settleAfter = 3 * time.Second
 type candidate struct {
 	node     slot.NodeName
 	standby  bool
+	strained bool // its disk is slow or fails
 	lineage  slot.Epoch
 	position slot.Position
 	still    bool
@@ -35,14 +36,16 @@ func (c candidate) ahead(o candidate) int {
 	return cmp.Compare(c.position, o.position)
 }
 
-// preferred orders candidates, best first: no standby while there is another,
-// then the one that holds most.
+// preferred orders candidates, best first: no standby while there is another, no
+// strained disk while there is another, then the one that holds most.
 func (c candidate) preferred(o candidate) int {
-	if c.standby != o.standby {
-		if o.standby {
-			return -1
+	for _, bad := range [][2]bool{{c.standby, o.standby}, {c.strained, o.strained}} {
+		if bad[0] != bad[1] {
+			if bad[1] {
+				return -1
+			}
+			return 1
 		}
-		return 1
 	}
 	return -c.ahead(o)
 }
@@ -77,7 +80,7 @@ func (w *watch) survey(sl cluster.Slot) survey {
 			s.notes = append(s.notes, fmt.Sprintf("%s %s", n, why))
 			continue
 		}
-		s.viable = append(s.viable, candidate{node: n, standby: m.Standby, lineage: c.Lineage, position: c.Position,
+		s.viable = append(s.viable, candidate{node: n, standby: m.Standby, strained: c.Away != "", lineage: c.Lineage, position: c.Position,
 			still: w.v.Now-c.StillSince >= settleAfter})
 	}
 	return s
@@ -105,7 +108,7 @@ func (w *watch) target(s survey, present slot.NodeName) *candidate {
 	if now == nil || best == now {
 		return best
 	}
-	restless := now.standby == best.standby && !(now.still && best.still)
+	restless := now.standby == best.standby && now.strained == best.strained && !(now.still && best.still)
 	if best.preferred(*now) == 0 || restless {
 		return now
 	}

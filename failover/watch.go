@@ -157,7 +157,7 @@ func (w *watch) open() []cluster.Command {
 			if !w.wasRejected(sl, c.FailedSince) {
 				failed[sl.Master] = append(failed[sl.Master], sl)
 			}
-		case w.v.away(sl, w.suspectAfter) != "":
+		case w.v.away(sl, w.suspectAfter) != "" && w.relief(sl):
 			c, _ := w.v.copyOf(sl.Master, sl.ID)
 			if !w.wasRejected(sl, c.FailedSince) {
 				failed[sl.Master] = append(failed[sl.Master], sl)
@@ -184,6 +184,12 @@ func (w *watch) open() []cluster.Command {
 		out = append(out, w.openFor("", n, failed[n], age))
 	}
 	return out
+}
+
+// relief reports whether a slot would be better off on another node.
+func (w *watch) relief(sl cluster.Slot) bool {
+	to := w.target(w.survey(sl), "")
+	return to != nil && !to.strained
 }
 
 func (w *watch) openFor(about, master slot.NodeName, slots []cluster.Slot, age time.Duration) cluster.Command {

@@ -345,6 +345,8 @@ func (n *Node) watchSpace(ctx context.Context, dir string) {
 			return
 		}
 		n.conditions.Put(free < disk.ReserveBytes, monitor.DiskFull, dir, "")
+		why := space.Trouble()
+		n.conditions.Put(why != "", monitor.DiskStrained, dir, why)
 	})
 }
 

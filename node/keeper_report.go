@@ -51,6 +51,7 @@ func (k *keeper) report() failover.CopyReport {
 	r.Counters = failover.Counters{Events: head.Position.N(), Messages: head.Births, Bytes: head.Bytes}
 	r.Viable = !head.Building && head.Position > 0 && r.Failed == "" // an empty copy proves nothing
 	r.Head, r.HeadCount = head.Position, r.Counters
+	r.Away = open.copy.DiskTrouble()
 	if why := k.index.told.Load(); why != nil && role.master != nil {
 		r.Away = "its index is damaged: " + *why
 	}

@@ -31,6 +31,7 @@ const (
 	RaftNoRoom         Name = "raft-no-room"
 	RaftLogCorrupt     Name = "raft-log-corrupt"
 	DiskFull           Name = "disk-full"
+	DiskStrained       Name = "disk-strained"
 	CopyDiverged       Name = "copy-diverged"
 	CopyBuilding       Name = "copy-building"
 	CopyDigestDiffers  Name = "copy-digest-differs"
@@ -111,6 +112,7 @@ func diskKinds() []Kind {
 		{SlotNoRoom, Page, "slot", "The disk of this node's copy is full: it takes no changes until there is room, and is read meanwhile.", "mailnode slot show {}"},
 		{SlotOpening, Warn, "slot", "This node's copy is still being opened and checked.", "mailnode slot show {}"},
 		{DiskFull, Page, "path", "The file system has almost no room: deliveries, and whatever else grows, are put off.", "df -h {}"},
+		{DiskStrained, Page, "path", "The disk is slow or fails; masters that have their mail on it are proposed to move away, if a better copy is there.", "mailnode failover list"},
 		{RaftStoreFailed, Page, "", "Raft's files on this node failed, or were damaged, lost or older than what it has promised; mail is not in them.", "mailnode cluster members"},
 		{RaftNoRoom, Page, "", "The disk with Raft's files is full: this node decides nothing until there is room, and mail is not in them.", "df -h"},
 		{RaftSnapshotFailed, Warn, "", "A snapshot of Raft's state could not be written, its log grows.", "df -h"},

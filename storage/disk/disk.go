@@ -3,7 +3,8 @@
 // A Space keeps room: it says, before anything is written, whether something may
 // still grow on a file system; keeps account of what was announced and is not
 // written yet; and holds a ballast, a file whose blocks are given up when a write
-// finds no room after all. A Watchdog notices a disk that no longer answers.
+// finds no room after all. It also says whether its disk is slow or fails. A Watchdog
+// notices a disk that no longer answers.
 // A Latch remembers the first failure, which is final. WriteFile replaces a small
 // file, so that a crash leaves the old one or the new.
 package disk
@@ -70,20 +71,26 @@ type Disks struct {
 func (d *Disks) At(fs vfs.FS, dir string, mono func() time.Duration) *Space {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	var nearest *Space
-	for _, s := range d.spaces {
-		if s.covers(dir) && (nearest == nil || len(s.dir) > len(nearest.dir)) {
-			nearest = s
+	s := nearest(d.spaces, dir)
+	if s == nil {
+		s = &Space{dir: dir}
+		s.use(fs, mono)
+		d.spaces = append(d.spaces, s)
+	} else if s.dir == dir {
+		s.use(fs, mono) // who opens the folder again may come with another seam
+	}
+	return s
+}
+
+// nearest returns the Space of the folder that a path lies in; of several, the lowest.
+func nearest(spaces []*Space, path string) *Space {
+	var best *Space
+	for _, s := range spaces {
+		if s.covers(path) && (best == nil || len(s.dir) > len(best.dir)) {
+			best = s
 		}
 	}
-	if nearest == nil {
-		nearest = &Space{dir: dir}
-		nearest.use(fs, mono)
-		d.spaces = append(d.spaces, nearest)
-	} else if nearest.dir == dir {
-		nearest.use(fs, mono) // who opens the folder again may come with another seam
-	}
-	return nearest
+	return best
 }
 
 // Space is the room of the file system that one folder lies on. Its methods may
@@ -104,6 +111,7 @@ type Space struct {
 	taken   int64         // since, by whoever was admitted
 	held    int64         // announced, and neither written nor given up
 	ballast int64         // bytes that the ballast has
+	strain  strain
 }
 
 // seam is what a Space reaches the disk and the clock through.

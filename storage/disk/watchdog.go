@@ -114,14 +114,16 @@ func (w *Watchdog) During(what, path string, fn func() error) error {
 	return fn()
 }
 
-// FS returns fs with its operations watched.
-func (w *Watchdog) FS(fs vfs.FS) vfs.FS { return watchedFS{fs, w} }
+// FS returns fs with its operations watched. Those on files that lie in one of the spaces
+// also tell how their disk is (Space.Trouble).
+func (w *Watchdog) FS(fs vfs.FS, spaces ...*Space) vfs.FS { return watchedFS{fs, w, spaces} }
 
 // watchedFS is a file system whose operations are watched, but for RemoveAll, which
 // is many in one.
 type watchedFS struct {
 	vfs.FS
-	w *Watchdog
+	w      *Watchdog
+	spaces []*Space
 }
 
 // Unwrap implements vfs.FS.
@@ -133,7 +135,7 @@ func (f watchedFS) open(what, name string, open func() (vfs.File, error)) (vfs.F
 	if err != nil {
 		return nil, err
 	}
-	return &watchedFile{file, name, f.w}, nil
+	return &watchedFile{file, name, f.w, nearest(f.spaces, name)}, nil
 }
 
 // Open implements vfs.FS.
@@ -208,19 +210,22 @@ func (f watchedFS) GetDiskUsage(path string) (u vfs.DiskUsage, err error) {
 // watchedFile is a file or a folder that is open.
 type watchedFile struct {
 	vfs.File
-	path string
-	w    *Watchdog
+	path  string
+	w     *Watchdog
+	space *Space // nil: nobody asked how its disk is
 }
 
 // Read implements vfs.File.
 func (f *watchedFile) Read(b []byte) (n int, err error) {
 	err = f.w.During("read", f.path, func() (err error) { n, err = f.File.Read(b); return err })
+	f.space.wasRead(f.path, 0, err)
 	return n, err
 }
 
 // ReadAt implements vfs.File.
 func (f *watchedFile) ReadAt(b []byte, off int64) (n int, err error) {
 	err = f.w.During("read", f.path, func() (err error) { n, err = f.File.ReadAt(b, off); return err })
+	f.space.wasRead(f.path, off, err)
 	return n, err
 }
 
@@ -246,14 +251,18 @@ func (f *watchedFile) Preallocate(off, n int64) error {
 	return f.w.During("preallocate", f.path, func() error { return f.File.Preallocate(off, n) })
 }
 
+func (f *watchedFile) sync(fn func() error) error {
+	return f.space.synced(func() error { return f.w.During("sync", f.path, fn) })
+}
+
 // Sync implements vfs.File.
-func (f *watchedFile) Sync() error { return f.w.During("sync", f.path, f.File.Sync) }
+func (f *watchedFile) Sync() error { return f.sync(f.File.Sync) }
 
 // SyncData implements vfs.File.
-func (f *watchedFile) SyncData() error { return f.w.During("sync", f.path, f.File.SyncData) }
+func (f *watchedFile) SyncData() error { return f.sync(f.File.SyncData) }
 
 // SyncTo implements vfs.File.
 func (f *watchedFile) SyncTo(length int64) (full bool, err error) {
-	err = f.w.During("sync", f.path, func() (err error) { full, err = f.File.SyncTo(length); return err })
+	err = f.sync(func() (err error) { full, err = f.File.SyncTo(length); return err })
 	return full, err
 }

@@ -40,7 +40,7 @@ func Open(o Options) (*Slot, error) {
 func open(o Options) (*Slot, error) {
 	s := newSlot(o)
 	s.dog = disk.StartWatchdog(s.o.HangAfter, s.fail)
-	s.o.FS = s.dog.FS(o.FS)
+	s.o.FS = s.dog.FS(o.FS, s.space.each()...)
 	done := make(chan error, 1)
 	s.unlessHung(func() { done <- s.open() })
 	var err error

@@ -36,6 +36,17 @@ func (sp *space) each() []*disk.Space {
 	return []*disk.Space{sp.index, sp.packs}
 }
 
+// DiskTrouble says that a disk of the copy is slow or fails, though it is served from it;
+// "" when all is well. It waits for no disk.
+func (s *Slot) DiskTrouble() string {
+	for _, sp := range s.space.each() {
+		if why := sp.Trouble(); why != "" {
+			return why
+		}
+	}
+	return ""
+}
+
 // held is room on both disks.
 type held [2]*disk.Hold
 
