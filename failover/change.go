@@ -70,7 +70,7 @@ func change(ctx context.Context, own Ownership, c cluster.ConfirmSlot) (SlotOutc
 // noLongerTrue is the answer about a slot whose record is not that of the plan.
 func noLongerTrue(id slot.ID, to slot.NodeName, proposal string) SlotOutcome {
 	return SlotOutcome{Slot: id, To: to, Why: "the plan is no longer true: what is recorded of the slot has changed since it was made",
-		Accept: "mailnode failover show " + proposal, again: true}
+		Next: "mailnode failover show " + proposal}
 }
 
 // await looks at the state until read can say how a change ended, or ctx ends.
@@ -98,12 +98,17 @@ func settled(st *cluster.State, c cluster.ConfirmSlot) (SlotOutcome, result) {
 	case ok && sl.Epoch == c.Begins() && sl.Master == c.To:
 		return SlotOutcome{Slot: c.Slot, To: c.To, Epoch: sl.Epoch}, changed
 	case ok && sl.Epoch > c.Epoch:
-		return SlotOutcome{Slot: c.Slot, To: sl.Master, Epoch: sl.Epoch,
-			Why: fmt.Sprintf("it went to %s meanwhile, with epoch %d", sl.Master, sl.Epoch)}, declined
+		return wentElsewhere(sl), declined
 	case known && p.State != cluster.Open:
 		return SlotOutcome{Slot: c.Slot, Why: cluster.ErrClosed{Proposal: p.ID, State: p.State, Why: p.Closed}.Error()}, declined
 	}
 	return SlotOutcome{}, undecided
+}
+
+// wentElsewhere is the answer about a slot that somebody gave to another node.
+func wentElsewhere(sl cluster.Slot) SlotOutcome {
+	return SlotOutcome{Slot: sl.ID, To: sl.Master, Epoch: sl.Epoch,
+		Why: fmt.Sprintf("it went to %s meanwhile, with epoch %d", sl.Master, sl.Epoch), Next: showSlot(sl)}
 }
 
 // superseded reports whether an error means that somebody else's change came first.

@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"mailnode/figures"
 	"mailnode/raftfsm/cluster"
 	"mailnode/storage/slot"
 )
@@ -45,8 +46,9 @@ type SlotOutcome struct {
 	To     slot.NodeName `json:"to,omitempty"`
 	Epoch  slot.Epoch    `json:"epoch,omitempty"` // the one that began
 	Why    string        `json:"why,omitempty"`
-	Accept string        `json:"accept,omitempty"` // the command that goes on
-	again  bool          // it shows the new plan, rather than accepting a loss
+	Accept string        `json:"accept,omitempty"` // the command that accepts the loss
+	Next   string        `json:"next,omitempty"`   // else: the command that goes on
+	users  KnownUsers    // whom a loss concerns
 }
 
 // Outcome is what a confirmation did. A slot of NotServing is also one of Done.
@@ -74,7 +76,10 @@ func Confirm(ctx context.Context, d Deps, r Request) (Outcome, error) {
 	}
 	st := d.Ownership.State()
 	p, refused := find(st, r.Proposal)
-	if refused != nil {
+	switch {
+	case refused != nil && p.State == cluster.Confirmed:
+		return d.confirmedBefore(ctx, st, p, r), nil
+	case refused != nil:
 		return *refused, nil
 	}
 	if r.AcceptLoss && len(r.Slots) == 0 {
@@ -99,6 +104,29 @@ func Confirm(ctx context.Context, d Deps, r Request) (Outcome, error) {
 	out.NotServing = awaitServing(ctx, d.Serving, out.Done)
 	out.finish(plan)
 	return out, nil
+}
+
+// confirmedBefore is the answer to a confirmation that is said again, after a connection
+// that dropped or by another operator: how it ended.
+func (d Deps) confirmedBefore(ctx context.Context, st *cluster.State, p cluster.Proposal, r Request) Outcome {
+	out := Outcome{Proposal: p.ID}
+	for _, ps := range p.Slots {
+		sl, _ := st.Slot(ps.Slot)
+		switch {
+		case len(r.Slots) > 0 && !slices.Contains(r.Slots, ps.Slot):
+		case sl.Master == ps.To:
+			out.file(SlotOutcome{Slot: ps.Slot, To: ps.To, Epoch: sl.Epoch}, changed)
+		default:
+			out.file(wentElsewhere(sl), declined)
+		}
+	}
+	out.sort()
+	out.NotServing = awaitServing(ctx, d.Serving, out.Done)
+	out.finish(Plan{})
+	if p.ClosedBy != r.By {
+		out.Text = fmt.Sprintf("%s was confirmed by %s already\n", p.ID, p.ClosedBy) + out.Text
+	}
+	return out
 }
 
 // change does what was chosen. Slots whose master serves are handed over; one that is
@@ -178,7 +206,7 @@ func chosen(st *cluster.State, plan Plan, r Request, out *Outcome) (changes []cl
 			changes = append(changes, cluster.ConfirmSlot{Proposal: plan.Proposal, Slot: s.Slot, Epoch: s.Epoch, Seen: s.SeenEpoch, Version: s.Version, To: s.To, Position: s.Position,
 				Unclean: true, AcceptLoss: !s.Safe, By: r.By, Why: r.Why, WallTime: r.WallTime})
 		default:
-			out.Refused = append(out.Refused, SlotOutcome{Slot: s.Slot, To: s.To, Why: s.Why, Accept: s.Accept})
+			out.Refused = append(out.Refused, SlotOutcome{Slot: s.Slot, To: s.To, Why: s.Why, Accept: s.Accept, Next: s.Next, users: s.KnownUsers})
 		}
 	}
 	return changes, over
@@ -278,11 +306,13 @@ func (o *Outcome) finish(plan Plan) {
 	}
 	for _, g := range grouped(o.Refused, SlotOutcome.said) {
 		out.line(0, "%s: not done, %s", outcomeNames(g), g[0].Why)
-		if g[0].Accept != "" {
-			if !g[0].again {
-				out.line(2, "to accept the loss:")
-			}
+		switch {
+		case g[0].Accept != "":
+			out.line(2, "%s", g[0].concerns())
+			out.line(2, "to accept the loss:")
 			out.command(g[0].Accept)
+		case g[0].Next != "":
+			out.command(g[0].Next)
 		}
 	}
 	if len(o.Done) > 0 && plan.CutOff != "" {
@@ -292,7 +322,19 @@ func (o *Outcome) finish(plan Plan) {
 }
 
 // said is what is printed of an outcome; a command is for one slot.
-func (s SlotOutcome) said() string { return s.Why + "|" + s.Accept }
+func (s SlotOutcome) said() string { return s.Why + "|" + s.Accept + "|" + s.Next }
+
+// concerns says whose mail a loss would hide.
+func (s SlotOutcome) concerns() string {
+	if !s.users.UsersKnown {
+		return "whom it concerns is not known: no living node knows the users"
+	}
+	text := "it concerns " + figures.Count(s.users.Users, "user")
+	if names := s.users.names(); names != "" {
+		text += ": " + names
+	}
+	return text
+}
 
 func outcomeNames(g []SlotOutcome) string {
 	list := make([]slot.ID, 0, len(g))

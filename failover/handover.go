@@ -88,7 +88,7 @@ func handedOver(st *cluster.State, c cluster.BeginHandOver, begun uint64) (SlotO
 				why = ps.Note
 			}
 		}
-		return SlotOutcome{Slot: c.Slot, To: c.To, Why: fmt.Sprintf("%s; %s serves it as before", why, sl.Master)}, declined
+		return SlotOutcome{Slot: c.Slot, To: c.To, Why: fmt.Sprintf("%s; %s serves it as before", why, sl.Master), Next: showSlot(sl)}, declined
 	}
 	return SlotOutcome{}, undecided
 }

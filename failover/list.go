@@ -49,7 +49,10 @@ func (ps Proposals) Render(w io.Writer) error {
 // open it again before its cause went away and came back.
 func Reject(ctx context.Context, own Ownership, id, by, why string) (Outcome, error) {
 	p, refused := find(own.State(), id)
-	if refused != nil {
+	switch {
+	case refused != nil && p.State == cluster.Rejected: // said again
+		return Outcome{Text: refused.Text}, nil
+	case refused != nil:
 		return *refused, nil
 	}
 	_, err := own.Propose(ctx, cluster.RejectProposal{Proposal: p.ID, By: by, Why: why})

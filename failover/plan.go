@@ -56,6 +56,7 @@ type Verdict struct {
 	Safe   bool   `json:"safe"`
 	Why    string `json:"why,omitempty"`    // not safe: what is not known or would be lost
 	Accept string `json:"accept,omitempty"` // the command that accepts the loss
+	Next   string `json:"next,omitempty"`   // not safe, and no loss to accept: the command that goes on
 	Serves bool   `json:"serves,omitempty"` // the old master serves the slot: nothing to do
 	// HandOver says that the old master serves, and hands the slot over: nothing can be
 	// missing, and service pauses for about a second.
@@ -70,6 +71,7 @@ type Risk struct {
 	EventsAtRisk   *uint64       `json:"events_at_risk"`
 	MessagesAtRisk *uint64       `json:"messages_at_risk"`
 	BytesAtRisk    *uint64       `json:"bytes_at_risk"`
+	UsersAtRisk    *int          `json:"users_at_risk"` // whom the target does not know at all; null: not known
 	RiskKnown      bool          `json:"risk_known"`
 	RiskBy         slot.NodeName `json:"risk_by,omitempty"`     // who heard it
 	RiskAgoMs      int64         `json:"risk_ago_ms,omitempty"` // how long before the plan
@@ -182,7 +184,8 @@ func (pl planner) slot(p cluster.Proposal, ps cluster.ProposedSlot) PlanSlot {
 	asked, seen := pl.asked(sl), pl.sightings(sl.ID)
 	forgotten := pl.beyond(sl, seen)
 	if (p.OpenedBy != Watcher || pl.away(sl)) && forgotten.why == "" && !pl.noHandOver && pl.serves(sl) {
-		if one := pl.handOver(out, sl, ps, asked); one.Safe || !p.Dead {
+		named := p.OpenedBy != Watcher && p.Node == "" // a person named the target
+		if one := pl.handOver(out, sl, ps, asked, named); one.Safe || !p.Dead {
 			return one
 		}
 	}
@@ -208,9 +211,9 @@ func (pl planner) slot(p cluster.Proposal, ps cluster.ProposedSlot) PlanSlot {
 		out.Serves = true
 		out.Why = fmt.Sprintf("%s answers again: nothing to do", sl.Master)
 	case to == nil && len(sl.Replicas) == 0:
-		out.Why = fmt.Sprintf("no other copy exists: bring %s back", sl.Master)
+		out.Why, out.Next = fmt.Sprintf("no other copy exists: bring %s back", sl.Master), showSlot(sl)
 	case to == nil:
-		out.Why = "no viable copy answers: " + strings.Join(out.NotChosen, ", ")
+		out.Why, out.Next = "no viable copy answers: "+strings.Join(out.NotChosen, ", "), showSlot(sl)
 	case len(doubts) > 0:
 		out.Why = strings.Join(doubts, "; ")
 		out.Accept = fmt.Sprintf("mailnode failover confirm %s --slot %s --accept-loss", pl.proposal, sl.ID)
@@ -228,32 +231,41 @@ func (pl planner) away(sl cluster.Slot) bool {
 	return pl.v.away(sl, pl.suspectAfter) != ""
 }
 
-// handOver plans a slot whose master serves it and is to hand it over.
-func (pl planner) handOver(out PlanSlot, sl cluster.Slot, ps cluster.ProposedSlot, asked copies) PlanSlot {
-	named := ps.To // by a person, or by the proposal
+// showSlot is the command that shows how the copies of a slot are.
+func showSlot(sl cluster.Slot) string { return "mailnode slot show " + sl.ID.String() }
+
+// handOver plans a slot whose master serves it and is to hand it over: to the copy that
+// the proposal has, if a person named it, else to another one when that cannot.
+func (pl planner) handOver(out PlanSlot, sl cluster.Slot, ps cluster.ProposedSlot, asked copies, named bool) PlanSlot {
+	want := ps.To
 	if h := sl.HandOver; h != nil && h.Proposal == pl.proposal {
-		named = h.To // it has begun
+		want, named = h.To, true // it has begun
 	}
-	to := asked.choose(sl, named, false, false)
-	if c, ok := asked[named]; ok && named != "" {
+	best := asked.choose(sl, want, false, false)
+	to := best
+	if c, ok := asked[want]; ok && want != "" && (named || c.trouble() == "" || best == nil) {
 		to = &c
 	}
 	out.SinceS = 0
 	switch {
 	case to == nil && len(sl.Replicas) == 0:
-		out.Why = fmt.Sprintf("no other copy exists: %s keeps it", sl.Master)
+		out.Why, out.Next = fmt.Sprintf("no other copy exists: %s keeps it", sl.Master), showSlot(sl)
+		return out
 	case to == nil:
 		asked.describe(&out)
-		out.Why = "no viable copy answers: " + strings.Join(out.NotChosen, ", ")
-	default:
-		out.To, out.Position = to.Node, to.Position
-		if why := to.trouble(); why != "" {
-			out.Why = fmt.Sprintf("%s cannot take it now: %s", to.Node, why)
-		} else {
-			out.Safe, out.HandOver = true, true
-		}
-		asked.describe(&out)
+		out.Why, out.Next = "no viable copy answers: "+strings.Join(out.NotChosen, ", "), showSlot(sl)
+		return out
 	}
+	out.To, out.Position = to.Node, to.Position
+	switch why := to.trouble(); {
+	case why == "":
+		out.Safe, out.HandOver = true, true
+	case best != nil:
+		out.Why, out.Next = fmt.Sprintf("%s cannot take it now: it %s; %s can", to.Node, why, best.Node), fmt.Sprintf("mailnode failover reject %s && mailnode fo %s %s", pl.proposal, sl.ID, best.Node)
+	default:
+		out.Why, out.Next = fmt.Sprintf("%s cannot take it now: it %s", to.Node, why), showSlot(sl)
+	}
+	asked.describe(&out)
 	return out
 }
 
@@ -338,9 +350,27 @@ func (pl planner) risk(sl cluster.Slot, to copyState, seen []Sighting) Risk {
 	case to.Epoch == sl.Epoch || to.Lineage == head.Epoch():
 		have = to.Counters
 	}
+	out.UsersAtRisk = usersBeyond(sl, to, seen)
 	events, messages, bytes := beyond(count.Events, have.Events), beyond(count.Messages, have.Messages), beyond(count.Bytes, have.Bytes)
 	out.EventsAtRisk, out.MessagesAtRisk, out.BytesAtRisk = &events, &messages, &bytes
 	return out
+}
+
+// usersBeyond counts the users that the old master had more than the target, by its last
+// report in this epoch that anyone heard: with them whole mailboxes are hidden. nil: it is
+// not known.
+func usersBeyond(sl cluster.Slot, to copyState, seen []Sighting) *int {
+	var last *Sighting
+	for i, s := range seen {
+		if s.Node == sl.Master && s.Epoch == sl.Epoch && s.Accounts != nil && (last == nil || s.Position > last.Position) {
+			last = &seen[i]
+		}
+	}
+	if last == nil || to.Accounts == nil {
+		return nil
+	}
+	n := max(0, *last.Accounts-*to.Accounts)
+	return &n
 }
 
 func beyond(a, b uint64) uint64 {

@@ -2,6 +2,7 @@ package failover
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"strconv"
@@ -27,6 +28,8 @@ import (
 //	raft s000 K      what Raft records about the slot
 //	wait 20s         time passes; prints what the leader did
 //	plan p1, list, json p1
+//	by bob           who confirms from here on; hands-over: masters hand over when asked
+//	propose -a n1    what an operator wants, as he types it behind `mailnode fo`
 //	confirm [ID] [--slot s000]... [--accept-loss]
 func TestPlanGolden(t *testing.T) {
 	datadriven.Walk(t, "testdata/plan", func(t *testing.T, path string) {
@@ -119,13 +122,27 @@ func (s *site) golden(t *testing.T, out *bytes.Buffer, f []string) {
 		if err := ps.Render(out); err != nil {
 			t.Fatal(err)
 		}
+	case "propose":
+		s.proposeGolden(t, out, f[1:])
+	case "hands-over":
+		s.handsOver(t, 300*time.Millisecond)
+	case "by":
+		s.by = f[1]
 	case "confirm":
-		o, err := Confirm(t.Context(), s.deps(), request(t, f[1:]))
+		r := request(t, f[1:])
+		r.By = cmp.Or(s.by, r.By)
+		o, err := Confirm(t.Context(), s.deps(), r)
 		fmt.Fprintf(out, "%serr=%v exit %d\n", o.Text, err, o.ExitCode)
 		checkWidth(t, o.Text)
 	default:
 		t.Fatalf("unknown command %q", f)
 	}
+}
+
+func (s *site) proposeGolden(t *testing.T, out *bytes.Buffer, f []string) {
+	p := s.wish(t, wish(t, f))
+	fmt.Fprintf(out, "%salso=%v exit %d\n", p.Text, p.Also, p.ExitCode)
+	checkWidth(t, p.Text)
 }
 
 // checkWidth: nothing is wider than a terminal, and only commands, which must be
@@ -160,6 +177,24 @@ func request(t *testing.T, f []string) Request {
 	return r
 }
 
+// wish reads what `mailnode fo` takes: -a n1, -m n1, -K n1, s000 n2.
+func wish(t *testing.T, f []string) Wish {
+	n := slot.NodeName(f[1])
+	switch f[0] {
+	case "-a":
+		return Wish{From: n}
+	case "-m":
+		return Wish{Home: true, HomeOf: n}
+	case "-K":
+		return Wish{From: n, Dead: true}
+	}
+	id, err := slot.ParseID(f[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	return Wish{Slot: id, To: n}
+}
+
 func setField(t *testing.T, c *CopyAnswer, kv string) {
 	k, v, _ := strings.Cut(kv, "=")
 	n, _ := strconv.ParseUint(v, 10, 40)
@@ -168,6 +203,13 @@ func setField(t *testing.T, c *CopyAnswer, kv string) {
 		c.Building = v == "true"
 	case "diverged":
 		c.Diverged = v == "true"
+	case "quarantined":
+		c.Quarantined, c.Viable = v == "true", v != "true"
+	case "away":
+		c.Away = v
+	case "accounts":
+		accounts := int(n)
+		c.Accounts = &accounts
 	case "serving":
 		c.Serving = v == "true"
 	case "failed":

@@ -113,16 +113,15 @@ func printUnsafe(out *printer, g []PlanSlot) {
 		out.line(0, "%s: %s -> %s, NOT SAFE", planNames(g), s.From, nodeOrNobody(s.To))
 	}
 	out.line(2, "%s", s.Why)
+	if s.Next != "" {
+		out.command(s.Next)
+	}
 	if s.To == "" {
 		return
 	}
 	out.line(2, "%s", facts(g))
-	if len(s.UserNames) > 0 {
-		more := ""
-		if s.Users > len(s.UserNames) {
-			more = ", ..."
-		}
-		out.line(2, "%s%s", strings.Join(s.UserNames, ", "), more)
+	if names := s.names(); names != "" {
+		out.line(2, "%s", names)
 	}
 	printRest(out, g)
 	if s.Accept != "" {
@@ -133,7 +132,11 @@ func printUnsafe(out *printer, g []PlanSlot) {
 
 // printRest says what else is known of the copies of a group.
 func printRest(out *printer, g []PlanSlot) {
-	if len(g[0].OtherCopies) == 0 {
+	switch {
+	case len(g[0].OtherCopies) > 0:
+	case g[0].HandOver:
+		out.line(2, "%s keeps the only other copy", g[0].From)
+	default:
 		out.line(2, "no other viable copy remains")
 	}
 	if len(g[0].NotChosen) > 0 {
@@ -141,10 +144,19 @@ func printRest(out *printer, g []PlanSlot) {
 	}
 }
 
+// names lists the users that a living node knows, the first few of them.
+func (u KnownUsers) names() string {
+	list := strings.Join(u.UserNames, ", ")
+	if list != "" && u.Users > len(u.UserNames) {
+		list += ", ..."
+	}
+	return list
+}
+
 // said is what would be printed of a slot. One with a command of its own stays
 // alone.
 func (s PlanSlot) said() string {
-	return strings.Join([]string{string(s.From), string(s.To), s.Why, s.Accept,
+	return strings.Join([]string{string(s.From), string(s.To), s.Why, s.Accept, s.Next,
 		strings.Join(s.OtherCopies, " "), strings.Join(s.NotChosen, " "), fmt.Sprint(s.Safe, s.HandOver, s.Serves, s.Done)}, "|")
 }
 
@@ -194,13 +206,16 @@ func planNames(g []PlanSlot) string {
 // known is said.
 func facts(g []PlanSlot) string {
 	var events, messages, bytes uint64
-	lag, lagKnown, riskKnown := 0.0, true, true
+	users, lag, lagKnown, riskKnown := 0, 0.0, true, true
 	var oldest int64
 	by := g[0].RiskBy
 	for _, s := range g {
 		if s.RiskKnown {
 			events, messages, bytes = events+*s.EventsAtRisk, messages+*s.MessagesAtRisk, bytes+*s.BytesAtRisk
 			oldest = max(oldest, s.RiskAgoMs)
+		}
+		if s.UsersAtRisk != nil {
+			users += *s.UsersAtRisk
 		}
 		if s.LagS != nil {
 			lag = max(lag, *s.LagS)
@@ -218,6 +233,9 @@ func facts(g []PlanSlot) string {
 	switch {
 	case events > 0:
 		out += fmt.Sprintf(", at risk: %s, %s, %s", figures.Count(events, "event"), figures.Count(messages, "message"), figures.Size(bytes))
+		if users > 0 {
+			out += fmt.Sprintf(" and all of %s", figures.Count(users, "user"))
+		}
 		if by != "" {
 			out += fmt.Sprintf(" (as %s heard %s ago)", by, figures.Age(time.Duration(oldest)*time.Millisecond))
 		}

@@ -26,9 +26,10 @@ type Wish struct {
 
 // Proposed is the proposal that has what was wished for, opened now or before.
 type Proposed struct {
-	Proposal string `json:"proposal,omitempty"`
-	ExitCode int    `json:"exit_code"`
-	Text     string `json:"text"`
+	Proposal string   `json:"proposal,omitempty"`
+	Also     []string `json:"also,omitempty"` // open proposals that have the rest of the slots
+	ExitCode int      `json:"exit_code"`
+	Text     string   `json:"text"`
 }
 
 // Propose opens a proposal that a person wished for. It changes no master. Slots that
@@ -39,21 +40,18 @@ func Propose(ctx context.Context, own Ownership, v View, suspectAfter time.Durat
 		return Proposed{}, fmt.Errorf("propose: this node cannot prove that what it knows of the cluster is current: %w", err)
 	}
 	c, have, no := Wanted(own.State(), v, suspectAfter, w)
-	if no != nil {
-		return Proposed{ExitCode: no.ExitCode, Text: no.Text}, nil
-	}
-	if len(c.Slots) == 0 {
-		return Proposed{Proposal: have, Text: have + " is open already\n"}, nil
+	if no != nil || len(c.Slots) == 0 {
+		return openAlready(have, no), nil
 	}
 	r, err := own.Propose(ctx, c)
 	switch {
 	case err == nil, cluster.OutcomeOf(err) == cluster.Unseen:
-		return Proposed{Proposal: r.Proposal, Text: fmt.Sprintf("%s is open; nothing was changed\n", r.Proposal)}, nil
+		return Proposed{Proposal: r.Proposal, Also: have, Text: fmt.Sprintf("%s is open; nothing was changed\n", r.Proposal)}, nil
 	case cluster.OutcomeOf(err) == cluster.Refused:
 		var exists cluster.ErrExists
 		if errors.As(err, &exists) { // somebody else was first
-			if _, have, _ := Wanted(own.State(), v, suspectAfter, w); have != "" {
-				return Proposed{Proposal: have, Text: have + " is open already\n"}, nil
+			if c, have, no := Wanted(own.State(), v, suspectAfter, w); no != nil || len(c.Slots) == 0 {
+				return openAlready(have, no), nil
 			}
 		}
 		o := refuse(ExitRefused, err.Error(), "mailnode failover list")
@@ -62,31 +60,40 @@ func Propose(ctx context.Context, own Ownership, v View, suspectAfter time.Durat
 	return Proposed{}, fmt.Errorf("propose: %w", err)
 }
 
-// Wanted makes a wish the command that opens its proposal. have is the open proposal
-// that holds what is wished for already: then the command names no slot. refused says
-// why there is nothing to propose.
-func Wanted(st *cluster.State, v View, suspectAfter time.Duration, w Wish) (c cluster.OpenProposal, have string, refused *Outcome) {
-	no := func(code int, text string, more ...string) (cluster.OpenProposal, string, *Outcome) {
-		o := refuse(code, text, more...)
-		return cluster.OpenProposal{}, "", &o
+// openAlready is the answer to a wish for which nothing new is to be proposed.
+func openAlready(have []string, no *Outcome) Proposed {
+	if no != nil {
+		return Proposed{ExitCode: no.ExitCode, Text: no.Text}
 	}
+	return Proposed{Proposal: have[0], Also: have[1:], Text: have[0] + " is open already\n"}
+}
+
+// Wanted makes a wish the command that opens its proposal. have are the open proposals
+// that hold what is wished for already; when they hold all of it the command names no
+// slot. refused says why there is nothing to propose.
+func Wanted(st *cluster.State, v View, suspectAfter time.Duration, w Wish) (c cluster.OpenProposal, have []string, refused *Outcome) {
 	for _, n := range []slot.NodeName{w.From, w.To, w.HomeOf} {
 		if _, ok := st.Member(n); n != "" && !ok {
-			return no(ExitUsage, fmt.Sprintf("there is no node %q", short(string(n))), "mailnode cluster members")
+			o := refuse(ExitUsage, fmt.Sprintf("there is no node %q; there are: %s", short(string(n)), nodeList(members(st))))
+			return cluster.OpenProposal{}, nil, &o
 		}
 	}
 	moves, none := w.moves(st)
 	if none != nil {
-		return cluster.OpenProposal{}, "", none
+		return cluster.OpenProposal{}, nil, none
 	}
 	wt := &watch{st: st, v: v, suspectAfter: suspectAfter, freed: map[string]bool{}}
 	wt.countLoad()
 	c = cluster.OpenProposal{Node: w.From, Dead: w.Dead, Reason: short(w.reason()), By: w.By, SinceWall: w.WallTime}
-	var elsewhere []string // open proposals that have some of them
 	for _, m := range moves {
 		if p, ok := st.OpenProposalOf(m.sl.ID); ok {
-			if !slices.Contains(elsewhere, p.ID) {
-				elsewhere = append(elsewhere, p.ID)
+			if why := w.differs(p, m); why != "" {
+				o := refuse(ExitRefused, fmt.Sprintf("%s is in %s, which %s", m.sl.ID, p.ID, why), "mailnode failover show "+p.ID,
+					"when that is not what you want:", "mailnode failover reject "+p.ID)
+				return cluster.OpenProposal{}, nil, &o
+			}
+			if !slices.Contains(have, p.ID) {
+				have = append(have, p.ID)
 			}
 			continue
 		}
@@ -98,14 +105,30 @@ func Wanted(st *cluster.State, v View, suspectAfter time.Duration, w Wish) (c cl
 		wt.load[ps.To]++
 		c.Slots = append(c.Slots, ps)
 	}
-	switch {
-	case len(c.Slots) > 0:
-		return c, "", nil
-	case len(elsewhere) == 1:
-		return cluster.OpenProposal{}, elsewhere[0], nil
+	slices.Sort(have)
+	return c, have, nil
+}
+
+// differs says what an open proposal does with a slot that is not what is wished for, ""
+// when it does that: who confirms it by a wish of his own must get what he typed.
+func (w Wish) differs(p cluster.Proposal, m move) string {
+	i := slices.IndexFunc(p.Slots, func(ps cluster.ProposedSlot) bool { return ps.Slot == m.sl.ID })
+	switch to := p.Slots[i].To; {
+	case m.to != "" && to != m.to:
+		return fmt.Sprintf("gives it to %s, not to %s", nodeOrNobody(to), m.to)
+	case p.OpenedBy == Watcher || p.Dead == w.Dead:
+		return ""
+	case p.Dead:
+		return fmt.Sprintf("takes %s for dead", p.Node)
 	}
-	slices.Sort(elsewhere)
-	return no(ExitUsage, "its slots are in several open proposals: confirm or reject them one by one", "mailnode failover list")
+	return fmt.Sprintf("waits until %s hands it over, and does not take it for dead", m.sl.Master)
+}
+
+func members(st *cluster.State) (names []slot.NodeName) {
+	for _, m := range st.Members {
+		names = append(names, m.Name)
+	}
+	return names
 }
 
 // move is one slot that goes to a node; "": to whichever copy is best.
@@ -124,7 +147,7 @@ func (w Wish) moves(st *cluster.State) ([]move, *Outcome) {
 		sl, ok := st.Slot(w.Slot)
 		switch {
 		case !ok:
-			return no(ExitUsage, fmt.Sprintf("there is no slot %s", w.Slot), "mailnode slot list")
+			return no(ExitUsage, fmt.Sprintf("there is no slot %s; there are %s to %s", w.Slot, st.Slots[0].ID, st.Slots[len(st.Slots)-1].ID))
 		case sl.Master == "":
 			return no(ExitUsage, fmt.Sprintf("%s has no master yet", w.Slot), "mailnode status")
 		case sl.Master == w.To:

@@ -115,6 +115,7 @@ type CopyReport struct {
 	Alone      bool          `json:"alone,omitempty"`
 	AloneSince slot.Position `json:"alone_since,omitempty"`
 	Health
+	Accounts  *int  `json:"accounts,omitempty"`  // of users, in this copy; null: not counted yet
 	Protected *bool `json:"protected,omitempty"` // a master that serves: whether acknowledgements wait for a replica now
 	Counters        // of this copy
 	OfMaster

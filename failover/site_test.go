@@ -35,6 +35,7 @@ type site struct {
 	after    func(cluster.Command) error // a fault after it was applied
 	notServe map[slot.ID]bool
 	seen     map[slot.NodeName][]Sighting // what others have heard
+	by       string                       // who confirms; "": alice
 }
 
 // newSite makes nodes n1..n4 (n4 is a standby) and the slots that layout gives

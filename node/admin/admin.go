@@ -157,9 +157,10 @@ type ProposeRequest struct {
 // Proposed is the open proposal that has what was wished for. Exit is the verb's exit
 // code: 3 when there is nothing to do.
 type Proposed struct {
-	ID   string `json:"id,omitempty"`
-	Exit int    `json:"exit"`
-	Text string `json:"text"`
+	ID   string   `json:"id,omitempty"`
+	Also []string `json:"also,omitempty"` // open proposals that have the rest of the slots
+	Exit int      `json:"exit"`
+	Text string   `json:"text"`
 }
 
 // RejectRequest closes a proposal without doing anything.

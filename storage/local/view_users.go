@@ -48,13 +48,8 @@ func (s *Slot) CountUsers(ctx context.Context) error {
 // storage.ErrUnavailable while they are not counted yet.
 func (s *Slot) Users(namesMax int) (count int, names []string, err error) {
 	err = s.read(func(v *view) error {
-		base := s.usersAtOpen.Load()
-		switch {
-		case v.users.whole:
-			count = v.users.n
-		case base != nil:
-			count = *base + v.users.n
-		default:
+		var counted bool
+		if count, counted = s.countedUsers(v); !counted {
 			return storage.Errorf(storage.ErrUnavailable, "count users of %s: they are not counted yet", s.o.Slot)
 		}
 		looked := 0
@@ -71,6 +66,24 @@ func (s *Slot) Users(namesMax int) (count int, names []string, err error) {
 		}))
 	})
 	return count, names, err
+}
+
+// UserCount is the count of Users alone, for which no disk is read; false: they are not
+// counted yet.
+func (s *Slot) UserCount() (count int, counted bool) {
+	s.read(func(v *view) error { count, counted = s.countedUsers(v); return nil })
+	return count, counted
+}
+
+func (s *Slot) countedUsers(v *view) (count int, counted bool) {
+	base := s.usersAtOpen.Load()
+	switch {
+	case v.users.whole:
+		return v.users.n, true
+	case base != nil:
+		return *base + v.users.n, true
+	}
+	return 0, false
 }
 
 // countUser counts that an account's record is about to become value; nil: deleted.
