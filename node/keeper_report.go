@@ -51,6 +51,9 @@ func (k *keeper) report() failover.CopyReport {
 	r.Counters = failover.Counters{Events: head.Position.N(), Messages: head.Births, Bytes: head.Bytes}
 	r.Viable = !head.Building && head.Position > 0 && r.Failed == "" // an empty copy proves nothing
 	r.Head, r.HeadCount = head.Position, r.Counters
+	if n, counted := open.copy.UserCount(); counted && !head.Building {
+		r.Accounts = &n
+	}
 	r.Away = open.copy.DiskTrouble()
 	if why := k.index.told.Load(); why != nil && role.master != nil {
 		r.Away = "its index is damaged: " + *why
@@ -58,6 +61,7 @@ func (k *keeper) report() failover.CopyReport {
 	if role.feed != nil {
 		r.AloneSince, r.Alone = role.feed.Alone()
 		protected, _ := role.feed.State()
+		protected = protected && !r.Alone // the mark goes a moment later; a plan goes by it
 		r.Protected, r.LagKnown = &protected, true
 	}
 	if role.follower != nil {

@@ -438,6 +438,9 @@ func (s *system) restartFollows(t *testing.T) {
 func (s *system) pausedMaster(t *testing.T) {
 	s.t = t
 	n2, n3 := s.node("n2"), s.node("n3")
+	for _, n := range s.demo().Nodes { // each has heard that n3 is not alone any more: a plan goes by what was heard last
+		s.allProtected(n)
+	}
 	if err := syscall.Kill(n3.PID, syscall.SIGSTOP); err != nil {
 		t.Fatal(err)
 	}
