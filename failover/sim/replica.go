@@ -24,6 +24,11 @@ func (n *node) follow(sl cluster.Slot) {
 	if m == nil || m == n || !w.linked(n, m) || !m.serving {
 		return
 	}
+	if n.disk.promised == 0 && n.disk.head() == 0 && !w.is(FaultNewUnpromised) { // a new copy knows of no promise
+		if sl = n.slot(); !n.fresh() || n.slot().Epoch != sl.Epoch {
+			return
+		}
+	}
 	known := max(n.epoch, n.disk.lineage.Last())
 	if !w.is(FaultNoPromise) {
 		known = max(known, n.disk.promised)

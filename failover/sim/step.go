@@ -304,9 +304,11 @@ func (w *world) unseen(n *node) bool {
 func (w *world) change(n *node) {
 	sl := w.record()
 	var c cluster.Command
-	switch w.rng.IntN(4) {
+	switch w.rng.IntN(6) {
 	case 0:
 		c = cluster.AddReplica{Slot: theSlot, Epoch: sl.Epoch, Node: "n4"}
+	case 4, 5:
+		c = w.wishDrop(sl)
 	case 1:
 		c = cluster.DropReplica{Slot: theSlot, Epoch: sl.Epoch, Node: "n4", Force: w.chance(3)}
 	case 2:
@@ -528,7 +530,7 @@ func (w *world) heal() {
 		if w.failed != "" {
 			return
 		}
-		if sl := w.record(); i > 45 && w.byName[sl.Master].serving && sl.HandOver == nil && sl.Protected && !sl.Inherited && len(sl.InSync) == len(sl.Replicas) {
+		if sl := w.record(); i > 45 && w.byName[sl.Master].serving && sl.HandOver == nil && w.wantedProtection(sl, w.byName[sl.Master].m.WantsReplicas()) {
 			break
 		}
 	}
@@ -545,7 +547,7 @@ func (w *world) heal() {
 			w.broken("law 1: in the end %s lacks event %d at %s, which was acknowledged", m.name, a.id, a.position)
 		}
 	}
-	if m.serving && m.m.Settings().Waits && (!sl.Protected || sl.Inherited || len(sl.InSync) != len(sl.Replicas)) {
+	if m.serving && !w.wantedProtection(sl, m.m.WantsReplicas()) {
 		w.broken("law 1: long after everything is good again, Raft has %+v", sl)
 	}
 }
