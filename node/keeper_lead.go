@@ -32,7 +32,7 @@ func (k *keeper) serve(ctx context.Context, sl cluster.Slot, again bool, term ui
 	s := k.opened()
 	feed, err := repl.NewFeed(repl.FeedOptions{
 		Slot: s, Epoch: sl.Epoch, Recorded: recordOf(sl), Again: again, AckTimeout: k.n.cfg.Replication.AckTimeout,
-		WaitForReplica: k.n.cfg.Replication.Ack == config.AckReplica && len(sl.Replicas) > 0,
+		WaitForReplica: k.n.cfg.Replication.Ack == config.AckReplica,
 		ProtectAfter:   k.n.protectAfter, Recorder: recorder{k.n}, Clock: k.n.clock, Logger: k.n.log, OnFenced: k.overNow,
 	})
 	if err != nil {

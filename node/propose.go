@@ -231,6 +231,12 @@ func (r recorder) Record(ctx context.Context, s slot.ID, e slot.Epoch, rec ack.R
 	return outcomeOf(err)
 }
 
+// Drop implements repl.Recorder.
+func (r recorder) Drop(ctx context.Context, s slot.ID, e slot.Epoch, d ack.Drop) error {
+	_, err := r.n.Propose(ctx, cluster.EndDrop{Slot: s, Epoch: e, Version: d.Version, Node: d.Node})
+	return err
+}
+
 // outcomeOf gives the error of a record its kind: only what may yet come true is
 // not known. Another epoch is proof that this one is over (law 1).
 func outcomeOf(err error) (ack.Outcome, error) {
@@ -258,6 +264,9 @@ func (r recorder) Recorded(s slot.ID) repl.Recorded {
 func recordOf(sl cluster.Slot) repl.Recorded {
 	r := repl.Recorded{Epoch: sl.Epoch, Listed: sl.Replicas,
 		Record: ack.Record{Version: sl.Version, Protected: sl.Protected, InSync: sl.InSync, Since: sl.UnprotectedSince}}
+	for _, l := range sl.MayLeave() {
+		r.Leaving = append(r.Leaving, ack.Leaver(l))
+	}
 	if sl.Inherited {
 		r.Record.Begins = slot.At(sl.Epoch, 1)
 	}

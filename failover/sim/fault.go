@@ -6,8 +6,8 @@ import "mailnode/raftfsm/cluster"
 // it out.
 type Fault string
 
-// The faults, each as it once was in the code; the last six break one rule of a
-// hand-over each.
+// The faults, each as it once was in the code, or breaks one rule of a hand-over or
+// of a drop.
 const (
 	NoFault               Fault = ""
 	FaultAloneForgotten   Fault = "alone-forgotten"    // a restart forgets what was acknowledged alone
@@ -28,6 +28,8 @@ const (
 	FaultTargetLacks      Fault = "target-lacks"       // a slot is handed over before its target holds all
 	FaultSealedTooSoon    Fault = "sealed-too-soon"    // changes that had begun before the seal are not waited for
 	FaultNeverBegun       Fault = "never-begun"        // an epoch that a hand-over began is not recorded as begun
+	FaultDroppedUnproved  Fault = "dropped-unproved"   // a replica that counts is dropped, and the others are taken for ones that hold everything
+	FaultRemovedUnasked   Fault = "removed-unasked"    // a dropped copy is removed without asking the master
 )
 
 func (w *world) is(f Fault) bool { return w.fault == f }
@@ -67,5 +69,6 @@ func (w *world) putBack(c cluster.Command) cluster.Command {
 func Faults() []Fault {
 	return []Fault{FaultAloneForgotten, FaultSettingIgnored, FaultRefusalIsUnknown, FaultOldPlan, FaultNoEvidence, FaultFreshIsOld,
 		FaultLateRecord, FaultNoPromise, FaultDroppedInSilence, FaultUnlisted, FaultNoClaim, FaultSeenIgnored,
-		FaultUnsealedEarly, FaultBegunIgnored, FaultBeginsUnsealed, FaultTargetLacks, FaultSealedTooSoon, FaultNeverBegun}
+		FaultUnsealedEarly, FaultBegunIgnored, FaultBeginsUnsealed, FaultTargetLacks, FaultSealedTooSoon, FaultNeverBegun,
+		FaultDroppedUnproved, FaultRemovedUnasked}
 }

@@ -64,7 +64,7 @@ func (n *node) tryHandOver() {
 // stays sealed until it has applied what ends the hand-over.
 func (n *node) commitHandOver(p slot.Position, inSync []slot.NodeName) {
 	w, h := n.w, n.handing
-	c := failover.CommitOf(h.record, n.slot().Replicas, p, inSync, n.m.Settings().Waits)
+	c := failover.CommitOf(h.record, n.slot().Replicas, p, inSync, n.m.WantsReplicas())
 	same := func() bool { return n.serving && n.handing.term == h.term && n.handing.begun == h.begun }
 	l := &letter{from: n, command: c, blind: w.unseen(n)}
 	l.unknown = func() {

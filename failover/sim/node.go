@@ -173,6 +173,8 @@ func (n *node) converge() {
 		n.handOver()
 	case want == failover.RoleReplica && n.follows == nil:
 		n.follow(sl)
+	case want == failover.RoleNone:
+		n.retire()
 	}
 }
 
@@ -235,7 +237,7 @@ func (n *node) begin(sl cluster.Slot) {
 		w.failed = inconclusive // what it had acknowledged since the plan is on no other disk
 		return
 	}
-	st := ack.Start{At: w.now, Head: n.disk.head(), Recorded: n.recordOf(sl), Listed: n.listed(sl), Again: again, Alone: n.disk.alone && again, AloneSince: n.disk.since}
+	st := ack.Start{At: w.now, Head: n.disk.head(), Recorded: n.recordOf(sl), Listed: n.listed(sl), Leaving: leaving(sl), Again: again, Alone: n.disk.alone && again, AloneSince: n.disk.since}
 	if !again {
 		n.disk.alone = false
 	}
@@ -249,7 +251,7 @@ func (n *node) begin(sl cluster.Slot) {
 		st.Again = false
 	}
 	var acts []ack.Action
-	n.m, acts = ack.New(ack.Settings{Waits: !n.local && len(sl.Replicas) > 0, AckTimeout: 2 * time.Second, ProtectAfter: 10 * time.Second}, st)
+	n.m, acts = ack.New(ack.Settings{Waits: !n.local, AckTimeout: 2 * time.Second, ProtectAfter: 10 * time.Second}, st)
 	n.serving, n.waits, n.lostTo, n.waiting = true, nil, "", ""
 	n.term++
 	n.unclean, n.told = sl.Unclean, false
@@ -316,7 +318,7 @@ func (n *node) learn() {
 	case sl.Epoch > n.epoch:
 		n.step(ack.EpochOver{At: n.w.now})
 	case sl.Version > n.m.Recorded().Version:
-		n.step(ack.Recorded{At: n.w.now, Record: n.recordOf(sl), Listed: n.listed(sl)})
+		n.step(ack.Recorded{At: n.w.now, Record: n.recordOf(sl), Listed: n.listed(sl), Leaving: leaving(sl)})
 	}
 }
 
@@ -345,6 +347,8 @@ func (n *node) carryOut(acts []ack.Action) {
 			n.release()
 		case ack.Propose:
 			n.propose(a)
+		case ack.Drop:
+			n.drop(a)
 		case ack.MarkAlone:
 			n.disk.alone, n.disk.since = true, a.Since
 			n.w.say("%s marks alone since %s", n.name, a.Since)

@@ -43,6 +43,9 @@ func (w *world) act() {
 	if w.forgets && w.chance(40) {
 		w.forgetChange()
 	}
+	if w.drops && w.chance(20) {
+		w.order(pick(w, w.nodes), w.wishDrop(w.record()))
+	}
 	n := pick(w, w.nodes)
 	switch k := w.rng.IntN(100); {
 	case k < 18:
@@ -304,9 +307,11 @@ func (w *world) unseen(n *node) bool {
 func (w *world) change(n *node) {
 	sl := w.record()
 	var c cluster.Command
-	switch w.rng.IntN(4) {
+	switch w.rng.IntN(6) {
 	case 0:
 		c = cluster.AddReplica{Slot: theSlot, Epoch: sl.Epoch, Node: "n4"}
+	case 4, 5:
+		c = w.wishDrop(sl)
 	case 1:
 		c = cluster.DropReplica{Slot: theSlot, Epoch: sl.Epoch, Node: "n4", Force: w.chance(3)}
 	case 2:
@@ -319,6 +324,11 @@ func (w *world) change(n *node) {
 		n.disk.kept = len(n.disk.journal)
 		return
 	}
+	w.order(n, c)
+}
+
+// order gives a command at a node, and it is committed at once.
+func (w *world) order(n *node, c cluster.Command) {
 	if l, ok := w.reaches(n); ok {
 		_, err := w.commit(c, w.now)
 		l.apply(len(w.states) - 1)
@@ -528,7 +538,7 @@ func (w *world) heal() {
 		if w.failed != "" {
 			return
 		}
-		if sl := w.record(); i > 45 && w.byName[sl.Master].serving && sl.HandOver == nil && sl.Protected && !sl.Inherited && len(sl.InSync) == len(sl.Replicas) {
+		if sl := w.record(); i > 45 && w.byName[sl.Master].serving && sl.HandOver == nil && w.wantedProtection(sl, w.byName[sl.Master].m.WantsReplicas()) {
 			break
 		}
 	}
@@ -545,7 +555,7 @@ func (w *world) heal() {
 			w.broken("law 1: in the end %s lacks event %d at %s, which was acknowledged", m.name, a.id, a.position)
 		}
 	}
-	if m.serving && m.m.Settings().Waits && (!sl.Protected || sl.Inherited || len(sl.InSync) != len(sl.Replicas)) {
+	if m.serving && !w.wantedProtection(sl, m.m.WantsReplicas()) {
 		w.broken("law 1: long after everything is good again, Raft has %+v", sl)
 	}
 }

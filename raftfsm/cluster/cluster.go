@@ -72,8 +72,14 @@ type Slot struct {
 	AtLeast          slot.Position     `json:"al,omitempty"` // what the master held by the plan: with less it does not begin to serve
 	OpenLoss         *OpenLoss         `json:"ol,omitempty"`
 	HandOver         *HandOver         `json:"h,omitempty"`
-	Home             slot.NodeName     `json:"hm,omitempty"` // the node whose master it is when all is well: its first one
-	Version          uint64            `json:"v,omitempty"`  // Raft index of the last change to this slot
+	Wished
+	Version uint64 `json:"v,omitempty"` // Raft index of the last change to this slot
+}
+
+// Wished is what people want of a slot. Nodes work towards it.
+type Wished struct {
+	Home    slot.NodeName `json:"hm,omitempty"` // the node whose master it is when all is well: its first one
+	Leaving []Leaver      `json:"lv,omitempty"` // replicas that are to be dropped, in the order in which that was said
 }
 
 // Holds reports whether a node keeps a copy of the slot, as master or as replica.

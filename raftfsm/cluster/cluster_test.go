@@ -61,6 +61,12 @@ func decidedOn(s *State, c Command) Command {
 	case BeginHandOver:
 		x.Version = version(x.Slot)
 		return x
+	case BeginDrop:
+		x.Version = version(x.Slot)
+		return x
+	case EndDrop:
+		x.Version = version(x.Slot)
+		return x
 	case CommitHandOver:
 		x.Begun = begun(s, x.Slot)
 		return x
@@ -231,7 +237,7 @@ func TestBeforeInit(t *testing.T) {
 func TestConfirm(t *testing.T) {
 	s := sample(t)
 	res := apply(t, s, 20, ConfirmSlot{Proposal: "p1", Slot: 0, Epoch: 1, To: "n2", Unclean: true, AcceptLoss: true, By: "eve", Why: "rack down", WallTime: "2026-11-20T03:31:07Z"})
-	want := Slot{ID: 0, Epoch: 2, Unclean: 1, Master: "n2", Home: "n1", Replicas: names("n3", "n1"), OpenLoss: &OpenLoss{Node: "n1", Since: 2}, Version: 20}
+	want := Slot{ID: 0, Epoch: 2, Unclean: 1, Master: "n2", Wished: Wished{Home: "n1"}, Replicas: names("n3", "n1"), OpenLoss: &OpenLoss{Node: "n1", Since: 2}, Version: 20}
 	got, _ := s.Slot(0)
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
@@ -378,7 +384,7 @@ func TestLaw01NewMasterHearsWhoWasInSync(t *testing.T) {
 	s := sample(t)
 	apply(t, s, 20, ConfirmSlot{Proposal: "p1", Slot: 0, Epoch: 1, To: "n2", Position: slot.At(1, 9), Unclean: true})
 	sl, _ := s.Slot(0)
-	want := Slot{ID: 0, Epoch: 2, Unclean: 1, Master: "n2", Home: "n1", Replicas: names("n3", "n1"), Awaits: names("n3"), AtLeast: slot.At(1, 9), Version: 20}
+	want := Slot{ID: 0, Epoch: 2, Unclean: 1, Master: "n2", Wished: Wished{Home: "n1"}, Replicas: names("n3", "n1"), Awaits: names("n3"), AtLeast: slot.At(1, 9), Version: 20}
 	if diff := cmp.Diff(want, sl); diff != "" {
 		t.Error(diff)
 	}
@@ -391,7 +397,7 @@ func TestLaw01NewMasterHearsWhoWasInSync(t *testing.T) {
 	again.AcceptLoss = true
 	apply(t, s, 23, again)
 	sl, _ = s.Slot(0)
-	want = Slot{ID: 0, Epoch: 3, Unclean: 2, Master: "n2", Home: "n1", Replicas: names("n3", "n1"), AtLeast: slot.At(1, 8), OpenLoss: &OpenLoss{Node: "n3", Since: 3}, Version: 23}
+	want = Slot{ID: 0, Epoch: 3, Unclean: 2, Master: "n2", Wished: Wished{Home: "n1"}, Replicas: names("n3", "n1"), AtLeast: slot.At(1, 8), OpenLoss: &OpenLoss{Node: "n3", Since: 3}, Version: 23}
 	if diff := cmp.Diff(want, sl); diff != "" {
 		t.Error(diff)
 	}
@@ -450,7 +456,7 @@ func TestRaiseGeneration(t *testing.T) {
 		t.Errorf("generation %d", s.Generation)
 	}
 	got, _ := s.Slot(0)
-	if diff := cmp.Diff(Slot{ID: 0, Epoch: 17, Unclean: 16, Master: "n1", Home: "n1", Replicas: names("n2", "n3"), Version: 20}, got); diff != "" {
+	if diff := cmp.Diff(Slot{ID: 0, Epoch: 17, Unclean: 16, Master: "n1", Wished: Wished{Home: "n1"}, Replicas: names("n2", "n3"), Version: 20}, got); diff != "" {
 		t.Error(diff)
 	}
 	if p, _ := s.Proposal("p1"); p.State != Superseded {

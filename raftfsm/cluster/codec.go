@@ -68,6 +68,12 @@ func decodeBody(kind string, body []byte) (Command, error) {
 		return bodyOf[AddReplica](body)
 	case DropReplica{}.kind():
 		return bodyOf[DropReplica](body)
+	case BeginDrop{}.kind():
+		return bodyOf[BeginDrop](body)
+	case CancelDrop{}.kind():
+		return bodyOf[CancelDrop](body)
+	case EndDrop{}.kind():
+		return bodyOf[EndDrop](body)
 	case SetUnprotected{}.kind():
 		return bodyOf[SetUnprotected](body)
 	case SetProtected{}.kind():

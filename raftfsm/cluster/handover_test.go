@@ -31,7 +31,7 @@ func TestHandOver(t *testing.T) {
 	}
 	apply(t, s, 24, CommitHandOver{Slot: 0, Epoch: 1, Position: slot.At(1, 9), InSync: names("n3", "n1")})
 	sl, _ = s.Slot(0)
-	want := Slot{ID: 0, Epoch: 2, Master: "n2", Home: "n1", Replicas: names("n3", "n1"), InSync: names("n1", "n3"),
+	want := Slot{ID: 0, Epoch: 2, Master: "n2", Wished: Wished{Home: "n1"}, Replicas: names("n3", "n1"), InSync: names("n1", "n3"),
 		Protected: true, Inherited: true, AtLeast: slot.At(1, 9), Version: 24}
 	if diff := cmp.Diff(want, sl); diff != "" {
 		t.Error(diff)

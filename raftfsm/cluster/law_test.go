@@ -3,6 +3,7 @@ package cluster
 import (
 	"bytes"
 	"fmt"
+	"slices"
 	"testing"
 
 	"pgregory.net/rapid"
@@ -64,9 +65,9 @@ func (r random) confirm() Command {
 
 func (r random) command() Command {
 	id, e := r.slot()
-	switch rapid.IntRange(0, 26).Draw(r.t, "kind") {
+	switch rapid.IntRange(0, 31).Draw(r.t, "kind") {
 	case 0:
-		return AddMember{Member: member(string(r.node()), Voter)}
+		return AddMember{Member: upToDate(string(r.node()), Voter)}
 	case 1:
 		return UpdateMember{Name: r.node(), Role: rapid.SampledFrom([]Role{"", Voter, Witness}).Draw(r.t, "role")}
 	case 2:
@@ -101,6 +102,12 @@ func (r random) command() Command {
 		return CommitHandOver{Slot: id, Epoch: e, InSync: r.nodes(), Position: slot.At(e, uint64(rapid.IntRange(0, 9).Draw(r.t, "n")))}
 	case 24:
 		return AbortHandOver{Slot: id, Epoch: e}
+	case 27, 28:
+		return BeginDrop{Slot: id, Epoch: e, Node: r.node(), Anyway: rapid.Bool().Draw(r.t, "anyway")}
+	case 29:
+		return CancelDrop{Slot: id, Epoch: e, Node: r.node()}
+	case 30, 31:
+		return EndDrop{Slot: id, Epoch: e, Node: r.node()}
 	}
 	return r.confirm()
 }
@@ -136,11 +143,11 @@ func TestLaw04OnlyConfirmChangesMaster(t *testing.T) {
 			}
 			checkStep(t, before, a, c, owner)
 		}
-		step(1, Init{ClusterID: "c", SlotCount: 4, DefaultReplicas: 1, First: member("n1", Voter)})
+		step(1, Init{ClusterID: "c", SlotCount: 4, DefaultReplicas: 1, First: upToDate("n1", Voter)})
 		for i, n := range []string{"n2", "n3", "n4"} {
-			step(uint64(2+i), AddMember{Member: member(n, Voter)})
+			step(uint64(2+i), AddMember{Member: upToDate(n, Voter)})
 		}
-		step(5, AddMember{Member: member("w1", Witness)})
+		step(5, AddMember{Member: upToDate("w1", Witness)})
 		step(6, AssignSlot{Slot: 0, Master: "n1", Replicas: names("n2", "n3")})
 		step(7, AssignSlot{Slot: 1, Master: "n2", Replicas: names("n1")})
 		steps := rapid.IntRange(1, 80).Draw(t, "steps")
@@ -178,6 +185,12 @@ func checkStep(t *rapid.T, before, after *State, c Command, owner map[string]slo
 				t.Fatalf("%+v: in-sync set of %+v", c, now)
 			}
 		}
+		for _, l := range now.Leaving {
+			if l.Node == now.Master || !now.Holds(l.Node) {
+				t.Fatalf("%+v: who leaves of %+v", c, now)
+			}
+		}
+		checkLeft(t, was, now, c)
 		if h := now.HandOver; h != nil && (h.To == now.Master || !now.Holds(h.To)) {
 			t.Fatalf("%+v: hand-over of %+v", c, now)
 		} else if h != nil && (was.HandOver == nil || *was.HandOver != *h) {
@@ -203,6 +216,28 @@ func checkStep(t *rapid.T, before, after *State, c Command, owner map[string]slo
 			if !ps.Done {
 				inOpen[ps.Slot] = p.ID
 			}
+		}
+	}
+}
+
+// checkLeft: a replica that counts goes only with a record that counts nobody, one that
+// is wished away when that was decided on just this record.
+func checkLeft(t *rapid.T, was, now Slot, c Command) {
+	for _, n := range was.Replicas {
+		if now.Holds(n) {
+			continue
+		}
+		switch c := c.(type) {
+		case DropReplica:
+			if slices.Contains(was.InSync, n) && now.Protected {
+				t.Fatalf("%+v took %s off %+v: %+v", c, n, was, now)
+			}
+		case EndDrop:
+			if _, leaves := was.Leaves(n); !leaves || slices.Contains(was.InSync, n) || c.Version != was.Version || c.Node != n {
+				t.Fatalf("%+v took %s off %+v", c, n, was)
+			}
+		default:
+			t.Fatalf("%+v took %s off %+v", c, n, was)
 		}
 	}
 }

@@ -117,7 +117,7 @@ func (c ConfirmSlot) apply(s *State, index uint64) (Result, error) {
 		// beyond the new master's copy is set aside when it returns.
 		sl.Replicas = append(without(sl.Replicas, c.To), from)
 	}
-	sl.Master = c.To
+	sl.Master, sl.Leaving = c.To, sl.stays(c.To)
 	sl.HandOver = nil
 	sl.unprotect()
 	s.put(sl, index)

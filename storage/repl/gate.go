@@ -19,15 +19,19 @@ type Recorder interface {
 	// r.Version. It returns when that is decided, or ctx has ended; err says why an
 	// outcome is not ack.Done. ErrEpochOver: Raft has a higher epoch.
 	Record(ctx context.Context, s slot.ID, e slot.Epoch, r ack.Record) (ack.Outcome, error)
+	// Drop has Raft take a replica that leaves off the list, if its record of the slot
+	// is still the one that the drop was decided on.
+	Drop(ctx context.Context, s slot.ID, e slot.Epoch, d ack.Drop) error
 	// Recorded returns what Raft has, as this node has applied it.
 	Recorded(s slot.ID) Recorded
 }
 
 // Recorded is Raft's record of a slot.
 type Recorded struct {
-	Epoch  slot.Epoch
-	Listed []slot.NodeName // the replicas
-	Record ack.Record
+	Epoch   slot.Epoch
+	Listed  []slot.NodeName // the replicas
+	Leaving []ack.Leaver    // those of them that are to be dropped
+	Record  ack.Record
 }
 
 // ErrEpochOver is proof that the master's epoch has ended.
@@ -37,7 +41,7 @@ var ErrEpochOver = errors.New("the epoch is over")
 type FeedOptions struct {
 	Slot  Copy
 	Epoch slot.Epoch
-	// WaitForReplica is ack = "replica" for a slot that has replicas.
+	// WaitForReplica is ack = "replica".
 	WaitForReplica bool
 	// Recorded is what Raft has of the slot, proved to be so just now.
 	Recorded Recorded
@@ -93,7 +97,7 @@ func NewFeed(o FeedOptions) (*Feed, error) {
 		return nil, err
 	}
 	st, acts := ack.New(ack.Settings{Waits: o.WaitForReplica, AckTimeout: o.AckTimeout, ProtectAfter: o.ProtectAfter},
-		ack.Start{At: o.Clock.Mono(), Head: head.Position, Recorded: o.Recorded.Record, Listed: o.Recorded.Listed, Again: o.Again,
+		ack.Start{At: o.Clock.Mono(), Head: head.Position, Recorded: o.Recorded.Record, Listed: o.Recorded.Listed, Leaving: o.Recorded.Leaving, Again: o.Again,
 			Alone: alone && o.Again, AloneSince: since})
 	f.st = st
 	f.do(acts)

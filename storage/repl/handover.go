@@ -41,10 +41,10 @@ func (f *Feed) HandOver(ctx context.Context, to slot.NodeName, p slot.Position) 
 	}
 }
 
-// Waits reports whether acknowledgements wait for replicas by the settings of this
-// master, whoever is there.
+// Waits reports whether acknowledgements are to wait for replicas: by the settings of
+// this master, and because Raft lists one that stays.
 func (f *Feed) Waits() bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.st.Settings().Waits
+	return f.st.WantsReplicas()
 }

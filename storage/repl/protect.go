@@ -31,8 +31,12 @@ func (f *Feed) Run(ctx context.Context) {
 	defer t.Stop()
 	for {
 		for _, a := range f.take() {
-			if p, ok := a.(ack.Propose); ok {
-				wg.Go(func() { f.record(ctx, p) })
+			switch a := a.(type) {
+			case ack.Propose:
+				wg.Go(func() { f.record(ctx, a) })
+				continue
+			case ack.Drop:
+				wg.Go(func() { f.drop(ctx, a) })
 				continue
 			}
 			select {
@@ -84,7 +88,7 @@ func (f *Feed) learn() {
 	defer f.mu.Unlock()
 	if r.Epoch == f.o.Epoch && r.Record.Version > f.st.Recorded().Version {
 		f.log.Info("protection recorded", "protected", r.Record.Protected, "in_sync", r.Record.InSync, "since", r.Record.Since)
-		f.step(ack.Recorded{At: f.o.Clock.Mono(), Record: r.Record, Listed: r.Listed})
+		f.step(ack.Recorded{At: f.o.Clock.Mono(), Record: r.Record, Listed: r.Listed, Leaving: r.Leaving})
 	}
 }
 
@@ -104,6 +108,21 @@ func (f *Feed) record(ctx context.Context, p ack.Propose) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.step(ack.Proposed{At: f.o.Clock.Mono(), Record: p.Record, Outcome: outcome})
+}
+
+// drop has Raft drop a replica and tells that this has ended.
+func (f *Feed) drop(ctx context.Context, d ack.Drop) {
+	f.log.Info("the replica is dropped: no record counts it any more", "replica", d.Node)
+	rctx, cancel := context.WithTimeout(ctx, ack.RecordWithin)
+	err := f.o.Recorder.Drop(rctx, f.o.Slot.ID(), f.o.Epoch, d)
+	cancel()
+	if err != nil {
+		f.log.Info("replica not dropped yet", "replica", d.Node, "err", err)
+	}
+	f.learn()
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.step(ack.Dropped{At: f.o.Clock.Mono(), Node: d.Node})
 }
 
 // mark writes the copy's mark "alone", or takes it away.

@@ -90,6 +90,29 @@ func (r *record) Record(_ context.Context, s slot.ID, e slot.Epoch, rec ack.Reco
 	return ack.Done, nil
 }
 
+// Drop implements Recorder.
+func (r *record) Drop(_ context.Context, s slot.ID, _ slot.Epoch, d ack.Drop) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if d.Version != r.now.Record.Version {
+		return fmt.Errorf("the record is of version %d", r.now.Record.Version)
+	}
+	gone := func(n slot.NodeName) bool { return n == d.Node }
+	r.now.Record.Version++
+	r.now.Listed = slices.DeleteFunc(slices.Clone(r.now.Listed), gone)
+	r.now.Leaving = slices.DeleteFunc(slices.Clone(r.now.Leaving), func(l ack.Leaver) bool { return gone(l.Node) })
+	r.log = append(r.log, fmt.Sprintf("%s dropped %s", s, d.Node))
+	return nil
+}
+
+// list has Raft list other replicas.
+func (r *record) list(listed []slot.NodeName, leaving ...ack.Leaver) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.now.Record.Version++
+	r.now.Listed, r.now.Leaving = listed, leaving
+}
+
 // Recorded implements Recorder.
 func (r *record) Recorded(slot.ID) Recorded {
 	r.mu.Lock()

@@ -446,8 +446,26 @@ func (n *realNode) Record(_ context.Context, s slot.ID, e slot.Epoch, r ack.Reco
 // Recorded implements Recorder.
 func (n *realNode) Recorded(slot.ID) Recorded { return recordedOf(n.slot()) }
 
+// Drop implements Recorder.
+func (n *realNode) Drop(_ context.Context, s slot.ID, e slot.Epoch, d ack.Drop) error {
+	n.st.mu.Lock()
+	defer n.st.mu.Unlock()
+	if !n.reaches() {
+		return errors.New("no leader")
+	}
+	at, err := n.st.commit(cluster.EndDrop{Slot: s, Epoch: e, Version: d.Version, Node: d.Node})
+	if err == nil {
+		n.applied = max(n.applied, at)
+	}
+	return err
+}
+
 func recordedOf(sl cluster.Slot) Recorded {
-	return Recorded{Epoch: sl.Epoch, Listed: sl.Replicas, Record: ack.Record{Version: sl.Version, Protected: sl.Protected, InSync: sl.InSync, Since: sl.UnprotectedSince}}
+	r := Recorded{Epoch: sl.Epoch, Listed: sl.Replicas, Record: ack.Record{Version: sl.Version, Protected: sl.Protected, InSync: sl.InSync, Since: sl.UnprotectedSince}}
+	for _, l := range sl.MayLeave() {
+		r.Leaving = append(r.Leaving, ack.Leaver(l))
+	}
+	return r
 }
 
 // slot is Raft's record, as the node has applied it.
@@ -600,7 +618,7 @@ func (n *realNode) lead(sl cluster.Slot) {
 
 // begin makes the node the master.
 func (n *realNode) begin(sl cluster.Slot, again bool) {
-	f, err := NewFeed(FeedOptions{Slot: n.copy, Epoch: sl.Epoch, WaitForReplica: len(sl.Replicas) > 0, Recorded: recordedOf(sl), Again: again,
+	f, err := NewFeed(FeedOptions{Slot: n.copy, Epoch: sl.Epoch, WaitForReplica: true, Recorded: recordedOf(sl), Again: again,
 		AckTimeout: 2 * time.Second, Recorder: n, Clock: n.o.Clock, Logger: n.o.Logger, OnFenced: func() { n.fenced.Store(true) }})
 	if err != nil {
 		n.st.t.Error(err)

@@ -44,9 +44,16 @@ func (r Record) same(o Record) bool {
 	return r.Protected == o.Protected && slices.Equal(r.InSync, o.InSync)
 }
 
+// Leaver is a replica that Raft lists, and that is to be dropped. It may go as soon as
+// no record counts it and another holds everything, or anyway.
+type Leaver struct {
+	Node   slot.NodeName
+	Anyway bool
+}
+
 // Settings do not change while a master serves.
 type Settings struct {
-	// Waits is ack = "replica" for a slot that has replicas.
+	// Waits is ack = "replica".
 	Waits bool
 	// AckTimeout is how long no byte may move before the master goes on alone. A
 	// replica that works through a large event moves, though it ends nothing.
@@ -61,6 +68,7 @@ type Start struct {
 	Head     slot.Position // the last durable event: all of it counts as perhaps acknowledged
 	Recorded Record
 	Listed   []slot.NodeName // the replicas that Raft lists
+	Leaving  []Leaver        // those of them that are to be dropped
 	// Again says that this copy has served the epoch before: what an earlier
 	// process proposed may still be on its way.
 	Again bool
@@ -104,7 +112,9 @@ type State struct {
 	began    time.Duration
 	now      time.Duration
 	listed   []slot.NodeName // the replicas that Raft lists
-	replicas []Replica       // by name
+	leaving  []Leaver        // those of them that are to be dropped
+	dropping dropping
+	replicas []Replica // by name
 	heads    [headsKept]headAt
 	records
 	progress
@@ -139,6 +149,12 @@ type proposal struct {
 	sent bool
 }
 
+// dropping is the drop of a replica that Raft is asked for.
+type dropping struct {
+	underWay slot.NodeName // "": none
+	tryAfter time.Duration
+}
+
 // mark is what this process knows of the copy's mark "alone since".
 type mark struct {
 	set    bool // durable
@@ -154,7 +170,7 @@ type headAt struct {
 
 // New returns the state of a master that begins to serve, and what it does first.
 func New(set Settings, st Start) (State, []Action) {
-	s := State{set: set, began: st.At, now: st.At, listed: slices.Clone(st.Listed),
+	s := State{set: set, began: st.At, now: st.At, listed: slices.Clone(st.Listed), leaving: slices.Clone(st.Leaving),
 		records:  records{recorded: st.Recorded, claimed: !st.Again},
 		progress: progress{released: st.Head, waits: st.At},
 		alone:    mark{set: st.Alone, since: st.AloneSince}}
@@ -167,8 +183,22 @@ func New(set Settings, st Start) (State, []Action) {
 // already waits like any other.
 func (s State) Released() slot.Position { return s.granted }
 
-// Settings are those that the master began with.
-func (s State) Settings() Settings { return s.set }
+// WantsReplicas reports whether changes are to wait for replicas: the setting says so,
+// and Raft lists one that does not leave whatever becomes of the slot.
+func (s State) WantsReplicas() bool {
+	return s.set.Waits && slices.ContainsFunc(s.listed, func(n slot.NodeName) bool {
+		l, leaves := s.leaves(n)
+		return !leaves || !l.Anyway
+	})
+}
+
+func (s State) leaves(n slot.NodeName) (Leaver, bool) {
+	i := slices.IndexFunc(s.leaving, func(l Leaver) bool { return l.Node == n })
+	if i < 0 {
+		return Leaver{}, false
+	}
+	return s.leaving[i], true
+}
 
 // Over says that the epoch has ended: nothing more is acknowledged.
 func (s State) Over() bool { return s.over }
@@ -176,10 +206,12 @@ func (s State) Over() bool { return s.over }
 // Recorded is Raft's record as this node has applied it.
 func (s State) Recorded() Record { return s.recorded }
 
-// Replicas lists what is known of the followers, by name.
-func (s State) Replicas() []Replica { return s.replicas }
+// Replicas lists what is known of the followers that Raft lists, by name.
+func (s State) Replicas() []Replica {
+	return slices.DeleteFunc(slices.Clone(s.replicas), func(r Replica) bool { return !s.Lists(r.Name) })
+}
 
-// Replica returns one of them; the zero Replica for one that never connected.
+// Replica returns one of them; one that never connected has connection 0.
 func (s State) Replica(n slot.NodeName) Replica {
 	if i := s.at(n); i >= 0 {
 		return s.replicas[i]

@@ -26,6 +26,10 @@ func (s State) decide() (State, []Action) {
 		s.propose(*want)
 		out = append(out, Propose{Record: s.proposed[len(s.proposed)-1].Record, Why: why})
 	}
+	if n := s.mayDrop(); n != "" {
+		s.dropping.underWay = n
+		out = append(out, Drop{n, s.recorded.Version})
+	}
 	if s.goAlone != 0 && s.now >= s.goAlone && !s.free && s.claimed {
 		s.free = true
 		s.leave(nil)
@@ -61,8 +65,8 @@ func (s *State) propose(r Record) {
 
 // want is the record that Raft should be asked for now; nil: none, or not yet.
 func (s *State) want() (*Record, string) {
-	never := !s.set.Waits && (s.recorded.Protected || s.mayComeTrue())
-	stalled := s.set.Waits && !s.free && slices.ContainsFunc(s.conditions(), s.stalled)
+	never := !s.WantsReplicas() && (s.recorded.Protected || s.mayComeTrue())
+	stalled := s.WantsReplicas() && !s.free && slices.ContainsFunc(s.conditions(), s.stalled)
 	switch {
 	case s.free:
 	case !stalled && !never:
@@ -81,12 +85,14 @@ func (s *State) want() (*Record, string) {
 		return alone, "acknowledged alone"
 	case never:
 		return alone, `ack = "local", or no replicas`
+	case s.forsaken():
+		return alone, "the replica that counts is dropped"
 	case stalled:
 		return alone, "no replica moves"
 	case !s.claimed:
 		r := s.recorded
 		return &r, "this master serves again"
-	case !s.set.Waits:
+	case !s.WantsReplicas():
 		return nil, ""
 	case len(s.proposed) > 0: // until its outcome is known it is asked for again
 		r := s.proposed[len(s.proposed)-1].Record
@@ -145,15 +151,24 @@ func (s State) trueAgain() bool {
 	return !slices.ContainsFunc(s.conditions(), func(c condition) bool { return s.held(c.set) < s.released })
 }
 
-// ready lists the replicas that have been at the head for ProtectAfter.
+// ready lists the replicas that have been at the head for ProtectAfter: those that stay,
+// and where there are none those that leave and have nobody to take their place.
 func (s State) ready() []slot.NodeName {
-	var out []slot.NodeName
+	var stay, leave []slot.NodeName
 	for _, r := range s.replicas {
-		if r.AtHead && s.now-r.HeadFrom >= s.set.ProtectAfter {
-			out = append(out, r.Name)
+		l, leaves := s.leaves(r.Name)
+		switch {
+		case !r.AtHead || s.now-r.HeadFrom < s.set.ProtectAfter || l.Anyway:
+		case leaves:
+			leave = append(leave, r.Name)
+		default:
+			stay = append(stay, r.Name)
 		}
 	}
-	return out
+	if stay == nil {
+		return leave
+	}
+	return stay
 }
 
 // joined makes changes wait for those who are ready, and wants those recorded who
@@ -180,20 +195,14 @@ func (s *State) joined() (*Record, string) {
 }
 
 // adjusted adds replicas that have caught up to the set, and takes out those
-// that are gone while another holds everything acknowledged.
+// that are gone or leave while another holds everything acknowledged.
 func (s State) adjusted() (*Record, string) {
-	var keep []slot.NodeName
-	holds := false
-	for _, n := range s.recorded.InSync {
-		r := s.Replica(n)
-		if r.Conn == 0 && s.now-s.began < EvictAfter || r.Viable && (r.AtHead || s.now-max(r.Progress, r.Gone) < EvictAfter) {
-			keep = append(keep, n)
-			holds = holds || r.Viable && r.Acked >= s.released
-		}
-	}
 	base := s.recorded.InSync
-	if holds {
-		base = keep
+	for _, leaver := range []bool{false, true} { // rather those that stay
+		if keep := s.kept(leaver); keep != nil {
+			base = keep
+			break
+		}
 	}
 	want := slices.Clone(base)
 	for _, n := range s.ready() {
@@ -208,6 +217,27 @@ func (s State) adjusted() (*Record, string) {
 	return &Record{Protected: true, InSync: want}, "replicas have come or gone"
 }
 
+// kept lists those of the set that are there, with or without those that leave and wait
+// for another; nil when none of them holds everything acknowledged.
+func (s State) kept(leavers bool) []slot.NodeName {
+	var keep []slot.NodeName
+	holds := false
+	for _, n := range s.recorded.InSync {
+		r := s.Replica(n)
+		if l, leaves := s.leaves(n); l.Anyway || leaves && !leavers {
+			continue
+		}
+		if r.Conn == 0 && s.now-s.began < EvictAfter || r.Viable && (r.AtHead || s.now-max(r.Progress, r.Gone) < EvictAfter) {
+			keep = append(keep, n)
+			holds = holds || r.Viable && r.Acked >= s.released
+		}
+	}
+	if !holds {
+		return nil
+	}
+	return keep
+}
+
 // begun is the first record of an epoch that a hand-over began, once all who protect it
 // have its first event. Until then Raft's record says that it may not have begun, and a
 // copy that lacks all of it still counts: one whose disk was restored later must not.
@@ -216,4 +246,38 @@ func (s State) begun() (*Record, string) {
 		return nil, ""
 	}
 	return &Record{Protected: true, InSync: s.recorded.InSync}, "the epoch has begun"
+}
+
+// forsaken reports whether a replica that counts leaves anyway, and no other is near
+// enough to take its place.
+func (s State) forsaken() bool {
+	if !s.recorded.Protected {
+		return false
+	}
+	forced := false
+	for _, n := range s.recorded.InSync {
+		l, _ := s.leaves(n)
+		if !l.Anyway && s.Replica(n).AtHead {
+			return false // it will hold everything in a moment
+		}
+		forced = forced || l.Anyway
+	}
+	return forced && len(s.ready()) == 0
+}
+
+// mayDrop returns a replica that leaves and may go now, "" when there is none. The
+// command is decided on the record that is known: whatever is recorded before it refuses
+// it, so that no replica goes which a record counts, or that must still be heard.
+func (s State) mayDrop() slot.NodeName {
+	if s.dropping.underWay != "" || s.now < s.dropping.tryAfter || s.underWay != nil || s.free || !s.claimed {
+		return ""
+	}
+	for _, l := range s.leaving {
+		switch {
+		case slices.Contains(s.recorded.InSync, l.Node):
+		case l.Anyway, s.recorded.Protected, !s.set.Waits && len(s.ready()) > 0:
+			return l.Node
+		}
+	}
+	return ""
 }

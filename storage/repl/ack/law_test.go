@@ -13,8 +13,35 @@ import (
 
 // raftModel is Raft's record of the slot and what is on its way there.
 type raftModel struct {
-	record Record
-	mail   []Record
+	record  Record
+	listed  []slot.NodeName
+	leaving []Leaver
+	mail    []Record
+	drops   []Drop
+}
+
+// drop lets a drop arrive, as the state machine does it.
+func (r *raftModel) drop(d Drop) {
+	i := slices.IndexFunc(r.leaving, func(l Leaver) bool { return l.Node == d.Node })
+	if d.Version == r.record.Version && i >= 0 && !slices.Contains(r.record.InSync, d.Node) {
+		r.leaving = slices.Delete(slices.Clone(r.leaving), i, i+1)
+		r.listed = slices.DeleteFunc(slices.Clone(r.listed), func(n slot.NodeName) bool { return n == d.Node })
+		r.record.Version++
+	}
+}
+
+// wish is a person who adds a replica, has one dropped, or takes that back.
+func (r *raftModel) wish(n slot.NodeName, anyway bool) {
+	r.record.Version++
+	at := slices.IndexFunc(r.leaving, func(l Leaver) bool { return l.Node == n })
+	switch {
+	case !slices.Contains(r.listed, n):
+		r.listed = append(slices.Clone(r.listed), n)
+	case at >= 0 && !anyway:
+		r.leaving = slices.Delete(slices.Clone(r.leaving), at, at+1)
+	case at < 0:
+		r.leaving = append(slices.Clone(r.leaving), Leaver{n, anyway})
+	}
 }
 
 // take lets a record arrive, as the state machine does it.
@@ -40,6 +67,7 @@ type machine struct {
 	mark     bool                            // durable in the copy
 	marks    []Action
 	proposed *Record
+	dropped  *Drop
 }
 
 // do takes actions in as a driver that may be interrupted anywhere.
@@ -51,6 +79,11 @@ func (m *machine) do(acts []Action) {
 				m.t.Fatalf("%+v is proposed while %+v is", a.Record, *m.proposed)
 			}
 			m.proposed = &a.Record
+		case Drop:
+			if m.dropped != nil {
+				m.t.Fatalf("%+v is proposed while %+v is", a, *m.dropped)
+			}
+			m.dropped = &a
 		case MarkAlone, ClearAlone:
 			m.marks = append(m.marks, a)
 		}
@@ -94,7 +127,7 @@ func (m *machine) act() {
 	t := m.t
 	n := rapid.SampledFrom([]slot.NodeName{"n2", "n3"}).Draw(t, "node")
 	m.now += time.Duration(rapid.IntRange(0, 1500).Draw(t, "ms")) * time.Millisecond
-	switch rapid.IntRange(0, 9).Draw(t, "event") {
+	switch rapid.IntRange(0, 11).Draw(t, "event") {
 	case 0, 1:
 		m.head++
 		m.step(Asked{m.now, m.head})
@@ -116,8 +149,40 @@ func (m *machine) act() {
 		}
 	case 9:
 		m.learnOrMark()
+	case 10: // a person, of whom the master learns now or later
+		m.raft.wish(n, rapid.Bool().Draw(t, "anyway"))
+		m.check(nil)
+	case 11:
+		m.answerDrop()
 	}
 }
+
+// answerDrop ends a drop: it is done, lost, or comes late.
+func (m *machine) answerDrop() {
+	if len(m.raft.drops) > 0 && rapid.Bool().Draw(m.t, "late drop") {
+		m.raft.drop(m.raft.drops[0])
+		m.raft.drops = m.raft.drops[1:]
+		m.check(nil)
+		return
+	}
+	if m.dropped == nil {
+		return
+	}
+	d := *m.dropped
+	m.dropped = nil
+	switch rapid.IntRange(0, 3).Draw(m.t, "outcome of a drop") {
+	case 0:
+		m.raft.drops = append(m.raft.drops, d)
+	case 1: // lost
+	default:
+		m.raft.drop(d)
+		m.check(nil)
+		m.learn()
+	}
+	m.step(Dropped{m.now, d.Node})
+}
+
+func (m *machine) learn() { m.step(Recorded{m.now, m.raft.record, m.raft.listed, m.raft.leaving}) }
 
 // answer ends the proposal under way in one of the ways there are.
 func (m *machine) answer() {
@@ -139,7 +204,7 @@ func (m *machine) answer() {
 		done := m.raft.take(len(m.raft.mail) - 1)
 		m.check(nil)
 		if done {
-			m.step(Recorded{m.now, m.raft.record, []slot.NodeName{"n2", "n3"}})
+			m.learn()
 			m.step(Proposed{m.now, p, Done})
 		} else {
 			m.step(Proposed{m.now, p, Refused})
@@ -149,7 +214,7 @@ func (m *machine) answer() {
 
 func (m *machine) learnOrMark() {
 	if len(m.marks) == 0 {
-		m.step(Recorded{m.now, m.raft.record, []slot.NodeName{"n2", "n3"}})
+		m.learn()
 		return
 	}
 	a := m.marks[0]
@@ -167,7 +232,7 @@ func (m *machine) learnOrMark() {
 func TestLaw01EveryRecordIsMetByWhatIsAcknowledged(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		m := &machine{t: t, now: time.Second, head: 10, holds: map[slot.NodeName]slot.Position{"n2": 10, "n3": 10}}
-		m.raft.record = Record{Version: 1}
+		m.raft.record, m.raft.listed = Record{Version: 1}, []slot.NodeName{"n2", "n3"}
 		if rapid.Bool().Draw(t, "protected") {
 			m.raft.record.Protected, m.raft.record.InSync = true, []slot.NodeName{"n2"}
 			m.holds["n3"] = slot.Position(rapid.Uint64Range(0, 10).Draw(t, "n3"))

@@ -72,6 +72,8 @@ type story struct {
 	version uint64
 	last    Record // proposed last
 	listed  []slot.NodeName
+	leaving []Leaver
+	drop    slot.NodeName // asked for last
 }
 
 // play executes one line:
@@ -81,6 +83,8 @@ type story struct {
 //	connect NODE N, refill NODE, ack NODE N [unviable], gone NODE
 //	works NODE DURATION   it tells that it reads and writes, and ends nothing
 //	record done|refused|unknown|unsent     how the last proposal ended
+//	list NODES [leaving NODES] [anyway NODES]   Raft lists other replicas; "-": none
+//	dropped done|refused                   how the last drop ended
 //	raft (protected NODES | unprotected N) Raft has another record, later than all
 //	marked | unmarkable
 //	over
@@ -105,11 +109,15 @@ func (st *story) play(w []string) []string {
 		return st.step(Disconnected{st.now, slot.NodeName(w[1]), st.s.Replica(slot.NodeName(w[1])).Conn})
 	case "record":
 		return st.ended(w[1])
+	case "list":
+		return st.list(w[1:])
+	case "dropped":
+		return st.dropped(w[1])
 	case "raft":
 		st.version++
 		r := record(w[1:])
 		r.Version = st.version
-		return st.step(Recorded{st.now, r, st.listed})
+		return st.step(Recorded{st.now, r, st.listed, st.leaving})
 	case "marked":
 		since, _ := st.s.Alone()
 		return st.step(Marked{At: st.now, Since: since})
@@ -133,6 +141,44 @@ func (st *story) play(w []string) []string {
 	}
 	st.t.Fatalf("no such event: %v", w)
 	return nil
+}
+
+// list has Raft list other replicas.
+func (st *story) list(w []string) []string {
+	named := func(list string) (out []slot.NodeName) {
+		for n := range strings.SplitSeq(list, ",") {
+			if n != "-" {
+				out = append(out, slot.NodeName(n))
+			}
+		}
+		return out
+	}
+	st.listed, st.leaving = named(w[0]), nil
+	for i := 1; i+1 < len(w); i += 2 {
+		for _, n := range named(w[i+1]) {
+			st.leaving = append(st.leaving, Leaver{n, w[i] == "anyway"})
+		}
+	}
+	return st.relisted()
+}
+
+// relisted tells that Raft has the same record, of a later version, with this list.
+func (st *story) relisted() []string {
+	st.version++
+	r := st.s.Recorded()
+	r.Version = st.version
+	return st.step(Recorded{st.now, r, st.listed, st.leaving})
+}
+
+// dropped ends the last drop.
+func (st *story) dropped(how string) []string {
+	var out []string
+	if how == "done" {
+		st.listed = slices.DeleteFunc(st.listed, func(n slot.NodeName) bool { return n == st.drop })
+		st.leaving = slices.DeleteFunc(st.leaving, func(l Leaver) bool { return l.Node == st.drop })
+		out = st.relisted()
+	}
+	return append(out, st.step(Dropped{st.now, st.drop})...)
 }
 
 // works tells for a while, ten times a second, that a replica's copy works: what
@@ -178,7 +224,7 @@ func (st *story) ended(how string) []string {
 		st.version++
 		r := st.last
 		r.Version = st.version
-		out = st.step(Recorded{st.now, r, st.listed})
+		out = st.step(Recorded{st.now, r, st.listed, st.leaving})
 	}
 	return append(out, st.step(Proposed{st.now, st.last, o})...)
 }
@@ -206,6 +252,9 @@ func (st *story) say(acts []Action) []string {
 				what = fmt.Sprintf("protected by %s", nodes(a.Record.InSync))
 			}
 			out = append(out, fmt.Sprintf("propose %s: %s", what, a.Why))
+		case Drop:
+			st.drop = a.Node
+			out = append(out, fmt.Sprintf("drop %s", a.Node))
 		case MarkAlone:
 			out = append(out, fmt.Sprintf("mark alone since %d", a.Since))
 		case ClearAlone:

@@ -52,9 +52,10 @@ type Disconnected struct {
 
 // Recorded: this node has applied Raft's record of the slot, in this epoch.
 type Recorded struct {
-	At     time.Duration
-	Record Record
-	Listed []slot.NodeName
+	At      time.Duration
+	Record  Record
+	Listed  []slot.NodeName
+	Leaving []Leaver // of those listed
 }
 
 // Outcome is how the proposal of a record ended.
@@ -74,6 +75,13 @@ type Proposed struct {
 	At      time.Duration
 	Record  Record
 	Outcome Outcome
+}
+
+// Dropped: the proposal to drop a replica has ended. Recorded tells of it when it was
+// done.
+type Dropped struct {
+	At   time.Duration
+	Node slot.NodeName
 }
 
 // Marked: the copy's mark is durable, or could not be written.
@@ -99,12 +107,13 @@ func (e Acked) event() time.Duration        { return e.At }
 func (e Disconnected) event() time.Duration { return e.At }
 func (e Recorded) event() time.Duration     { return e.At }
 func (e Proposed) event() time.Duration     { return e.At }
+func (e Dropped) event() time.Duration      { return e.At }
 func (e Marked) event() time.Duration       { return e.At }
 func (e EpochOver) event() time.Duration    { return e.At }
 func (e Tick) event() time.Duration         { return e.At }
 
-// Action is something that the driver does. It tells how Propose and MarkAlone
-// ended with Proposed and Marked; marks are written one after the other.
+// Action is something that the driver does. It tells how Propose, Drop and MarkAlone
+// ended with Proposed, Dropped and Marked; marks are written one after the other.
 type Action interface{ action() }
 
 // Release: everything up to a position may be acknowledged.
@@ -114,6 +123,12 @@ type Release struct{ UpTo slot.Position }
 type Propose struct {
 	Record Record
 	Why    string // for people
+}
+
+// Drop: have Raft drop a replica, if its record is still of Version. One at a time.
+type Drop struct {
+	Node    slot.NodeName
+	Version uint64
 }
 
 // MarkAlone: make it durable in the copy that everything after a position is
@@ -128,6 +143,7 @@ type End struct{}
 
 func (Release) action()    {}
 func (Propose) action()    {}
+func (Drop) action()       {}
 func (MarkAlone) action()  {}
 func (ClearAlone) action() {}
 func (End) action()        {}
@@ -160,6 +176,10 @@ func Step(s State, e Event) (State, []Action) {
 		s.applied(e)
 	case Proposed:
 		s.ended(e)
+	case Dropped:
+		if s.dropping.underWay == e.Node {
+			s.dropping = dropping{tryAfter: s.now + recordAgain}
+		}
 	case Marked:
 		s.alone.asked, s.alone.set, s.alone.since = false, !e.Failed, e.Since
 		if e.Failed {
@@ -222,18 +242,23 @@ func (s *State) put(r Replica) {
 // applied takes in what this node has applied. Whatever was decided on an older
 // version can no longer come true.
 func (s *State) applied(e Recorded) {
-	s.listed = slices.Clone(e.Listed)
-	var listed []Replica
-	for _, r := range s.replicas {
-		if s.Lists(r.Name) {
-			listed = append(listed, r)
+	s.listed, s.leaving = slices.Clone(e.Listed), slices.Clone(e.Leaving)
+	s.joining.set = slices.DeleteFunc(slices.Clone(s.joining.set), func(n slot.NodeName) bool { _, leaves := s.leaves(n); return leaves || !s.Lists(n) })
+	if len(s.joining.set) == 0 {
+		s.joining = condition{}
+	}
+	list := slices.Clone(s.replicas)
+	for i, r := range list {
+		if !s.Lists(r.Name) { // what is still said on its connection counts for nothing, also when it is listed again
+			list[i] = Replica{Name: r.Name, Conn: r.Conn + 1, Problem: "it was dropped"}
 		}
 	}
-	s.replicas = listed
+	s.replicas = list
 	if e.Record.Version <= s.recorded.Version {
 		return
 	}
 	s.recorded, s.proposed, s.claimed, s.tryAfter = e.Record, nil, true, 0
+	s.dropping.tryAfter = 0
 	if !s.recorded.Protected { // as it is: nothing is withheld from Raft any more
 		s.free, s.goAlone = false, 0
 	}
