@@ -73,8 +73,28 @@ func decidedOn(s *State, c Command) Command {
 	case AbortHandOver:
 		x.Begun = begun(s, x.Slot)
 		return x
+	case BeginMove:
+		x.Begun = moveBegun(s, x.Slot)
+		return x
+	case FinishMove:
+		x.Begun = moveBegun(s, x.Slot)
+		return x
+	case GiveUpMove:
+		x.Begun = moveBegun(s, x.Slot)
+		return x
+	case UndoMove:
+		x.Begun = moveBegun(s, x.Slot)
+		return x
 	}
 	return c
+}
+
+// moveBegun names the move of a slot; 0: there is none.
+func moveBegun(s *State, id slot.ID) uint64 {
+	if sl, _ := s.Slot(id); sl.Move != nil {
+		return sl.Move.Begun
+	}
+	return 0
 }
 
 // begun names the hand-over of a slot that is under way; 0: there is none.

@@ -105,6 +105,25 @@ func decodeBody(kind string, body []byte) (Command, error) {
 	case RaiseFeatureLevel{}.kind():
 		return bodyOf[RaiseFeatureLevel](body)
 	}
+	return decodeMove(kind, body)
+}
+
+// decodeMove is decodeBody for what moves copies.
+func decodeMove(kind string, body []byte) (Command, error) {
+	switch kind {
+	case PlanMoves{}.kind():
+		return bodyOf[PlanMoves](body)
+	case BeginMove{}.kind():
+		return bodyOf[BeginMove](body)
+	case FinishMove{}.kind():
+		return bodyOf[FinishMove](body)
+	case GiveUpMove{}.kind():
+		return bodyOf[GiveUpMove](body)
+	case UndoMove{}.kind():
+		return bodyOf[UndoMove](body)
+	case StopMoves{}.kind():
+		return bodyOf[StopMoves](body)
+	}
 	return nil, ErrNewer
 }
 

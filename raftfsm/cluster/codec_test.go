@@ -53,7 +53,7 @@ func full(t *testing.T) *State {
 	long := strings.Repeat("why it had to be ", 20)
 	members := zoned(100, 4)
 	for i := range members {
-		members[i].Key = tokenHash
+		members[i].Key, members[i].Features = tokenHash, KnownFeatures
 		members[i].Addr = fmt.Sprintf("mail-node-%03d.example.com:2400", i)
 	}
 	do(Init{ClusterID: "0123456789abcdef0123456789abcdef", SlotCount: 1000, DefaultReplicas: 2, First: members[0]})
@@ -63,6 +63,19 @@ func full(t *testing.T) *State {
 	}
 	for _, a := range Place(s.Members, s.Slots, 2) {
 		do(AssignSlot{Slot: a.Slot, Epoch: a.Epoch, Master: a.Master, Replicas: a.Replicas})
+	}
+	var moves []PlannedMove // of each slot; the last node but one gets them all
+	for _, sl := range s.Slots {
+		if to := members[98].Name; !sl.Holds(to) {
+			moves = append(moves, PlannedMove{Slot: sl.ID, Epoch: sl.Epoch, To: to, From: sl.Master, Lead: sl.Replicas[0]})
+		}
+	}
+	do(PlanMoves{Moves: moves, By: "operator"})
+	for _, m := range moves {
+		do(BeginMove{Slot: m.Slot, Epoch: m.Epoch})
+		if m.Slot%2 == 0 {
+			do(GiveUpMove{Slot: m.Slot, Why: long})
+		}
 	}
 	propose := func(first, last slot.ID) string {
 		c := OpenProposal{Reason: long, By: "n001", SinceWall: "2026-11-20T03:31:07Z"}

@@ -31,7 +31,8 @@ func featureOf(kind string) (slot.FeatureLevel, bool) {
 		BeginHandOver{}.kind(), CommitHandOver{}.kind(), AbortHandOver{}.kind(), ResolveLoss{}.kind(),
 		AddToken{}.kind(), AgeTokens{}.kind(), RaiseGeneration{}.kind(), RaiseFeatureLevel{}.kind():
 		return slot.FirstFeatureLevel, true
-	case BeginDrop{}.kind(), CancelDrop{}.kind(), EndDrop{}.kind():
+	case BeginDrop{}.kind(), CancelDrop{}.kind(), EndDrop{}.kind(),
+		PlanMoves{}.kind(), BeginMove{}.kind(), FinishMove{}.kind(), GiveUpMove{}.kind(), UndoMove{}.kind(), StopMoves{}.kind():
 		return operatorFeatures, true
 	}
 	return 0, false

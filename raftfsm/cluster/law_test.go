@@ -65,7 +65,7 @@ func (r random) confirm() Command {
 
 func (r random) command() Command {
 	id, e := r.slot()
-	switch rapid.IntRange(0, 31).Draw(r.t, "kind") {
+	switch kind := rapid.IntRange(0, 41).Draw(r.t, "kind"); kind {
 	case 0:
 		return AddMember{Member: upToDate(string(r.node()), Voter)}
 	case 1:
@@ -108,8 +108,54 @@ func (r random) command() Command {
 		return CancelDrop{Slot: id, Epoch: e, Node: r.node()}
 	case 30, 31:
 		return EndDrop{Slot: id, Epoch: e, Node: r.node()}
+	case 32, 33, 34, 35, 36, 37, 38, 39:
+		return r.move(id, e, kind)
 	}
 	return r.confirm()
+}
+
+// move draws a command about a move, which mostly fits the one that there is.
+func (r random) move(id slot.ID, e slot.Epoch, kind int) Command {
+	sl, _ := r.s.Slot(id)
+	switch kind {
+	case 32, 33:
+		pm := PlannedMove{Slot: id, Epoch: e, To: r.node(), From: r.node()}
+		if rapid.Bool().Draw(r.t, "lead") {
+			pm.Lead = r.node()
+		}
+		return PlanMoves{Moves: []PlannedMove{pm}, By: "eve"}
+	case 34, 35:
+		return BeginMove{Slot: id, Epoch: e}
+	case 36:
+		return FinishMove{Slot: id, Epoch: e}
+	case 37:
+		return GiveUpMove{Slot: id, Why: "its node is silent"}
+	case 38:
+		if sl.Move != nil && rapid.Bool().Draw(r.t, "drop") {
+			return BeginDrop{Slot: id, Epoch: e, Node: sl.Move.From}
+		}
+		return UndoMove{Slot: id, Epoch: e}
+	}
+	return StopMoves{By: "eve"}
+}
+
+// checkMoves: a move takes no copy off the list before the one that replaces it counts,
+// its end leaves as many copies as there were, and what it added is remembered for as
+// long as it is there.
+func checkMoves(t *rapid.T, was, now Slot, c Command) {
+	m := was.Move
+	if c, ok := c.(EndDrop); ok && m != nil && m.GivenUp == "" && m.From == c.Node && was.Protected && !now.Holds(m.From) && !was.Copied() {
+		t.Fatalf("%+v dropped the old copy before the new one counts: %+v", c, was)
+	}
+	if m == nil || now.Move != nil {
+		return
+	}
+	if m.Added && m.GivenUp != "" && slices.Contains(now.Replicas, m.To) {
+		t.Fatalf("%+v forgot what the move added: %+v, %+v", c, was, now)
+	}
+	if _, ok := c.(FinishMove); ok && (m.To != "" && !now.Holds(m.To) || now.Holds(m.From)) {
+		t.Fatalf("%+v ended half a move: %+v", c, was)
+	}
 }
 
 // TestLaw04OnlyConfirmChangesMaster: whatever commands come in whatever order, a
@@ -180,6 +226,7 @@ func checkStep(t *rapid.T, before, after *State, c Command, owner map[string]slo
 			}
 			owner[key] = now.Master
 		}
+		checkMoves(t, was, now, c)
 		for _, n := range now.InSync {
 			if !now.Protected || n == now.Master || !now.Holds(n) {
 				t.Fatalf("%+v: in-sync set of %+v", c, now)

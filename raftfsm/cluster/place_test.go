@@ -104,14 +104,14 @@ func TestPlaceStandbyAndExisting(t *testing.T) {
 	slots[2].Epoch = 16
 	got := Place([]Member{far, b, a}, slots, 1)
 	want := []Assignment{
-		{Slot: 2, Epoch: 16, Master: "b", Replicas: names("a")},
+		{Slot: 2, Epoch: 16, Master: "a", Replicas: names("b")}, // b has no replicas otherwise
 		{Slot: 3, Master: "b", Replicas: names("a")},
-		{Slot: 4, Master: "b", Replicas: names("a")}, // a has more replicas
+		{Slot: 4, Master: "b", Replicas: names("a")},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
 	}
-	if got := Place([]Member{a, b, far}, slots, 2); !slices.Equal(got[0].Replicas, names("a", "far")) {
+	if got := Place([]Member{a, b, far}, slots, 2); !slices.Equal(got[0].Replicas, names("b", "far")) {
 		t.Errorf("the standby is the last choice: %+v", got[0])
 	}
 	if got := Place([]Member{far, member("w", Witness)}, slots, 1); got != nil {

@@ -212,6 +212,9 @@ func (s *State) closeProposal(index uint64, id string, as ProposalState, by, why
 		return Result{}, err
 	}
 	s.endHandOvers(id, index)
+	if as == Rejected {
+		s.rejectMoves(p, index, by)
+	}
 	s.Proposals[at] = p.closed(as, shown(by), shown(why))
 	s.trimProposals()
 	return Result{Proposal: p.ID}, nil
