@@ -51,7 +51,7 @@ func meddle(t *rapid.T, s *site) {
 	case 2:
 		c = cluster.RejectProposal{Proposal: fmt.Sprint("p", rapid.Uint64Range(1, s.st.NextProposal).Draw(t, "id"))}
 	case 3:
-		c = cluster.RaiseGeneration{Generation: s.st.Generation}
+		c = cluster.RaiseGeneration{Generation: s.st.Generation, With: []slot.NodeName{anyNode(t)}}
 	case 4:
 		p, ok := s.st.OpenProposalOf(sl.ID)
 		if !ok {

@@ -22,7 +22,6 @@ import (
 // While it abstains it acknowledges what it is given, and that counts: it has it.
 type abstention struct {
 	mem    *memory
-	rpcs   chan raft.RPC // what Raft gets to see
 	over   atomic.Bool
 	asked  atomic.Int64 // how often it was asked for a vote, or to take over
 	filled func(error)  // called once, when it is over or could not be recorded
@@ -31,30 +30,11 @@ type abstention struct {
 var errAbstains = errors.New("this server's log was lost: it takes no part in votes until a leader has filled it")
 
 func newAbstention(mem *memory, filled func(error)) *abstention {
-	return &abstention{mem: mem, rpcs: make(chan raft.RPC), filled: filled}
+	return &abstention{mem: mem, filled: filled}
 }
 
 // holds reports whether the server abstains; a nil abstention never does.
 func (a *abstention) holds() bool { return a != nil && !a.over.Load() }
-
-// run passes requests on to Raft until stop.
-func (a *abstention) run(from <-chan raft.RPC, stop <-chan struct{}) {
-	for {
-		select {
-		case <-stop:
-			return
-		case rpc := <-from:
-			if a.holds() && a.answered(&rpc, stop) {
-				continue
-			}
-			select {
-			case a.rpcs <- rpc:
-			case <-stop:
-				return
-			}
-		}
-	}
-}
 
 // answered answers what is about votes, and looks at what a leader sends.
 func (a *abstention) answered(rpc *raft.RPC, stop <-chan struct{}) bool {

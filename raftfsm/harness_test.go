@@ -29,17 +29,29 @@ type faultyBackend struct {
 	mu   sync.Mutex
 	err  error
 	hang chan struct{}
+	left int // writes until err is met
+}
+
+// failAfter lets so many writes pass, and every later one fail.
+func (d *faultyBackend) failAfter(writes int, err error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.err, d.left = err, writes
 }
 
 func (d *faultyBackend) set(err error, hang chan struct{}) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.err, d.hang = err, hang
+	d.err, d.hang, d.left = err, hang, 0
 }
 
 func (d *faultyBackend) write(f func() error) error {
 	d.mu.Lock()
 	err, hang := d.err, d.hang
+	if d.left > 0 {
+		d.left--
+		err = nil
+	}
 	d.mu.Unlock()
 	if hang != nil {
 		<-hang

@@ -158,8 +158,8 @@ func (n *Node) open() error {
 	if n.mem.get().Owes > 0 {
 		n.abstains = newAbstention(n.mem, n.filled)
 		n.trans.abstains = n.abstains
-		go n.abstains.run(n.trans.NetworkTransport.Consumer(), n.stop)
 	}
+	go n.trans.pass(n.stop)
 	n.tellSetAside()
 	n.latch.room = n.newRoom()
 	defer n.latch.room.opened()

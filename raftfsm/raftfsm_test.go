@@ -132,30 +132,6 @@ func TestRemovedServerHalts(t *testing.T) {
 	next.must(t, cluster.RemoveMember{Name: leader.cfg.Name})
 }
 
-func TestRecover(t *testing.T) {
-	all := trio(t)
-	leader, _ := leaderOf(t, all)
-	leader.must(t, cluster.AssignSlot{Slot: 0, Master: "n1"})
-	for _, s := range all {
-		s.end(t)
-	}
-	cfg := leader.cfg
-	cfg.Transport = listen(t, leader.Node.cfg.Addr)
-	state, err := Recover(cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if sl, _ := state.Slot(0); sl.Master != "n1" {
-		t.Errorf("recovered %+v", sl)
-	}
-	alone := start(t, cfg)
-	until(t, "the survivor leads", alone.IsLeader)
-	alone.must(t, cluster.RaiseGeneration{By: "eve", Why: "test"})
-	if sl, _ := alone.State().Slot(0); sl.Epoch != 17 || sl.Master != "n1" {
-		t.Errorf("after recovery %+v", sl)
-	}
-}
-
 func TestOpenRefuses(t *testing.T) {
 	cfg := config(t, "n1", listenNew(t))
 	n1 := first(t, cfg)
@@ -192,9 +168,6 @@ func TestOpenRefuses(t *testing.T) {
 	refused(forgetful, "gone")
 	write(t, filepath.Join(cfg.Dir, logName), nil)
 	refused(forgetful, "gone")
-	if _, err := Recover(cfg); err == nil {
-		t.Error("recovered from nothing")
-	}
 	if _, err := Open(Config{}); err == nil {
 		t.Error("opened nothing")
 	}

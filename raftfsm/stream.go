@@ -161,7 +161,8 @@ func (g *gate) cut() {
 type transport struct {
 	*raft.NetworkTransport
 	addrOf   func(raft.ServerID) (string, bool)
-	abstains *abstention // nil: this server votes
+	abstains *abstention   // nil: this server votes
+	rpcs     chan raft.RPC // what Raft gets to see
 
 	mu    sync.Mutex // guards what follows
 	peers map[raft.ServerID]peerContact
@@ -186,6 +187,7 @@ func newTransport(g *gate, logger hclog.Logger, timeout time.Duration, addrOf fu
 			MaxRPCsInFlight: 1, // no pipelining: see AppendEntries
 		}),
 		addrOf: addrOf,
+		rpcs:   make(chan raft.RPC),
 		peers:  map[raft.ServerID]peerContact{},
 	}
 }
@@ -218,12 +220,30 @@ func (t *transport) AppendEntries(id raft.ServerID, to raft.ServerAddress, req *
 	return nil
 }
 
-// Consumer returns the requests of peers.
-func (t *transport) Consumer() <-chan raft.RPC {
-	if t.abstains != nil {
-		return t.abstains.rpcs
+// Consumer returns the requests that Raft gets to see.
+func (t *transport) Consumer() <-chan raft.RPC { return t.rpcs }
+
+// pass passes the requests of peers on to Raft until stop.
+func (t *transport) pass(stop <-chan struct{}) {
+	for {
+		select {
+		case <-stop:
+			return
+		case rpc := <-t.NetworkTransport.Consumer():
+			t.hand(rpc, stop)
+		}
 	}
-	return t.NetworkTransport.Consumer()
+}
+
+// hand gives Raft one request, unless this server abstains and it is about votes.
+func (t *transport) hand(rpc raft.RPC, stop <-chan struct{}) {
+	if t.abstains.holds() && t.abstains.answered(&rpc, stop) {
+		return
+	}
+	select {
+	case t.rpcs <- rpc:
+	case <-stop:
+	}
 }
 
 // RequestVote asks a peer for its vote.

@@ -54,6 +54,8 @@ type Member struct {
 	// What the node says of itself when it starts: feature.go.
 	Features slot.FeatureLevel `json:"f,omitempty"`   // absent: the first
 	Release  string            `json:"rel,omitempty"` // shown only
+
+	Generation slot.Generation `json:"g,omitempty"` // the newest to which it belongs: State.Belongs
 }
 
 // Slot is the ownership record of one slot. Epoch 0 without a master is a slot
@@ -199,6 +201,8 @@ type State struct {
 	NextProposal    uint64            `json:"next_proposal"`
 	History         []Change          `json:"history"` // oldest first
 	Tokens          []Token           `json:"tokens"`  // by ID
+
+	RecoveredAt LogEnd `json:"recovered_at,omitzero"` // RaiseGeneration.End of the last recovery
 }
 
 // New returns the state of a cluster before Init.

@@ -148,7 +148,9 @@ func memberRefusals() []refusal {
 		{"join as another", joined("n5", "t1", keyA), ErrNotFound{}, "t1"},
 		{"join without a key", joined("n4", "t1", ""), ErrInvalid{}, "key"},
 		{"join with the wrong secret", func() Command { c := joined("n4", "t1", keyA); c.Hash = strings.Repeat("0", 64); return c }(), ErrInvalid{}, "secret"},
-		{"generation stale", RaiseGeneration{Generation: 3}, ErrStale{}, "generation"},
+		{"generation stale", RaiseGeneration{Generation: 3, With: names("n1")}, ErrStale{}, "generation"},
+		{"recovered by nobody", RaiseGeneration{}, ErrInvalid{}, "nobody"},
+		{"recovered by a stranger", RaiseGeneration{With: names("n1", "n9")}, ErrNotFound{}, "n9"},
 	}
 }
 
@@ -471,9 +473,21 @@ func TestSecondLossKeepsTheFirst(t *testing.T) {
 
 func TestRaiseGeneration(t *testing.T) {
 	s := sample(t)
-	apply(t, s, 20, RaiseGeneration{By: "eve", Why: "two nodes burnt"})
-	if s.Generation != 1 {
-		t.Errorf("generation %d", s.Generation)
+	end := LogEnd{Term: 3, Index: 19}
+	apply(t, s, 20, RaiseGeneration{With: names("n3", "n1"), End: end, By: "eve", Why: "two nodes burnt"})
+	if s.Generation != 1 || s.RecoveredAt != end || s.Features() != operatorFeatures {
+		t.Errorf("generation %d after %+v, feature level %d", s.Generation, s.RecoveredAt, s.Features())
+	}
+	if diff := cmp.Diff(names("n2", "w1"), s.LeftBehind()); diff != "" {
+		t.Error(diff)
+	}
+	if !s.Belongs("n1") || s.Belongs("n2") || s.Belongs("n9") {
+		t.Error("who belongs to the generation")
+	}
+	later := member("n5", Voter)
+	later.Features = operatorFeatures
+	if apply(t, s, 20, AddMember{Member: later}); !s.Belongs("n5") {
+		t.Error("who comes after the recovery does not belong to it")
 	}
 	got, _ := s.Slot(0)
 	if diff := cmp.Diff(Slot{ID: 0, Epoch: 17, Unclean: 16, Master: "n1", Wished: Wished{Home: "n1"}, Replicas: names("n2", "n3"), Version: 20}, got); diff != "" {

@@ -144,7 +144,6 @@ func (ConfirmSlot) kind() string      { return "confirm" }
 func (ResolveLoss) kind() string      { return "resolve-loss" }
 func (AddToken) kind() string         { return "add-token" }
 func (AgeTokens) kind() string        { return "age-tokens" }
-func (RaiseGeneration) kind() string  { return "raise-generation" }
 
 func bodyOf[C Command](body []byte) (Command, error) {
 	var c C

@@ -179,6 +179,6 @@ func FuzzDecodeSnapshot(f *testing.F) {
 		if err != nil || !bytes.Equal(b, EncodeSnapshot(back)) {
 			t.Fatalf("round trip: %v", err)
 		}
-		_, _ = s.Apply(1, RaiseGeneration{Generation: s.Generation})
+		_, _ = s.Apply(1, RaiseGeneration{Generation: s.Generation, With: s.LeftBehind()})
 	})
 }

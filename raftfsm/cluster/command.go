@@ -189,16 +189,6 @@ type AgeTokens struct {
 	Seconds int64 `json:"seconds"`
 }
 
-// RaiseGeneration is what cluster recovery does to the state: every slot's epoch
-// and unclean count rise by 16, so that no number that the lost majority may
-// have given out comes again. It changes no master. Open proposals are superseded.
-type RaiseGeneration struct {
-	Generation slot.Generation `json:"generation"` // the one expected before
-	By         string          `json:"by,omitempty"`
-	Why        string          `json:"why,omitempty"`
-	WallTime   string          `json:"wall,omitempty"`
-}
-
 // shown prepares a text that only people read: short (law 10), valid UTF-8, and
 // without control characters, since it is printed on terminals.
 func shown(s string) string {

@@ -78,7 +78,7 @@ func TestHandOverEndsWithItsProposal(t *testing.T) {
 		"rejected":  RejectProposal{Proposal: "p1", By: "eve"},
 		"withdrawn": WithdrawProposal{Proposal: "p1"},
 		"confirmed": ConfirmSlot{Proposal: "p1", Slot: 0, Epoch: 1, To: "n3", Unclean: true},
-		"recovered": RaiseGeneration{},
+		"recovered": RaiseGeneration{With: names("n1")},
 	} {
 		s := sample(t)
 		apply(t, s, 20, BeginHandOver{Proposal: "p1", Slot: 0, Epoch: 1, To: "n2"})

@@ -92,7 +92,7 @@ func (r random) command() Command {
 		return ResolveLoss{Slot: id, Epoch: e}
 	case 17:
 		if rapid.IntRange(0, 3).Draw(r.t, "raise") == 0 {
-			return RaiseGeneration{Generation: r.s.Generation}
+			return RaiseGeneration{Generation: r.s.Generation, With: r.nodes()}
 		}
 		return RejectProposal{Proposal: r.proposal(), By: "eve"}
 	case 20, 21:

@@ -82,6 +82,7 @@ func (s *State) add(m Member) (Result, error) {
 		return Result{}, ErrExists{Kind: "member", Name: string(m.Name),
 			Why: fmt.Sprintf("its Raft ID %q is that of %s", m.ServerID, other.Name)}
 	}
+	m.Generation = s.Generation
 	if exists {
 		s.Members = slices.Clone(s.Members)
 		s.Members[at] = m
@@ -204,37 +205,6 @@ func (c AgeTokens) apply(s *State, _ uint64) (Result, error) {
 		}
 	}
 	s.Tokens = left
-	return Result{}, nil
-}
-
-func (c RaiseGeneration) apply(s *State, index uint64) (Result, error) {
-	if c.Generation != s.Generation {
-		return Result{}, ErrStale{"generation of the cluster", uint64(c.Generation), uint64(s.Generation)}
-	}
-	for _, sl := range s.Slots {
-		if sl.Epoch+recoveryStep > slot.MaxEpoch {
-			return Result{}, ErrInvalid{"slot " + sl.ID.String(), "its epochs are used up"}
-		}
-	}
-	s.Generation++
-	for i := range s.Slots {
-		sl := &s.Slots[i]
-		sl.Epoch += recoveryStep
-		sl.Unclean += recoveryStep
-		// What the lost majority recorded last is not known here: the master may
-		// have gone on alone. It reports afresh in the new epoch.
-		sl.unprotect()
-		sl.HandOver, sl.Awaits, sl.AtLeast = nil, nil, 0
-		sl.Version = index
-	}
-	why := fmt.Sprintf("the cluster was recovered: generation %d", s.Generation)
-	for i := range s.Proposals {
-		if s.Proposals[i].State == Open {
-			s.Proposals[i] = s.Proposals[i].closed(Superseded, shown(c.By), why)
-		}
-	}
-	s.trimProposals()
-	s.record(Change{Kind: ChangeGeneration, By: shown(c.By), Why: shown(c.Why), WallTime: shown(c.WallTime), Unclean: true})
 	return Result{}, nil
 }
 
