@@ -160,6 +160,9 @@ pause before the state is fetched for an event that could not be applied | stora
 lag that pages | node lagPageAfter
 one undelete of messages is waited for | node restoreWithin
 log lines of one kind (message, slot, node, client, user) | node/monitor linesPerKind linesWindow
+command of '[hooks] on_change' | node hookWithin hookPauseMin hookPauseMax
+last call of that command, when the node stops | node hookLast
+output of that command in the log | node hookOutputMax
 clients in a transaction when the node stops | node drainTimeout cutWithin
 jobs, and what the node does by itself | node settleWithin
 streams to other nodes, Raft | node closePeers

@@ -63,6 +63,7 @@ func (n *Node) start(ctx context.Context) error {
 	if err := n.serveMetrics(ctx); err != nil {
 		return err
 	}
+	n.wg.Go(func() { n.hooks(ctx) })
 	if n.cfg.Node.Witness {
 		return nil
 	}
@@ -192,7 +193,7 @@ func (n *Node) sources() monitor.Sources {
 	}}
 }
 
-// serveMetrics serves /metrics.
+// serveMetrics serves /metrics and /healthz.
 func (n *Node) serveMetrics(ctx context.Context) error {
 	if n.cfg.Node.Metrics == "" {
 		return nil
@@ -203,6 +204,7 @@ func (n *Node) serveMetrics(ctx context.Context) error {
 	}
 	mux := http.NewServeMux()
 	mux.Handle("/metrics", n.metrics.Handler())
+	mux.HandleFunc("/healthz", n.healthz)
 	n.serveHTTP(ctx, ln, mux)
 	return nil
 }

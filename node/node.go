@@ -79,11 +79,13 @@ type outlook struct {
 	metrics    *monitor.Metrics
 	lastTick   atomic.Int64 // Clock.Mono of the last tick, ns: the pause detector
 	stopping   atomic.Bool
-	ledAt      atomic.Int64 // Clock.Mono when a leader with a quorum was last known, ns
-	fenced     atomic.Bool  // see fence.go
-	reporting  reporting
-	asides     *asides
-	currency   *currency // see unknown.go
+	// clientsOpen is set when IMAP and LMTP listen.
+	clientsOpen atomic.Bool
+	ledAt       atomic.Int64 // Clock.Mono when a leader with a quorum was last known, ns
+	fenced      atomic.Bool  // see fence.go
+	reporting   reporting
+	asides      *asides
+	currency    *currency // see unknown.go
 }
 
 // stores are a node's copies, and what they share.
@@ -149,6 +151,7 @@ func (n *Node) run(ctx context.Context, ready func()) error {
 	work, stopWork := context.WithCancel(context.Background())
 	err := n.start(work)
 	if err == nil {
+		n.clientsOpen.Store(!n.cfg.Node.Witness)
 		n.log.Info("node serves", "version", n.version, "peer", n.cfg.Node.PeerAdvertise)
 		ready()
 		<-ctx.Done()

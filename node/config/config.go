@@ -20,6 +20,7 @@ type Config struct {
 	Replication Replication
 	Log         Log
 	Volumes     []Volume // at least one
+	OnChange    string   // command for /bin/sh -c, "" is none; see [hooks] in hooks.go
 
 	CacheBytes      int64 // Pebble block cache of the whole node
 	JournalMax      int64 // events kept per slot for a replica that is behind

@@ -18,6 +18,7 @@ func Example() string {
 		}
 		b.WriteString(s.name + " = " + s.preset + "\n")
 	}
+	b.WriteString(exampleHooks())
 	b.WriteString(exampleVolumes())
 	return b.String()
 }

@@ -127,6 +127,10 @@ func (r *reader) apply(key toml.Key, values map[string]any) {
 		}
 		return
 	}
+	if name == "hooks" {
+		r.hooks(r.lines[name], values[name])
+		return
+	}
 	if isBlock(values[name]) {
 		r.complain(r.lines[name], "unknown block [%s]: the file is flat, one `setting = value` per line", name)
 		return

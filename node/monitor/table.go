@@ -52,6 +52,7 @@ const (
 	ClockDiffers       Name = "clock-differs"
 	ClockBehind        Name = "clock-behind"
 	PagerNotConfigured Name = "pager-not-configured"
+	HookFailed         Name = "hook-failed"
 )
 
 // Kind is a row of the table.
@@ -146,6 +147,7 @@ func settingKinds() []Kind {
 		{VersionsDiffer, Info, "node", "It runs another release; neighbouring releases work together, for the time of an upgrade.", "mailnode cluster members"},
 		{ClockDiffers, Warn, "node", "Its wall clock differs from this node's by more than a minute; only dates that people see are wrong.", "chronyc tracking"},
 		{ClockBehind, Warn, "", "This machine's wall clock is before what is recorded, or in no sensible year; only dates that people see are wrong.", "chronyc tracking"},
+		{HookFailed, Warn, "", "The command of `[hooks] on_change` failed and is tried again: what it sets, an address for instance, may be out of date.", "journalctl -u mailnode -g hook"},
 		{PagerNotConfigured, Info, "", "Pages are shown here and in the metrics only: this release sends none.", "mailnode status"},
 	}
 }
