@@ -64,13 +64,13 @@ func (r random) confirm() Command {
 
 func (r random) command() Command {
 	id, e := r.slot()
-	switch rapid.IntRange(0, 26).Draw(r.t, "kind") {
+	switch rapid.IntRange(0, 28).Draw(r.t, "kind") {
 	case 0:
 		return AddMember{Member: member(string(r.node()), Voter)}
 	case 1:
 		return UpdateMember{Name: r.node(), Role: rapid.SampledFrom([]Role{"", Voter, Witness}).Draw(r.t, "role")}
 	case 2:
-		return RemoveMember{r.node()}
+		return RemoveMember{Name: r.node()}
 	case 3, 4, 5:
 		return AssignSlot{Slot: id, Epoch: e, Master: r.node(), Replicas: r.nodes()}
 	case 6, 7:
@@ -101,8 +101,23 @@ func (r random) command() Command {
 		return CommitHandOver{Slot: id, Epoch: e, InSync: r.nodes(), Position: slot.At(e, uint64(rapid.IntRange(0, 9).Draw(r.t, "n")))}
 	case 24:
 		return AbortHandOver{Slot: id, Epoch: e}
+	case 25:
+		return r.replace()
 	}
 	return r.confirm()
+}
+
+// replace is a machine with a token, or without one.
+func (r random) replace() Command {
+	name := r.node()
+	if len(r.s.Tokens) == 0 || rapid.IntRange(0, 3).Draw(r.t, "new token") == 0 {
+		return AddToken{Token{ID: fmt.Sprintf("t%d", r.s.Index), Hash: tokenHash, Node: name, LeftS: 60}}
+	}
+	token := rapid.SampledFrom(r.s.Tokens).Draw(r.t, "token")
+	m := member(string(token.Node), rapid.SampledFrom([]Role{Voter, Voter, Witness}).Draw(r.t, "role"))
+	m.ServerID, m.Key = string(m.Name)+"-"+token.ID, rapid.SampledFrom([]string{keyA, keyB}).Draw(r.t, "key")
+	was, _ := r.s.Member(m.Name)
+	return ReplaceMember{Member: m, Was: was.ServerID, Token: token.ID, Hash: tokenHash}
 }
 
 // TestLaw04OnlyConfirmChangesMaster: whatever commands come in whatever order, a
