@@ -199,8 +199,9 @@ type State struct {
 	Slots           []Slot            `json:"slots"`              // Slots[i].ID is i
 	Proposals       []Proposal        `json:"proposals"`          // oldest first: the open ones and the last closed ones
 	NextProposal    uint64            `json:"next_proposal"`
-	History         []Change          `json:"history"` // oldest first
-	Tokens          []Token           `json:"tokens"`  // by ID
+	History         []Change          `json:"history"`          // oldest first
+	Tokens          []Token           `json:"tokens"`           // by ID
+	Former          []Former          `json:"former,omitempty"` // oldest first: installations that have left
 
 	RecoveredAt LogEnd `json:"recovered_at,omitzero"` // RaiseGeneration.End of the last recovery
 }
@@ -218,6 +219,7 @@ func (s *State) Clone() *State {
 	c.Proposals = slices.Clone(s.Proposals)
 	c.History = slices.Clone(s.History)
 	c.Tokens = slices.Clone(s.Tokens)
+	c.Former = slices.Clone(s.Former)
 	return &c
 }
 

@@ -16,7 +16,7 @@ import (
 const tokenHash = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
 
 func member(name string, role Role) Member {
-	return Member{Name: slot.NodeName(name), ServerID: name + "-00000001", Addr: "127.0.0.1:2400", Role: role}
+	return Member{Name: slot.NodeName(name), ServerID: name + "-00000001", Addr: "127.0.0.1:2400", Role: role, Features: KnownFeatures}
 }
 
 func names(s ...slot.NodeName) []slot.NodeName { return s }
@@ -131,14 +131,14 @@ func memberRefusals() []refusal {
 	return []refusal{
 		{"init twice", Init{ClusterID: "c-2", SlotCount: 1, First: member("n9", Voter)}, ErrExists{}, "c-1"},
 		{"add known member", AddMember{Member: member("n1", Voter)}, ErrExists{}, "n1"},
-		{"add known server", AddMember{Member: Member{Name: "n9", ServerID: "n1-00000001", Addr: "a:1", Role: Voter}}, ErrExists{}, "n1"},
+		{"add known server", AddMember{Member: Member{Name: "n9", ServerID: "n1-00000001", Addr: "a:1", Role: Voter, Features: KnownFeatures}}, ErrExists{}, "n1"},
 		{"add bad name", AddMember{Member: member("../n9", Voter)}, ErrInvalid{}, "node name"},
 		{"add bad addr", AddMember{Member: Member{Name: "n9", ServerID: "x", Addr: "here", Role: Voter}}, ErrInvalid{}, "host:port"},
 		{"add bad role", AddMember{Member: member("n9", "king")}, ErrInvalid{}, "king"},
 		{"update unknown", UpdateMember{Name: "n9"}, ErrNotFound{}, "n9"},
 		{"mail node to witness", UpdateMember{Name: "n1", Role: Witness}, ErrInvalid{}, "s000"},
 		{"update to taken server", UpdateMember{Name: "n1", ServerID: "n2-00000001"}, ErrExists{}, "n2"},
-		{"remove unknown", RemoveMember{"n9"}, ErrNotFound{}, "n9"},
+		{"remove unknown", RemoveMember{Name: "n9"}, ErrNotFound{}, "n9"},
 		{"token again", AddToken{Token{ID: "t1", Hash: tokenHash, Node: "n5", LeftS: 60}}, ErrExists{}, "t1"},
 		{"token hash", AddToken{Token{ID: "t2", Hash: "xyz", Node: "n5"}}, ErrInvalid{}, "SHA-256"},
 		{"token for no time", AddToken{Token{ID: "t2", Hash: tokenHash, Node: "n5"}}, ErrInvalid{}, "0 s"},
@@ -156,8 +156,8 @@ func memberRefusals() []refusal {
 
 func slotRefusals() []refusal {
 	return []refusal{
-		{"remove master", RemoveMember{"n2"}, ErrInvalid{}, "replica of slot s000"},
-		{"remove replica", RemoveMember{"n3"}, ErrInvalid{}, "s000"},
+		{"remove replica in sync", RemoveMember{Name: "n2"}, ErrInvalid{}, "acknowledgements wait for its copy"},
+		{"remove replica", RemoveMember{Name: "n3"}, ErrInvalid{}, "s000"},
 		{"assign owned", AssignSlot{Slot: 0, Epoch: 1, Master: "n2"}, ErrExists{}, "confirmed"},
 		{"assign stale", AssignSlot{Slot: 2, Epoch: 1, Master: "n2"}, ErrStale{}, "s002"},
 		{"assign unknown slot", AssignSlot{Slot: 9, Master: "n2"}, ErrNotFound{}, "s009"},
@@ -507,10 +507,10 @@ func TestMembersAndTokens(t *testing.T) {
 	zone, standby := "b\x1b[2J", true
 	apply(t, s, 20, UpdateMember{Name: "n3", Addr: "[::1]:99", Role: Voter, ServerID: "n3-2", Zone: &zone, Standby: &standby})
 	got, _ := s.Member("n3")
-	if diff := cmp.Diff(Member{Name: "n3", Addr: "[::1]:99", Role: Voter, ServerID: "n3-2", Zone: "b [2J", Standby: true}, got); diff != "" {
+	if diff := cmp.Diff(Member{Name: "n3", Addr: "[::1]:99", Role: Voter, ServerID: "n3-2", Zone: "b [2J", Standby: true, Features: KnownFeatures}, got); diff != "" {
 		t.Error(diff)
 	}
-	apply(t, s, 21, RemoveMember{"w1"})
+	apply(t, s, 21, RemoveMember{Name: "w1"})
 	if _, ok := s.Member("w1"); ok {
 		t.Error("w1 is still there")
 	}

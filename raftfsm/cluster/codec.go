@@ -62,6 +62,8 @@ func decodeBody(kind string, body []byte) (Command, error) {
 		return bodyOf[UpdateMember](body)
 	case RemoveMember{}.kind():
 		return bodyOf[RemoveMember](body)
+	case ReplaceMember{}.kind():
+		return bodyOf[ReplaceMember](body)
 	case AssignSlot{}.kind():
 		return bodyOf[AssignSlot](body)
 	case AddReplica{}.kind():

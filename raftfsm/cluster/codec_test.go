@@ -11,7 +11,7 @@ import (
 )
 
 func TestDecodeErrors(t *testing.T) {
-	good := Encode(RemoveMember{"n1"})
+	good := Encode(RemoveMember{Name: "n1"})
 	for i := range good {
 		bad := bytes.Clone(good)
 		bad[i] ^= 0x40
@@ -77,6 +77,9 @@ func full(t *testing.T) *State {
 			do(GiveUpMove{Slot: m.Slot, Why: long})
 		}
 	}
+	for i := range MaxFormer {
+		s.leave(members[i%len(members)], true, long, "2026-11-20T03:31:07Z")
+	}
 	propose := func(first, last slot.ID) string {
 		c := OpenProposal{Reason: long, By: "n001", SinceWall: "2026-11-20T03:31:07Z"}
 		for id := first; id < last; id++ {
@@ -141,7 +144,7 @@ func BenchmarkCloneFull(b *testing.B) {
 }
 
 func FuzzDecode(f *testing.F) {
-	f.Add(Encode(RemoveMember{"n1"})[frameHead:])
+	f.Add(Encode(RemoveMember{Name: "n1"})[frameHead:])
 	f.Add(Encode(ConfirmSlot{Proposal: "p1", Slot: 7, Epoch: 1, To: "n2"})[frameHead:])
 	f.Add(Encode(OpenProposal{Slots: []ProposedSlot{{Slot: 1, Epoch: 1, From: "n2", To: "n1"}}})[frameHead:])
 	f.Fuzz(func(t *testing.T, body []byte) {

@@ -55,9 +55,12 @@ type UpdateMember struct {
 	Release  string            `json:"release,omitempty"`
 }
 
-// RemoveMember removes a member that holds no copy of any slot.
+// RemoveMember removes a member that no slot needs (State.Needs): copies beside which
+// others are in sync are dropped with it.
 type RemoveMember struct {
-	Name slot.NodeName `json:"name"`
+	Name     slot.NodeName `json:"name"`
+	By       string        `json:"by,omitempty"`
+	WallTime string        `json:"wall,omitempty"`
 }
 
 // AssignSlot gives a slot its first master. A slot that has one never gets

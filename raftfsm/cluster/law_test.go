@@ -65,13 +65,13 @@ func (r random) confirm() Command {
 
 func (r random) command() Command {
 	id, e := r.slot()
-	switch kind := rapid.IntRange(0, 41).Draw(r.t, "kind"); kind {
+	switch kind := rapid.IntRange(0, 42).Draw(r.t, "kind"); kind {
 	case 0:
 		return AddMember{Member: upToDate(string(r.node()), Voter)}
 	case 1:
 		return UpdateMember{Name: r.node(), Role: rapid.SampledFrom([]Role{"", Voter, Witness}).Draw(r.t, "role")}
 	case 2:
-		return RemoveMember{r.node()}
+		return RemoveMember{Name: r.node()}
 	case 3, 4, 5:
 		return AssignSlot{Slot: id, Epoch: e, Master: r.node(), Replicas: r.nodes()}
 	case 6, 7:
@@ -110,6 +110,8 @@ func (r random) command() Command {
 		return EndDrop{Slot: id, Epoch: e, Node: r.node()}
 	case 32, 33, 34, 35, 36, 37, 38, 39:
 		return r.move(id, e, kind)
+	case 42:
+		return r.replace()
 	}
 	return r.confirm()
 }
@@ -156,6 +158,19 @@ func checkMoves(t *rapid.T, was, now Slot, c Command) {
 	if _, ok := c.(FinishMove); ok && (m.To != "" && !now.Holds(m.To) || now.Holds(m.From)) {
 		t.Fatalf("%+v ended half a move: %+v", c, was)
 	}
+}
+
+// replace is a machine with a token, or without one.
+func (r random) replace() Command {
+	name := r.node()
+	if len(r.s.Tokens) == 0 || rapid.IntRange(0, 3).Draw(r.t, "new token") == 0 {
+		return AddToken{Token{ID: fmt.Sprintf("t%d", r.s.Index), Hash: tokenHash, Node: name, LeftS: 60}}
+	}
+	token := rapid.SampledFrom(r.s.Tokens).Draw(r.t, "token")
+	m := member(string(token.Node), rapid.SampledFrom([]Role{Voter, Voter, Witness}).Draw(r.t, "role"))
+	m.ServerID, m.Key = string(m.Name)+"-"+token.ID, rapid.SampledFrom([]string{keyA, keyB}).Draw(r.t, "key")
+	was, _ := r.s.Member(m.Name)
+	return ReplaceMember{Member: m, Was: was.ServerID, Token: token.ID, Hash: tokenHash}
 }
 
 // TestLaw04OnlyConfirmChangesMaster: whatever commands come in whatever order, a

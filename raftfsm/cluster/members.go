@@ -42,27 +42,39 @@ func (c AddMember) apply(s *State, _ uint64) (Result, error) {
 	if c.Token == "" {
 		return s.add(c.Member)
 	}
-	if m, ok := s.MemberByServerID(c.Member.ServerID); ok && m.Name == c.Member.Name && m.Key != "" {
-		if m.Key == c.Member.Key {
-			return Result{}, nil // it asks again because it did not hear the answer
-		}
-		return Result{}, ErrExists{Kind: "member", Name: string(m.Name), Why: "its token was used by another key"}
-	}
-	i := slices.IndexFunc(s.Tokens, func(t Token) bool { return t.ID == c.Token && t.Node == c.Member.Name })
-	switch {
-	case i < 0:
-		return Result{}, ErrNotFound{"token", shown(c.Token)}
-	case s.Tokens[i].Hash != c.Hash:
-		return Result{}, ErrInvalid{"token " + c.Token, "the secret is not the right one"}
-	case !isSHA256(c.Member.Key):
-		return Result{}, ErrInvalid{"member " + string(c.Member.Name), "the hash of its key is not a SHA-256 in lower-case hex"}
+	again, token, err := s.admits(c.Member, c.Token, c.Hash)
+	if err != nil || again {
+		return Result{}, err
 	}
 	res, err := s.add(c.Member)
 	if err == nil {
-		s.Tokens = slices.Delete(slices.Clone(s.Tokens), i, i+1)
+		s.useToken(token)
 	}
 	return res, err
 }
+
+// admits finds the token with which a machine may become a member. again: it has
+// become one with it, and did not hear the answer.
+func (s *State) admits(m Member, token, hash string) (again bool, at int, err error) {
+	if is, ok := s.MemberByServerID(m.ServerID); ok && is.Name == m.Name && is.Key != "" {
+		if is.Key == m.Key {
+			return true, 0, nil
+		}
+		return false, 0, ErrExists{Kind: "member", Name: string(m.Name), Why: "its token was used by another key"}
+	}
+	at = slices.IndexFunc(s.Tokens, func(t Token) bool { return t.ID == token && t.Node == m.Name })
+	switch {
+	case at < 0:
+		return false, 0, ErrNotFound{"token", shown(token)}
+	case s.Tokens[at].Hash != hash:
+		return false, 0, ErrInvalid{"token " + token, "the secret is not the right one"}
+	case !isSHA256(m.Key):
+		return false, 0, ErrInvalid{"member " + string(m.Name), "the hash of its key is not a SHA-256 in lower-case hex"}
+	}
+	return false, at, nil
+}
+
+func (s *State) useToken(at int) { s.Tokens = slices.Delete(slices.Clone(s.Tokens), at, at+1) }
 
 // add puts a member on the list. One of its name that never came up is replaced:
 // its node has lost what it joined with.
@@ -78,9 +90,8 @@ func (s *State) add(m Member) (Result, error) {
 	if exists && !s.Absent(m.Name) {
 		return Result{}, ErrExists{Kind: "member", Name: string(m.Name)}
 	}
-	if other, ok := s.MemberByServerID(m.ServerID); ok {
-		return Result{}, ErrExists{Kind: "member", Name: string(m.Name),
-			Why: fmt.Sprintf("its Raft ID %q is that of %s", m.ServerID, other.Name)}
+	if err := s.freeServer(m); err != nil {
+		return Result{}, err
 	}
 	m.Generation = s.Generation
 	if exists {
@@ -93,6 +104,14 @@ func (s *State) add(m Member) (Result, error) {
 	}
 	s.Members = slices.Insert(slices.Clone(s.Members), at, m)
 	return Result{}, nil
+}
+
+// freeServer refuses a member whose Raft ID is somebody's.
+func (s *State) freeServer(m Member) error {
+	if other, ok := s.MemberByServerID(m.ServerID); ok {
+		return ErrExists{Kind: "member", Name: string(m.Name), Why: fmt.Sprintf("its Raft ID %q is that of %s", m.ServerID, other.Name)}
+	}
+	return nil
 }
 
 // Absent reports whether a member joined with a token and never came up: a node
@@ -150,23 +169,29 @@ func (c UpdateMember) apply(s *State, _ uint64) (Result, error) {
 	return Result{}, nil
 }
 
-func (c RemoveMember) apply(s *State, _ uint64) (Result, error) {
+func (c RemoveMember) apply(s *State, index uint64) (Result, error) {
 	at, ok := s.memberAt(c.Name)
 	if !ok {
 		return Result{}, unknownMember(c.Name)
 	}
-	if held, ok := s.copyOn(c.Name); ok {
-		what := "a replica of"
-		if held.Master == c.Name {
-			what = "the master of"
-		}
+	if needs := s.Needs(c.Name); len(needs) > 0 {
 		return Result{}, ErrInvalid{"member " + string(c.Name),
-			fmt.Sprintf("it is %s slot %s; move its slots away first: mailnode slot list", what, held.ID)}
+			fmt.Sprintf("slot %s keeps it: %s; move its slots away first: mailnode slot list", needs[0].Slot, needs[0].Why)}
 	}
 	if len(s.Members) == 1 {
 		return Result{}, ErrInvalid{"member " + string(c.Name), "it is the last member"}
 	}
+	for _, sl := range s.Slots {
+		if !sl.Holds(c.Name) {
+			continue
+		}
+		sl.Replicas = without(sl.Replicas, c.Name)
+		s.put(sl, index)
+	}
+	m := s.Members[at]
 	s.Members = slices.Delete(slices.Clone(s.Members), at, at+1)
+	s.Tokens = slices.DeleteFunc(slices.Clone(s.Tokens), func(t Token) bool { return t.Node == c.Name })
+	s.leave(m, false, c.By, c.WallTime)
 	return Result{}, nil
 }
 
