@@ -185,6 +185,7 @@ func (s *Slot) proveNewest(t *tail) error {
 	v := s.acquire()
 	defer v.release()
 	proved, damaged, bytes := 0, 0, int64(0)
+	uncached := map[uint32]bool{} // after an unclean stop the disk is asked, not the system's memory
 	var worst error
 	for _, ref := range t.bodies {
 		loc, err := s.locate(v, ref)
@@ -200,6 +201,10 @@ func (s *Slot) proveNewest(t *tail) error {
 		}
 		if err == nil {
 			bytes += loc.Size
+			if s.found.dirty && !uncached[loc.Pack] {
+				uncached[loc.Pack] = true
+				_ = s.packs.UncachePack(loc.Pack) // one that cannot be opened cannot be read either
+			}
 			var b interface{ Close() error }
 			if b, err = s.packs.Open(ref, loc); err == nil {
 				proved++

@@ -143,8 +143,8 @@ func (s *Slot) Close() error {
 	s.unlessHung(func() { err = s.packs.Close() })
 	s.markClean() // behind the packs' end: no Put begins one any more
 	// After a failure Pebble may hold a parked goroutine that owns its locks:
-	// closing could wait for it for ever. The process keeps the files, and the
-	// lock on the folder, until it ends.
+	// closing could wait for it for ever. It keeps the files, and the lock on the
+	// folder, until Release.
 	if failure := s.Failure(); failure != nil {
 		return failure
 	}

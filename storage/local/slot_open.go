@@ -46,12 +46,15 @@ func open(o Options) (*Slot, error) {
 	var err error
 	select {
 	case err = <-done:
-	default: // what hangs may do so for ever, and keeps the files that it has opened
+	default: // what hangs may do so for ever, and keeps until then the files that it has opened
 		text := s.Failure().Error()
 		err = &Refused{Slot: o.Slot, Checks: []Check{{"disk", CheckFailed, text}}, Next: nextDamage, Err: s.Failure()}
 	}
 	if err != nil {
 		s.dog.Close()
+		if hangs := s.dog.Cut(releaseWithin); hangs != nil {
+			s.log.Warn("a copy that was not opened keeps its files", "err", hangs)
+		}
 		return nil, err
 	}
 	return s, nil
