@@ -95,6 +95,11 @@ func (w *Watchdog) Cut(within time.Duration) error {
 	case <-over:
 		return nil
 	case <-late.C:
+	}
+	select {
+	case <-over:
+		return nil
+	default:
 		return fmt.Errorf("%w: %s has not returned", ErrHangs, w.underWay())
 	}
 }

@@ -125,8 +125,13 @@ func (s *Slot) markClean() {
 }
 
 // Close stops the committer, waits for readers, and closes the copy; after a
-// failure nothing is marked clean, so that the next open checks.
+// failure nothing is marked clean, so that the next open checks. It may be called again.
 func (s *Slot) Close() error {
+	s.closing.Do(func() { s.closed = s.close() })
+	return s.closed
+}
+
+func (s *Slot) close() error {
 	defer s.dog.Close()
 	s.unlessHung(s.com.stop)
 	if s.Failure() == nil {

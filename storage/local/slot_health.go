@@ -3,6 +3,7 @@ package local
 import (
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"mailnode/storage/disk"
@@ -12,8 +13,10 @@ import (
 // health is whether a copy can go on, and what is done so that nobody waits for one
 // that cannot.
 type health struct {
-	latch *disk.Latch    // trips when the copy can no longer commit
-	dog   *disk.Watchdog // of its files; nil before Open
+	latch   *disk.Latch    // trips when the copy can no longer commit
+	dog     *disk.Watchdog // of its files; nil before Open
+	closing sync.Once
+	closed  error // by Close
 }
 
 func newHealth() health { return health{latch: disk.NewLatch()} }

@@ -48,12 +48,13 @@ func open(o Options) (*Slot, error) {
 	case err = <-done:
 	default: // what hangs may do so for ever, and keeps until then the files that it has opened
 		text := s.Failure().Error()
-		err = &Refused{Slot: o.Slot, Checks: []Check{{"disk", CheckFailed, text}}, Next: nextDamage, Err: s.Failure()}
+		err = &Refused{Slot: o.Slot, Checks: []Check{{"disk", CheckFailed, text}}, Next: nextHangs, Err: s.Failure()}
 	}
 	if err != nil {
 		s.dog.Close()
-		if hangs := s.dog.Cut(releaseWithin); hangs != nil {
-			s.log.Warn("a copy that was not opened keeps its files", "err", hangs)
+		hangs := s.dog.Cut(releaseWithin)
+		if refused := (*Refused)(nil); hangs != nil && errors.As(err, &refused) {
+			refused.dog = s.dog
 		}
 		return nil, err
 	}
