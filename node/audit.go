@@ -62,7 +62,7 @@ func (a *audit) run(from uint32, reached func(pack uint32)) error {
 		return storage.Errorf(storage.ErrUnavailable, "audit slot %s: its copy here is not open: mailnode slot show %s", a.k.id, a.k.id)
 	}
 	if err := a.s.Failure(); err != nil {
-		return fmt.Errorf("audit slot %s: %w: when its slot is served elsewhere, systemctl restart mailnode", a.k.id, err)
+		return fmt.Errorf("audit slot %s: %w: mailnode slot serve %s", a.k.id, err, a.k.id)
 	}
 	if err := a.s.Scrub(a.ctx, local.ScrubOptions{FromPack: from, Reached: reached, Spend: a.p.Spend, Found: a.finding,
 		Total: func(n int64) { a.p.Total(n, 0) }}); err != nil {

@@ -2,9 +2,11 @@ package node
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"path/filepath"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -195,7 +197,8 @@ func TestLaw09CopyThatHangsWhileItOpens(t *testing.T) {
 	n1.stopped()
 	h := &hangRead{part: filepath.Join("slots", id.String(), "index"), release: make(chan struct{})}
 	h.armed.Store(true)
-	t.Cleanup(func() { close(h.release) })
+	release := sync.OnceFunc(func() { close(h.release) })
+	t.Cleanup(release)
 	s.startWith(n1, func(n *Node) { n.fs = errorfs.Wrap(n.fs, h) })
 	s.until(n1, 15*time.Second, "the node says that the copy is opening, and how far it is", func(st admin.Status) bool {
 		return strings.Contains(said(st, "slot-opening", id.String()), "list of files") && strings.Contains(st.Slots[id].Waiting, "opening its copy")
@@ -220,6 +223,18 @@ func TestLaw09CopyThatHangsWhileItOpens(t *testing.T) {
 		}
 		return strings.Contains(st.Proposals[0].Reason, "does not answer")
 	})
+	refused := (*admin.Error)(nil)
+	if got, err := n1.admin.Serve(ctx, admin.ServeRequest{Slot: id}); !errors.As(err, &refused) || refused.Exit != admin.ExitRefused || !strings.HasPrefix(refused.Next, "mailnode fo ") {
+		t.Errorf("serve while the disk does not answer: %+v, %v, want exit 4 and where else", got, err)
+	}
+	h.armed.Store(false)
+	release()
+	s.until(n1, 30*time.Second, "the disk answers: the slot serves again by itself", func(st admin.Status) bool {
+		return st.Slots[id].Serving && len(st.Proposals) == 0 && said(st, "slot-refused", id.String()) == ""
+	})
+	if n, err := s.count(n1, users[id], "pw"); err != nil || n != 1 {
+		t.Errorf("%d messages, %v: want 1", n, err)
+	}
 }
 
 // TestLaw04MasterThatWaitsIsProposed: a node lives and reports, and none of its slots

@@ -9,8 +9,8 @@ import (
 
 	"mailnode/failover"
 	"mailnode/node/job"
-	"mailnode/node/monitor"
 	"mailnode/storage"
+	"mailnode/storage/disk"
 	"mailnode/storage/local"
 	"mailnode/storage/slot"
 )
@@ -25,8 +25,8 @@ type keeper struct {
 
 	// The run loop's own.
 	options local.Options // of the copy, set when it is opened
-	failed  bool          // the store has stopped for good
-	index   indexDamage   // its channels are anybody's
+	reopen  reopening
+	index   indexDamage // its channels are anybody's
 	handing handingOver
 
 	open  opening
@@ -35,7 +35,7 @@ type keeper struct {
 }
 
 func newKeeper(n *Node, id slot.ID) *keeper {
-	k := &keeper{n: n, id: id, log: n.log.With("slot", id), poke: make(chan struct{}, 1), index: newIndexDamage(), role: roleState{kind: failover.RoleNone}}
+	k := &keeper{n: n, id: id, log: n.log.With("slot", id), poke: make(chan struct{}, 1), reopen: newReopening(), index: newIndexDamage(), role: roleState{kind: failover.RoleNone}}
 	k.mend = newMender(k)
 	return k
 }
@@ -70,12 +70,18 @@ func (k *keeper) turn(ctx context.Context) {
 	var retry <-chan time.Time
 	var failed <-chan struct{}
 	switch {
-	case s == nil: // a person must act and restart the process, unless it is the index
+	case s == nil && errors.Is(refused, disk.ErrHangs):
+		k.openWhenAnswered(ctx, refused)
+		retry = time.After(retryRole)
+	case s == nil: // a person must act, unless it is the index
 		if local.IndexLost(refused) || k.index.pending != "" {
 			k.beginRebuild(refused)
 			retry = time.After(rebuildAgainAfter)
 		}
-	case !k.failed:
+	case k.reopen.failed:
+		k.reopenByItself(ctx, s)
+		retry = time.After(retryRole)
+	default:
 		failed = s.Failed()
 		if cause := k.index.cause; cause != nil {
 			k.beginRebuild(cause) // this copy's part may have changed
@@ -90,9 +96,9 @@ func (k *keeper) turn(ctx context.Context) {
 	case <-k.poke:
 	case <-retry:
 	case <-failed:
-		k.failed = true
-		k.role.end()
-		k.n.setCondition(monitor.SlotFailed, k.id.String(), s.Failure())
+		k.hasFailed(s)
+	case ask := <-k.reopen.asked:
+		ask <- k.reopenAsked(ctx)
 	case w := <-k.index.parking:
 		k.park(ctx, w)
 	case err := <-k.index.broken:

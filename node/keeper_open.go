@@ -10,6 +10,7 @@ import (
 
 	"mailnode/node/monitor"
 	"mailnode/storage"
+	"mailnode/storage/disk"
 	"mailnode/storage/local"
 	"mailnode/storage/slot"
 )
@@ -80,6 +81,8 @@ func (k *keeper) openWhenRoom(ctx context.Context) {
 	select {
 	case <-time.After(roomAgainAfter):
 		k.openCopy(ctx)
+	case ask := <-k.reopen.asked:
+		ask <- k.reopenAsked(ctx)
 	case <-ctx.Done():
 	}
 }
@@ -96,6 +99,9 @@ func (k *keeper) openCopy(ctx context.Context) bool {
 	}
 	before := k.open.over(s, err)
 	if err != nil {
+		if errors.Is(err, disk.ErrHangs) {
+			k.reopen.failedAt(k.n.clock.Mono())
+		}
 		if again := errors.Is(before, storage.ErrDiskFull) && errors.Is(err, storage.ErrDiskFull); !again {
 			k.log.Error("slot refused", "err", err)
 		}

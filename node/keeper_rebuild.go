@@ -218,21 +218,10 @@ func progressOf(p *job.Progress) func(done, total int64) {
 
 // park closes the copy, holds still while its index is rebuilt, and opens it.
 func (k *keeper) park(ctx context.Context, w *parked) {
-	s := k.opened()
-	if s != nil && s.Failure() != nil {
-		w.closed <- fmt.Errorf("rebuild index of %s: its store has failed; systemctl restart mailnode: %w", k.id, s.Failure())
+	if err := k.giveUp(errors.New("its index is being rebuilt: mailnode job list")); err != nil {
+		w.closed <- fmt.Errorf("rebuild index of %s: %w", k.id, err)
 		return
 	}
-	if !k.role.end() {
-		w.closed <- fmt.Errorf("rebuild index of %s: %w", k.id, errNotEnded)
-		return
-	}
-	k.open.shut(errors.New("its index is being rebuilt: mailnode job list"))
-	if s != nil {
-		k.n.logErr("close slot", s.Close())
-	}
-	drain(k.index.broken)
-	drain(k.index.wrong)
 	w.closed <- nil
 	<-w.done
 	k.mend.indexMended()

@@ -104,7 +104,7 @@ func (k *keeper) selfCheck() []string {
 		checks = s.Checks()
 		if err := s.Failure(); err != nil {
 			checks = append(slices.Clone(checks), local.Check{Name: "now", State: local.CheckFailed,
-				Text: err.Error() + ": when its slot is served elsewhere, systemctl restart mailnode"})
+				Text: err.Error() + ": mailnode slot serve " + k.id.String()})
 		}
 	case errors.As(why, &refused):
 		checks = refused.Checks

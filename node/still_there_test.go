@@ -20,7 +20,7 @@ func TestLaw01FolderDeletedUnderTheMaster(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.eventually("the store has stopped", func(st admin.Status) bool { return !st.Slots[0].Serving })
-	const next = "systemctl restart mailnode"
+	const next = "mailnode slot serve s000"
 	d, err := master.admin.Slot(context.Background(), "s000")
 	if err != nil || len(d.Copies) == 0 || !strings.Contains(strings.Join(d.Copies[0].SelfCheck, "\n"), "is gone") ||
 		!strings.Contains(strings.Join(d.Copies[0].SelfCheck, "\n"), next) {

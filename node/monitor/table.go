@@ -108,7 +108,7 @@ func ownershipKinds() []Kind {
 func diskKinds() []Kind {
 	return []Kind{
 		{SlotRefused, Page, "slot", "Its files are damaged, of a newer release, or of another cluster or slot, and were not opened.", "mailnode slot show {}"},
-		{SlotFailed, Page, "slot", "A write or fsync failed, or its files are gone: the store is stopped until it is reopened and verified.", "mailnode slot show {}"},
+		{SlotFailed, Page, "slot", "A write or fsync failed, or its files are gone: the store is stopped until it is opened again and proved.", "mailnode slot serve {}"},
 		{SlotHangs, Page, "slot", "The disk of this node's copy does not answer: in half a minute the store is stopped.", "mailnode slot show {}"},
 		{SlotNoRoom, Page, "slot", "The disk of this node's copy is full: it takes no changes until there is room, and is read meanwhile.", "mailnode slot show {}"},
 		{SlotOpening, Warn, "slot", "This node's copy is still being opened and checked.", "mailnode slot show {}"},

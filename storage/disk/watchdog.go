@@ -1,6 +1,7 @@
 package disk
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -19,6 +20,9 @@ const HangAfter = 30 * time.Second
 // process that was stopped for a minute looks once afterwards, and nothing hangs.
 const hangTicks = 20
 
+// ErrHangs says that a disk has not answered for HangAfter, or as long as was said.
+var ErrHangs = errors.New("the disk does not answer")
+
 // Watchdog notices a disk that no longer answers. Whoever waits for it cannot be
 // woken; what lies on it fails instead, so that it is served elsewhere (law 9). That
 // concerns reads as well: who holds a record up holds up its slot. A nil Watchdog
@@ -29,20 +33,23 @@ type Watchdog struct {
 	stop chan struct{}
 	end  sync.Once
 
-	mu  sync.Mutex
-	ops map[*diskOp]struct{}
+	mu   sync.Mutex // guards all below
+	ops  map[*diskOp]struct{}
+	open map[*watchedCloser]struct{} // files, folders and locks
+	cut  *cutting                    // nil until Cut
 }
 
 // diskOp is one operation under way.
 type diskOp struct {
 	what, path string
-	looks      int // in how many it was seen
+	looks      int  // in how many it was seen
+	long       bool // it is many in one, and may take long
 }
 
 // StartWatchdog watches until Close. fail is called, once, with the first operation
 // that has not returned for as long as after.
 func StartWatchdog(after time.Duration, fail func(error)) *Watchdog {
-	w := &Watchdog{fail: fail, tick: after / hangTicks, stop: make(chan struct{}), ops: map[*diskOp]struct{}{}}
+	w := &Watchdog{fail: fail, tick: after / hangTicks, stop: make(chan struct{}), ops: map[*diskOp]struct{}{}, open: map[*watchedCloser]struct{}{}}
 	go func() {
 		t := time.NewTicker(w.tick)
 		defer t.Stop()
@@ -50,7 +57,7 @@ func StartWatchdog(after time.Duration, fail func(error)) *Watchdog {
 			select {
 			case <-t.C:
 				if op := w.look(); op != nil {
-					w.fail(fmt.Errorf("the disk does not answer: %s of %q has not returned for %s", op.what, op.path, after))
+					w.fail(fmt.Errorf("%w: %s of %q has not returned for %s", ErrHangs, op.what, op.path, after))
 					return
 				}
 			case <-w.stop:
@@ -73,7 +80,7 @@ func (w *Watchdog) look() *diskOp {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for op := range w.ops {
-		if op.looks++; op.looks > hangTicks {
+		if op.looks++; op.looks > hangTicks && !op.long {
 			return op
 		}
 	}
@@ -87,7 +94,7 @@ func (w *Watchdog) Slowest() (what string, since time.Duration) {
 	defer w.mu.Unlock()
 	var worst *diskOp
 	for op := range w.ops {
-		if op.looks > 1 && (worst == nil || op.looks > worst.looks) {
+		if op.looks > 1 && !op.long && (worst == nil || op.looks > worst.looks) {
 			worst = op
 		}
 	}
@@ -102,15 +109,14 @@ func (w *Watchdog) During(what, path string, fn func() error) error {
 	if w == nil {
 		return fn()
 	}
-	op := &diskOp{what: what, path: path}
-	w.mu.Lock()
-	w.ops[op] = struct{}{}
-	w.mu.Unlock()
-	defer func() {
-		w.mu.Lock()
-		defer w.mu.Unlock()
-		delete(w.ops, op)
-	}()
+	return w.during(&diskOp{what: what, path: path}, fn)
+}
+
+func (w *Watchdog) during(op *diskOp, fn func() error) error {
+	if err := w.begin(op); err != nil {
+		return err
+	}
+	defer w.over(op)
 	return fn()
 }
 
@@ -118,8 +124,7 @@ func (w *Watchdog) During(what, path string, fn func() error) error {
 // also tell how their disk is (Space.Trouble).
 func (w *Watchdog) FS(fs vfs.FS, spaces ...*Space) vfs.FS { return watchedFS{fs, w, spaces} }
 
-// watchedFS is a file system whose operations are watched, but for RemoveAll, which
-// is many in one.
+// watchedFS is a file system whose operations are watched.
 type watchedFS struct {
 	vfs.FS
 	w      *Watchdog
@@ -131,11 +136,17 @@ func (f watchedFS) Unwrap() vfs.FS { return f.FS }
 
 func (f watchedFS) open(what, name string, open func() (vfs.File, error)) (vfs.File, error) {
 	var file vfs.File
-	err := f.w.During(what, name, func() (err error) { file, err = open(); return err })
+	var c *watchedCloser
+	err := f.w.During(what, name, func() (err error) {
+		if file, err = open(); err == nil {
+			c, err = f.w.opened(file)
+		}
+		return err
+	})
 	if err != nil {
 		return nil, err
 	}
-	return &watchedFile{file, name, f.w, nearest(f.spaces, name)}, nil
+	return &watchedFile{file, c, name, f.w, nearest(f.spaces, name)}, nil
 }
 
 // Open implements vfs.FS.
@@ -173,6 +184,12 @@ func (f watchedFS) Remove(name string) error {
 	return f.w.During("remove", name, func() error { return f.FS.Remove(name) })
 }
 
+// RemoveAll implements vfs.FS. It is many operations in one: how long it takes says
+// nothing.
+func (f watchedFS) RemoveAll(name string) error {
+	return f.w.during(&diskOp{what: "remove", path: name, long: true}, func() error { return f.FS.RemoveAll(name) })
+}
+
 // Link implements vfs.FS.
 func (f watchedFS) Link(oldname, newname string) error {
 	return f.w.During("link", newname, func() error { return f.FS.Link(oldname, newname) })
@@ -185,8 +202,17 @@ func (f watchedFS) MkdirAll(dir string, perm os.FileMode) error {
 
 // Lock implements vfs.FS.
 func (f watchedFS) Lock(name string) (c io.Closer, err error) {
-	err = f.w.During("lock", name, func() (err error) { c, err = f.FS.Lock(name); return err })
-	return c, err
+	var held *watchedCloser
+	err = f.w.During("lock", name, func() error {
+		if c, err = f.FS.Lock(name); err == nil {
+			held, err = f.w.opened(c)
+		}
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return held, nil
 }
 
 // List implements vfs.FS.
@@ -210,10 +236,14 @@ func (f watchedFS) GetDiskUsage(path string) (u vfs.DiskUsage, err error) {
 // watchedFile is a file or a folder that is open.
 type watchedFile struct {
 	vfs.File
+	c     *watchedCloser
 	path  string
 	w     *Watchdog
 	space *Space // nil: nobody asked how its disk is
 }
+
+// Close implements vfs.File.
+func (f *watchedFile) Close() error { return f.c.Close() }
 
 // Read implements vfs.File.
 func (f *watchedFile) Read(b []byte) (n int, err error) {

@@ -10,6 +10,8 @@ import (
 
 	"github.com/cockroachdb/pebble/v2/record"
 	"github.com/cockroachdb/pebble/v2/vfs"
+
+	"mailnode/storage/disk"
 )
 
 // Pebble takes damage at the end of its two kinds of log for the end that a
@@ -62,6 +64,18 @@ func Prove(fs vfs.FS, dir string, step func(percent int)) (doubt bool, err error
 	return torn || lost || logs > 1, nil
 }
 
+// settle makes what is read of a log next what the disk has. After a failed sync the
+// system still shows, from its memory, bytes that the disk never got, and counts them as
+// written (LAWS §4.7): a start that believed them would build on what the next power cut
+// takes away. What is not written yet is written first, or that fails here.
+func settle(f vfs.File, path string) error {
+	if err := f.Sync(); err != nil {
+		return fmt.Errorf("sync %q before it is read: %w", path, err)
+	}
+	disk.Uncache(f)
+	return nil
+}
+
 // oldestLog reads from a MANIFEST the number of the oldest log that is needed:
 // the first fields of a version edit are tag and number, LevelDB's since 2011.
 // torn says that it ends in something else than its last edit.
@@ -71,6 +85,9 @@ func oldestLog(fs vfs.FS, path string) (oldest uint64, torn bool, err error) {
 		return 0, false, fmt.Errorf("%w: open %q: %w", ErrDamaged, path, err)
 	}
 	defer f.Close()
+	if err := settle(f, path); err != nil {
+		return 0, false, err
+	}
 	const tagComparer, tagLog, tagPrevLog, tagNextFile = 1, 2, 9, 3
 	for edits := record.NewReader(f, 0); ; {
 		r, err := edits.Next()
@@ -106,6 +123,9 @@ func proveLog(fs vfs.FS, path string, log uint32) error {
 		return err
 	}
 	defer f.Close()
+	if err := settle(f, path); err != nil {
+		return err
+	}
 	block := make([]byte, blockBytes)
 	bad := int64(-1)
 	for start := int64(0); ; start += blockBytes {

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"mailnode/storage"
+	"mailnode/storage/disk"
 	"mailnode/storage/event"
 	"mailnode/storage/slot"
 )
@@ -39,6 +40,17 @@ type Refused struct {
 	Checks []Check // the last one failed
 	Next   string
 	Err    error
+
+	dog *disk.Watchdog // of the files that were opened
+}
+
+// Held returns why the files cannot be opened again yet, nil when they can: the disk has
+// something of the copy that was refused, and has not answered (disk.ErrHangs).
+func (r *Refused) Held() error {
+	if r.dog == nil {
+		return nil
+	}
+	return r.dog.Cut(0)
 }
 
 // Error names the check.
@@ -53,6 +65,7 @@ func (r *Refused) Unwrap() error { return r.Err }
 const (
 	nextDisk    = "mount the right disk, then `systemctl restart mailnode`"
 	nextRelease = "install the newer release on this node: `mailnode version`"
+	nextHangs   = "look at the disk (`dmesg`); it opens by itself when the disk answers. Until then serve the slot elsewhere: `mailnode failover list`"
 	nextSpace   = "free space (`df -h`): it opens by itself when there is room"
 	nextDamage  = "keep the files, look at the disk (`dmesg`, `smartctl -a`), serve the slot elsewhere: `mailnode failover list`"
 )
@@ -185,6 +198,7 @@ func (s *Slot) proveNewest(t *tail) error {
 	v := s.acquire()
 	defer v.release()
 	proved, damaged, bytes := 0, 0, int64(0)
+	uncached := map[uint32]bool{} // after an unclean stop the disk is asked, not the system's memory
 	var worst error
 	for _, ref := range t.bodies {
 		loc, err := s.locate(v, ref)
@@ -200,6 +214,10 @@ func (s *Slot) proveNewest(t *tail) error {
 		}
 		if err == nil {
 			bytes += loc.Size
+			if s.found.dirty && !uncached[loc.Pack] {
+				uncached[loc.Pack] = true
+				_ = s.packs.UncachePack(loc.Pack) // one that cannot be opened cannot be read either
+			}
 			var b interface{ Close() error }
 			if b, err = s.packs.Open(ref, loc); err == nil {
 				proved++

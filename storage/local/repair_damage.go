@@ -30,8 +30,12 @@ func (s *Slot) damaged(d Damage) error {
 	return &bodyDamage{storage.Errorf(storage.ErrCorrupt, "slot %s: %w", s.o.Slot, d.Err)}
 }
 
-// tell calls OnDamage, which knows what it was told before.
+// tell calls OnDamage, which knows what it was told before. What a copy that has stopped
+// cannot read says nothing of the files: they may have been given up (Release).
 func (s *Slot) tell(d Damage) {
+	if s.Failure() != nil {
+		return
+	}
 	if d.Slot = s.o.Slot; s.o.OnDamage != nil {
 		s.o.OnDamage(d)
 	} else {

@@ -125,8 +125,13 @@ func (s *Slot) markClean() {
 }
 
 // Close stops the committer, waits for readers, and closes the copy; after a
-// failure nothing is marked clean, so that the next open checks.
+// failure nothing is marked clean, so that the next open checks. It may be called again.
 func (s *Slot) Close() error {
+	s.closing.Do(func() { s.closed = s.close() })
+	return s.closed
+}
+
+func (s *Slot) close() error {
 	defer s.dog.Close()
 	s.unlessHung(s.com.stop)
 	if s.Failure() == nil {
@@ -143,8 +148,8 @@ func (s *Slot) Close() error {
 	s.unlessHung(func() { err = s.packs.Close() })
 	s.markClean() // behind the packs' end: no Put begins one any more
 	// After a failure Pebble may hold a parked goroutine that owns its locks:
-	// closing could wait for it for ever. The process keeps the files, and the
-	// lock on the folder, until it ends.
+	// closing could wait for it for ever. It keeps the files, and the lock on the
+	// folder, until Release.
 	if failure := s.Failure(); failure != nil {
 		return failure
 	}

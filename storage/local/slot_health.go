@@ -1,6 +1,9 @@
 package local
 
 import (
+	"errors"
+	"fmt"
+	"sync"
 	"time"
 
 	"mailnode/storage/disk"
@@ -10,15 +13,17 @@ import (
 // health is whether a copy can go on, and what is done so that nobody waits for one
 // that cannot.
 type health struct {
-	latch *disk.Latch    // trips when the copy can no longer commit
-	dog   *disk.Watchdog // of its files; nil before Open
+	latch   *disk.Latch    // trips when the copy can no longer commit
+	dog     *disk.Watchdog // of its files; nil before Open
+	closing sync.Once
+	closed  error // by Close
 }
 
 func newHealth() health { return health{latch: disk.NewLatch()} }
 
-// Failed is closed when the copy can no longer change; Failure returns why. The copy must
-// then be closed, and opened by a new process (LAWS §4.7: a failed fsync is final; Pebble
-// cannot be closed after one).
+// Failed is closed when the copy can no longer change; Failure returns why. It is then
+// closed and released, and another Slot may be opened in its place (LAWS §4.7: a failed
+// fsync is final for whoever wrote; Pebble cannot be closed after one).
 func (h *health) Failed() <-chan struct{} { return h.latch.Tripped() }
 
 // Failure returns why Failed is closed, nil before.
@@ -50,4 +55,52 @@ func (h *health) unlessHung(fn func()) {
 	case <-done:
 	case <-grace.C:
 	}
+}
+
+// releaseWithin is how long Release waits for what is with the disk.
+const releaseWithin = 2 * time.Second
+
+// Release gives up the files of a copy that has failed and was closed, its locks too.
+// When it returns nil nothing of the copy reaches the disk any more, whatever its
+// goroutines still hold or wait for, so that the files may be opened again. Its error is
+// disk.ErrHangs: what is with the disk may yet be written. It may be called again.
+func (s *Slot) Release() error {
+	if s.Failure() == nil {
+		return fmt.Errorf("release slot %s: it has not failed", s.o.Slot)
+	}
+	if err := s.dog.Cut(releaseWithin); err != nil {
+		return fmt.Errorf("release slot %s: %w", s.o.Slot, err)
+	}
+	return nil
+}
+
+// Cause is why a copy has stopped, by what is needed to open it again.
+type Cause int
+
+// The causes.
+const (
+	CauseDisk Cause = iota // a failed write or sync, or files that are gone: a person looks at the disk
+	CauseRoom              // there was no room
+	CauseHang              // the disk did not answer
+)
+
+// Cause tells why the copy has stopped.
+func (h *health) Cause() Cause {
+	switch err := h.Failure(); {
+	case errors.Is(err, disk.ErrHangs):
+		return CauseHang
+	case disk.NoRoom(err):
+		return CauseRoom
+	}
+	return CauseDisk
+}
+
+// Roomy reports whether a copy has as much room as growth leaves. It asks the disk.
+func (s *Slot) Roomy() bool {
+	for _, sp := range s.space.each() {
+		if _, err := sp.Hold(disk.Grow, 0); err != nil {
+			return false
+		}
+	}
+	return true
 }

@@ -46,12 +46,16 @@ func open(o Options) (*Slot, error) {
 	var err error
 	select {
 	case err = <-done:
-	default: // what hangs may do so for ever, and keeps the files that it has opened
+	default: // what hangs may do so for ever, and keeps until then the files that it has opened
 		text := s.Failure().Error()
-		err = &Refused{Slot: o.Slot, Checks: []Check{{"disk", CheckFailed, text}}, Next: nextDamage, Err: s.Failure()}
+		err = &Refused{Slot: o.Slot, Checks: []Check{{"disk", CheckFailed, text}}, Next: nextHangs, Err: s.Failure()}
 	}
 	if err != nil {
 		s.dog.Close()
+		hangs := s.dog.Cut(releaseWithin)
+		if refused := (*Refused)(nil); hangs != nil && errors.As(err, &refused) {
+			refused.dog = s.dog
+		}
 		return nil, err
 	}
 	return s, nil
