@@ -85,6 +85,7 @@ type Node struct {
 	gate  *gate
 	trans *transport
 	known knownFile
+	group group
 	files
 
 	stop    chan struct{} // ends our own goroutines

@@ -31,6 +31,8 @@ func featureOf(kind string) (slot.FeatureLevel, bool) {
 		BeginHandOver{}.kind(), CommitHandOver{}.kind(), AbortHandOver{}.kind(), ResolveLoss{}.kind(),
 		AddToken{}.kind(), AgeTokens{}.kind(), RaiseGeneration{}.kind(), RaiseFeatureLevel{}.kind():
 		return slot.FirstFeatureLevel, true
+	case kindGroup:
+		return operatorFeatures, true
 	}
 	return 0, false
 }
@@ -51,11 +53,11 @@ func (m Member) Knows() slot.FeatureLevel { return m.Features.OrFirst() }
 // Permit refuses a command whose kind is newer than the cluster's feature level.
 // The leader asks before it writes one to the log: a member of an older release
 // could not read it there, and its Raft would stop. Apply asks again.
-func (s *State) Permit(c Command) error { return s.permit(c, featureOf) }
+func (s *State) Permit(c Command) error { return s.permit(c.kind(), featureOf) }
 
-func (s *State) permit(c Command, of levels) error {
-	need, listed := of(c.kind())
-	what := fmt.Sprintf("command %q", c.kind())
+func (s *State) permit(kind string, of levels) error {
+	need, listed := of(kind)
+	what := fmt.Sprintf("command %q", kind)
 	switch {
 	case !listed:
 		return ErrInvalid{what, "no feature level is known for it"}
