@@ -34,20 +34,20 @@ lint: ## gofmt, vet, go.mod tidy, nothing unused, and the style tests (lint_test
 
 fuzz: ## each fuzz target for FUZZTIME (20s)
 	@set -e; for f in $$(grep -rl --include='*_test.go' '^func Fuzz' .); do \
-	  for target in $$(sed -n 's/^func \(Fuzz[A-Za-z0-9_]*\)(.*/\1/p' $$f); do \
-	    echo "$(GO) test -fuzz $$target ./$$(dirname $$f)"; \
-	    $(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 100x ./$$(dirname $$f); \
-	  done; \
-	done
+	  for target in $$(sed -n 's/^func \(Fuzz[A-Za-z0-9_]*\)(.*/\1/p' $$f); do (set -x; \
+	    $(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 100x ./$$(dirname $$f)); \
+	done; done
 
 crash: ## power loss, bit flips, faults of the disk: DURATION (10m) each, or ROUNDS seeds from SEED
 	@set -o pipefail; for lane in SurvivesPowerLoss KilledAndThen EveryFlippedBit FaultAtEvery ReadErrorIs; do \
-	  DURATION=$${DURATION:-10m} $(GO) test -count=1 -timeout 0 -v -run "$$lane" ./storage/local | sed '/=== \|--- PASS: .*SEED/d' || exit 1; \
-	done
+	  DURATION=$${DURATION:-10m} $(GO) test -count=1 -timeout 0 -v -run "$$lane" ./storage/local | sed '/=== \|--- PASS: .*SEED/d' || exit 1; done
 
 sim: ## law 1 and 4 in SEEDS (100000) simulated runs from SEED (1), then each known fault put back
 	CGO_ENABLED=0 $(GO) test -count=1 -timeout 0 -v ./failover/sim -seeds $${SEEDS:-100000} -seed $${SEED:-1} -faults
 	CGO_ENABLED=0 $(GO) test -count=1 -timeout 0 -run TestModelCopies ./storage/repl -seeds $$(( $${SEEDS:-100000} / 100 )) -seed $${SEED:-1} -words 60
+
+long: ## every test that is too long for make test (TestLong...); RUN=TestLongName for one
+	MAILNODE_LONG=1 $(GO) test -count=1 -p 1 -timeout 0 -v -run '^$(or $(RUN),TestLong)' ./...
 
 kill: ## kill -9 under full delivery load, ROUNDS (50) of it, then every message is looked for
 	MAILNODE_KILL_ROUNDS=$${ROUNDS:-50} $(GO) test -count=1 -timeout 0 -v -run '^TestSystemKillLoop$$' ./node/cli
@@ -76,4 +76,4 @@ proto: ## generate *.pb.go (needs protoc, protoc-gen-go, protoc-gen-go-grpc)
 clean: ## remove what build and demo made
 	rm -rf bin demo && $(GO) clean -testcache
 
-.PHONY: help build demo test lint fuzz crash sim kill soak attack bench bench-restart bench-storage proto clean
+.PHONY: help build demo test lint fuzz crash sim long kill soak attack bench bench-restart bench-storage proto clean

@@ -88,6 +88,7 @@ slots | storage/slot MaxSlots
 replicas of a slot | raftfsm/cluster MaxReplicas
 ownership changes remembered | raftfsm/cluster MaxHistory
 closed proposals remembered | raftfsm/cluster MaxClosed
+commands in one entry of Raft's log | raftfsm/cluster MaxGroup MaxGroupBytes
 slots changed at once by one confirm | failover inParallel
 confirm waits for service | failover serveWait
 join token | node tokenFor tokenForMin tokenAgeEvery

@@ -14,7 +14,8 @@ import (
 )
 
 const (
-	inParallel = 16               // slots changed or asked for at once
+	inParallel = 16               // slots handed over or asked for at once
+	changeMax  = 64               // slots whose master is changed at once: they share entries of Raft's log
 	changeWait = 10 * time.Second // for one slot's command, an election included
 	serveWait  = 30 * time.Second // until every confirmed slot serves (LAWS §8.2)
 	serveAsk   = time.Second      // for one question whether a slot serves
@@ -138,14 +139,14 @@ func (d Deps) change(ctx context.Context, p cluster.Proposal, r Request, changes
 		return
 	}
 	if !p.Dead {
-		sideBySide(over, func(c cluster.BeginHandOver) (SlotOutcome, result) {
+		sideBySide(over, inParallel, func(c cluster.BeginHandOver) (SlotOutcome, result) {
 			return handOver(ctx, d.Ownership, c, handOverWait)
 		}, out.file)
 		out.sort()
 		return
 	}
 	var left []SlotOutcome
-	sideBySide(over, func(c cluster.BeginHandOver) (SlotOutcome, result) { return handOver(ctx, d.Ownership, c, deadWait) }, func(so SlotOutcome, kind result) {
+	sideBySide(over, inParallel, func(c cluster.BeginHandOver) (SlotOutcome, result) { return handOver(ctx, d.Ownership, c, deadWait) }, func(so SlotOutcome, kind result) {
 		if kind == changed {
 			out.file(so, kind)
 		} else {
@@ -214,15 +215,15 @@ func chosen(st *cluster.State, plan Plan, r Request, out *Outcome) (changes []cl
 
 // changeAll runs the commands side by side and files each result.
 func changeAll(ctx context.Context, own Ownership, changes []cluster.ConfirmSlot, out *Outcome) {
-	sideBySide(changes, func(c cluster.ConfirmSlot) (SlotOutcome, result) { return change(ctx, own, c) }, out.file)
+	sideBySide(changes, changeMax, func(c cluster.ConfirmSlot) (SlotOutcome, result) { return change(ctx, own, c) }, out.file)
 	out.sort()
 }
 
-// sideBySide does something for each command, and gives each result to file, one at a
-// time.
-func sideBySide[C any](list []C, do func(C) (SlotOutcome, result), file func(SlotOutcome, result)) {
+// sideBySide does something for each command, so many at once, and gives each result to
+// file, one at a time.
+func sideBySide[C any](list []C, atOnce int, do func(C) (SlotOutcome, result), file func(SlotOutcome, result)) {
 	var mu sync.Mutex
-	each(list, func(c C) {
+	each(list, atOnce, func(c C) {
 		so, kind := do(c)
 		mu.Lock()
 		defer mu.Unlock()
@@ -257,7 +258,7 @@ func awaitServing(ctx context.Context, serving Serving, done []SlotOutcome) []Sl
 	for pending := done; ; {
 		var mu sync.Mutex
 		var left []SlotOutcome
-		each(pending, func(so SlotOutcome) {
+		each(pending, inParallel, func(so SlotOutcome) {
 			one, cancel := context.WithTimeout(ctx, serveAsk)
 			defer cancel()
 			ok, err := serving.Serving(one, so.To, so.Slot, so.Epoch)
@@ -344,10 +345,10 @@ func outcomeNames(g []SlotOutcome) string {
 	return names(list)
 }
 
-// each runs f for all items, a bounded number at a time.
-func each[T any](items []T, f func(T)) {
+// each runs f for all items, so many at once.
+func each[T any](items []T, atOnce int, f func(T)) {
 	var wg sync.WaitGroup
-	gate := make(chan struct{}, inParallel)
+	gate := make(chan struct{}, atOnce)
 	for _, it := range items {
 		gate <- struct{}{}
 		wg.Go(func() {

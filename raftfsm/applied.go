@@ -3,6 +3,8 @@ package raftfsm
 import (
 	"context"
 	"fmt"
+	"sync"
+	"time"
 )
 
 // What "applied" means. hashicorp/raft counts an entry as applied as soon as it
@@ -41,8 +43,25 @@ func (n *Node) WaitApplied(ctx context.Context, index uint64) error {
 }
 
 // Fresh proves that this node leads, and returns an index that covers all that was
-// committed before the call: a node that has applied it is as fresh as the call.
+// committed before the call: a node that has applied it is as fresh as the call. Those
+// who ask while a proof is under way share the next one: all the slots of a node that
+// get a master at one moment cost one entry of the log.
 func (n *Node) Fresh(ctx context.Context) (uint64, error) {
+	p := n.proofs.next(n.proveFresh)
+	select {
+	case <-p.done:
+		return p.index, p.err
+	case <-ctx.Done():
+		return 0, fmt.Errorf("wait for proof of raft leadership: %w", ctx.Err())
+	}
+}
+
+// proofWithin bounds one proof; without a quorum a leader steps down sooner.
+const proofWithin = 5 * time.Second
+
+func (n *Node) proveFresh() (uint64, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), proofWithin)
+	defer cancel()
 	// The barrier passes through the state machine's goroutine behind everything
 	// that was committed, so that State has it afterwards. The proof comes second:
 	// no other leader had been elected when the barrier was over.
@@ -53,4 +72,48 @@ func (n *Node) Fresh(ctx context.Context) (uint64, error) {
 		return 0, err
 	}
 	return n.State().Index, nil
+}
+
+// proofs makes one proof at a time.
+type proofs struct {
+	mu      sync.Mutex
+	busy    bool
+	waiting *proof // begins when the one under way has ended; nil: nobody waits
+}
+
+// proof is the answer to those who asked before it began.
+type proof struct {
+	done  chan struct{}
+	index uint64 // once done is closed, as err
+	err   error
+}
+
+// next returns a proof that begins after the call.
+func (p *proofs) next(prove func() (uint64, error)) *proof {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.waiting == nil {
+		p.waiting = &proof{done: make(chan struct{})}
+	}
+	mine := p.waiting
+	if !p.busy {
+		p.busy = true
+		go p.run(prove)
+	}
+	return mine
+}
+
+// run makes proofs until nobody waits for one.
+func (p *proofs) run(prove func() (uint64, error)) {
+	for {
+		p.mu.Lock()
+		now := p.waiting
+		p.waiting, p.busy = nil, now != nil
+		p.mu.Unlock()
+		if now == nil {
+			return
+		}
+		now.index, now.err = prove()
+		close(now.done)
+	}
 }

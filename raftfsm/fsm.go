@@ -33,12 +33,6 @@ type published struct {
 	changed chan struct{}
 }
 
-// response is what Apply hands to the proposer.
-type response struct {
-	result cluster.Result
-	err    error
-}
-
 var _ raft.BatchingFSM = (*fsm)(nil)
 
 // newFSM begins with the state known from the last run, nil when there is none.
@@ -66,7 +60,7 @@ func (f *fsm) publish(s *cluster.State) {
 	close(old.changed)
 }
 
-// Apply executes one entry.
+// Apply executes one entry. The proposer gets a []cluster.Applied.
 func (f *fsm) Apply(l *raft.Log) any { return f.ApplyBatch([]*raft.Log{l})[0] }
 
 // ApplyBatch executes entries in order and publishes once. An entry that cannot
@@ -82,7 +76,7 @@ func (f *fsm) ApplyBatch(logs []*raft.Log) []any {
 		if l.Type != raft.LogCommand {
 			continue
 		}
-		c, err := cluster.Decode(l.Data)
+		commands, err := cluster.DecodeEntry(l.Data)
 		if err != nil {
 			if changed {
 				f.publish(state)
@@ -93,12 +87,9 @@ func (f *fsm) ApplyBatch(logs []*raft.Log) []any {
 			}
 			f.latch.fail(condition, fmt.Errorf("apply raft log entry %d: %w", l.Index, err))
 		}
-		res, err := state.Apply(l.Index, c)
-		if err != nil {
-			res.Index = state.Index // whoever looks again needs at least this state
-		}
-		changed = changed || err == nil
-		out[i] = response{res, err}
+		applied, did := state.ApplyEntry(l.Index, commands)
+		changed = changed || did
+		out[i] = applied
 	}
 	if changed {
 		f.work = state

@@ -1,6 +1,7 @@
 package raftfsm
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -44,20 +45,15 @@ func (n *Node) Propose(ctx context.Context, c cluster.Command) (cluster.Result, 
 	if err := n.permitted(ctx, c); err != nil {
 		return cluster.Result{Index: n.State().Index}, fmt.Errorf("propose %q: %w", cluster.KindOf(c), err)
 	}
-	var f raft.ApplyFuture
-	frame := cluster.Encode(c)
-	err := n.await(ctx, func(timeout time.Duration) raft.Future {
-		f = n.raft.Apply(frame, timeout)
-		return f
-	})
+	w := newWaiter(c)
+	err := n.await(ctx, func(time.Duration) raft.Future { return n.group.join(w, n.apply) })
+	if errors.Is(err, ErrUnknownOutcome) && n.group.leave(w) { // it waited for another entry
+		err = cluster.ErrNotDone{Cause: cmp.Or(ctx.Err(), n.latch.Err(), errNoRoom)}
+	}
 	if err != nil {
 		return cluster.Result{}, fmt.Errorf("propose %q: %w", cluster.KindOf(c), err)
 	}
-	r, ok := f.Response().(response)
-	if !ok { // the goroutine that applied it was ended by the latch
-		return cluster.Result{}, fmt.Errorf("propose %q: %w", cluster.KindOf(c), ErrUnknownOutcome)
-	}
-	return r.result, r.err
+	return w.applied.Result, w.applied.Err
 }
 
 // permitted refuses what members of older releases could not read in the log. A

@@ -77,14 +77,16 @@ type files struct {
 
 // Node is one server of the Raft cluster.
 type Node struct {
-	cfg   Config
-	id    raft.ServerID
-	log   *slog.Logger
-	latch *latch
-	fsm   *fsm
-	gate  *gate
-	trans *transport
-	known knownFile
+	cfg    Config
+	id     raft.ServerID
+	log    *slog.Logger
+	latch  *latch
+	fsm    *fsm
+	gate   *gate
+	trans  *transport
+	known  knownFile
+	group  group
+	proofs proofs
 	files
 
 	stop    chan struct{} // ends our own goroutines

@@ -287,7 +287,7 @@ func (s *State) applyAt(index uint64, c Command, of levels) (Result, error) {
 	if _, first := c.(Init); !first && s.ClusterID == "" {
 		return Result{}, ErrInvalid{What: "cluster", Why: "it is not initialised: mailnode cluster init"}
 	}
-	if err := s.permit(c, of); err != nil {
+	if err := s.permit(c.kind(), of); err != nil {
 		return Result{}, err
 	}
 	res, err := c.apply(s, index)

@@ -36,14 +36,25 @@ func Encode(c Command) []byte {
 // Decode is the inverse of Encode. ErrCorrupt means damaged bytes; ErrNewer
 // means a command or a field that this release does not know.
 func Decode(b []byte) (Command, error) {
-	body, err := open(commandVersion, b)
+	e, err := openEnvelope(b)
 	if err != nil {
-		return nil, fmt.Errorf("decode command: %w", err)
+		return nil, err
 	}
-	var e envelope
-	if err := decodeJSON(body, &e); err != nil {
-		return nil, fmt.Errorf("decode command: %w", err)
+	return e.command()
+}
+
+func openEnvelope(b []byte) (e envelope, err error) {
+	body, err := open(commandVersion, b)
+	if err == nil {
+		err = decodeJSON(body, &e)
 	}
+	if err != nil {
+		return e, fmt.Errorf("decode command: %w", err)
+	}
+	return e, nil
+}
+
+func (e envelope) command() (Command, error) {
 	c, err := decodeBody(e.Kind, e.Body)
 	if err != nil {
 		return nil, fmt.Errorf("decode command %q: %w", e.Kind, err)

@@ -146,12 +146,21 @@ func BenchmarkCloneFull(b *testing.B) {
 func FuzzDecode(f *testing.F) {
 	f.Add(Encode(RemoveMember{Name: "n1"})[frameHead:])
 	f.Add(Encode(ConfirmSlot{Proposal: "p1", Slot: 7, Epoch: 1, To: "n2"})[frameHead:])
+	f.Add(EncodeEntry([]Command{RemoveMember{"n1"}, RemoveMember{"n2"}})[frameHead:])
 	f.Add(Encode(OpenProposal{Slots: []ProposedSlot{{Slot: 1, Epoch: 1, From: "n2", To: "n1"}}})[frameHead:])
 	f.Fuzz(func(t *testing.T, body []byte) {
-		_, _ = Decode(body)
+		_, _ = DecodeEntry(body)
+		if group, err := DecodeEntry(seal(commandVersion, body)); err == nil && len(group) > 1 {
+			if again, err := DecodeEntry(EncodeEntry(group)); err != nil || !bytes.Equal(EncodeEntry(again), EncodeEntry(group)) {
+				t.Fatalf("round trip of %+v: %v", group, err)
+			}
+		}
 		c, err := Decode(seal(commandVersion, body)) // past the sum, into the parser
 		if err != nil {
 			return
+		}
+		if group, err := DecodeEntry(EncodeEntry([]Command{c, c})); err != nil || len(group) != 2 || !bytes.Equal(Encode(group[1]), Encode(c)) {
+			t.Fatalf("round trip of a group with %+v: %v", c, err)
 		}
 		again, err := Decode(Encode(c))
 		if err != nil || !bytes.Equal(Encode(again), Encode(c)) {

@@ -33,7 +33,7 @@ func featureOf(kind string) (slot.FeatureLevel, bool) {
 		return slot.FirstFeatureLevel, true
 	case BeginDrop{}.kind(), CancelDrop{}.kind(), EndDrop{}.kind(),
 		PlanMoves{}.kind(), BeginMove{}.kind(), FinishMove{}.kind(), GiveUpMove{}.kind(), UndoMove{}.kind(), StopMoves{}.kind(),
-		RemoveMember{}.kind(), ReplaceMember{}.kind(): // no release before this level had a verb for RemoveMember
+		RemoveMember{}.kind(), ReplaceMember{}.kind(), kindGroup: // no release before this level had a verb for RemoveMember
 		return operatorFeatures, true
 	}
 	return 0, false
@@ -55,11 +55,11 @@ func (m Member) Knows() slot.FeatureLevel { return m.Features.OrFirst() }
 // Permit refuses a command whose kind is newer than the cluster's feature level.
 // The leader asks before it writes one to the log: a member of an older release
 // could not read it there, and its Raft would stop. Apply asks again.
-func (s *State) Permit(c Command) error { return s.permit(c, featureOf) }
+func (s *State) Permit(c Command) error { return s.permit(c.kind(), featureOf) }
 
-func (s *State) permit(c Command, of levels) error {
-	need, listed := of(c.kind())
-	what := fmt.Sprintf("command %q", c.kind())
+func (s *State) permit(kind string, of levels) error {
+	need, listed := of(kind)
+	what := fmt.Sprintf("command %q", kind)
 	switch {
 	case !listed:
 		return ErrInvalid{what, "no feature level is known for it"}

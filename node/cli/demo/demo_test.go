@@ -131,8 +131,8 @@ func TestPortInUse(t *testing.T) {
 	}
 }
 
-// TestLongDir: a unix socket has no room for every path.
-func TestLongDir(t *testing.T) {
+// TestDirTooLongForASocket: a unix socket has no room for every path.
+func TestDirTooLongForASocket(t *testing.T) {
 	dir := filepath.Join("/", strings.Repeat("long/", 30))
 	s := newState(dir, Options{Nodes: 3, BasePort: 30000})
 	if err := s.placeSockets(dir); err != nil {
