@@ -169,7 +169,7 @@ func first(t *testing.T, cfg Config) *server {
 }
 
 func (s *server) member() cluster.Member {
-	return cluster.Member{Name: s.cfg.Name, ServerID: s.ServerID(), Addr: s.Node.cfg.Addr, Role: cluster.Voter}
+	return cluster.Member{Name: s.cfg.Name, ServerID: s.ServerID(), Addr: s.Node.cfg.Addr, Role: cluster.Voter, Features: cluster.KnownFeatures}
 }
 
 // decidedOn returns the command as it is decided on the slot record of now.

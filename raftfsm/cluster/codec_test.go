@@ -146,7 +146,7 @@ func BenchmarkCloneFull(b *testing.B) {
 func FuzzDecode(f *testing.F) {
 	f.Add(Encode(RemoveMember{Name: "n1"})[frameHead:])
 	f.Add(Encode(ConfirmSlot{Proposal: "p1", Slot: 7, Epoch: 1, To: "n2"})[frameHead:])
-	f.Add(EncodeEntry([]Command{RemoveMember{"n1"}, RemoveMember{"n2"}})[frameHead:])
+	f.Add(EncodeEntry([]Command{RemoveMember{Name: "n1"}, RemoveMember{Name: "n2"}})[frameHead:])
 	f.Add(Encode(OpenProposal{Slots: []ProposedSlot{{Slot: 1, Epoch: 1, From: "n2", To: "n1"}}})[frameHead:])
 	f.Fuzz(func(t *testing.T, body []byte) {
 		_, _ = DecodeEntry(body)

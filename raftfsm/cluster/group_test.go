@@ -13,7 +13,7 @@ import (
 func TestGroupIsItsCommands(t *testing.T) {
 	list := []Command{
 		SetProtected{Slot: 0, Epoch: 1, InSync: names("n3")},
-		RemoveMember{"n7"}, // there is none
+		RemoveMember{Name: "n7"}, // there is none
 		ConfirmSlot{Proposal: "p1", Slot: 0, Epoch: 1, To: "n2", Unclean: true},
 		AssignSlot{Slot: 2, Master: "n3"},
 	}
@@ -52,7 +52,7 @@ func TestGroupWaitsForItsLevel(t *testing.T) {
 		t.Fatalf("permitted at level %d", s.Features())
 	}
 	before := EncodeSnapshot(s)
-	got, changed := s.ApplyEntry(30, []Command{AssignSlot{Slot: 2, Master: "n3"}, RemoveMember{"w1"}})
+	got, changed := s.ApplyEntry(30, []Command{AssignSlot{Slot: 2, Master: "n3"}, RemoveMember{Name: "w1"}})
 	for _, a := range got {
 		if !errors.As(a.Err, new(ErrInvalid)) || a.Result.Index != s.Index {
 			t.Errorf("%+v", a)
@@ -85,7 +85,7 @@ func TestGroupsThatNobodyWrites(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	good := EncodeEntry([]Command{RemoveMember{"n1"}, RemoveMember{"n2"}})
+	good := EncodeEntry([]Command{RemoveMember{Name: "n1"}, RemoveMember{Name: "n2"}})
 	if _, err := Decode(good); !errors.Is(err, ErrNewer) {
 		t.Errorf("a group is not one command: %v", err)
 	}
