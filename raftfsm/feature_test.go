@@ -21,10 +21,10 @@ func TestReleaseTooOldForTheLevel(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			cfg := config(t, "n1", listenNew(t))
-			cfg.Features = 2
+			cfg.Features = 3
 			s := first(t, cfg)
-			s.must(t, cluster.UpdateMember{Name: "n1", Features: 2, Release: "2.0"})
-			res := s.must(t, cluster.RaiseFeatureLevel{From: 1, To: 2})
+			s.must(t, cluster.UpdateMember{Name: "n1", Features: 3, Release: "3.0"})
+			res := s.must(t, cluster.RaiseFeatureLevel{From: 2, To: 3})
 			until(t, "kept", func() bool {
 				k, err := readKnown(s.Node.cfg.Memory.Dir)
 				return err == nil && k != nil && k.Index >= res.Index
@@ -41,7 +41,7 @@ func TestReleaseTooOldForTheLevel(t *testing.T) {
 				}
 			}
 			old := make(chan string, 4)
-			cfg.Features, cfg.Transport, cfg.Addr = 1, listen(t, s.Node.cfg.Addr), s.Node.cfg.Addr
+			cfg.Features, cfg.Transport, cfg.Addr = 2, listen(t, s.Node.cfg.Addr), s.Node.cfg.Addr
 			cfg.OnCondition = func(name string, err error) {
 				if err != nil {
 					old <- name
@@ -60,7 +60,7 @@ func TestReleaseTooOldForTheLevel(t *testing.T) {
 				t.Error("it takes part")
 			}
 			asHalted(t, n.Err(), ConditionLogNewer)
-			if n.State().Features() != 2 {
+			if n.State().Features() != 3 {
 				t.Error("its state cannot be read")
 			}
 			ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
