@@ -100,6 +100,7 @@ MTA's question or message for a master that is not heard | node cutOffAfter
 question about an account, at its master | node accountWithin
 digest for 'slot show' | node digestWithin
 'mailnode' waits for the node on its machine | node/admin probeTimeout questionTimeout requestTimeout confirmTimeout
+an order waits for a leader | node quorumWithin
 replication frame | storage/repl frameBytesMax bodyFrameBytes
 bodies under way in a state transfer | storage/repl wantedMax
 handshakes under way on the peer port | node/peer handshakesMax

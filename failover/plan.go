@@ -261,7 +261,7 @@ func (pl planner) handOver(out PlanSlot, sl cluster.Slot, ps cluster.ProposedSlo
 	case why == "":
 		out.Safe, out.HandOver = true, true
 	case best != nil:
-		out.Why, out.Next = fmt.Sprintf("%s cannot take it now: it %s; %s can", to.Node, why, best.Node), fmt.Sprintf("mailnode failover reject %s && mailnode fo %s %s", pl.proposal, sl.ID, best.Node)
+		out.Why, out.Next = fmt.Sprintf("%s cannot take it now: it %s; %s can", to.Node, why, best.Node), fmt.Sprintf("mailnode failover reject %s; mailnode fo %s %s", pl.proposal, sl.ID, best.Node)
 	default:
 		out.Why, out.Next = fmt.Sprintf("%s cannot take it now: it %s", to.Node, why), showSlot(sl)
 	}

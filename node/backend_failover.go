@@ -149,7 +149,7 @@ func (n *Node) catchUp(ctx context.Context) {
 }
 
 // quorumWithin is how long an order waits for an election to end.
-const quorumWithin = 5 * time.Second
+const quorumWithin = 15 * time.Second
 
 // needQuorum refuses an order that Raft has to record while it cannot.
 func (n *Node) needQuorum(ctx context.Context, what string) error {

@@ -234,3 +234,45 @@ func TestLaw01HandOverOfAMasterThatStartsAgain(t *testing.T) {
 		return err == nil && n == 1
 	})
 }
+
+// A node that has not heard of a hand-over asks the leader before it puts off what the
+// old master sends away: it looks for the slot where it is now.
+func TestNodeBehindFindsTheNewMaster(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, 3, 1, 3)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	n1, n3 := s.nodes[0], s.nodes[2]
+	id := servedBy(t, s.status(ctx, n1), "n1")
+	before, _ := n3.node.State().Slot(id)
+	fresh := n3.node.currency.fresh
+	moved := false
+	n3.node.currency.fresh = func(ctx context.Context) error { // what it does not know yet happens here
+		if !moved {
+			moved = true
+			s.move(ctx, n1, admin.ProposeRequest{Slot: &id, To: before.Replicas[0]})
+		}
+		return fresh(ctx)
+	}
+	tries := 0
+	away := func() error {
+		tries++
+		if sl, _ := n3.node.State().Slot(id); sl.Epoch == before.Epoch {
+			return storage.Errorf(storage.ErrMoved, "slot %s has moved", id)
+		}
+		return nil
+	}
+	s.until(n3, 30*time.Second, "the first masters are no news", func(admin.Status) bool { return !n3.node.moving(id) })
+	if err := n3.node.whileMoving(ctx, id, away); err != nil || !moved || tries != 2 {
+		t.Errorf("%v, moved: %v, tried %d times", err, moved, tries)
+	}
+	if sl, _ := n3.node.State().Slot(id); sl.Master != before.Replicas[0] {
+		t.Errorf("%+v", sl)
+	}
+	tries = 0
+	never := func() error { tries++; return storage.Errorf(storage.ErrMoved, "slot %s has moved", id) }
+	s.until(n3, 30*time.Second, "the move is no news", func(admin.Status) bool { return !n3.node.moving(id) })
+	if err := n3.node.whileMoving(ctx, id, never); !errors.Is(err, storage.ErrMoved) || tries != 1 {
+		t.Errorf("without a move: %v after %d tries", err, tries)
+	}
+}

@@ -56,15 +56,27 @@ func (k *keeper) handOver(ctx context.Context, sl cluster.Slot) {
 	})
 	wg.Go(func() {
 		defer cancel()
-		for !k.tryHandOver(ctx, sl, h, m, feed) && pause(ctx, proposePause) {
+		said := ""
+		for wait := proposePause; ; wait = min(2*wait, handOverAgainMax) {
+			over, err := k.tryHandOver(ctx, sl, h, m, feed)
+			if err != nil && ctx.Err() == nil && err.Error() != said {
+				said = err.Error()
+				k.log.Warn("the hand-over does not get on, and is tried again", "to", h.To, "err", err)
+			}
+			if over || !pause(ctx, wait) {
+				return
+			}
 		}
 	})
 	k.handing.stop = func() { cancel(); wg.Wait() }
 }
 
+// handOverAgainMax is the longest pause between two tries of what a hand-over needs.
+const handOverAgainMax = 2 * time.Second
+
 // tryHandOver seals the slot, waits until its next master has everything, and has Raft
 // record that. It reports whether nothing is left to do: Raft decides what comes next.
-func (k *keeper) tryHandOver(ctx context.Context, sl cluster.Slot, h cluster.HandOver, m *local.Master, feed *repl.Feed) bool {
+func (k *keeper) tryHandOver(ctx context.Context, sl cluster.Slot, h cluster.HandOver, m *local.Master, feed *repl.Feed) (over bool, err error) {
 	p, err := m.Seal(ctx)
 	var inSync []slot.NodeName
 	if err == nil {
@@ -74,10 +86,7 @@ func (k *keeper) tryHandOver(ctx context.Context, sl cluster.Slot, h cluster.Han
 		err = m.Drained(ctx)
 	}
 	if err != nil {
-		if ctx.Err() == nil {
-			k.log.Warn("hand-over", "to", h.To, "err", err)
-		}
-		return ctx.Err() != nil
+		return ctx.Err() != nil, err
 	}
 	listed, _ := k.n.State().Slot(k.id)
 	c := failover.CommitOf(sl, listed.Replicas, p, inSync, feed.Waits())
@@ -85,12 +94,12 @@ func (k *keeper) tryHandOver(ctx context.Context, sl cluster.Slot, h cluster.Han
 	switch cluster.OutcomeOf(err) {
 	case cluster.Done, cluster.Unseen:
 		k.log.Info("the slot was handed over", "to", h.To, "sealed_at", p, "in_sync", c.InSync)
-		return true
+		return true, nil
 	case cluster.Refused:
 		now, _ := k.n.State().Slot(k.id)
-		return now.Epoch != sl.Epoch || now.HandOver == nil || now.HandOver.Begun != h.Begun
+		return now.Epoch != sl.Epoch || now.HandOver == nil || now.HandOver.Begun != h.Begun, err
 	}
-	return false // it is sealed, and asks again
+	return false, err // it is sealed, and asks again
 }
 
 // giveUpHandOvers is a leader's part: what takes too long is given up by a command.
@@ -109,12 +118,28 @@ func (n *Node) giveUpHandOvers(ctx context.Context, seen []failover.Sealed) []fa
 const changingFor = 5 * time.Second
 
 // whileMoving runs what is done at a slot's master, and again while it answers that
-// nothing was done because the slot goes to another node just now.
+// nothing was done because the slot goes to another node just now. This node may be the
+// last to hear of that: where it knows of no move it asks the leader once.
 func (n *Node) whileMoving(ctx context.Context, id slot.ID, fn func() error) error {
 	began := n.clock.Mono()
-	for {
+	for asked := false; ; {
+		before, _ := n.State().Slot(id)
 		err := fn()
-		if !undone(err) || n.clock.Mono()-began >= changingFor || !n.moving(id) || !pause(ctx, movingAgain) {
+		if !undone(err) || n.clock.Mono()-began >= changingFor {
+			return err
+		}
+		if !n.moving(id) {
+			if asked {
+				return err
+			}
+			asked = true
+			n.catchUp(ctx)
+			if now, _ := n.State().Slot(id); now.Version == before.Version {
+				return err
+			}
+			continue
+		}
+		if !pause(ctx, movingAgain) {
 			return err
 		}
 	}

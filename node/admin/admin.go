@@ -292,6 +292,7 @@ type Token struct {
 
 // Version is the answer of GET /v1/version.
 type Version struct {
-	Node    slot.NodeName `json:"node"`
-	Version string        `json:"version"`
+	Node       slot.NodeName `json:"node"`
+	Version    string        `json:"version"`
+	Leaderless bool          `json:"leaderless,omitempty"` // the node knows no Raft leader with a quorum
 }

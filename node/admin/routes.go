@@ -18,7 +18,11 @@ import (
 func (s *Server) routes() http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("GET /v1/version", read(s, func(context.Context, *http.Request) (Version, error) {
-		return Version{Node: s.node, Version: s.version}, nil
+		v := Version{Node: s.node, Version: s.version}
+		if r, ok := s.backend.Failovers.(Recorder); ok {
+			v.Leaderless = r.Recorded().RecordStale
+		}
+		return v, nil
 	}))
 	mux.Handle("GET /v1/status", read(s, s.status))
 	s.failoverRoutes(mux)

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"mailnode/node/admin"
@@ -30,6 +31,26 @@ type site struct {
 	level     slot.FeatureLevel // of the cluster
 	known     slot.FeatureLevel // what the node's release knows
 	orders    []any             // those of user delete, undelete, erase, quota, disable, enable
+	election  *election         // nil: there is a leader
+	also      []string          // proposals that have the rest of a wish
+}
+
+// election is over when it was looked for a leader often enough.
+type election struct {
+	looks atomic.Int32
+	over  chan struct{}
+}
+
+// Recorded implements admin.Recorder.
+func (f failovers) Recorded() admin.Recorded {
+	if f.election == nil {
+		return admin.Recorded{}
+	}
+	n := f.election.looks.Add(1)
+	if n == 7 { // the CLI has asked twice since there is a leader
+		close(f.election.over)
+	}
+	return admin.Recorded{RecordStale: n < 4}
 }
 
 func of[T any](v T) *T { return &v }
@@ -233,7 +254,10 @@ func (f failovers) Propose(_ context.Context, r admin.ProposeRequest) (admin.Pro
 	if r.Node == "idle" {
 		return admin.Proposed{Exit: admin.ExitNothing, Text: "idle is the master of no slot"}, nil
 	}
-	return admin.Proposed{ID: "p1", Text: "p1 is open; nothing was changed"}, nil
+	if f.election != nil {
+		<-f.election.over
+	}
+	return admin.Proposed{ID: "p1", Also: f.also, Text: "p1 is open; nothing was changed"}, nil
 }
 
 func (f failovers) Reject(_ context.Context, r admin.RejectRequest) error {

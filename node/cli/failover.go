@@ -133,6 +133,9 @@ func (a *app) confirm(ctx context.Context, id string, r admin.ConfirmRequest) er
 	if a.asJSON {
 		shown = a.err // standard output is the program's
 	}
+	if plan.State != "open" { // what became of it, when it was confirmed before
+		return a.confirmed(ctx, admin.ConfirmRequest{ID: plan.ID})
+	}
 	if _, err := io.WriteString(shown, ended(plan.Text)); err != nil {
 		return err
 	}
@@ -147,10 +150,16 @@ func (a *app) confirm(ctx context.Context, id string, r admin.ConfirmRequest) er
 		return err
 	}
 	r.ID = plan.ID
-	o, err := a.client().Confirm(ctx, r)
-	if err != nil {
+	return a.confirmed(ctx, r)
+}
+
+// confirmed confirms what a person has agreed to, and says how it ended.
+func (a *app) confirmed(ctx context.Context, r admin.ConfirmRequest) error {
+	var o admin.Outcome
+	if err := a.ordered(ctx, func() (err error) { o, err = a.client().Confirm(ctx, r); return err }); err != nil {
 		return err
 	}
+	var err error
 	if a.asJSON {
 		err = json.NewEncoder(a.out).Encode(o)
 	} else {
@@ -166,7 +175,7 @@ func (a *app) failoverReject() *cobra.Command {
 	why := ""
 	c := a.changes(a.verb("reject", []string{"ID"}, "Close a proposal; masters stay as they are", func(ctx context.Context, args []string) error {
 		a.say("rejecting proposal %s", clean(args[0]))
-		if err := a.client().Reject(ctx, admin.RejectRequest{ID: args[0], Why: why}); err != nil {
+		if err := a.ordered(ctx, func() error { return a.client().Reject(ctx, admin.RejectRequest{ID: args[0], Why: why}) }); err != nil {
 			return err
 		}
 		a.say("rejected; no master was changed")

@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"io"
 
 	"github.com/spf13/cobra"
@@ -59,9 +60,15 @@ func (a *app) failoverPropose() *cobra.Command {
 // everybody stands for --home without a node.
 const everybody = "all"
 
+// wish has the node propose what an operator wants.
+func (a *app) wish(ctx context.Context, r admin.ProposeRequest) (p admin.Proposed, err error) {
+	err = a.ordered(ctx, func() (err error) { p, err = a.client().Propose(ctx, r); return err })
+	return p, err
+}
+
 // propose opens a proposal, and says what to type next.
 func (a *app) propose(ctx context.Context, r admin.ProposeRequest) error {
-	p, err := a.client().Propose(ctx, r)
+	p, err := a.wish(ctx, r)
 	if err != nil {
 		return err
 	}
@@ -69,6 +76,7 @@ func (a *app) propose(ctx context.Context, r admin.ProposeRequest) error {
 		err = json.NewEncoder(a.out).Encode(p)
 	} else if _, err = io.WriteString(a.out, ended(p.Text)); err == nil && p.ID != "" {
 		a.say("mailnode failover confirm %s", p.ID)
+		a.sayAlso(p)
 	}
 	if p.Exit != admin.ExitDone {
 		return exitCode(p.Exit)
@@ -78,7 +86,7 @@ func (a *app) propose(ctx context.Context, r admin.ProposeRequest) error {
 
 // move proposes and confirms in one breath: a proposal that is open already is taken.
 func (a *app) move(ctx context.Context, r admin.ProposeRequest) error {
-	p, err := a.client().Propose(ctx, r)
+	p, err := a.wish(ctx, r)
 	if err != nil {
 		return err
 	}
@@ -88,7 +96,25 @@ func (a *app) move(ctx context.Context, r admin.ProposeRequest) error {
 		}
 		return exitCode(p.Exit)
 	}
-	return a.confirm(ctx, p.ID, admin.ConfirmRequest{})
+	err = a.confirm(ctx, p.ID, admin.ConfirmRequest{})
+	if len(p.Also) > 0 && !a.asJSON && (err == nil || errors.As(err, new(exitCode))) {
+		a.sayAlso(p)
+		if err == nil {
+			err = exitCode(admin.ExitRefused) // done in part
+		}
+	}
+	return err
+}
+
+// sayAlso names the open proposals that have the rest of what was wished for.
+func (a *app) sayAlso(p admin.Proposed) {
+	if len(p.Also) == 0 {
+		return
+	}
+	a.say("other slots are in proposals that were open before:")
+	for _, id := range p.Also {
+		a.say("  mailnode failover confirm %s", id)
+	}
 }
 
 // quick adds what is typed on a phone to `mailnode fo`: -a N, -m N, -K N, and SLOT NODE.
@@ -102,8 +128,8 @@ func (a *app) quick(c *cobra.Command, list func(*cobra.Command, []string) error)
 	c.RunE = func(c *cobra.Command, args []string) error {
 		ctx := c.Context()
 		set := 0
-		for _, s := range []string{away, home, dead} {
-			if s != "" {
+		for _, name := range []string{"away", "masters-home", "kill"} {
+			if c.Flags().Changed(name) {
 				set++
 			}
 		}
@@ -116,12 +142,19 @@ func (a *app) quick(c *cobra.Command, list func(*cobra.Command, []string) error)
 			return a.move(ctx, admin.ProposeRequest{Node: slot.NodeName(home), Home: true})
 		case dead != "":
 			return a.move(ctx, admin.ProposeRequest{Node: slot.NodeName(dead), Dead: true})
+		case set > 0:
+			return usage("the name of the node is empty")
 		case len(args) == 0:
 			return list(c, nil)
 		}
 		id, err := slot.ParseID(args[0])
-		if err != nil || len(args) != 2 {
+		switch {
+		case err != nil:
 			return unknownVerb(c, args)
+		case len(args) == 1:
+			return usage("%s: to which node? mailnode fo %s NODE", id, id)
+		case len(args) > 2:
+			return usage("%q is one argument too many: say SLOT NODE", clean(args[2]))
 		}
 		return a.move(ctx, admin.ProposeRequest{Slot: &id, To: slot.NodeName(args[1])})
 	}

@@ -50,6 +50,9 @@ func TestMovesAreAskedFor(t *testing.T) {
 		"fo -a n1 -K n2":                    admin.ExitUsage,
 		"fo -a n1 s007":                     admin.ExitUsage,
 		"fo s007":                           admin.ExitUsage,
+		"fo s007 n3 n2":                     admin.ExitUsage,
+		"fo 7 n3":                           admin.ExitUsage,
+		"fo -a":                             admin.ExitUsage,
 		"failover propose":                  admin.ExitUsage,
 		"failover propose --slot s007":      admin.ExitUsage,
 		"failover propose --dead":           admin.ExitUsage,
@@ -62,5 +65,27 @@ func TestMovesAreAskedFor(t *testing.T) {
 		if exit, out, errs := call(t, s.serve(t), "", strings.Fields(args)...); exit != want || len(s.confirmed) != 0 {
 			t.Errorf("%s: exit %d, want %d: %s%s", args, exit, want, out, errs)
 		}
+	}
+}
+
+// While there is no leader an order waits for one, and says so on standard error.
+func TestOrderSaysThatItWaitsForALeader(t *testing.T) {
+	s := calm()
+	s.election = &election{over: make(chan struct{})}
+	exit, out, errs := call(t, s.serve(t), "", "failover", "propose", "--node", "n1")
+	want := "no Raft leader is known here: it waits for a new one\nthere is a leader: it goes on\n"
+	if exit != admin.ExitDone || errs != want || !strings.Contains(out, "mailnode failover confirm p1") {
+		t.Errorf("exit %d, %s%s", exit, out, errs)
+	}
+}
+
+// What another proposal has of a wish is named, and is not called done.
+func TestMoveInPart(t *testing.T) {
+	s := calm()
+	s.status.Proposals = broken().status.Proposals
+	s.also = []string{"p2", "p3"}
+	exit, out, errs := call(t, s.serve(t), "", "fo", "-a", "n1", "--yes")
+	if exit != admin.ExitRefused || len(s.confirmed) != 1 || !strings.HasSuffix(out, "before:\n  mailnode failover confirm p2\n  mailnode failover confirm p3\n") {
+		t.Errorf("exit %d, %s%s", exit, out, errs)
 	}
 }
