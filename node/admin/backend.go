@@ -25,6 +25,7 @@ type Backend struct {
 	Mending    Mending
 	Reindexing Reindexing
 	Rescuing   Rescuing
+	Copying    Copying
 }
 
 // Health says how things are.
