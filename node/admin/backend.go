@@ -26,6 +26,7 @@ type Backend struct {
 	Reindexing Reindexing
 	Rescuing   Rescuing
 	Serving    Serving
+	Copying    Copying
 }
 
 // Health says how things are.
