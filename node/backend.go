@@ -98,9 +98,9 @@ func (n *Node) leader() slot.NodeName {
 
 // nodes shows the members by what is heard of them.
 func (n *Node) nodes(st *cluster.State, v failover.View) []admin.NodeStatus {
-	out := []admin.NodeStatus{}
+	out, voting := []admin.NodeStatus{}, n.voting()
 	for _, m := range st.Members {
-		ns := admin.NodeStatus{Name: m.Name, State: "up", Voter: m.Role != cluster.Nonvoter, Witness: m.Role == cluster.Witness,
+		ns := admin.NodeStatus{Name: m.Name, State: "up", Voter: voting[m.ServerID] || voting == nil && m.Role != cluster.Nonvoter, Witness: m.Role == cluster.Witness,
 			Standby: m.Standby, Zone: m.Zone, Address: m.Addr, Features: m.Knows(), Release: m.Release}
 		silence := v.Silence(m.Name)
 		switch nv := v.Nodes[m.Name]; {

@@ -249,54 +249,6 @@ func (n *Node) propose(ctx context.Context) {
 	}
 }
 
-// votes gives members their place in Raft; it has a loop of its own, because it
-// waits for nodes that may not be up.
-func (n *Node) votes(ctx context.Context) {
-	every(ctx, decideEvery, func() {
-		if n.raft.IsLeader() {
-			n.admitVoters(ctx)
-		}
-	})
-}
-
-// admitVoters brings Raft's servers in line with the members. One that was never
-// heard gets no vote: it may never come up, and would count in the quorum.
-func (n *Node) admitVoters(ctx context.Context) {
-	servers, err := n.raft.Servers()
-	if err != nil {
-		return
-	}
-	voters := map[string]bool{}
-	st, v := n.State(), n.evidence.Snapshot(n.clock.Mono())
-	for _, s := range servers {
-		voters[s.ServerID] = s.Voter
-		if _, known := st.MemberByServerID(s.ServerID); !known && !s.Voter && len(st.Members) > 0 {
-			// A member that never came up was replaced. Raft takes an address once.
-			n.logErr("remove a server that is no member", n.raft.RemoveServer(ctx, s.ServerID))
-		}
-	}
-	for _, m := range st.Members {
-		voter, known := voters[m.ServerID]
-		votes := m.Role != cluster.Nonvoter && v.Nodes[m.Name].Known
-		if m.ServerID == "" || voter || known && !votes {
-			continue
-		}
-		if err := n.admitServer(ctx, m, votes); err != nil {
-			n.log.Info("member has no vote yet", "member", m.Name, "err", err)
-		}
-	}
-}
-
-// admitServer waits for one member, not for long: the others wait behind it.
-func (n *Node) admitServer(ctx context.Context, m cluster.Member, votes bool) error {
-	ctx, cancel := context.WithTimeout(ctx, dutyTimeout)
-	defer cancel()
-	if votes {
-		return n.raft.AddVoter(ctx, m.ServerID, m.Addr)
-	}
-	return n.raft.AddNonvoter(ctx, m.ServerID, m.Addr)
-}
-
 func (n *Node) wallTime() string { return n.clock.Wall().UTC().Format(time.RFC3339) }
 
 // watch keeps this node's conditions true.
@@ -328,7 +280,7 @@ func (n *Node) look() {
 	if led {
 		n.ledAt.Store(int64(n.clock.Mono()))
 	}
-	n.conditions.Put(!led, monitor.RaftNoQuorum, "", n.noQuorum(st, v))
+	n.conditions.Put(!led && n.gone.Load() == nil, monitor.RaftNoQuorum, "", n.noQuorum(st, v))
 	n.tellUnplaced(unplacedOf(st, v))
 	n.lookAtClocks(st, v)
 }

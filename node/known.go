@@ -170,9 +170,9 @@ func (n *Node) noQuorum(st *cluster.State, v failover.View) string {
 	if n.raft.Err() != nil {
 		return "raft does not run on this node; the others may have a leader"
 	}
-	voters, heard, abstain := 0, 0, 0
+	voters, heard, abstain, voting := 0, 0, 0, n.voting()
 	for _, m := range st.Members {
-		if m.Role == cluster.Nonvoter {
+		if !voting[m.ServerID] {
 			continue
 		}
 		if voters++; n.heardNow(m.Name, v) {

@@ -47,6 +47,7 @@ func (n *Node) start(ctx context.Context) error {
 	n.wg.Go(func() { n.fence(ctx) })
 	n.wg.Go(func() { n.lead(ctx) })
 	n.wg.Go(func() { n.votes(ctx) })
+	n.wg.Go(func() { n.leaves(ctx) })
 	n.wg.Go(func() { n.watch(ctx) })
 	n.wg.Go(func() { n.declare(ctx) })
 	n.wg.Go(func() { n.asides.run(ctx) })

@@ -54,7 +54,7 @@ func (n *Node) found(ctx context.Context) error {
 		return err
 	}
 	_, err := n.Propose(ctx, cluster.Init{ClusterID: n.id.ClusterID(), SlotCount: f.Slots, DefaultReplicas: f.Replicas, PlaceAt: f.Nodes,
-		First: cluster.Member{Name: n.cfg.Node.Name, ServerID: n.raft.ServerID(), Addr: n.cfg.Node.PeerAdvertise,
+		First: cluster.Member{Name: n.cfg.Node.Name, ServerID: n.raft.ServerID(), Addr: n.cfg.Node.PeerAdvertise, Key: n.id.KeyHash(),
 			Zone: n.cfg.Node.Zone, Standby: n.cfg.Node.Standby, Role: n.role(), Features: n.features, Release: n.version}})
 	var exists cluster.ErrExists
 	if err != nil && !errors.As(err, &exists) { // an earlier try of unknown outcome was done after all
@@ -71,13 +71,16 @@ func (n *Node) authorize(ctx context.Context, r peer.JoinRequest) (peer.JoinAcce
 	if n.leader() == "" {
 		return peer.JoinAccepted{}, fmt.Errorf("this node knows no leader: %w", peer.ErrAskAnother)
 	}
-	c := cluster.AddMember{Token: r.TokenID, Hash: hex.EncodeToString(r.SecretHash[:]),
-		Member: cluster.Member{Name: r.Name, ServerID: admin.JoinedServerID(r.Name, r.TokenID), Addr: r.Address,
-			Zone: r.Zone, Standby: r.Standby, Role: cluster.Role(r.Role), Key: r.Key, Features: r.Features}}
-	_, err := n.State().Clone().Apply(n.State().Index, c)
-	if err != nil { // perhaps this node has not heard of the token yet
+	c, err := n.joining(r)
+	if err == nil {
+		_, err = n.State().Clone().Apply(n.State().Index, c)
+	}
+	if err != nil { // perhaps this node has not heard of the token yet, or of an earlier try
 		if err := n.currency.prove(ctx); err != nil {
 			return peer.JoinAccepted{}, fmt.Errorf("ask the leader: %w (%w)", err, peer.ErrAskAnother)
+		}
+		if c, err = n.joining(r); err != nil {
+			return peer.JoinAccepted{}, err
 		}
 		_, err = n.State().Clone().Apply(n.State().Index, c)
 	}
@@ -96,6 +99,9 @@ func (n *Node) authorize(ctx context.Context, r peer.JoinRequest) (peer.JoinAcce
 		return peer.JoinAccepted{}, fmt.Errorf("node %q was added and is not seen here yet: %w", r.Name, peer.ErrAskAnother)
 	}
 	out := peer.JoinAccepted{Admits: me.Role == cluster.Voter}
+	if r.Replace {
+		out.Copies = n.copiesOf(r.Name)
+	}
 	for _, m := range n.State().Members {
 		if m.Name != r.Name {
 			out.Members = append(out.Members, peer.Member{Name: m.Name, Address: m.Addr})
@@ -119,9 +125,9 @@ func (n *Node) refusedJoin(name slot.NodeName, err error) error {
 	return err
 }
 
-// memberAlready is what holds for a name that is taken, in this release.
+// memberAlready says how another machine gets a name that is taken.
 func memberAlready(name slot.NodeName) string {
-	return fmt.Sprintf("if %s has lost its disk, this release cannot bring it back under this name: leave it off, and confirm what `mailnode failover list` shows. A new name makes it a further voter, and the lost one counts on in the quorum", name)
+	return fmt.Sprintf("if its machine or its disk is lost: `mailnode cluster token %s --replace` on a member, and `mailnode cluster join --replace %s` on the machine that takes its place", name, name)
 }
 
 const (
@@ -149,7 +155,12 @@ func (n *Node) token(ctx context.Context, r admin.TokenRequest) (admin.Token, er
 	}
 	st := n.State()
 	if _, exists := st.Member(r.Node); exists && !st.Absent(r.Node) {
-		return admin.Token{}, &admin.Error{Text: fmt.Sprintf("make token for %s: it is a member already; %s", r.Node, memberAlready(r.Node)), Exit: admin.ExitRefused, Next: "mailnode cluster members"}
+		if !r.Replace {
+			return admin.Token{}, &admin.Error{Text: fmt.Sprintf("make token for %s: it is a member already; %s", r.Node, memberAlready(r.Node)), Exit: admin.ExitRefused, Next: fmt.Sprintf("mailnode cluster token %s --replace", r.Node)}
+		}
+		if why, _ := n.lives(r.Node); why != "" {
+			return admin.Token{}, &admin.Error{Text: fmt.Sprintf("make token for another %s: %s", r.Node, why), Exit: admin.ExitRefused, Next: "mailnode cluster members"}
+		}
 	}
 	var seeds []string
 	for _, m := range st.Members {

@@ -70,6 +70,7 @@ type links struct {
 	raftOpened chan struct{}
 	peers      *peers
 	grpc       *grpc.Server
+	lines      *peer.Lines
 }
 
 // outlook is what a node knows of the others and of itself, and tells.
@@ -81,8 +82,9 @@ type outlook struct {
 	stopping   atomic.Bool
 	// clientsOpen is set when IMAP and LMTP listen.
 	clientsOpen atomic.Bool
-	ledAt       atomic.Int64 // Clock.Mono when a leader with a quorum was last known, ns
-	fenced      atomic.Bool  // see fence.go
+	ledAt       atomic.Int64           // Clock.Mono when a leader with a quorum was last known, ns
+	fenced      atomic.Bool            // see fence.go
+	gone        atomic.Pointer[string] // why this node is no member any more; nil: it is one
 	reporting   reporting
 	asides      *asides
 	currency    *currency // see unknown.go
@@ -104,6 +106,7 @@ type patience struct {
 	giveUpAfter  time.Duration // see keeper_mender.go
 	scrubDelay   time.Duration // before the first scrub of this process
 	upkeepEvery  time.Duration // a copy's turn in upkeep
+	voteKeptFor  time.Duration // see voters.go
 }
 
 // frontends are what clients and MTAs talk to.
@@ -141,7 +144,7 @@ func newNode(cfg config.Config, log *slog.Logger, version string) *Node {
 		features: cluster.KnownFeatures,
 		links:    links{raftOpened: make(chan struct{})},
 		outlook:  outlook{reporting: reporting{boot: newBoot(), soon: make(chan struct{}, 1)}},
-		patience: patience{giveUpAfter: giveUpAfter, scrubDelay: scrubDelay, upkeepEvery: upkeepEvery}}
+		patience: patience{giveUpAfter: giveUpAfter, scrubDelay: scrubDelay, upkeepEvery: upkeepEvery, voteKeptFor: voteKeptFor}}
 }
 
 func (n *Node) run(ctx context.Context, ready func()) error {
@@ -198,7 +201,8 @@ func (n *Node) open() error {
 	n.spool.Space = n.resources.Disks.At(n.fs, n.spool.Dir, n.clock.Mono)
 	n.copies, n.currency = newCopies(n), newCurrency(n.clock.Mono, n.Fresh)
 	n.asides = newAsides(n)
-	o := peer.Options{Log: n.log, Admit: n.admit}
+	n.lines = peer.NewLines()
+	o := peer.Options{Log: n.log, Admit: n.admit, OnGone: n.isGone, Lines: n.lines}
 	if n.port, err = peer.Listen(cfg.Node.Peer, id, o); err != nil {
 		return err
 	}
@@ -262,25 +266,15 @@ func (l raftLayer) Addr() net.Addr { return l.n.port.Addr() }
 func (l raftLayer) Dial(addr string, timeout time.Duration) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), timeout)
 	defer cancel()
-	return l.n.dialer.Dial(ctx, peer.ProtoRaft, "", addr)
-}
-
-// admit refuses nodes that are no members: a removed one still has its
-// certificate, and so has one that never came up and was replaced. While this node
-// knows no members at all it believes certificates.
-func (n *Node) admit(name slot.NodeName, key string) error {
-	<-n.raftOpened // the port listens before
-	st := n.raft.State()
-	m, ok := st.Member(name)
-	switch {
-	case len(st.Members) == 0 || !n.raft.Quorum():
-		return nil
-	case !ok:
-		return fmt.Errorf("node %q is not a member of this cluster", name)
-	case m.Key != "" && m.Key != key:
-		return fmt.Errorf("node %q has joined again with another key, from another data folder: stop this one", name)
+	c, err := l.n.dialer.Dial(ctx, peer.ProtoRaft, "", addr)
+	if err != nil {
+		return nil, err
 	}
-	return nil
+	if l.n.taken(addr, c.Key()) {
+		c.Close()
+		return nil, fmt.Errorf("dial raft server at %q: another machine than this node knows answers there", addr)
+	}
+	return c, nil
 }
 
 // stop ends everything in order; each step is bounded. What does not end in time

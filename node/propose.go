@@ -84,7 +84,7 @@ func (n *Node) seen(ctx context.Context, index uint64, err error) error {
 
 func (n *Node) proposeOnce(ctx context.Context, c cluster.Command) (cluster.Result, error) {
 	if n.raft.IsLeader() {
-		return n.raft.Propose(ctx, c)
+		return n.commit(ctx, c)
 	}
 	leader, _, _ := n.raft.Leader()
 	if leader == "" || leader == n.cfg.Node.Name {
@@ -130,6 +130,9 @@ func notProposed(err error) error {
 // leader with a quorum behind it says. A node that alone has a vote, and whose Raft
 // has stopped, knows that nothing has changed.
 func (n *Node) Fresh(ctx context.Context) error {
+	if why := n.gone.Load(); why != nil {
+		return errors.New(*why)
+	}
 	if n.raft.DecidesAlone() {
 		return nil
 	}

@@ -113,7 +113,7 @@ func (s service) Propose(ctx context.Context, in *rpc.Command) (*rpc.Proposed, e
 	if !s.n.raft.IsLeader() {
 		return &rpc.Proposed{NotLeader: true}, nil
 	}
-	r, err := s.n.raft.Propose(ctx, c)
+	r, err := s.n.commit(ctx, c)
 	if err == nil {
 		return &rpc.Proposed{Index: r.Index, Proposal: r.Proposal, Epoch: uint32(r.Epoch)}, nil
 	}

@@ -16,6 +16,7 @@ import (
 	"github.com/cockroachdb/errors/oserror"
 	"github.com/cockroachdb/pebble/v2/vfs"
 
+	"mailnode/node/admin"
 	"mailnode/node/config"
 	"mailnode/storage/disk"
 	"mailnode/storage/slot"
@@ -66,7 +67,7 @@ func (v *volumes) opening(ctx context.Context, p place) (opened func(), err erro
 }
 
 // volumeMark is the file that a used volume has in both its folders.
-const volumeMark = "VOLUME"
+const volumeMark = admin.VolumeMark
 
 func newVolumes(fs vfs.FS, c config.Config) *volumes {
 	return &volumes{fs: fs, home: c.Node.Data, list: c.Volumes, slots: map[config.Volume]int{}, doors: map[config.Volume]chan struct{}{}, preparing: map[config.Volume]*sync.Mutex{}}

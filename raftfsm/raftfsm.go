@@ -16,6 +16,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -457,10 +458,17 @@ func (n *Node) closeFiles() error {
 	return errors.Join(errs...)
 }
 
-// addrOf returns a server's address as the cluster's state has it.
-func (n *Node) addrOf(id raft.ServerID) (string, bool) {
-	m, ok := n.State().MemberByServerID(string(id))
-	return m.Addr, ok
+// addrOf returns a server's address as the cluster's state has it. The error says that
+// the server has left.
+func (n *Node) addrOf(id raft.ServerID) (addr string, known bool, err error) {
+	st := n.State()
+	if m, ok := st.MemberByServerID(string(id)); ok {
+		return m.Addr, true, nil
+	}
+	if slices.ContainsFunc(st.Former, func(f cluster.Former) bool { return f.ServerID == string(id) }) {
+		return "", false, fmt.Errorf("raft server %q is no member any more", id)
+	}
+	return "", false, nil
 }
 
 // State returns the state applied last, in this run or the one before: it never

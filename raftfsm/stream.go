@@ -160,7 +160,7 @@ func (g *gate) cut() {
 // followers acknowledge is remembered, which Raft itself keeps to itself.
 type transport struct {
 	*raft.NetworkTransport
-	addrOf   func(raft.ServerID) (string, bool)
+	addrOf   func(raft.ServerID) (addr string, known bool, err error)
 	abstains *abstention   // nil: this server votes
 	rpcs     chan raft.RPC // what Raft gets to see
 
@@ -180,7 +180,7 @@ var (
 	_ raft.WithClose   = (*transport)(nil)
 )
 
-func newTransport(g *gate, logger hclog.Logger, timeout time.Duration, addrOf func(raft.ServerID) (string, bool)) *transport {
+func newTransport(g *gate, logger hclog.Logger, timeout time.Duration, addrOf func(raft.ServerID) (string, bool, error)) *transport {
 	return &transport{
 		NetworkTransport: raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
 			Stream: raftStream{g}, Logger: logger, MaxPool: 3, Timeout: timeout,
@@ -192,17 +192,24 @@ func newTransport(g *gate, logger hclog.Logger, timeout time.Duration, addrOf fu
 	}
 }
 
-func (t *transport) target(id raft.ServerID, fallback raft.ServerAddress) raft.ServerAddress {
-	if addr, ok := t.addrOf(id); ok {
-		return raft.ServerAddress(addr)
+// target returns where a server is. One that has left is nowhere: at its address
+// there may be the machine that took its place, which must not answer in its name,
+// because it knows nothing of the other's votes.
+func (t *transport) target(id raft.ServerID, fallback raft.ServerAddress) (raft.ServerAddress, error) {
+	addr, known, err := t.addrOf(id)
+	if known {
+		return raft.ServerAddress(addr), nil
 	}
-	return fallback
+	return fallback, err
 }
 
 // AppendEntries sends entries or a heartbeat. Pipelining is off, so that every
 // answer comes by here.
 func (t *transport) AppendEntries(id raft.ServerID, to raft.ServerAddress, req *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
-	err := t.NetworkTransport.AppendEntries(id, t.target(id, to), req, resp)
+	to, err := t.target(id, to)
+	if err == nil {
+		err = t.NetworkTransport.AppendEntries(id, to, req, resp)
+	}
 	if err != nil {
 		return err
 	}
@@ -251,7 +258,11 @@ func (t *transport) RequestVote(id raft.ServerID, to raft.ServerAddress, req *ra
 	if t.abstains.holds() {
 		return errAbstains
 	}
-	return t.NetworkTransport.RequestVote(id, t.target(id, to), req, resp)
+	to, err := t.target(id, to)
+	if err != nil {
+		return err
+	}
+	return t.NetworkTransport.RequestVote(id, to, req, resp)
 }
 
 // RequestPreVote asks a peer whether it would vote.
@@ -259,17 +270,29 @@ func (t *transport) RequestPreVote(id raft.ServerID, to raft.ServerAddress, req 
 	if t.abstains.holds() {
 		return errAbstains
 	}
-	return t.NetworkTransport.RequestPreVote(id, t.target(id, to), req, resp)
+	to, err := t.target(id, to)
+	if err != nil {
+		return err
+	}
+	return t.NetworkTransport.RequestPreVote(id, to, req, resp)
 }
 
 // InstallSnapshot sends a snapshot to a peer that is too far behind.
 func (t *transport) InstallSnapshot(id raft.ServerID, to raft.ServerAddress, req *raft.InstallSnapshotRequest, resp *raft.InstallSnapshotResponse, body io.Reader) error {
-	return t.NetworkTransport.InstallSnapshot(id, t.target(id, to), req, resp, body)
+	to, err := t.target(id, to)
+	if err != nil {
+		return err
+	}
+	return t.NetworkTransport.InstallSnapshot(id, to, req, resp, body)
 }
 
 // TimeoutNow tells a peer to take over leadership.
 func (t *transport) TimeoutNow(id raft.ServerID, to raft.ServerAddress, req *raft.TimeoutNowRequest, resp *raft.TimeoutNowResponse) error {
-	return t.NetworkTransport.TimeoutNow(id, t.target(id, to), req, resp)
+	to, err := t.target(id, to)
+	if err != nil {
+		return err
+	}
+	return t.NetworkTransport.TimeoutNow(id, to, req, resp)
 }
 
 // contact returns what is known of a peer.

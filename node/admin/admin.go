@@ -280,6 +280,7 @@ type Members struct {
 type TokenRequest struct {
 	Node     slot.NodeName `json:"node"`
 	ExpiresS int64         `json:"expires_s,omitempty"` // 0: the default
+	Replace  bool          `json:"replace,omitempty"`   // another machine is to take the place of the member of that name
 	By       string        `json:"-"`
 }
 

@@ -623,3 +623,5 @@ func TestJoin(t *testing.T) {
 		t.Errorf("a wrong token: %v", err)
 	}
 }
+
+func (members) Remove(context.Context, RemoveRequest) (Removed, error) { return Removed{}, nil }

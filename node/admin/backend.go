@@ -84,8 +84,11 @@ type SlotBook interface {
 type Cluster interface {
 	Members(ctx context.Context) (Members, error)
 	// Token makes a token and records its hash in Raft; it replaces an earlier
-	// one for the same node. A name that is a member already is refused.
+	// one for the same node. The name of a member is refused, unless its place is to be
+	// taken, and of one that lives in any case.
 	Token(ctx context.Context, r TokenRequest) (Token, error)
+	// Remove takes a member off the list, for good; nothing is done while slots need it.
+	Remove(ctx context.Context, r RemoveRequest) (Removed, error)
 	// Place returns slots without a master their first one, without waiting for more nodes.
 	Place(ctx context.Context, r PlaceRequest) (Placed, error)
 	// Upgrade raises the feature level when every member has said that it knows it.

@@ -151,12 +151,7 @@ func JoinCluster(ctx context.Context, c config.Config, token string) (string, er
 	if err := writeFirstStart(c.Node.Data, first); err != nil {
 		return "", err
 	}
-	role := cluster.Voter
-	if c.Node.Witness {
-		role = cluster.Witness
-	}
-	id, accepted, err := peer.Join(ctx, token, c.Node.Data, peer.JoinRequest{Name: c.Node.Name, Address: c.Node.PeerAdvertise,
-		Zone: c.Node.Zone, Standby: c.Node.Standby, Role: string(role), Features: cluster.KnownFeatures}, peer.Options{})
+	id, accepted, err := peer.Join(ctx, token, c.Node.Data, joinRequest(c, false), peer.Options{})
 	if err != nil {
 		return "", refusedIdentity(err)
 	}
@@ -174,8 +169,8 @@ func JoinedServerID(name slot.NodeName, tokenID string) string { return string(n
 
 // virgin refuses a data folder that belongs to a node already.
 func virgin(c config.Config) error {
-	if _, err := NewClient(c.Node.Socket).Version(context.Background()); err == nil {
-		return &Error{Text: fmt.Sprintf("a node is running already and answers at %q", c.Node.Socket), Exit: ExitRefused, Next: "mailnode status"}
+	if err := notRunning(c); err != nil {
+		return err
 	}
 	if _, err := peer.Load(c.Node.Data); !errors.Is(err, peer.ErrNoCluster) {
 		if err == nil {
@@ -194,7 +189,19 @@ func virgin(c config.Config) error {
 	return nil
 }
 
+// notRunning refuses a machine whose node runs.
+func notRunning(c config.Config) error {
+	if _, err := NewClient(c.Node.Socket).Version(context.Background()); err == nil {
+		return &Error{Text: fmt.Sprintf("a node is running already and answers at %q", c.Node.Socket), Exit: ExitRefused, Next: "mailnode status"}
+	}
+	return nil
+}
+
 func refusedIdentity(err error) error {
+	var refused *peer.JoinRefusedError
+	if errors.As(err, &refused) {
+		return &Error{Text: err.Error(), Exit: ExitRefused, Next: "mailnode cluster members (on a member)"}
+	}
 	if errors.Is(err, peer.ErrHasCluster) {
 		return &Error{Text: err.Error(), Exit: ExitRefused, Next: "mailnode serve --config FILE"}
 	}

@@ -32,6 +32,7 @@ func (s *Server) routes() http.Handler {
 	s.reindexRoutes(mux)
 	s.upgradeRoutes(mux)
 	s.placeRoutes(mux)
+	s.removeRoutes(mux)
 	s.rescueRoutes(mux)
 	s.servingRoutes(mux)
 	s.copiesRoutes(mux)

@@ -366,3 +366,7 @@ func (s slotBook) Show(_ context.Context, id slot.ID) (admin.SlotDetail, error) 
 	}
 	return d, nil
 }
+
+func (s *site) Remove(context.Context, admin.RemoveRequest) (admin.Removed, error) {
+	return admin.Removed{}, nil
+}

@@ -19,7 +19,7 @@ import (
 )
 
 func (a *app) cluster() *cobra.Command {
-	return group("cluster", "Making a cluster and letting nodes in", a.clusterInit(), a.clusterToken(), a.clusterJoin(), a.clusterMembers(), a.clusterPlace(), a.clusterUpgrade())
+	return group("cluster", "Making a cluster and letting nodes in", a.clusterInit(), a.clusterToken(), a.clusterJoin(), a.clusterMembers(), a.clusterRemove(), a.clusterPlace(), a.clusterUpgrade())
 }
 
 func (a *app) clusterInit() *cobra.Command {
@@ -66,17 +66,24 @@ func (a *app) beside(c config.Config, other *admin.OtherCluster, file string) er
 	return a.agree("make a second cluster all the same?", "mailnode cluster init --config "+file)
 }
 
-// lostFolder says what this release can do for a node whose data folder is gone.
+// lostFolder says what to do for a node whose data folder is gone.
 func lostFolder(c config.Config) string {
-	return fmt.Sprintf("is the disk of %s mounted? If it is lost, this release has no way to bring %s back under its name: leave it off, and on another node confirm what `mailnode failover list` shows", c.Node.Data, c.Node.Name)
+	return fmt.Sprintf("is the disk of %s mounted? If it is lost: `mailnode cluster token %s --replace` on a member, and here `mailnode cluster join --replace %s`", c.Node.Data, c.Node.Name, c.Node.Name)
 }
 
 func (a *app) clusterJoin() *cobra.Command {
-	var file, given, tokenFile string
+	var file, given, tokenFile, replace string
+	var wipe bool
 	c := a.changes(a.verb("join", nil, "Make this node, which is not running, a member; the token is `mailnode cluster token`'s", func(ctx context.Context, _ []string) error {
 		c, err := load(file)
 		if err != nil {
 			return err
+		}
+		switch {
+		case replace != "" && replace != string(c.Node.Name):
+			return usage("cluster join: --replace %s: whoever takes its place has its name: write name = %q in %s (it is %q)", clean(replace), clean(replace), file, c.Node.Name)
+		case wipe && replace == "":
+			return usage("cluster join: --wipe belongs to --replace")
 		}
 		token, err := a.token(c, given, tokenFile)
 		if err != nil {
@@ -86,14 +93,12 @@ func (a *app) clusterJoin() *cobra.Command {
 		if err != nil {
 			return usage("%s", err)
 		}
-		a.say("joining cluster %s as %s, reached at %s", t.Cluster, c.Node.Name, c.Node.PeerAdvertise)
-		_, err = admin.JoinCluster(ctx, c, token)
-		var refusal *admin.Error
-		if errors.As(err, &refusal) && refusal.Exit == admin.ExitNothing {
-			refusal.Next = "mailnode serve --config " + file
+		if replace != "" {
+			return a.takePlace(ctx, c, t, token, file, tokenFile, wipe)
 		}
-		if err != nil {
-			return err
+		a.say("joining cluster %s as %s, reached at %s", t.Cluster, c.Node.Name, c.Node.PeerAdvertise)
+		if _, err = admin.JoinCluster(ctx, c, token); err != nil {
+			return joinedBefore(err, file)
 		}
 		a.say("joined")
 		a.say("  next: mailnode serve --config %s", file)
@@ -102,7 +107,18 @@ func (a *app) clusterJoin() *cobra.Command {
 	c.Flags().StringVar(&file, "config", "", "the node's configuration file")
 	c.Flags().StringVar(&tokenFile, "token-file", "", "read the token from this `FILE`")
 	c.Flags().StringVar(&given, "token", "", "the `TOKEN` itself, which other users of this machine can then see; - reads it from standard input")
+	c.Flags().StringVar(&replace, "replace", "", "take the name and place of this `NODE`, whose machine or disk is lost; copies that lie here are kept")
+	c.Flags().BoolVar(&wipe, "wipe", false, "with --replace: delete the copies that lie here, but for those that nobody else is known to have")
 	return c
+}
+
+// joinedBefore says what follows when nothing was to be done.
+func joinedBefore(err error, file string) error {
+	var refusal *admin.Error
+	if errors.As(err, &refusal) && refusal.Exit == admin.ExitNothing {
+		refusal.Next = "mailnode serve --config " + file
+	}
+	return err
 }
 
 // tokenTextMax bounds what is read as a token, in bytes.
@@ -135,6 +151,7 @@ func (a *app) token(c config.Config, given, file string) (string, error) {
 
 func (a *app) clusterToken() *cobra.Command {
 	var expires time.Duration
+	var replace bool
 	c := a.changes(a.reads(a.verb("token", []string{"NODE"}, "A token with which a new node joins, once", func(ctx context.Context, args []string) error {
 		name := slot.NodeName(args[0])
 		if err := peer.CheckName(name); err != nil {
@@ -143,14 +160,22 @@ func (a *app) clusterToken() *cobra.Command {
 		if expires < time.Second {
 			return usage("cluster token: --expires %s: write a time such as 2h", expires)
 		}
-		fmt.Fprintf(a.err, "making a join token for %s, good for %s; an earlier one for it is void\n", name, age(int64(expires/time.Second)))
-		t, err := a.client().Token(ctx, admin.TokenRequest{Node: name, ExpiresS: int64(expires / time.Second)})
+		what := ""
+		if replace {
+			what = ", with which another machine takes its place"
+		}
+		fmt.Fprintf(a.err, "making a join token for %s%s, good for %s; an earlier one for it is void\n", name, what, age(int64(expires/time.Second)))
+		t, err := a.client().Token(ctx, admin.TokenRequest{Node: name, ExpiresS: int64(expires / time.Second), Replace: replace})
 		if err != nil {
 			return err
+		}
+		if replace {
+			fmt.Fprintf(a.err, "  next, on that machine: mailnode cluster join --replace %s --config FILE --token-file FILE\n", name)
 		}
 		return a.show(t, func() string { return t.Token + "\n" })
 	})))
 	c.Flags().DurationVar(&expires, "expires", 24*time.Hour, "for how long it can be used; only time with a leader counts")
+	c.Flags().BoolVar(&replace, "replace", false, "NODE is a member whose machine or disk is lost: another takes its name and place")
 	return c
 }
 

@@ -43,11 +43,17 @@ type Options struct {
 	Open func(ctx context.Context, address string) (net.Listener, error)
 	// Connect makes the raw connection; nil is TCP.
 	Connect func(ctx context.Context, address string) (net.Conn, error)
-	// Admit is asked about every member that dials, after its certificate and
-	// HELLO were found good: a removed node still has its certificate, and so has one
-	// whose name was given to another. The key is as JoinRequest has it. Its error is
-	// told to the caller. nil admits every member.
+	// Admit is asked about every member at the other end, whoever dialled, after its
+	// certificate and HELLO were found good: a removed node still has its certificate,
+	// and so has one whose name was given to another. The key is as JoinRequest has it.
+	// Its error is told to whoever dialled; see ErrGone. nil admits every member.
 	Admit func(name slot.NodeName, key string) error
+	// OnGone is told when a member says that this node is none any more, and why.
+	OnGone func(by slot.NodeName, reason string)
+	Lines  *Lines // keeps the connections; nil: nobody does
+	// OnAccepted is called by Join before it writes anything of the answer, and again
+	// with the next try after a crash. nil does nothing.
+	OnAccepted func(JoinAccepted) error
 	// HigherGeneration is told when a member of this cluster belongs to a higher
 	// generation. The connection is refused all the same.
 	HigherGeneration func(name slot.NodeName, g slot.Generation)
@@ -79,8 +85,12 @@ func (o Options) withDefaults() Options {
 	return o
 }
 
-// learn passes a higher generation on to whoever wants to know.
+// learn passes on to whoever wants to know what a refusal says about this node.
 func (o Options) learn(err error) {
+	var r *RefusedError
+	if errors.As(err, &r) && r.Gone && o.OnGone != nil {
+		o.OnGone(r.Peer, r.Reason)
+	}
 	var g *GenerationError
 	if errors.As(err, &g) && g.Theirs > g.Own && o.HigherGeneration != nil {
 		o.HigherGeneration(g.Peer, g.Theirs)
@@ -91,6 +101,7 @@ func (o Options) learn(err error) {
 type Conn struct {
 	*tls.Conn
 	hello Hello
+	lines *Lines // nil: nobody keeps it
 }
 
 // Peer returns the name of the node at the other end, "" on ProtoJoin.
@@ -188,7 +199,7 @@ func (id *Identity) greetAsDialer(c *tls.Conn, features []string) (Hello, error)
 		return Hello{}, err
 	}
 	if theirs.Refusal != "" {
-		return Hello{}, &RefusedError{Peer: certified, Reason: theirs.Refusal}
+		return Hello{}, &RefusedError{Peer: certified, Reason: theirs.Refusal, Gone: theirs.Gone}
 	}
 	return theirs, c.SetDeadline(time.Time{})
 }
@@ -210,10 +221,10 @@ func (id *Identity) greetAsDialled(c *tls.Conn, o Options) (Hello, error) {
 	own := id.hello(o.Features)
 	verdict := judge(own, theirs, certified)
 	if verdict == nil && o.Admit != nil {
-		verdict = o.Admit(certified, keyHash(c.ConnectionState().PeerCertificates[0].PublicKey))
+		verdict = o.Admit(certified, keyOf(c))
 	}
 	if verdict != nil {
-		own.Refusal = refusalFor(own, verdict)
+		own.Refusal, own.Gone = refusalFor(own, verdict), errors.Is(verdict, ErrGone)
 	}
 	if err := writeHello(c, own); err != nil {
 		return Hello{}, errors.Join(verdict, err)

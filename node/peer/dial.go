@@ -41,6 +41,9 @@ func (d *Dialer) dial(ctx context.Context, proto string, name slot.NodeName, add
 	}
 	stop := context.AfterFunc(ctx, func() { c.NetConn().Close() })
 	theirs, err := d.id.greetAsDialer(c, d.o.Features)
+	if err == nil && d.o.Admit != nil {
+		err = d.o.Admit(theirs.Name, keyOf(c))
+	}
 	if !stop() && err == nil {
 		err = ctx.Err()
 	}
@@ -48,7 +51,9 @@ func (d *Dialer) dial(ctx context.Context, proto string, name slot.NodeName, add
 		c.NetConn().Close()
 		return nil, err
 	}
-	return &Conn{Conn: c, hello: theirs}, nil
+	made := &Conn{Conn: c, hello: theirs}
+	d.o.Lines.add(made)
+	return made, nil
 }
 
 // secure connects and shakes hands, within handshakeTimeout.

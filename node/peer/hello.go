@@ -35,6 +35,8 @@ type Hello struct {
 	Features   []string        `json:"features,omitempty"`
 	// Refusal, in the answer, is why this connection will be closed now.
 	Refusal string `json:"refusal,omitempty"`
+	// Gone, beside Refusal, says that whoever dialled is no member any more.
+	Gone bool `json:"gone,omitempty"`
 }
 
 // Has reports whether the node announced a feature.
@@ -106,6 +108,7 @@ func refusalFor(own Hello, err error) string {
 type RefusedError struct {
 	Peer   slot.NodeName
 	Reason string // its words
+	Gone   bool   // this node is no member any more
 }
 
 // Error returns the other node's words.

@@ -30,6 +30,9 @@ var (
 	ErrOtherCluster = errors.New("member of another cluster")
 	// ErrWrongName: a member answered, but not the one that was meant.
 	ErrWrongName = errors.New("another node than expected")
+	// ErrGone, wrapped by Options.Admit: it was a member, and never will be again with
+	// this key.
+	ErrGone = errors.New("no member any more")
 )
 
 // Identity is what a node is in its cluster: its name and key, the CA, and the
@@ -51,6 +54,9 @@ func (id *Identity) Name() slot.NodeName { return id.name }
 
 // ClusterID returns the cluster's random ID, 32 hex digits.
 func (id *Identity) ClusterID() string { return id.cluster }
+
+// KeyHash is the node's key as JoinRequest.Key has it.
+func (id *Identity) KeyHash() string { return keyHash(id.key.Public()) }
 
 // Admits reports whether this node holds the CA's key, so that it can let others in.
 func (id *Identity) Admits() bool { return id.ca.key != nil }

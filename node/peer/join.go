@@ -20,11 +20,12 @@ import (
 
 // Bounds of what is exchanged when a node joins.
 const (
-	joinRequestMax = 16 << 10                         // bytes
-	joinAnswerMax  = 64<<10 + membersMax*memberMaxLen // bytes: certificates and keys, and all members
-	membersMax     = 256                              // raftfsm/cluster.MaxMembers
-	memberMaxLen   = NameMax + addressMax + 40        // bytes of one Member in JSON
-	addressMax     = 270                              // a DNS name and a port
+	joinRequestMax = 16 << 10                                                    // bytes
+	joinAnswerMax  = 64<<10 + membersMax*memberMaxLen + slot.MaxSlots*copyMaxLen // bytes: certificates and keys, all members, the copies
+	copyMaxLen     = 64                                                          // bytes of one Copy in JSON
+	membersMax     = 256                                                         // raftfsm/cluster.MaxMembers
+	memberMaxLen   = NameMax + addressMax + 40                                   // bytes of one Member in JSON
+	addressMax     = 270                                                         // a DNS name and a port
 	zoneMax        = 63
 	roleMax        = 31
 	// joinRequestTimeout is for the request alone, joinDecisionTimeout for the
@@ -45,6 +46,7 @@ type JoinRequest struct {
 	Standby    bool
 	Role       string            // as raftfsm/cluster names roles; this package passes it on
 	Features   slot.FeatureLevel // up to which the joiner understands the others
+	Replace    bool              // it takes the place of the member of its name
 }
 
 func (r JoinRequest) check() error {
@@ -69,8 +71,19 @@ type Member struct {
 // JoinAccepted is what the cluster tells a node that may join.
 type JoinAccepted struct {
 	Members []Member `json:"members,omitempty"` // all that the cluster has
+	Copies  []Copy   `json:"copies,omitempty"`  // what the member has of whom it takes the place
 	// Admits: the joiner is one that lets others in, so that it gets the CA's key.
 	Admits bool `json:"-"`
+}
+
+// Copy is a slot of which a member is recorded to have a copy, or may have mail that
+// nobody else has.
+type Copy struct {
+	Slot  slot.ID `json:"slot"`
+	Holds bool    `json:"holds,omitempty"` // it is recorded to have one
+	// Kept: nobody has proved to have all that this copy may have.
+	Kept   bool `json:"kept,omitempty"`
+	Master bool `json:"master,omitempty"`
 }
 
 // joinWire is a JoinRequest as it travels.
@@ -83,6 +96,7 @@ type joinWire struct {
 	Standby  bool              `json:"standby,omitempty"`
 	Role     string            `json:"role,omitempty"`
 	Features slot.FeatureLevel `json:"features,omitempty"`
+	Replace  bool              `json:"replace,omitempty"`
 	CSR      []byte            `json:"csr"` // DER
 }
 
@@ -102,12 +116,23 @@ type joinAnswer struct {
 // now, or does not know what became of it: the joiner asks the next seed the same.
 var ErrAskAnother = errors.New("ask another member")
 
+// JoinRefusedError is what the member that was asked said.
+type JoinRefusedError struct {
+	Reason string // its words
+}
+
+// Error returns the member's words.
+func (e *JoinRefusedError) Error() string { return "the cluster refuses: " + e.Reason }
+
 // Join makes this node a member: it makes a key, shows the token to a seed and
 // writes what it gets to dir/cluster. The key never leaves the machine. A seed
 // that cannot be reached, or says ErrAskAnother, is passed over. After a crash
 // or an error there is either a whole identity or none. The key is on disk before
 // anybody is asked: with the same token the same folder can ask again, whatever
 // became of the first try.
+//
+// A machine that takes a member's place may have an identity until Options.OnAccepted
+// has moved it away.
 func Join(ctx context.Context, token, dir string, r JoinRequest, o Options) (*Identity, JoinAccepted, error) {
 	none := JoinAccepted{}
 	t, err := ParseToken(token)
@@ -121,7 +146,7 @@ func Join(ctx context.Context, token, dir string, r JoinRequest, o Options) (*Id
 		return nil, none, fmt.Errorf("join cluster %q: the token is for node %q, this node is %q", t.Cluster, t.Name, r.Name)
 	}
 	// Asked before the token is shown, so that it is not used up in vain.
-	if _, err := os.Lstat(filepath.Join(dir, clusterFolder)); err == nil {
+	if _, err := os.Lstat(filepath.Join(dir, clusterFolder)); err == nil && !r.Replace {
 		return nil, none, fmt.Errorf("join cluster %q: %w", t.Cluster, ErrHasCluster)
 	}
 	id := &Identity{cluster: t.Cluster, name: r.Name}
@@ -134,6 +159,11 @@ func Join(ctx context.Context, token, dir string, r JoinRequest, o Options) (*Id
 	}
 	if err := id.adopt(answer, t); err != nil {
 		return nil, none, fmt.Errorf("join cluster %q: %w", t.Cluster, err)
+	}
+	if o.OnAccepted != nil {
+		if err := o.OnAccepted(answer.Accepted); err != nil {
+			return nil, none, fmt.Errorf("join cluster %q: the cluster has accepted, repeat this here: %w", t.Cluster, err)
+		}
 	}
 	if err := id.create(dir); err != nil {
 		return nil, none, err
@@ -183,7 +213,7 @@ func askSeeds(ctx context.Context, t Token, r JoinRequest, key ed25519.PrivateKe
 	if err != nil {
 		return joinAnswer{}, fmt.Errorf("make certificate request: %w", err)
 	}
-	wire := joinWire{TokenID: t.ID, Secret: t.Secret, Name: r.Name, Address: r.Address, Zone: r.Zone, Standby: r.Standby, Role: r.Role, Features: r.Features, CSR: csr}
+	wire := joinWire{TokenID: t.ID, Secret: t.Secret, Name: r.Name, Address: r.Address, Zone: r.Zone, Standby: r.Standby, Role: r.Role, Features: r.Features, Replace: r.Replace, CSR: csr}
 	var passed []error
 	for _, seed := range t.Seeds {
 		answer, decided, err := askSeed(ctx, seed, t, wire, o)
@@ -226,7 +256,7 @@ func askSeed(ctx context.Context, seed string, t Token, wire joinWire, o Options
 		return joinAnswer{}, false, fmt.Errorf("%w; whether it has admitted this node is not known: join again with the same token", err)
 	}
 	if answer.Refusal != "" {
-		return joinAnswer{}, !answer.AskAnother, errors.New("the cluster refuses: " + shorten(answer.Refusal, refusalMaxLen))
+		return joinAnswer{}, !answer.AskAnother, &JoinRefusedError{Reason: shorten(answer.Refusal, refusalMaxLen)}
 	}
 	return answer, true, nil
 }

@@ -116,7 +116,7 @@ func keyHash(public any) string {
 // with the request can use up the token.
 func decideJoin(ctx context.Context, wire joinWire, id *Identity, authorize Authorizer) (joinAnswer, error) {
 	r := JoinRequest{TokenID: shorten(wire.TokenID, 64), SecretHash: sha256.Sum256(wire.Secret), Name: wire.Name,
-		Address: wire.Address, Zone: wire.Zone, Standby: wire.Standby, Role: wire.Role, Features: wire.Features}
+		Address: wire.Address, Zone: wire.Zone, Standby: wire.Standby, Role: wire.Role, Features: wire.Features, Replace: wire.Replace}
 	if err := r.check(); err != nil {
 		return joinAnswer{}, err
 	}

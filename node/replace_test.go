@@ -1,0 +1,368 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/emersion/go-imap/v2"
+
+	"mailnode/node/admin"
+	"mailnode/node/monitor"
+	"mailnode/node/peer"
+	"mailnode/raftfsm/cluster"
+	"mailnode/storage/slot"
+)
+
+// onVolumes makes a site whose slots lie on volumes of their own: node.data is the
+// root disk, meta and data are others.
+func onVolumes(t *testing.T, nodes, replicas, slots int) *site {
+	t.Helper()
+	s, base := &site{t: t}, t.TempDir()
+	ctx, cancel := context.WithTimeout(context.Background(), 50*time.Second)
+	defer cancel()
+	for i := range nodes {
+		name := fmt.Sprintf("n%d", i+1)
+		r := s.install(base, name, fmt.Sprintf("[[volume]]\nmeta = %q\ndata = %q\n", filepath.Join(base, name+"-meta"), filepath.Join(base, name+"-data")))
+		if i == 0 {
+			if _, err := admin.InitCluster(ctx, r.cfg, admin.InitOptions{Slots: slots, Replicas: replicas, Nodes: nodes}); err != nil {
+				t.Fatal(err)
+			}
+		} else {
+			s.letIn(ctx, r)
+		}
+		s.start(r)
+	}
+	t.Cleanup(s.stopAll)
+	s.eventually("every slot serves and is protected", allWell(slots))
+	return s
+}
+
+// allWell reports whether all slots are served, each with a replica in sync.
+func allWell(slots int) func(admin.Status) bool {
+	return func(st admin.Status) bool {
+		return len(st.Slots) == slots && !slices.ContainsFunc(st.Slots, func(sl admin.SlotStatus) bool { return !sl.Serving || !sl.IsProtected() })
+	}
+}
+
+// mail returns what a user sees at a node: UIDVALIDITY, then per message its UID,
+// its flags and its text.
+func (s *site) mail(r *running, user string) string {
+	s.t.Helper()
+	c := s.dialUser(r, user)
+	defer c.Close()
+	sel, err := c.Select("INBOX", nil).Wait()
+	if err != nil {
+		s.t.Fatalf("select of %s at %s: %v", user, r.name, err)
+	}
+	out := fmt.Sprintf("%d", sel.UIDValidity)
+	if sel.NumMessages == 0 {
+		return out
+	}
+	body := &imap.FetchItemBodySection{Peek: true}
+	list, err := c.Fetch(imap.SeqSet{{Start: 1}}, &imap.FetchOptions{UID: true, Flags: true, BodySection: []*imap.FetchItemBodySection{body}}).Collect()
+	if err != nil {
+		s.t.Fatalf("fetch of %s at %s: %v", user, r.name, err)
+	}
+	for _, m := range list {
+		flags := slices.DeleteFunc(m.Flags, func(f imap.Flag) bool { return f == "\\Recent" })
+		slices.Sort(flags)
+		text := string(m.FindBodySection(body))
+		if _, after, ok := strings.Cut(text, "\r\n\r\n"); ok {
+			text = after
+		}
+		out += fmt.Sprintf("\n%d %v %q", m.UID, flags, text)
+	}
+	return out
+}
+
+// filled gives each user three messages of one node, one of them flagged, and returns
+// what they see.
+func (s *site) filled(r *running, users []string) map[string]string {
+	s.t.Helper()
+	out := map[string]string{}
+	for i, u := range users {
+		for k := range 3 {
+			if err := s.deliver(r, u, fmt.Sprintf("Subject: %d\r\n\r\nbody %d of %d, %s\r\n", k, k, i, strings.Repeat("x", 200*k))); err != nil {
+				s.t.Fatal(err)
+			}
+		}
+		c := s.dialUser(r, u)
+		if _, err := c.Select("INBOX", nil).Wait(); err != nil {
+			s.t.Fatal(err)
+		}
+		if err := c.Store(imap.SeqSetNum(2), &imap.StoreFlags{Op: imap.StoreFlagsAdd, Flags: []imap.Flag{imap.FlagFlagged}}, nil).Close(); err != nil {
+			s.t.Fatal(err)
+		}
+		c.Close()
+		out[u] = s.mail(r, u)
+	}
+	return out
+}
+
+// same compares what users see with what they saw.
+func (s *site) same(r *running, was map[string]string) {
+	s.t.Helper()
+	for u, want := range was {
+		if got := s.mail(r, u); got != want {
+			s.t.Errorf("%s at %s sees\n%s\nand saw\n%s", u, r.name, got, want)
+		}
+	}
+}
+
+// takesPlace lets a machine take the place of the node of its name; it is not started.
+func (s *site) takesPlace(ctx context.Context, by, r *running, o admin.ReplaceOptions) admin.Replaced {
+	s.t.Helper()
+	var tok admin.Token
+	var err error
+	s.eventuallyAt(by, "the lost node is taken for lost", func(admin.Status) bool {
+		tok, err = by.admin.Token(ctx, admin.TokenRequest{Node: slot.NodeName(r.name), Replace: true})
+		return err == nil
+	})
+	got, err := admin.ReplaceNode(ctx, r.cfg, tok.Token, o)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return got
+}
+
+// TestLaw01Law02ReplacedRootDisk: the root disk of n2 is lost, its volumes are whole.
+// Another machine takes its place with them: its copies are what they were, and the
+// slots whose master it was are served again without a person's word. What the old
+// machine was is no member any more, and is told so.
+func TestLaw01Law02ReplacedRootDisk(t *testing.T) {
+	t.Parallel()
+	s := onVolumes(t, 3, 1, 6)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	defer cancel()
+	n1, n2 := s.nodes[0], s.nodes[1]
+	was := s.filled(n1, s.users(ctx, 6))
+	var refusal *admin.Error
+	if _, err := n1.admin.Token(ctx, admin.TokenRequest{Node: "n2", Replace: true}); !errors.As(err, &refusal) || refusal.Exit != admin.ExitRefused || !strings.Contains(refusal.Text, "it lives") {
+		t.Errorf("a token for the place of a node that lives: %v", err)
+	}
+	before, _ := n1.node.State().Member("n2")
+	epochs := map[slot.ID]slot.Epoch{}
+	for _, sl := range n1.node.State().Slots {
+		epochs[sl.ID] = sl.Epoch
+	}
+	mine := servedBy(t, s.status(ctx, n1), "n2")
+	n2.stopped()
+	old := t.TempDir()
+	s.rename(filepath.Join(n2.cfg.Node.Data, "cluster"), filepath.Join(old, "cluster"))
+	s.remove(n2.cfg.Node.Data)
+	got := s.takesPlace(ctx, n1, n2, admin.ReplaceOptions{})
+	if len(got.Here) != 4 || len(got.Missing) != 0 || !slices.Contains(got.Here, mine) {
+		t.Errorf("it found %+v", got)
+	}
+	s.start(n2)
+	s.eventually("all is as before", allWell(6))
+	s.eventually("nothing is proposed", func(st admin.Status) bool { return len(st.Proposals) == 0 })
+	for id, e := range epochs {
+		if sl, _ := n1.node.State().Slot(id); sl.Epoch != e {
+			t.Errorf("%s: epoch %d, it was %d", id, sl.Epoch, e)
+		}
+	}
+	for _, r := range s.nodes {
+		s.same(r, was)
+	}
+	s.eventuallyAt(n1, "the new one votes in the place of the old one", func(admin.Status) bool {
+		voters, servers := s.votes()
+		return len(voters) == 3 && len(servers) == 3 && !slices.Contains(servers, before.ServerID)
+	})
+	ghost, err := peer.Load(old)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range s.nodes {
+		s.eventuallyAt(r, "it knows", func(admin.Status) bool { _, ok := r.node.State().FormerOf("n2", ghost.KeyHash()); return ok })
+		var refused *peer.RefusedError
+		if _, err := peer.NewDialer(ghost, peer.Options{}).Dial(ctx, peer.ProtoRaft, "", r.cfg.Node.Peer); !errors.As(err, &refused) || !refused.Gone || !strings.Contains(refused.Reason, "--replace n2") {
+			t.Errorf("the old one calls %s: %v", r.name, err)
+		}
+	}
+	for u := range was {
+		if err := s.deliver(n2, u, "Subject: after\r\n\r\nafter\r\n"); err != nil {
+			t.Errorf("%s after it: %v", u, err)
+		}
+	}
+}
+
+// TestLaw02ReplacedMasterWithoutItsFolders: nothing is left of n2. The slots whose
+// master it was are proposed, and never served empty; the others are filled.
+func TestLaw02ReplacedMasterWithoutItsFolders(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, 3, 1, 6)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	defer cancel()
+	n1, n2 := s.nodes[0], s.nodes[1]
+	users := s.users(ctx, 6)
+	was := s.filled(n1, users)
+	n2.stopped()
+	s.remove(n2.cfg.Node.Data)
+	got := s.takesPlace(ctx, n1, n2, admin.ReplaceOptions{})
+	if len(got.Here) != 0 || len(got.Missing) != 4 || len(got.Idle) != 2 {
+		t.Errorf("it found %+v", got)
+	}
+	s.start(n2)
+	s.eventually("its slots are proposed, safely, and its copies of the others are filled", func(st admin.Status) bool {
+		safe := 0
+		for _, p := range st.Proposals {
+			for _, ps := range p.Slots {
+				if ps.From == "n2" && ps.Safe {
+					safe++
+				}
+			}
+		}
+		filled := 0
+		for _, sl := range st.Slots {
+			if sl.Master != "n2" && sl.IsProtected() {
+				filled++
+			}
+			if sl.Master == "n2" && sl.Serving {
+				t.Errorf("%s is served by a copy that was empty", sl.Slot)
+			}
+		}
+		return safe == 2 && filled == 4
+	})
+	out, err := n1.admin.Confirm(ctx, admin.ConfirmRequest{})
+	if err != nil || out.Exit != admin.ExitDone {
+		t.Fatalf("confirm: %+v, %v", out, err)
+	}
+	s.eventually("all is well", allWell(6))
+	s.same(n2, was)
+}
+
+// TestReplacedTwice: of two machines with one token one wins; whoever repeats it is
+// told what he has. One that was replaced comes home in the same way.
+func TestReplacedTwice(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, 3, 1, 3)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	defer cancel()
+	n1, n2 := s.nodes[0], s.nodes[1]
+	was := s.filled(n1, s.users(ctx, 3))
+	n2.stopped()
+	var tok admin.Token
+	s.eventuallyAt(n1, "n2 is taken for lost", func(admin.Status) (ok bool) {
+		var err error
+		tok, err = n1.admin.Token(ctx, admin.TokenRequest{Node: "n2", Replace: true})
+		return err == nil
+	})
+	other := s.install(t.TempDir(), "n2", "")
+	s.nodes = s.nodes[:3]
+	var refusal *admin.Error
+	if _, err := admin.JoinCluster(ctx, other.cfg, tok.Token); !errors.As(err, &refusal) || refusal.Exit != admin.ExitRefused || !strings.Contains(refusal.Text, "cluster join --replace n2") {
+		t.Errorf("a join without --replace: %v", err)
+	}
+	if _, err := admin.ReplaceNode(ctx, other.cfg, tok.Token, admin.ReplaceOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := admin.ReplaceNode(ctx, other.cfg, tok.Token, admin.ReplaceOptions{}); !errors.As(err, &refusal) || refusal.Exit != admin.ExitNothing {
+		t.Errorf("once more: %v", err)
+	}
+	if _, err := admin.ReplaceNode(ctx, n2.cfg, tok.Token, admin.ReplaceOptions{}); !errors.As(err, &refusal) || refusal.Exit != admin.ExitRefused {
+		t.Errorf("another machine with the same token: %v", err)
+	}
+	s.start(n2) // nobody told its operator
+	s.eventuallyAt(n2, "the old one says that it is none any more, and serves nothing", func(st admin.Status) bool {
+		c, is := conditionOf(st, monitor.RaftRemoved, "")
+		return is && strings.Contains(c.Text, "another machine has taken") && !slices.ContainsFunc(st.Slots, func(sl admin.SlotStatus) bool { return sl.Serving && sl.Master == "n2" })
+	})
+	if n2.node.copies.serving(servedBy(t, s.status(ctx, n2), "n2")) != nil {
+		t.Error("it serves")
+	}
+	n2.stopped()
+	got := s.takesPlace(ctx, n1, n2, admin.ReplaceOptions{})
+	if len(got.Here) != 2 {
+		t.Errorf("home with %+v", got)
+	}
+	s.start(n2)
+	s.eventually("all is as before", allWell(3))
+	s.same(n2, was)
+}
+
+// TestReplaceWipes: with --wipe a replica starts empty; of a slot whose master it is
+// the copy stays, since nobody else is known to have all of it.
+func TestReplaceWipes(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, 3, 1, 3)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	defer cancel()
+	n1, n2 := s.nodes[0], s.nodes[1]
+	was := s.filled(n1, s.users(ctx, 3))
+	mine := servedBy(t, s.status(ctx, n1), "n2")
+	n2.stopped()
+	got := s.takesPlace(ctx, n1, n2, admin.ReplaceOptions{Wipe: true})
+	if len(got.Wiped) != 1 || len(got.Kept) != 1 || got.Kept[0] != mine {
+		t.Errorf("wiped %v, kept %v", got.Wiped, got.Kept)
+	}
+	s.start(n2)
+	s.eventually("all is as before", allWell(3))
+	s.same(n2, was)
+}
+
+// TestRemoveNode: a node that slots need stays, and what must move is said; one that
+// nobody needs goes, is told so, and comes back when it is let in. The leader hands
+// over first.
+func TestRemoveNode(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, 3, 1, 3)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	defer cancel()
+	n1 := s.nodes[0]
+	was := s.filled(n1, s.users(ctx, 3))
+	n4 := s.install(filepath.Dir(n1.cfg.Node.Data), "n4", "")
+	s.letIn(ctx, n4)
+	s.start(n4)
+	s.eventuallyAt(n1, "it follows, and is a fourth voter less", func(admin.Status) bool {
+		voters, servers := s.votes()
+		return len(voters) == 3 && len(servers) == 4
+	})
+	got, err := n1.admin.Remove(ctx, admin.RemoveRequest{Node: "n2"})
+	if err != nil || got.Done || len(got.Needs) != 2 {
+		t.Errorf("a node that is needed: %+v, %v", got, err)
+	}
+	var refusal *admin.Error
+	if _, err := n1.admin.Remove(ctx, admin.RemoveRequest{Node: "n9"}); !errors.As(err, &refusal) || refusal.Exit != admin.ExitUsage || !strings.Contains(refusal.Text, "n1 n2 n3 n4") {
+		t.Errorf("a node that there is not: %v", err)
+	}
+	if got, err := n1.admin.Remove(ctx, admin.RemoveRequest{Node: "n4", Try: true}); err != nil || got.Done {
+		t.Errorf("tried: %+v, %v", got, err)
+	}
+	if got, err := n4.admin.Remove(ctx, admin.RemoveRequest{Node: "n4"}); err != nil || !got.Done {
+		t.Errorf("asked at itself: %+v, %v", got, err)
+	}
+	s.eventuallyAt(n4, "it says that it was removed, and how it comes back", func(st admin.Status) bool {
+		c, is := conditionOf(st, monitor.RaftRemoved, "")
+		return is && strings.Contains(c.Text, "n4 was removed") && strings.Contains(c.Text, "mailnode cluster join --replace n4")
+	})
+	s.eventuallyAt(n1, "raft is without it", func(admin.Status) bool { _, servers := s.votes(); return len(servers) == 3 })
+	if _, err := n1.admin.Remove(ctx, admin.RemoveRequest{Node: "n4"}); !errors.As(err, &refusal) || refusal.Exit != admin.ExitNothing {
+		t.Errorf("removed once more: %v", err)
+	}
+	n4.stopped()
+	s.takesPlace(ctx, n1, n4, admin.ReplaceOptions{})
+	s.start(n4)
+	s.eventuallyAt(n1, "it is back", func(st admin.Status) bool {
+		_, servers := s.votes()
+		return len(servers) == 4 && slices.ContainsFunc(st.Nodes, func(n admin.NodeStatus) bool { return n.Name == "n4" && n.State == "up" })
+	})
+	s.eventuallyAt(n4, "it knows who serves", allWell(3))
+	s.same(n4, was)
+	s.removeLeader(ctx)
+}
+
+// removeLeader removes whoever leads; it must hold no slot: the state is bent for that.
+func (s *site) removeLeader(ctx context.Context) {
+	s.t.Helper()
+	leader := s.nodes[slices.IndexFunc(s.nodes, func(r *running) bool { return r.node.raft.IsLeader() })]
+	if _, err := leader.node.commit(ctx, cluster.RemoveMember{Name: slot.NodeName(leader.name)}); err == nil || cluster.OutcomeOf(err) != cluster.Refused {
+		s.t.Errorf("a leader that is needed: %v", err)
+	}
+}
