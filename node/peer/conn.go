@@ -50,7 +50,10 @@ type Options struct {
 	Admit func(name slot.NodeName, key string) error
 	// HigherGeneration is told when a member of this cluster belongs to a higher
 	// generation. The connection is refused all the same.
-	HigherGeneration func(name slot.NodeName, g slot.Generation)
+	HigherGeneration func(e GenerationError)
+	// TellBehind is asked for Hello.Word to a member of a lower generation that dials.
+	// nil says nothing.
+	TellBehind func(name slot.NodeName, key string) string
 	// HandshakesMax bounds the handshakes on a Port that have not said for which
 	// protocol they are, and of each protocol those that are unfinished; 0 means
 	// handshakesMax. One more ends the oldest, and half as many of one address its own oldest.
@@ -83,7 +86,7 @@ func (o Options) withDefaults() Options {
 func (o Options) learn(err error) {
 	var g *GenerationError
 	if errors.As(err, &g) && g.Theirs > g.Own && o.HigherGeneration != nil {
-		o.HigherGeneration(g.Peer, g.Theirs)
+		o.HigherGeneration(*g)
 	}
 }
 
@@ -91,6 +94,15 @@ func (o Options) learn(err error) {
 type Conn struct {
 	*tls.Conn
 	hello Hello
+	id    *Identity // nil on ProtoJoin
+}
+
+// Close ends the connection.
+func (c *Conn) Close() error {
+	if c.id != nil {
+		c.id.forget(c)
+	}
+	return c.Conn.Close()
 }
 
 // Peer returns the name of the node at the other end, "" on ProtoJoin.
@@ -209,8 +221,13 @@ func (id *Identity) greetAsDialled(c *tls.Conn, o Options) (Hello, error) {
 	}
 	own := id.hello(o.Features)
 	verdict := judge(own, theirs, certified)
-	if verdict == nil && o.Admit != nil {
-		verdict = o.Admit(certified, keyHash(c.ConnectionState().PeerCertificates[0].PublicKey))
+	key := keyHash(c.ConnectionState().PeerCertificates[0].PublicKey)
+	var behind *GenerationError
+	switch {
+	case verdict == nil && o.Admit != nil:
+		verdict = o.Admit(certified, key)
+	case errors.As(verdict, &behind) && behind.Theirs < behind.Own && o.TellBehind != nil:
+		own.Word = o.TellBehind(certified, key)
 	}
 	if verdict != nil {
 		own.Refusal = refusalFor(own, verdict)

@@ -48,7 +48,7 @@ func (d *Dialer) dial(ctx context.Context, proto string, name slot.NodeName, add
 		c.NetConn().Close()
 		return nil, err
 	}
-	return &Conn{Conn: c, hello: theirs}, nil
+	return d.id.known(c, theirs)
 }
 
 // secure connects and shakes hands, within handshakeTimeout.

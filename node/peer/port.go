@@ -199,7 +199,7 @@ func (p *Port) identify(raw net.Conn) (*Conn, error) {
 		c.Close() // flushes nothing, but ends TLS in good order after a refusal
 		return nil, err
 	}
-	return &Conn{Conn: c, hello: theirs}, nil
+	return p.id.known(c, theirs)
 }
 
 // sorted moves a handshake to those of the protocol that it asks for. One that was
