@@ -1,9 +1,11 @@
 package failover
 
 import (
+	"cmp"
 	"fmt"
 	"strings"
 
+	"mailnode/raftfsm/cluster"
 	"mailnode/storage/slot"
 )
 
@@ -26,6 +28,22 @@ type Report struct {
 	Abstains  bool          `json:"abstains,omitempty"`   // Raft's files were lost: it takes no part in votes until it is filled again
 	Asides    []AsideReport `json:"asides,omitempty"`     // that nobody has looked at
 	WallUnix  int64         `json:"wall,omitempty"`       // the sender's wall clock, shown only (law 11)
+	RaftReport
+}
+
+// RaftReport is what a recovery has to know of the others' Raft.
+type RaftReport struct {
+	LogEnd  cluster.LogEnd `json:"log_end,omitzero"`
+	Applied uint64         `json:"applied,omitempty"` // State.Index
+	// Recovers says that a person recovers the cluster on the sender just now.
+	Recovers bool `json:"recovers,omitempty"`
+	// LeftBehind is a generation that the cluster was given without the sender.
+	LeftBehind slot.Generation `json:"left_behind,omitempty"`
+}
+
+// Knows orders what two nodes know of the cluster.
+func (r RaftReport) Knows(o RaftReport) int {
+	return cmp.Or(r.LogEnd.Compare(o.LogEnd), cmp.Compare(r.Applied, o.Applied))
 }
 
 // AsideReport is a state that a copy of the sender has set aside, and that may

@@ -35,6 +35,7 @@ type NodeView struct {
 	WallUnix  int64                // its wall clock at HeardAt, shown only (law 11)
 	Copies    map[slot.ID]CopyView // by its last report
 	Served    map[slot.ID]Served   // when it last reported that it serves a slot
+	Raft      RaftReport           // by its last report
 }
 
 // Served is when a node last said that it serves a slot in an epoch.

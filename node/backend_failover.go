@@ -153,6 +153,9 @@ const quorumWithin = 15 * time.Second
 
 // needQuorum refuses an order that Raft has to record while it cannot.
 func (n *Node) needQuorum(ctx context.Context, what string) error {
+	if n.isLeftBehind() {
+		return &admin.Error{Text: fmt.Sprintf("%s: nothing was done: %s", what, n.leftBehindText()), Exit: admin.ExitRefused, Next: "mailnode cluster members, on a node that went on"}
+	}
 	if err := n.raft.Err(); err != nil {
 		return &admin.Error{Text: what + ": " + err.Error(), Exit: admin.ExitRefused, Next: "mailnode status"}
 	}

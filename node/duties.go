@@ -76,7 +76,7 @@ func (n *Node) tick() {
 
 // report tells every other member what this node has.
 func (n *Node) report(ctx context.Context, seq uint64, lastWords string) {
-	r := failover.Report{Node: n.cfg.Node.Name, Boot: n.reporting.boot, Seq: seq, Heard: n.evidence.Heard(n.clock.Mono()), LastWords: lastWords, Asides: n.asides.open(), Trouble: n.trouble(), Abstains: n.raft.Abstains(), WallUnix: n.clock.Wall().Unix()}
+	r := failover.Report{Node: n.cfg.Node.Name, Boot: n.reporting.boot, Seq: seq, Heard: n.evidence.Heard(n.clock.Mono()), LastWords: lastWords, Asides: n.asides.open(), Trouble: n.trouble(), Abstains: n.raft.Abstains(), WallUnix: n.clock.Wall().Unix(), RaftReport: n.raftReport()}
 	for _, k := range n.copies.all() {
 		r.Slots = append(r.Slots, k.report())
 	}
@@ -262,7 +262,7 @@ func (n *Node) look() {
 	for _, m := range st.Members {
 		silent := v.Silence(m.Name)
 		n.conditions.Put(m.Name != n.cfg.Node.Name && !st.Absent(m.Name) && silent >= n.cfg.Replication.SuspectAfter, monitor.NodeSilent, string(m.Name),
-			fmt.Sprintf("silent for %s", figures.FineAge(silent)))
+			fmt.Sprintf("silent for %s%s", figures.FineAge(silent), n.leftBehindNote(st, m.Name)))
 	}
 	for _, p := range st.Proposals {
 		forgotten := time.Duration(0)
@@ -276,6 +276,7 @@ func (n *Node) look() {
 		n.watchSlot(sl, v)
 	}
 	n.watchAsides(st)
+	n.tellLeftBehind()
 	led := n.raft.Quorum()
 	if led {
 		n.ledAt.Store(int64(n.clock.Mono()))

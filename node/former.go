@@ -75,7 +75,7 @@ func (n *Node) leaves(ctx context.Context) {
 		}
 		if k := len(st.Former); k > 0 && st.Former[k-1] != last && pause(ctx, cutAfter) {
 			last = st.Former[k-1]
-			n.log.Info("a node has left", "member", last.Name, "by", last.By, "replaced", last.Replaced, "connections_cut", n.lines.Cut(n.admit))
+			n.log.Info("a node has left", "member", last.Name, "by", last.By, "replaced", last.Replaced, "connections_cut", n.id.Cut(n.admit))
 		}
 		select {
 		case <-changed:

@@ -143,6 +143,7 @@ func (k *keeper) converge(ctx context.Context, sl cluster.Slot) bool {
 	me := k.n.cfg.Node.Name
 	want := failover.RoleNone
 	switch {
+	case k.n.isLeftBehind(): // it has no part in the cluster
 	case sl.Master == me:
 		want = failover.RoleMaster
 	case sl.Holds(me):

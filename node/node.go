@@ -70,7 +70,8 @@ type links struct {
 	raftOpened chan struct{}
 	peers      *peers
 	grpc       *grpc.Server
-	lines      *peer.Lines
+	past       leftBehind // see generation.go
+	recovering atomic.Bool
 }
 
 // outlook is what a node knows of the others and of itself, and tells.
@@ -201,8 +202,10 @@ func (n *Node) open() error {
 	n.spool.Space = n.resources.Disks.At(n.fs, n.spool.Dir, n.clock.Mono)
 	n.copies, n.currency = newCopies(n), newCurrency(n.clock.Mono, n.Fresh)
 	n.asides = newAsides(n)
-	n.lines = peer.NewLines()
-	o := peer.Options{Log: n.log, Admit: n.admit, OnGone: n.isGone, Lines: n.lines}
+	if err := n.past.load(cfg.Node.Data); err != nil {
+		return fmt.Errorf("open node %q: %w", cfg.Node.Name, err)
+	}
+	o := peer.Options{Log: n.log, Admit: n.admit, OnGone: n.isGone, TellBehind: n.tellBehind, HigherGeneration: n.hearGeneration}
 	if n.port, err = peer.Listen(cfg.Node.Peer, id, o); err != nil {
 		return err
 	}

@@ -52,6 +52,7 @@ func (s service) Report(ctx context.Context, in *rpc.Json) (*rpc.Json, error) {
 	s.n.evidence.Hear(s.n.clock.Mono(), r)
 	s.n.asides.hear(r)
 	s.n.hearHigher(r)
+	s.n.hearLeftBehind(r)
 	over := s.n.ended(r)
 	if len(over) == 0 {
 		return &rpc.Json{}, nil

@@ -50,13 +50,15 @@ type Options struct {
 	Admit func(name slot.NodeName, key string) error
 	// OnGone is told when a member says that this node is none any more, and why.
 	OnGone func(by slot.NodeName, reason string)
-	Lines  *Lines // keeps the connections; nil: nobody does
 	// OnAccepted is called by Join before it writes anything of the answer, and again
 	// with the next try after a crash. nil does nothing.
 	OnAccepted func(JoinAccepted) error
 	// HigherGeneration is told when a member of this cluster belongs to a higher
 	// generation. The connection is refused all the same.
-	HigherGeneration func(name slot.NodeName, g slot.Generation)
+	HigherGeneration func(e GenerationError)
+	// TellBehind is asked for Hello.Word to a member of a lower generation that dials.
+	// nil says nothing.
+	TellBehind func(name slot.NodeName, key string) string
 	// HandshakesMax bounds the handshakes on a Port that have not said for which
 	// protocol they are, and of each protocol those that are unfinished; 0 means
 	// handshakesMax. One more ends the oldest, and half as many of one address its own oldest.
@@ -93,7 +95,7 @@ func (o Options) learn(err error) {
 	}
 	var g *GenerationError
 	if errors.As(err, &g) && g.Theirs > g.Own && o.HigherGeneration != nil {
-		o.HigherGeneration(g.Peer, g.Theirs)
+		o.HigherGeneration(*g)
 	}
 }
 
@@ -101,8 +103,27 @@ func (o Options) learn(err error) {
 type Conn struct {
 	*tls.Conn
 	hello Hello
-	lines *Lines // nil: nobody keeps it
+	id    *Identity // nil on ProtoJoin
 }
+
+// Close ends the connection.
+func (c *Conn) Close() error {
+	c.forget()
+	return c.Conn.Close()
+}
+
+// forget takes the connection off the list of those that may have to be cut.
+func (c *Conn) forget() {
+	if c.id != nil {
+		c.id.forget(c)
+	}
+}
+
+// Key returns the hash of the other end's key, as JoinRequest has it; not on ProtoJoin.
+func (c *Conn) Key() string { return keyOf(c.Conn) }
+
+// keyOf is the hash of the key that the other end has proved to hold.
+func keyOf(c *tls.Conn) string { return keyHash(c.ConnectionState().PeerCertificates[0].PublicKey) }
 
 // Peer returns the name of the node at the other end, "" on ProtoJoin.
 func (c *Conn) Peer() slot.NodeName { return c.hello.Name }
@@ -220,8 +241,13 @@ func (id *Identity) greetAsDialled(c *tls.Conn, o Options) (Hello, error) {
 	}
 	own := id.hello(o.Features)
 	verdict := judge(own, theirs, certified)
-	if verdict == nil && o.Admit != nil {
-		verdict = o.Admit(certified, keyOf(c))
+	key := keyOf(c)
+	var behind *GenerationError
+	switch {
+	case verdict == nil && o.Admit != nil:
+		verdict = o.Admit(certified, key)
+	case errors.As(verdict, &behind) && behind.Theirs < behind.Own && o.TellBehind != nil:
+		own.Word = o.TellBehind(certified, key)
 	}
 	if verdict != nil {
 		own.Refusal, own.Gone = refusalFor(own, verdict), errors.Is(verdict, ErrGone)

@@ -51,9 +51,7 @@ func (d *Dialer) dial(ctx context.Context, proto string, name slot.NodeName, add
 		c.NetConn().Close()
 		return nil, err
 	}
-	made := &Conn{Conn: c, hello: theirs}
-	d.o.Lines.add(made)
-	return made, nil
+	return d.id.known(c, theirs)
 }
 
 // secure connects and shakes hands, within handshakeTimeout.

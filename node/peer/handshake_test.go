@@ -273,7 +273,7 @@ func TestHigherGenerationIsTold(t *testing.T) {
 		t.Fatal(err)
 	}
 	told := make(chan slot.Generation, 4)
-	o := Options{HigherGeneration: func(name slot.NodeName, g slot.Generation) { told <- g }}
+	o := Options{HigherGeneration: func(e GenerationError) { told <- e.Theirs }}
 	low := startServer(t, n1, o)
 	if _, err := NewDialer(n2, o).Dial(t.Context(), ProtoRaft, "n1", low.Addr().String()); err == nil {
 		t.Error("a higher generation was accepted")
@@ -293,6 +293,51 @@ func TestHigherGenerationIsTold(t *testing.T) {
 	if len(told) != 0 {
 		t.Error("the one with the higher generation was told, too")
 	}
+}
+
+// TestLowerGenerationIsToldWhatToDo: a member of a lower generation that dials hears
+// what it is to do about it; connections of the lower one end with it.
+func TestLowerGenerationIsToldWhatToDo(t *testing.T) {
+	n1 := newCluster(t)
+	n2, n3 := newMember(t, n1, "n2"), newMember(t, n1, "n3")
+	s := startServer(t, n1, Options{TellBehind: func(name slot.NodeName, key string) string {
+		if name == "n2" && key != "" {
+			return "on a condition"
+		}
+		return ""
+	}})
+	before, err := NewDialer(n2, Options{}).Dial(t.Context(), ProtoRaft, "n1", s.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer before.Close()
+	there := <-s.queues[ProtoRaft].conns
+	defer there.Close()
+	if err := n1.SetGeneration(2); err != nil {
+		t.Fatal(err)
+	}
+	if err := readByte(before); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("a connection of the lower generation lives on: %v", err)
+	}
+	told := make(chan GenerationError, 1)
+	o := Options{HigherGeneration: func(e GenerationError) { told <- e }}
+	for id, word := range map[*Identity]string{n2: "on a condition", n3: ""} {
+		if _, err := NewDialer(id, o).Dial(t.Context(), ProtoRaft, "n1", s.Addr().String()); err == nil {
+			t.Fatalf("%s was let in with the lower generation", id.Name())
+		}
+		if e := <-told; e.Theirs != 2 || e.Word != word {
+			t.Errorf("%s was told %+v", id.Name(), e)
+		}
+	}
+	if err := n2.SetGeneration(2); err != nil {
+		t.Fatal(err)
+	}
+	c, err := NewDialer(n2, o).Dial(t.Context(), ProtoRaft, "n1", s.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.Close()
+	s.handedOn(t, 1)
 }
 
 // TestLaw11PeerCertificateDateIgnored: peers whose certificates are not valid

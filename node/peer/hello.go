@@ -37,6 +37,9 @@ type Hello struct {
 	Refusal string `json:"refusal,omitempty"`
 	// Gone, beside Refusal, says that whoever dialled is no member any more.
 	Gone bool `json:"gone,omitempty"`
+	// Word, in a refusal of a lower generation, is what the other node is to do about it,
+	// as package node writes it; "": nothing is known yet.
+	Word string `json:"word,omitempty"`
 }
 
 // Has reports whether the node announced a feature.
@@ -48,6 +51,7 @@ type GenerationError struct {
 	Peer   slot.NodeName
 	Own    slot.Generation
 	Theirs slot.Generation
+	Word   string // see Hello; "" when this side was dialled
 }
 
 // Error names the one that was left behind.
@@ -86,7 +90,7 @@ func judge(own, theirs Hello, certified slot.NodeName) error {
 	case theirs.Cluster != own.Cluster:
 		return fmt.Errorf("%w: %q belongs to cluster %q, this node to %q", ErrOtherCluster, certified, shorten(theirs.Cluster, 40), own.Cluster)
 	case theirs.Generation != own.Generation:
-		return &GenerationError{Peer: certified, Own: own.Generation, Theirs: theirs.Generation}
+		return &GenerationError{Peer: certified, Own: own.Generation, Theirs: theirs.Generation, Word: theirs.Word}
 	case theirs.Version < own.Oldest || own.Version < theirs.Oldest:
 		return fmt.Errorf("node %q speaks versions %d to %d, this node %d to %d: upgrade one release at a time",
 			certified, theirs.Oldest, theirs.Version, own.Oldest, own.Version)

@@ -45,8 +45,9 @@ type Identity struct {
 	cert    *x509.Certificate
 	key     ed25519.PrivateKey
 
-	mu         sync.Mutex // guards generation and the file CLUSTER
+	mu         sync.Mutex // guards what follows, and the file CLUSTER
 	generation slot.Generation
+	conns      map[*Conn]struct{} // with members of that generation
 }
 
 // Name returns the node's name, fixed for life.
@@ -71,8 +72,9 @@ func (id *Identity) Generation() slot.Generation {
 	return id.generation
 }
 
-// SetGeneration makes a higher generation durable and uses it for every
-// connection from now on. The same one is no change; a lower one is refused.
+// SetGeneration makes a higher generation durable, uses it for every connection from
+// now on, and ends those that were made before. The same one is no change; a lower one
+// is refused.
 func (id *Identity) SetGeneration(g slot.Generation) error {
 	id.mu.Lock()
 	defer id.mu.Unlock()
@@ -87,7 +89,52 @@ func (id *Identity) SetGeneration(g slot.Generation) error {
 		return fmt.Errorf("set generation %d of node %q: %w", g, id.name, err)
 	}
 	id.generation = g
+	for c := range id.conns {
+		c.NetConn().Close() // whoever uses it forgets it
+	}
+	id.conns = nil
 	return nil
+}
+
+// known makes a connection of one whose other side is known, unless this node has
+// taken a higher generation since it said its own.
+func (id *Identity) known(c *tls.Conn, theirs Hello) (*Conn, error) {
+	id.mu.Lock()
+	defer id.mu.Unlock()
+	if theirs.Generation != id.generation {
+		c.NetConn().Close()
+		return nil, &GenerationError{Peer: theirs.Name, Own: id.generation, Theirs: theirs.Generation}
+	}
+	conn := &Conn{Conn: c, hello: theirs, id: id}
+	if id.conns == nil {
+		id.conns = map[*Conn]struct{}{}
+	}
+	id.conns[conn] = struct{}{}
+	return conn, nil
+}
+
+// forget drops a connection that is closed.
+func (id *Identity) forget(c *Conn) {
+	id.mu.Lock()
+	defer id.mu.Unlock()
+	delete(id.conns, c)
+}
+
+// Cut closes the connections to those whom admit refuses now, and returns how many
+// they were. The other ends connect again, and are told why they may not.
+func (id *Identity) Cut(admit func(name slot.NodeName, key string) error) int {
+	id.mu.Lock()
+	var over []*Conn
+	for c := range id.conns {
+		if admit(c.Peer(), c.Key()) != nil {
+			over = append(over, c)
+		}
+	}
+	id.mu.Unlock()
+	for _, c := range over {
+		c.NetConn().Close() // a goodbye could hang
+	}
+	return len(over)
 }
 
 // certificate returns the chain that this node shows: its own certificate and

@@ -167,7 +167,7 @@ func (p *Port) handshake(raw net.Conn) {
 	}
 	if !p.queues[c.Proto()].offer(c) {
 		p.o.Log.Warn("peer connection dropped, nobody accepts it", slog.String("proto", c.Proto()), slog.String("node", string(c.Peer())))
-		c.lines.drop(c)
+		c.forget()
 		raw.Close()
 	}
 }
@@ -200,9 +200,7 @@ func (p *Port) identify(raw net.Conn) (*Conn, error) {
 		c.Close() // flushes nothing, but ends TLS in good order after a refusal
 		return nil, err
 	}
-	made := &Conn{Conn: c, hello: theirs}
-	p.o.Lines.add(made)
-	return made, nil
+	return p.id.known(c, theirs)
 }
 
 // sorted moves a handshake to those of the protocol that it asks for. One that was
@@ -265,7 +263,7 @@ func (q *queue) Close() error {
 	for {
 		select {
 		case c := <-q.conns:
-			c.lines.drop(c)
+			c.forget()
 			c.NetConn().Close()
 		default:
 			return nil

@@ -10,9 +10,9 @@ import (
 	"mailnode/storage/slot"
 )
 
-// TestLinesOfWhoIsGoneAreCut: who leaves loses what it has open, in both directions;
+// TestConnectionsOfWhoIsGoneAreCut: who leaves loses what it has open, in both directions;
 // when it calls again it is told that it is gone for good. It is not called either.
-func TestLinesOfWhoIsGoneAreCut(t *testing.T) {
+func TestConnectionsOfWhoIsGoneAreCut(t *testing.T) {
 	n1 := newCluster(t)
 	n2, n3 := newMember(t, n1, "n2"), newMember(t, n1, "n3")
 	gone := func(name slot.NodeName, key string) error {
@@ -23,8 +23,7 @@ func TestLinesOfWhoIsGoneAreCut(t *testing.T) {
 	}
 	admits := func(slot.NodeName, string) error { return nil }
 	var admit func(slot.NodeName, string) error = admits
-	lines := NewLines()
-	s, err := Listen("127.0.0.1:0", n1, Options{Lines: lines, Admit: func(n slot.NodeName, key string) error { return admit(n, key) }})
+	s, err := Listen("127.0.0.1:0", n1, Options{Admit: func(n slot.NodeName, key string) error { return admit(n, key) }})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -49,23 +48,23 @@ func TestLinesOfWhoIsGoneAreCut(t *testing.T) {
 		}
 	}
 	there := startServer(t, n2, Options{})
-	out := NewDialer(n1, Options{Lines: lines, Admit: func(n slot.NodeName, key string) error { return admit(n, key) }})
+	out := NewDialer(n1, Options{Admit: func(n slot.NodeName, key string) error { return admit(n, key) }})
 	to2, err := out.Dial(t.Context(), ProtoRaft, "", there.Addr().String())
 	if err != nil {
 		t.Fatal(err)
 	}
-	if n := lines.Cut(admits); n != 0 {
-		t.Errorf("%d lines of members were cut", n)
+	if n := n1.Cut(admits); n != 0 {
+		t.Errorf("%d connections of members were cut", n)
 	}
 	admit = gone
-	if n := lines.Cut(gone); n != 2 {
-		t.Errorf("%d lines were cut, want 2", n)
+	if n := n1.Cut(gone); n != 2 {
+		t.Errorf("%d connections were cut, want 2", n)
 	}
 	for name, c := range map[string]*Conn{"from n2": from2, "to n2": to2} {
 		if _, err := c.Read(make([]byte, 1)); err == nil {
-			t.Errorf("the line %s is open", name)
+			t.Errorf("the connection %s is open", name)
 		} else if name == "from n2" && !errors.Is(err, io.EOF) && !strings.Contains(err.Error(), "reset") {
-			t.Errorf("the line %s: %v", name, err)
+			t.Errorf("the connection %s: %v", name, err)
 		}
 	}
 	var refused *RefusedError
