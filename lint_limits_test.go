@@ -75,6 +75,9 @@ speed of a message that comes in | storage SpoolFloorBytesPerSec
 stretch over which that speed is measured | imapd Timeouts.Pace
 stretch over which that speed is measured | lmtpd Timeouts.Pace
 a read, write or sync that does not return, until it counts as failed | storage/disk HangAfter
+a copy that stopped, and what stopped it has passed (room, a disk that did not answer), is opened again | node reopenAfter reopenAfterMax
+'mailnode slot serve' waits for what the disk has of the copy that stopped | storage/local releaseWithin
+'mailnode slot serve' waits for the copy to be open, then for its role | node reopenWithin roleWithin
 a folder deleted under a running node is noticed | node mendTick
 a page of 'raft.db' with its overflow; pages from its root to an entry | raftfsm boltRunMaxBytes boltDepthMax
 one operation on Raft's files | raftfsm StallLimit
