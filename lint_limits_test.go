@@ -78,6 +78,9 @@ a read, write or sync that does not return, until it counts as failed | storage/
 a disk counts as slow | storage/disk SlowSync SlowWindows StrainWindow
 a slow disk counts as well | storage/disk EasySync EasyWindows
 a disk counts as failing | storage/disk UnreadMax unreadBytes UnreadFor
+a copy that stopped, and what stopped it has passed (room, a disk that did not answer), is opened again | node reopenAfter reopenAfterMax
+'mailnode slot serve' waits for what the disk has of the copy that stopped | storage/local releaseWithin
+'mailnode slot serve' waits for the copy to be open, then for its role | node reopenWithin roleWithin
 a folder deleted under a running node is noticed | node mendTick
 a page of 'raft.db' with its overflow; pages from its root to an entry | raftfsm boltRunMaxBytes boltDepthMax
 one operation on Raft's files | raftfsm StallLimit

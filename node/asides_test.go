@@ -44,15 +44,15 @@ func conditionOf(st admin.Status, name monitor.Name, about string) (monitor.Cond
 	return monitor.Condition{}, false
 }
 
-// leftBehind is a slot whose old master has two messages that its new one never saw.
-type leftBehind struct {
+// mailLeftBehind is a slot whose old master has two messages that its new one never saw.
+type mailLeftBehind struct {
 	id                    slot.ID
 	user                  string
 	old, replica, witness *running
 }
 
 // leaveBehind makes one, and starts the old master again.
-func (s *site) leaveBehind(ctx context.Context) leftBehind {
+func (s *site) leaveBehind(ctx context.Context) mailLeftBehind {
 	t := s.t
 	t.Helper()
 	users := s.users(ctx, 3)
@@ -87,7 +87,7 @@ func (s *site) leaveBehind(ctx context.Context) leftBehind {
 	}
 	send(witness, 4)
 	s.start(old)
-	return leftBehind{id, users[id], old, replica, witness}
+	return mailLeftBehind{id, users[id], old, replica, witness}
 }
 
 // Mail that a master took before a promotion which accepted its loss is said to be

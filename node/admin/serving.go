@@ -3,7 +3,6 @@ package admin
 import (
 	"context"
 	"net/http"
-	"time"
 
 	"mailnode/storage/slot"
 )
@@ -32,11 +31,8 @@ type Served struct {
 	State   string        `json:"state,omitempty"`   // what the copy does now, as "serves the slot as its master"
 }
 
-// serveTimeout bounds an answer; the opening itself goes on.
-const serveTimeout = 40 * time.Second
-
 func (s *Server) servingRoutes(mux *http.ServeMux) {
-	mux.Handle("POST /v1/serve", change(s, "serve slot", serveTimeout, func(ctx context.Context, q ServeRequest, by string) (Served, error) {
+	mux.Handle("POST /v1/serve", change(s, "serve slot", requestTimeout, func(ctx context.Context, q ServeRequest, by string) (Served, error) {
 		q.By = by
 		return s.backend.Serving.Serve(ctx, q)
 	}))

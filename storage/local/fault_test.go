@@ -113,18 +113,26 @@ func TestLaw01DiskFailureLosesNothingAcknowledged(t *testing.T) {
 
 func failAt(t *testing.T, f *fault, n int) (hit bool) {
 	t.Helper()
-	fs := newFS(t)
-	o := options(t, injected(fs, f))
+	fs, o, a, acked, refused := brokenAt(t, f, n)
+	o.FS = fs.CrashClone(vfs.CrashCloneCfg{})
+	proveKept(t, n, o, a, acked, refused)
+	return f.wasHit()
+}
+
+// brokenAt delivers to a copy whose disk fails at the n-th operation, and closes it.
+func brokenAt(t *testing.T, f *fault, n int) (fs *vfs.MemFS, o Options, a storage.Account, acked map[string]bool, refused int) {
+	t.Helper()
+	fs = newFS(t)
+	o = options(t, injected(fs, f))
 	o.PackBytesMax = 4 << 10
 	s, err := Open(o)
 	if err != nil {
 		t.Fatal(err)
 	}
 	m := serve(t, s, 1, 0)
-	a := account(t, m, "u1@example.test")
+	a = account(t, m, "u1@example.test")
 	f.arm(n)
-	acked := map[string]bool{}
-	refused := 0
+	acked = map[string]bool{}
 	within(t, "a delivery after the failure", func() {
 		for i := range 30 {
 			d := storage.Delivery{Body: spooled(mail(i)), Recipients: []storage.Recipient{{Account: a.ID}}}
@@ -151,7 +159,17 @@ func failAt(t *testing.T, f *fault, n int) (hit bool) {
 		}
 	}
 	within(t, "Close", func() { s.Close() })
-	o.FS = fs.CrashClone(vfs.CrashCloneCfg{})
+	if s.Failure() != nil {
+		if err := s.Release(); err != nil {
+			t.Errorf("failure %d: %v", n, err)
+		}
+	}
+	return fs, o, a, acked, refused
+}
+
+// proveKept opens a copy whose disk has failed, and returns what it has.
+func proveKept(t *testing.T, n int, o Options, a storage.Account, acked map[string]bool, refused int) map[storage.UID]string {
+	t.Helper()
 	r := openSlot(t, o)
 	_, got := inbox(t, serve(t, r, 1, 0), a)
 	have := map[string]bool{}
@@ -167,7 +185,33 @@ func failAt(t *testing.T, f *fault, n int) (hit bool) {
 		t.Errorf("failure %d: %d messages, %d different, %d acknowledged, %d refused", n, len(got), len(have), len(acked), refused)
 	}
 	closeOnce(t, r)
-	return f.wasHit()
+	return got
+}
+
+// TestLaw01FailedCopyIsOpenedAgain: the same failures, and the copy is opened again in
+// the same process, on the same files. What it shows then no power cut takes away.
+func TestLaw01FailedCopyIsOpenedAgain(t *testing.T) {
+	t.Parallel()
+	kinds := []errorfs.OpKind{errorfs.OpFileSync, errorfs.OpFileSyncData, errorfs.OpFileSyncTo, errorfs.OpFileWrite, errorfs.OpFileWriteAt, errorfs.OpCreate}
+	for _, folder := range []string{"packs", "index"} {
+		hits := 0
+		for n := 1; n < 60; n = n + 1 + n/4 {
+			f := &fault{folder: folder, kinds: kinds, err: syscall.EIO, forever: true}
+			fs, o, a, acked, refused := brokenAt(t, f, n)
+			if f.wasHit() {
+				hits++
+			}
+			f.arm(0) // the controller was reset
+			shown := proveKept(t, n, o, a, acked, refused)
+			o.FS = fs.CrashClone(vfs.CrashCloneCfg{})
+			if after := proveKept(t, n, o, a, acked, refused); len(after) != len(shown) {
+				t.Errorf("failure %d of %s: %d messages were shown, a power cut leaves %d", n, folder, len(shown), len(after))
+			}
+		}
+		if hits < 5 {
+			t.Errorf("only %d failures of %s happened: this proves nothing", hits, folder)
+		}
+	}
 }
 
 // A full disk refuses new mail by its own kind; reading and expunging go on, and
