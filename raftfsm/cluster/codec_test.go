@@ -89,12 +89,14 @@ func full(t *testing.T) *State {
 		}
 		return do(c).Proposal
 	}
-	for first := slot.ID(0); first < 1000; first += 20 {
-		p := propose(first, first+20)
-		for id := first; id < first+20; id++ {
-			ps, _ := s.Slot(id)
-			do(ConfirmSlot{Proposal: p, Slot: id, Epoch: ps.Epoch, To: ps.Replicas[0], Unclean: true, AcceptLoss: true,
-				By: "an operator", Why: long, WallTime: "2026-11-20T03:31:07Z"})
+	for range 2 { // losses of two old masters in each slot, a history of the last 1,000 changes
+		for first := slot.ID(0); first < 1000; first += 20 {
+			p := propose(first, first+20)
+			for id := first; id < first+20; id++ {
+				ps, _ := s.Slot(id)
+				do(ConfirmSlot{Proposal: p, Slot: id, Epoch: ps.Epoch, To: ps.Replicas[0], Unclean: true, AcceptLoss: true,
+					By: "an operator", Why: long, WallTime: "2026-11-20T03:31:07Z"})
+			}
 		}
 	}
 	for id := range slot.ID(1000) {
@@ -102,7 +104,11 @@ func full(t *testing.T) *State {
 		do(SetProtected{Slot: id, Epoch: sl.Epoch, InSync: sl.Replicas})
 	}
 	for first := slot.ID(0); first < 1000; first += 20 {
-		propose(first, first+20)
+		p := propose(first, first+20)
+		for id := first; id < first+20; id++ {
+			sl, _ := s.Slot(id)
+			do(BeginHandOver{Proposal: p, Slot: id, Epoch: sl.Epoch, To: sl.Replicas[0], By: "an operator", WallTime: "2026-11-20T03:31:07Z"})
+		}
 	}
 	return s
 }
@@ -111,6 +117,11 @@ func TestLaw10SnapshotSmall(t *testing.T) {
 	s := full(t)
 	if len(s.History) != MaxHistory || len(s.Proposals) < 2*MaxClosed || len(s.Members) != 100 {
 		t.Fatalf("%d changes, %d proposals, %d members: not full", len(s.History), len(s.Proposals), len(s.Members))
+	}
+	for _, sl := range s.Slots {
+		if sl.HandOver == nil || !sl.Protected || sl.OpenLoss == nil || len(sl.OpenLoss.Also) == 0 {
+			t.Fatalf("%s is not at its largest: %+v", sl.ID, sl)
+		}
 	}
 	b := EncodeSnapshot(s)
 	t.Logf("%d bytes", len(b))

@@ -326,7 +326,7 @@ func TestLaw06EveryFlippedBitIsMet(t *testing.T) {
 		d := newDamagedDisk(t, rng, rng.IntN(2) == 0)
 		ways := damages()
 		kinds := slices.Sorted(maps.Keys(ways))
-		for ; proved < 20 || proved < 300 && time.Now().Before(until); proved++ {
+		for ; proved < tries(20, 5) || proved < 300 && time.Now().Before(until); proved++ {
 			fs := d.copy()
 			file := d.files[rng.IntN(len(d.files))]
 			way := "delete"

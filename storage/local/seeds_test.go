@@ -9,6 +9,23 @@ import (
 	"time"
 )
 
+// tries is how often a random test repeats itself: `make test` runs the store with the
+// race detector and without, and the many tries are those without.
+func tries(many, raced int) int {
+	if raceDetector {
+		return raced
+	}
+	return many
+}
+
+// skipUnlessLong skips what is too long for `make test`.
+func skipUnlessLong(t *testing.T) {
+	t.Helper()
+	if os.Getenv("MAILNODE_LONG") == "" {
+		t.Skip("SKIPPED: MAILNODE_LONG is not set; run `make long`")
+	}
+}
+
 // runSeeds runs a random test from one seed after another: once at least, and on
 // until so many seconds have passed; run gets that time, so that a busy machine
 // proves less rather than for longer. DURATION (`make crash`) replaces the

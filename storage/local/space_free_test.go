@@ -179,7 +179,7 @@ func TestLaw01Law02Law07RestoreSurvivesPowerLoss(t *testing.T) {
 	o := steppedOptions(t, injected(fs, crash), clock)
 	w, _ := newRemovals(t, o, clock, rng)
 	rounds, partial, cut := 0, 0, 0
-	for began := time.Now(); cut == 0 && rounds < 200 || rounds < 25*longer() && (rounds < 10 || time.Since(began) < time.Duration(longer())*1500*time.Millisecond); rounds++ {
+	for began := time.Now(); cut == 0 && rounds < 200 || rounds < 25*longer() && (rounds < tries(10, 3) || time.Since(began) < time.Duration(longer())*1500*time.Millisecond); rounds++ {
 		for range 15 {
 			w.compare(w.step())
 		}
@@ -256,7 +256,7 @@ func TestLaw01Law07FreeSurvivesPowerLoss(t *testing.T) {
 		return out
 	}
 	rounds, cut := 0, 0
-	for began := time.Now(); cut == 0 && rounds < 200 || rounds < 25*longer() && (rounds < 10 || time.Since(began) < time.Duration(longer())*1500*time.Millisecond); rounds++ {
+	for began := time.Now(); cut == 0 && rounds < 200 || rounds < 25*longer() && (rounds < tries(10, 3) || time.Since(began) < time.Duration(longer())*1500*time.Millisecond); rounds++ {
 		for range 25 {
 			w.compare(w.step())
 		}

@@ -251,7 +251,7 @@ func TestListingEqualsTheRecords(t *testing.T) {
 	a := account(t, m, "u1@example.test")
 	ref := fill(t, m, a, "box", 1200)
 	since := map[storage.ModSeq][]storage.Message{}
-	for range 60 {
+	for range tries(60, 15) {
 		for range 1 + rng.IntN(3) {
 			listingStep(t, m, a, ref, rng)
 		}
