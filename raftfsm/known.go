@@ -48,6 +48,7 @@ func decodeState(r io.Reader) (*cluster.State, error) {
 
 // knownFile writes the known state.
 type knownFile struct {
+	kept    chan struct{} // closed when the state was kept for the next start
 	mu      sync.Mutex // one writer at a time; guards written
 	written uint64     // the index of the state that is in the file
 }
@@ -84,7 +85,7 @@ func (n *Node) keepIfSole(s *cluster.State) {
 // keepKnown writes the state after it changed, until stop; then once more. It is
 // a copy for the next start: when it cannot be written nothing else suffers.
 func (n *Node) keepKnown() {
-	defer close(n.kept)
+	defer close(n.known.kept)
 	for stopping := false; ; {
 		changed := n.Changed()
 		if n.latch.Err() == nil {

@@ -91,7 +91,6 @@ type Node struct {
 	files
 
 	stop    chan struct{} // ends our own goroutines
-	kept    chan struct{} // closed when the state was kept for the next start
 	mu      sync.Mutex    // guards what follows
 	raft    *raft.Raft    // nil while Open runs
 	stopped raft.Future   // of the first raft.Shutdown; later ones do not wait
@@ -122,7 +121,7 @@ func Open(cfg Config) (*Node, error) {
 
 // newNode makes a Node of which nothing is open yet; onHalt is its own when nil.
 func newNode(cfg Config, onHalt func(*ErrHalted)) *Node {
-	n := &Node{cfg: cfg, log: cfg.Logger, stop: make(chan struct{}), kept: make(chan struct{})}
+	n := &Node{cfg: cfg, log: cfg.Logger, stop: make(chan struct{}), known: knownFile{kept: make(chan struct{})}}
 	if onHalt == nil {
 		onHalt = n.halt
 	}
@@ -432,7 +431,7 @@ func (n *Node) Shutdown(ctx context.Context) error {
 		if ended != nil {
 			err = ended.Error()
 		}
-		<-n.kept
+		<-n.known.kept
 		done <- errors.Join(err, n.trans.Close(), n.closeFiles())
 	}()
 	select {

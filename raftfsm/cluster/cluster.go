@@ -199,11 +199,15 @@ type State struct {
 	Slots           []Slot            `json:"slots"`              // Slots[i].ID is i
 	Proposals       []Proposal        `json:"proposals"`          // oldest first: the open ones and the last closed ones
 	NextProposal    uint64            `json:"next_proposal"`
-	History         []Change          `json:"history"`          // oldest first
-	Tokens          []Token           `json:"tokens"`           // by ID
-	Former          []Former          `json:"former,omitempty"` // oldest first: installations that have left
+	History         []Change          `json:"history"` // oldest first
+	Tokens          []Token           `json:"tokens"`  // by ID
+	Left
+}
 
-	RecoveredAt LogEnd `json:"recovered_at,omitzero"` // RaiseGeneration.End of the last recovery
+// Left is what the cluster went on without.
+type Left struct {
+	Former      []Former `json:"former,omitempty"`      // oldest first: installations that have left
+	RecoveredAt LogEnd   `json:"recovered_at,omitzero"` // RaiseGeneration.End of the last recovery
 }
 
 // New returns the state of a cluster before Init.

@@ -64,19 +64,7 @@ func full(t *testing.T) *State {
 	for _, a := range Place(s.Members, s.Slots, 2) {
 		do(AssignSlot{Slot: a.Slot, Epoch: a.Epoch, Master: a.Master, Replicas: a.Replicas})
 	}
-	var moves []PlannedMove // of each slot; the last node but one gets them all
-	for _, sl := range s.Slots {
-		if to := members[98].Name; !sl.Holds(to) {
-			moves = append(moves, PlannedMove{Slot: sl.ID, Epoch: sl.Epoch, To: to, From: sl.Master, Lead: sl.Replicas[0]})
-		}
-	}
-	do(PlanMoves{Moves: moves, By: "operator"})
-	for _, m := range moves {
-		do(BeginMove{Slot: m.Slot, Epoch: m.Epoch})
-		if m.Slot%2 == 0 {
-			do(GiveUpMove{Slot: m.Slot, Why: long})
-		}
-	}
+	moveAll(s, members[98].Name, long, do)
 	for i := range MaxFormer {
 		s.leave(members[i%len(members)], true, long, "2026-11-20T03:31:07Z")
 	}
@@ -111,6 +99,23 @@ func full(t *testing.T) *State {
 		}
 	}
 	return s
+}
+
+// moveAll plans and begins moves of each slot to one node, and gives half of them up.
+func moveAll(s *State, to slot.NodeName, why string, do func(Command) Result) {
+	var moves []PlannedMove
+	for _, sl := range s.Slots {
+		if !sl.Holds(to) {
+			moves = append(moves, PlannedMove{Slot: sl.ID, Epoch: sl.Epoch, To: to, From: sl.Master, Lead: sl.Replicas[0]})
+		}
+	}
+	do(PlanMoves{Moves: moves, By: "operator"})
+	for _, m := range moves {
+		do(BeginMove{Slot: m.Slot, Epoch: m.Epoch})
+		if m.Slot%2 == 0 {
+			do(GiveUpMove{Slot: m.Slot, Why: why})
+		}
+	}
 }
 
 func TestLaw10SnapshotSmall(t *testing.T) {

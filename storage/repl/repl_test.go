@@ -105,14 +105,6 @@ func (r *record) Drop(_ context.Context, s slot.ID, _ slot.Epoch, d ack.Drop) er
 	return nil
 }
 
-// list has Raft list other replicas.
-func (r *record) list(listed []slot.NodeName, leaving ...ack.Leaver) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.now.Record.Version++
-	r.now.Listed, r.now.Leaving = listed, leaving
-}
-
 // Recorded implements Recorder.
 func (r *record) Recorded(slot.ID) Recorded {
 	r.mu.Lock()
