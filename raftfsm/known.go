@@ -49,8 +49,8 @@ func decodeState(r io.Reader) (*cluster.State, error) {
 // knownFile writes the known state.
 type knownFile struct {
 	kept    chan struct{} // closed when the state was kept for the next start
-	mu      sync.Mutex // one writer at a time; guards written
-	written uint64     // the index of the state that is in the file
+	mu      sync.Mutex    // one writer at a time; guards written
+	written uint64        // the index of the state that is in the file
 }
 
 // write makes a state durable, unless a newer one is.
