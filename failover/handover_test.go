@@ -163,7 +163,7 @@ func TestDamagedMasterIsProposedToHandOver(t *testing.T) {
 		for _, id := range []slot.ID{0, 2} {
 			s.edit("n1", id, func(c *CopyAnswer) { c.Away = "its index is damaged: block 7 of 000012.sst" })
 		}
-		s.run(t, 3*time.Second)
+		s.run(t, 5*time.Second)
 		open := s.st.OpenProposals()
 		if len(open) != 1 || len(open[0].Slots) != 1 || open[0].Slots[0].Slot != 0 || open[0].Reason != "n1 serves s000, but its index is damaged" {
 			t.Fatalf("%+v", open) // s002 has no other copy
@@ -193,13 +193,19 @@ func TestDamagedMasterIsProposedToHandOver(t *testing.T) {
 // while there is none. A person may move it all the same.
 func TestStrainedMasterGoesToADiskThatIsWell(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := newSite(t, list("n1", "n2", "n3"), list("n1", "n2"))
+		s := newSite(t, list("n1", "n2", "n3"), list("n1", "n2"), list("n1", "n3"))
 		strained := func(n slot.NodeName, id slot.ID) { s.edit(n, id, func(c *CopyAnswer) { c.Away = "its disk is slow" }) }
-		strained("n1", 0)
-		strained("n1", 1)
 		strained("n2", 0)
 		strained("n2", 1)
-		if got := brief(s.run(t, time.Minute)); len(got) != 1 || got[0] != `open "" n1 serves s000, but its disk is slow: s000:n1->n3[n2]` {
+		strained("n1", 1)
+		for _, id := range []slot.ID{0, 2} { // it is told of one after the other, and proposed together
+			strained("n1", id)
+			if got := brief(s.run(t, 2*time.Second)); len(got) != 0 {
+				t.Fatalf("%v", got)
+			}
+		}
+		if got := brief(s.run(t, time.Minute)); len(got) != 1 ||
+			got[0] != `open "" 2 slots are served, and are to be moved; the first: n1 serves s000, but its disk is slow: s000:n1->n3[n2] s002:n1->n3` {
 			t.Fatalf("%v", got)
 		}
 		if one := s.plan(t, "p1").Slots[0]; !one.Safe || !one.HandOver || one.To != "n3" {

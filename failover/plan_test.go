@@ -29,6 +29,7 @@ import (
 //	wait 20s         time passes; prints what the leader did
 //	plan p1, list, json p1
 //	by bob           who confirms from here on; hands-over: masters hand over when asked
+//	before records s000, before gives s000 n3: what happens between plan and command
 //	propose -a n1    what an operator wants, as he types it behind `mailnode fo`
 //	confirm [ID] [--slot s000]... [--accept-loss]
 func TestPlanGolden(t *testing.T) {
@@ -94,13 +95,7 @@ func (s *site) golden(t *testing.T, out *bytes.Buffer, f []string) {
 		o, err := Reject(t.Context(), s, f[1], "eve", "not now")
 		fmt.Fprintf(out, "%serr=%v exit %d\n", o.Text, err, o.ExitCode)
 	case "wait":
-		d, err := time.ParseDuration(f[1])
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, line := range brief(s.run(t, d)) {
-			fmt.Fprintln(out, line)
-		}
+		s.waitGolden(t, out, f[1])
 	case "plan":
 		var text strings.Builder
 		if err := s.plan(t, f[1]).Render(&text); err != nil {
@@ -124,6 +119,8 @@ func (s *site) golden(t *testing.T, out *bytes.Buffer, f []string) {
 		}
 	case "propose":
 		s.proposeGolden(t, out, f[1:])
+	case "before":
+		s.before(t, f[1:])
 	case "hands-over":
 		s.handsOver(t, 300*time.Millisecond)
 	case "by":
@@ -136,6 +133,16 @@ func (s *site) golden(t *testing.T, out *bytes.Buffer, f []string) {
 		checkWidth(t, o.Text)
 	default:
 		t.Fatalf("unknown command %q", f)
+	}
+}
+
+func (s *site) waitGolden(t *testing.T, out *bytes.Buffer, how string) {
+	d, err := time.ParseDuration(how)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, line := range brief(s.run(t, d)) {
+		fmt.Fprintln(out, line)
 	}
 }
 
@@ -175,6 +182,27 @@ func request(t *testing.T, f []string) Request {
 		}
 	}
 	return r
+}
+
+// before has something happen between the plan and the next command that changes a master.
+func (s *site) before(t *testing.T, f []string) {
+	id, err := slot.ParseID(f[1])
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.propose = func(cluster.Command) error {
+		s.propose = nil
+		next := s.st.Clone()
+		var c cluster.Command = cluster.SetProtected{Slot: id, Epoch: 1, InSync: next.Slots[id].Replicas[:1]}
+		if f[0] == "gives" {
+			p, _ := next.OpenProposalOf(id)
+			c = cluster.ConfirmSlot{Proposal: p.ID, Slot: id, Epoch: 1, To: slot.NodeName(f[2]), Unclean: true, By: "bob"}
+		}
+		s.index++
+		_, err := next.Apply(s.index, decidedOn(next, c))
+		s.st = next
+		return err
+	}
 }
 
 // wish reads what `mailnode fo` takes: -a n1, -m n1, -K n1, s000 n2.

@@ -143,6 +143,7 @@ func (w *watch) update(p cluster.Proposal) (cluster.UpdateProposal, bool) {
 // not serve what is its own.
 func (w *watch) open() []cluster.Command {
 	quiet, failed := map[slot.NodeName][]cluster.Slot{}, map[slot.NodeName][]cluster.Slot{}
+	away, spreads := map[slot.NodeName][]cluster.Slot{}, map[slot.NodeName]bool{}
 	for _, sl := range w.st.Slots {
 		if sl.Master == "" || sl.Epoch >= slot.MaxEpoch || w.proposedAlready(sl.ID) {
 			continue
@@ -160,12 +161,18 @@ func (w *watch) open() []cluster.Command {
 		case w.v.away(sl, w.suspectAfter) != "" && w.relief(sl):
 			c, _ := w.v.copyOf(sl.Master, sl.ID)
 			if !w.wasRejected(sl, c.FailedSince) {
-				failed[sl.Master] = append(failed[sl.Master], sl)
+				away[sl.Master] = append(away[sl.Master], sl)
 			}
+			spreads[sl.Master] = spreads[sl.Master] || w.v.Now-c.FailedSince < settleAfter
 		case w.v.presence(sl.Master, w.suspectAfter) == alive && w.v.unserved(sl, w.suspectAfter):
 			if !w.wasRejected(sl, w.v.UnservedSince(sl, w.suspectAfter)) {
 				failed[sl.Master] = append(failed[sl.Master], sl)
 			}
+		}
+	}
+	for n, slots := range away {
+		if !spreads[n] { // they are served: what has one cause is to be in one proposal
+			failed[n] = append(failed[n], slots...)
 		}
 	}
 	var out []cluster.Command

@@ -14,7 +14,7 @@ demo=
 finish() { [ -z "$demo" ] || { kill -INT "$demo" 2>/dev/null || true; wait "$demo" || true; }; rm -rf "$work"; }
 trap finish EXIT
 (cd "$src" && go build -trimpath -o "$work/mailbench" .)
-users=50 base=28000
+users=50 base=${BASE_PORT:-28000}
 
 start() { # ack nodes
   rm -rf "$work/d"
@@ -25,6 +25,18 @@ start() { # ack nodes
 }
 stop() { kill -INT $demo; wait $demo || true; demo=; }
 to="-users u%d@example.test -nusers $users"
+
+# How long each slot was without a master that takes changes: from the seal at the old one
+# to "slot served" at the new one. All nodes have this machine's clock.
+pauses() {
+  cat "$work"/d/n*/log | grep -E 'msg="?(the slot is being handed over|slot served)' | sort | awk '
+    { split(substr($1, 6), at, /[T:Z+]/); t = at[2]*3600 + at[3]*60 + at[4]
+      match($0, /slot=s[0-9]+/); slot = substr($0, RSTART, RLENGTH) }
+    /being handed over/ { begun[slot] = t; next }
+    slot in begun { printf "%.3f\n", t - begun[slot]; delete begun[slot] }' | sort -n | awk '
+    { t[NR] = $1 }
+    END { if (NR) printf "hand-overs %d, without service: p50 %s s, p99 %s s, slowest %s s\n", NR, t[int((NR+1)*.5)], t[int(NR*.99)], t[NR] }'
+}
 
 echo "# $(date -u +%F), $(nproc) cores, $(go version | cut -d' ' -f3), $(bin/mailnode version | head -n1)"
 for ack in replica local; do
@@ -51,9 +63,9 @@ for ack in replica local; do
 done
 echo "# hand-over under load: 64 deliveries and 64 IMAP sessions at once, all masters of n1 off and home again, 25 times"
 start replica 3
-"$work/mailbench" deliver -lmtp 127.0.0.1:$((base + 2)) $to -n 0 -duration 60s -c 64 -record "$work/acked" >"$work/lmtp" &
+"$work/mailbench" deliver -lmtp 127.0.0.1:$((base + 2)) $to -n 0 -duration 120s -c 64 -record "$work/acked" >"$work/lmtp" &
 lmtp=$!
-"$work/mailbench" imap -imap 127.0.0.1:$((base + 1)) -tls -insecure $to -password pw -c 64 -duration 60s -mix flags >"$work/imap" &
+"$work/mailbench" imap -imap 127.0.0.1:$((base + 1)) -tls -insecure $to -password pw -c 64 -duration 120s -mix flags >"$work/imap" &
 imap=$!
 moves=0
 while [ $moves -lt 25 ] && kill -0 $lmtp 2>/dev/null; do
@@ -65,6 +77,7 @@ done
 wait $lmtp || true
 wait $imap || true
 echo "# $moves rounds"
+pauses
 grep -E '^ *(operation|message |messages/s|RESULT)' "$work/lmtp" || true
 grep -E '^ *(operation|store|fetch|RESULT)' "$work/imap" || true
 "$work/mailbench" verify -imap 127.0.0.1:$base $to -password pw -record "$work/acked" | tail -n 4
