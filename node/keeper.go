@@ -28,6 +28,7 @@ type keeper struct {
 	reopen  reopening
 	index   indexDamage // its channels are anybody's
 	handing handingOver
+	dropped droppedCopy
 
 	open  opening
 	role  roleState
@@ -35,7 +36,8 @@ type keeper struct {
 }
 
 func newKeeper(n *Node, id slot.ID) *keeper {
-	k := &keeper{n: n, id: id, log: n.log.With("slot", id), poke: make(chan struct{}, 1), reopen: newReopening(), index: newIndexDamage(), role: roleState{kind: failover.RoleNone}}
+	k := &keeper{n: n, id: id, log: n.log.With("slot", id), poke: make(chan struct{}, 1), reopen: newReopening(), index: newIndexDamage(),
+		dropped: droppedCopy{removing: make(chan *removal)}, role: roleState{kind: failover.RoleNone}}
 	k.mend = newMender(k)
 	return k
 }
@@ -49,12 +51,14 @@ func (k *keeper) wake() {
 
 const retryRole = time.Second
 
-// run opens the copy and converges until ctx ends.
+// run opens the copy and converges until ctx ends, or the copy was removed.
 func (k *keeper) run(ctx context.Context) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
 	defer k.role.end()
 	k.openCopy(ctx)
 	k.n.wg.Go(func() { k.mend.run(ctx) })
-	for ctx.Err() == nil {
+	for ctx.Err() == nil && !k.dropped.removed {
 		k.turn(ctx)
 	}
 }
@@ -101,6 +105,8 @@ func (k *keeper) turn(ctx context.Context) {
 		ask <- k.reopenAsked(ctx)
 	case w := <-k.index.parking:
 		k.park(ctx, w)
+	case w := <-k.dropped.removing:
+		k.letGo(ctx, w)
 	case err := <-k.index.broken:
 		k.index.cause = err
 	case err := <-k.index.wrong:

@@ -24,6 +24,9 @@ func (k *keeper) report() failover.CopyReport {
 	defer k.open.mu.Unlock()
 	role, open := &k.role, &k.open
 	r := failover.CopyReport{Slot: k.id, Role: role.kind, Epoch: role.epoch, Waiting: role.waiting, Serving: role.master != nil}
+	if kept := k.dropped.told.Load(); kept != nil {
+		r.Waiting = kept.why
+	}
 	if open.step != "" {
 		r.Opening, r.OpeningPercent, r.OpeningMs = open.step, open.percent, (k.n.clock.Mono() - open.since).Milliseconds()
 		return r
