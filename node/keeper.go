@@ -71,7 +71,7 @@ func (k *keeper) turn(ctx context.Context) {
 	var failed <-chan struct{}
 	switch {
 	case s == nil: // a person must act and restart the process, unless it is the index
-		if local.IndexLost(refused) || k.index.pending != "" {
+		if local.IndexLost(refused) || errors.Is(refused, errHalf) || k.index.pending != "" {
 			k.beginRebuild(refused)
 			retry = time.After(rebuildAgainAfter)
 		}

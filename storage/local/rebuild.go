@@ -215,6 +215,11 @@ func (rb *rebuild) identify() error {
 		return s.writeIdentity(own, packsID.Copy)
 	case len(rb.o.folders()) == 1 && found:
 		return s.writeIdentity(packs, id.Copy)
+	case found && rb.o.PacksLost && rb.ro.Mode == Refill:
+		if err := rb.fs.MkdirAll(rb.o.PacksDir, 0o700); err != nil {
+			return err
+		}
+		return s.writeIdentity(packs, id.Copy)
 	}
 	if err := rb.provedByPacks(); err != nil {
 		return err
