@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -93,4 +94,13 @@ func (n *Node) isGone(by slot.NodeName, reason string) {
 	n.log.Error("this node is no member any more, it serves nothing", "says", by, "reason", reason)
 	n.conditions.Tell(true, monitor.RaftRemoved, "", monitor.Told{Detail: reason})
 	go n.endMasters()
+}
+
+// membership returns why this node is no member any more, nil while it is one. It
+// calls nobody then: they would only say the same again.
+func (n *Node) membership() error {
+	if why := n.gone.Load(); why != nil {
+		return errors.New(*why)
+	}
+	return nil
 }

@@ -78,7 +78,7 @@ func (k *keeper) turn(ctx context.Context) {
 		k.openWhenAnswered(ctx, refused)
 		retry = time.After(retryRole)
 	case s == nil: // a person must act, unless it is the index
-		if local.IndexLost(refused) || k.index.pending != "" {
+		if local.IndexLost(refused) || errors.Is(refused, errHalf) || k.index.pending != "" {
 			k.beginRebuild(refused)
 			retry = time.After(rebuildAgainAfter)
 		}

@@ -267,6 +267,9 @@ func (l raftLayer) Close() error              { return l.n.port.Listener(peer.Pr
 func (l raftLayer) Addr() net.Addr { return l.n.port.Addr() }
 
 func (l raftLayer) Dial(addr string, timeout time.Duration) (net.Conn, error) {
+	if err := l.n.membership(); err != nil {
+		return nil, err
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), timeout)
 	defer cancel()
 	c, err := l.n.dialer.Dial(ctx, peer.ProtoRaft, "", addr)

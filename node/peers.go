@@ -87,6 +87,9 @@ func (p *peers) close() {
 
 func (n *Node) dialPeer(ctx context.Context, proto string, name slot.NodeName) (net.Conn, error) {
 	addr, err := n.addr(name)
+	if err == nil {
+		err = n.membership()
+	}
 	if err != nil {
 		return nil, err
 	}

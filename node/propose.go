@@ -130,8 +130,8 @@ func notProposed(err error) error {
 // leader with a quorum behind it says. A node that alone has a vote, and whose Raft
 // has stopped, knows that nothing has changed.
 func (n *Node) Fresh(ctx context.Context) error {
-	if why := n.gone.Load(); why != nil {
-		return errors.New(*why)
+	if err := n.membership(); err != nil {
+		return err
 	}
 	if n.raft.DecidesAlone() {
 		return nil

@@ -83,8 +83,12 @@ func (n *Node) commit(ctx context.Context, c cluster.Command) (cluster.Result, e
 	return n.raft.Propose(ctx, c)
 }
 
-// leftWithin is how long an order waits until a removed server has left Raft.
-const leftWithin = 10 * time.Second
+const (
+	// leftWithin is how long an order waits until a removed server has left Raft.
+	leftWithin = 10 * time.Second
+	// selfWithin is how long one waits that removes the node which is asked.
+	selfWithin = 5 * time.Second
+)
 
 // Remove implements admin.Cluster.
 func (m members) Remove(ctx context.Context, r admin.RemoveRequest) (admin.Removed, error) {
@@ -110,6 +114,11 @@ func (m members) Remove(ctx context.Context, r admin.RemoveRequest) (admin.Remov
 	}
 	if r.Try {
 		return out, nil
+	}
+	if r.Node == n.cfg.Node.Name { // it may never see that it is done
+		own, cancel := context.WithTimeout(ctx, selfWithin)
+		defer cancel()
+		ctx = own
 	}
 	if err := n.order(ctx, cluster.RemoveMember{Name: r.Node, By: r.By, WallTime: n.wallTime()}); err != nil {
 		return admin.Removed{}, err

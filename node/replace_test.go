@@ -366,3 +366,87 @@ func (s *site) removeLeader(ctx context.Context) {
 		s.t.Errorf("a leader that is needed: %v", err)
 	}
 }
+
+// TestLaw02Law07LostVolume: of n2's two disks one is lost, and an empty one is in its
+// place. Its replicas come back from the other disk and from their masters, with their
+// UIDs, flags and bodies; what it was master of is proposed, and comes back like that
+// when a person has confirmed. Until the mark says that the disk is lost nothing is done.
+func TestLaw02Law07LostVolume(t *testing.T) {
+	t.Parallel()
+	for _, lost := range []string{"data", "meta"} {
+		t.Run(lost, func(t *testing.T) {
+			t.Parallel()
+			s := onVolumes(t, 3, 1, 3)
+			ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+			defer cancel()
+			n1, n2 := s.nodes[0], s.nodes[1]
+			was := s.filled(n1, s.users(ctx, 3))
+			mine := servedBy(t, s.status(ctx, n1), "n2")
+			n2.stopped()
+			volume := filepath.Join(filepath.Dir(n2.cfg.Node.Data), "n2-"+lost)
+			s.remove(volume)
+			s.start(n2)
+			s.eventuallyAt(n2, "it asks for the disk", func(st admin.Status) bool {
+				c, is := conditionOf(st, monitor.SlotRefused, mine.String())
+				return is && strings.Contains(c.Text, "is its disk mounted?") && strings.Contains(c.Text, "touch "+volume)
+			})
+			n2.stopped()
+			if err := n2.node.volumes.mark(volume); err != nil {
+				t.Fatal(err)
+			}
+			s.start(n2)
+			s.eventuallyAt(n1, "what it is master of is proposed, safely", func(st admin.Status) bool {
+				return len(st.Proposals) == 1 && len(st.Proposals[0].Slots) == 1 && st.Proposals[0].Slots[0].Slot == mine && st.Proposals[0].Slots[0].Safe
+			})
+			if out, err := n1.admin.Confirm(ctx, admin.ConfirmRequest{}); err != nil || out.Exit != admin.ExitDone {
+				t.Fatalf("confirm: %+v, %v", out, err)
+			}
+			s.eventually("all is well", allWell(3))
+			seen := map[string]string{} // the epoch was unclean: numbers that clients see do not change
+			for u := range was {
+				seen[u] = s.mail(n1, u)
+			}
+			s.same(n1, was)
+			for _, sl := range n1.node.State().Slots { // now look at what n2 has
+				if sl.Master != "n2" && sl.Holds("n2") {
+					s.give(ctx, n1, sl.ID, "n2")
+				}
+			}
+			s.eventually("n2 serves all that it has", func(st admin.Status) bool {
+				return !slices.ContainsFunc(st.Slots, func(sl admin.SlotStatus) bool { return !sl.Serving })
+			})
+			s.same(n1, seen)
+		})
+	}
+}
+
+// TestLaw07ReplacedWithHalfAVolume: the root disk and the disk with the bodies are
+// lost. Whoever takes the place is asked first, and then all comes back.
+func TestLaw07ReplacedWithHalfAVolume(t *testing.T) {
+	t.Parallel()
+	s := onVolumes(t, 3, 1, 3)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	defer cancel()
+	n1, n2 := s.nodes[0], s.nodes[1]
+	was := s.filled(n1, s.users(ctx, 3))
+	n2.stopped()
+	s.remove(n2.cfg.Node.Data)
+	s.remove(n2.cfg.Volumes[0].Data)
+	found, err := admin.FindCopies(n2.cfg, n1.node.id.ClusterID())
+	if err != nil || len(found.Copies) != 2 || len(found.Halves()) != 1 || found.Halves()[0] != n2.cfg.Volumes[0].Data {
+		t.Errorf("found %+v, %v", found, err)
+	}
+	if foreign, err := admin.FindCopies(n2.cfg, "another"); err != nil || len(foreign.Copies) != 0 || len(foreign.Foreign) != 2 {
+		t.Errorf("for another cluster: %+v, %v", foreign, err)
+	}
+	s.takesPlace(ctx, n1, n2, admin.ReplaceOptions{})
+	s.start(n2)
+	s.eventually("its slot is proposed", func(st admin.Status) bool {
+		return len(st.Proposals) == 1 && len(st.Proposals[0].Slots) == 1 && st.Proposals[0].Slots[0].Safe
+	})
+	if out, err := n1.admin.Confirm(ctx, admin.ConfirmRequest{}); err != nil || out.Exit != admin.ExitDone {
+		t.Fatalf("confirm: %+v, %v", out, err)
+	}
+	s.eventually("all is well", allWell(3))
+	s.same(n2, was)
+}

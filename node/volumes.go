@@ -132,6 +132,39 @@ func (v *volumes) find(id slot.ID) (place, error) {
 	return place{best, held}, nil
 }
 
+// errHalf says that one of the two disks of a copy is lost for good, and what is left
+// is not a copy: it is rebuilt from the other half and from another copy.
+var errHalf = errors.New("an empty disk is in the place of the one that was lost")
+
+// half refuses a copy of which only the index or only the bodies are there. That the
+// other disk is lost, and not unmounted, is said by its mark: errHalf. packs: it is the
+// bodies that are missing.
+func (v *volumes) half(id slot.ID, p place) (packs bool, err error) {
+	if p.volume.Meta == p.volume.Data {
+		return false, nil
+	}
+	var there [2]bool
+	for i, dir := range []string{slotDir(p.volume, id), packsDir(p.volume, id)} {
+		names, err := v.fs.List(dir)
+		if err != nil && !oserror.IsNotExist(err) {
+			return false, err
+		}
+		there[i] = len(names) > 0
+	}
+	what, dir := "index", p.volume.Meta
+	if packs = !there[1]; packs {
+		what, dir = "bodies", p.volume.Data
+	}
+	switch {
+	case there[0] == there[1]:
+		return false, nil
+	case v.marked(dir):
+		return packs, fmt.Errorf("open slot %s: %s has no %s of it: %w", id, dir, what, errHalf)
+	}
+	return packs, fmt.Errorf("open slot %s: %s has no %s of it: is its disk mounted? If it was replaced by an empty one: `touch %s`, then `systemctl restart mailnode`, and they are fetched from another copy",
+		id, dir, what, filepath.Join(dir, volumeMark))
+}
+
 // lookWithin is how long a volume may take to say what is in a folder.
 const lookWithin = 5 * time.Second
 

@@ -211,9 +211,17 @@ func (rb *rebuild) identify() error {
 	case found && packsFound:
 		_, err := s.openFolder() // are they of one copy?
 		return err
-	case packsFound:
+	case packsFound: // the folder may be lost with its disk
+		if err := rb.fs.MkdirAll(rb.dir, 0o700); err != nil {
+			return err
+		}
 		return s.writeIdentity(own, packsID.Copy)
 	case len(rb.o.folders()) == 1 && found:
+		return s.writeIdentity(packs, id.Copy)
+	case found && rb.o.PacksLost && rb.ro.Mode == Refill:
+		if err := rb.fs.MkdirAll(rb.o.PacksDir, 0o700); err != nil {
+			return err
+		}
 		return s.writeIdentity(packs, id.Copy)
 	}
 	if err := rb.provedByPacks(); err != nil {
