@@ -25,6 +25,7 @@ type Backend struct {
 	Mending    Mending
 	Reindexing Reindexing
 	Rescuing   Rescuing
+	Recovering Recovering
 }
 
 // Health says how things are.

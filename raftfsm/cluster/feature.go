@@ -21,6 +21,10 @@ const KnownFeatures = operatorFeatures
 // runs.
 const operatorFeatures slot.FeatureLevel = 2
 
+// RecoveryFeatures is what every survivor's release must know: RaiseGeneration raises
+// the level to it.
+const RecoveryFeatures = operatorFeatures
+
 // featureOf returns the least feature level at which a kind of command may stand in
 // the log. A kind that is missing here is never committed.
 func featureOf(kind string) (slot.FeatureLevel, bool) {
