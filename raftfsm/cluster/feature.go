@@ -39,6 +39,13 @@ func featureOf(kind string) (slot.FeatureLevel, bool) {
 	return 0, false
 }
 
+// fielded is a command of which a field came later than its kind.
+type fielded interface {
+	// needs returns the least feature level at which the command may stand in the log
+	// with what is in its fields.
+	needs() slot.FeatureLevel
+}
+
 // levels is featureOf, or a test's with commands of a future release.
 type levels func(kind string) (slot.FeatureLevel, bool)
 
@@ -59,6 +66,9 @@ func (s *State) Permit(c Command) error { return s.permit(c, featureOf) }
 
 func (s *State) permit(c Command, of levels) error {
 	need, listed := of(c.kind())
+	if f, ok := c.(fielded); ok && listed {
+		need = max(need, f.needs())
+	}
 	what := fmt.Sprintf("command %q", c.kind())
 	switch {
 	case !listed:

@@ -3,6 +3,7 @@ package cluster
 import (
 	"bytes"
 	"fmt"
+	"slices"
 	"testing"
 
 	"pgregory.net/rapid"
@@ -44,7 +45,10 @@ func (r random) proposed() []ProposedSlot {
 		id, e := r.slot()
 		sl, _ := r.s.Slot(id)
 		p := ProposedSlot{Slot: id, Epoch: e, From: sl.Master, Note: "note"}
-		if len(sl.Replicas) > 0 {
+		switch {
+		case rapid.IntRange(0, 3).Draw(r.t, "empty") == 0:
+			p.To, p.Empty = r.node(), true
+		case len(sl.Replicas) > 0:
 			p.To = rapid.SampledFrom(sl.Replicas).Draw(r.t, "to")
 		}
 		ps = append(ps, p)
@@ -57,7 +61,7 @@ func (r random) confirm() Command {
 	c.Slot, c.Epoch = r.slot()
 	if p, ok := r.s.Proposal(c.Proposal); ok && rapid.IntRange(0, 3).Draw(r.t, "near") > 0 {
 		ps := rapid.SampledFrom(p.Slots).Draw(r.t, "proposed")
-		c.Slot, c.Epoch, c.To = ps.Slot, ps.Epoch, ps.To
+		c.Slot, c.Epoch, c.To, c.Empty = ps.Slot, ps.Epoch, ps.To, ps.Empty
 	}
 	return c
 }
@@ -66,7 +70,7 @@ func (r random) command() Command {
 	id, e := r.slot()
 	switch rapid.IntRange(0, 26).Draw(r.t, "kind") {
 	case 0:
-		return AddMember{Member: member(string(r.node()), Voter)}
+		return AddMember{Member: knowing(member(string(r.node()), Voter))}
 	case 1:
 		return UpdateMember{Name: r.node(), Role: rapid.SampledFrom([]Role{"", Voter, Witness}).Draw(r.t, "role")}
 	case 2:
@@ -136,11 +140,11 @@ func TestLaw04OnlyConfirmChangesMaster(t *testing.T) {
 			}
 			checkStep(t, before, a, c, owner)
 		}
-		step(1, Init{ClusterID: "c", SlotCount: 4, DefaultReplicas: 1, First: member("n1", Voter)})
+		step(1, Init{ClusterID: "c", SlotCount: 4, DefaultReplicas: 1, First: knowing(member("n1", Voter))})
 		for i, n := range []string{"n2", "n3", "n4"} {
-			step(uint64(2+i), AddMember{Member: member(n, Voter)})
+			step(uint64(2+i), AddMember{Member: knowing(member(n, Voter))})
 		}
-		step(5, AddMember{Member: member("w1", Witness)})
+		step(5, AddMember{Member: knowing(member("w1", Witness))})
 		step(6, AssignSlot{Slot: 0, Master: "n1", Replicas: names("n2", "n3")})
 		step(7, AssignSlot{Slot: 1, Master: "n2", Replicas: names("n1")})
 		steps := rapid.IntRange(1, 80).Draw(t, "steps")
@@ -152,6 +156,12 @@ func TestLaw04OnlyConfirmChangesMaster(t *testing.T) {
 			step(uint64(8+i), c)
 		}
 	})
+}
+
+// knowing is a member of this release.
+func knowing(m Member) Member {
+	m.Features = KnownFeatures
+	return m
 }
 
 func checkStep(t *rapid.T, before, after *State, c Command, owner map[string]slot.NodeName) {
@@ -222,6 +232,11 @@ func checkConfirm(t *rapid.T, before *State, was, now Slot, c Command) {
 	}
 	p, known := before.Proposal(cs.Proposal)
 	open, inOne := before.OpenProposalOf(was.ID)
+	i := slices.IndexFunc(p.Slots, func(ps ProposedSlot) bool { return ps.Slot == was.ID })
+	if i < 0 || p.Slots[i].Empty != cs.Empty || !cs.Empty && !was.Holds(now.Master) ||
+		cs.Empty && (!cs.AcceptLoss || now.Unclean <= was.Unclean || now.OpenLoss == nil || !now.OpenLoss.Empty || !now.Holds(was.Master)) {
+		t.Fatalf("%+v changed %+v to %+v while %+v", cs, was, now, p)
+	}
 	if !known || p.State != Open || !inOne || open.ID != p.ID || cs.Slot != was.ID || cs.Epoch != was.Epoch || now.Epoch != was.Epoch+1 || now.Master != cs.To {
 		t.Fatalf("%+v changed %+v to %+v while %+v", cs, was, now, p)
 	}
