@@ -30,8 +30,8 @@ func peerGeneration(st *cluster.State) slot.Generation { return st.Generation + 
 // behind: it serves nothing after a restart either, when it may hear nobody.
 const leftBehindName = "left-behind.json"
 
-// leftBehind is the highest generation that this node has heard of and not taken.
-type leftBehind struct {
+// outOfDate is the highest generation that this node has heard of and not taken.
+type outOfDate struct {
 	mu   sync.Mutex // guards all below
 	dir  string
 	word behindWord
@@ -43,16 +43,16 @@ type behindWord struct {
 	By         slot.NodeName   `json:"by"` // who said so
 }
 
-func (l *leftBehind) load(dir string) error {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.dir = dir
+func (o *outOfDate) load(dir string) error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.dir = dir
 	b, err := os.ReadFile(filepath.Join(dir, leftBehindName))
 	if errors.Is(err, os.ErrNotExist) {
 		return nil
 	}
 	if err == nil {
-		err = json.Unmarshal(b, &l.word)
+		err = json.Unmarshal(b, &o.word)
 	}
 	if err != nil {
 		return fmt.Errorf("read %s: %w", leftBehindName, err)
@@ -61,24 +61,24 @@ func (l *leftBehind) load(dir string) error {
 }
 
 // note remembers a generation; news: a higher one than before.
-func (l *leftBehind) note(w behindWord) (news bool, err error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if w.Generation <= l.word.Generation {
+func (o *outOfDate) note(w behindWord) (news bool, err error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if w.Generation <= o.word.Generation {
 		return false, nil
 	}
-	l.word = w // it counts now, whatever the disk says
+	o.word = w // it counts now, whatever the disk says
 	b, err := json.Marshal(w)
 	if err == nil {
-		err = disk.ReplaceFile(filepath.Join(l.dir, leftBehindName), b)
+		err = disk.ReplaceFile(filepath.Join(o.dir, leftBehindName), b)
 	}
 	return true, err
 }
 
-func (l *leftBehind) heard() behindWord {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.word
+func (o *outOfDate) heard() behindWord {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.word
 }
 
 // isLeftBehind reports whether the cluster was recovered without this node.

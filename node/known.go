@@ -170,6 +170,9 @@ func (n *Node) noQuorum(st *cluster.State, v failover.View) string {
 	if n.raft.Err() != nil {
 		return "raft does not run on this node; the others may have a leader"
 	}
+	if n.halfRecovered() {
+		return "a recovery has begun on this node and is not done: mailnode cluster recover goes on with it"
+	}
 	voters, heard, abstain, voting := 0, 0, 0, n.voting()
 	for _, m := range st.Members {
 		if !voting[m.ServerID] {
@@ -188,7 +191,10 @@ func (n *Node) noQuorum(st *cluster.State, v failover.View) string {
 		text += fmt.Sprintf("; %d of them have lost raft's files and do not vote: bring back the other voters, or those files", abstain)
 	}
 	if heard <= voters/2 {
-		return text + "; the others may have a leader"
+		text += "; the others may have a leader"
+	}
+	if heard-abstain <= voters/2 {
+		text += "; if so many are lost for good, this goes on without them: mailnode cluster recover"
 	}
 	return text
 }

@@ -70,7 +70,7 @@ type links struct {
 	raftOpened chan struct{}
 	peers      *peers
 	grpc       *grpc.Server
-	past       leftBehind // see generation.go
+	past       outOfDate // see generation.go
 	recovering atomic.Bool
 }
 

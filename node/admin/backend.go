@@ -27,6 +27,7 @@ type Backend struct {
 	Rescuing   Rescuing
 	Serving    Serving
 	Copying    Copying
+	Recovering Recovering
 }
 
 // Health says how things are.

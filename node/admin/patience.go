@@ -84,7 +84,7 @@ func next(path string) string {
 	switch path {
 	case "/v1/users", "/v1/users/password", "/v1/users/quota", "/v1/users/disabled", "/v1/users/delete", "/v1/users/erase", "/v1/users/undelete":
 		return "mailnode user list"
-	case "/v1/tokens", "/v1/upgrade", "/v1/place":
+	case "/v1/tokens", "/v1/upgrade", "/v1/place", "/v1/recovery":
 		return "mailnode cluster members"
 	case "/v1/audits", "/v1/reindex":
 		return "mailnode job list"

@@ -19,7 +19,7 @@ import (
 )
 
 func (a *app) cluster() *cobra.Command {
-	return group("cluster", "Making a cluster and letting nodes in", a.clusterInit(), a.clusterToken(), a.clusterJoin(), a.clusterMembers(), a.clusterRemove(), a.clusterPlace(), a.clusterUpgrade())
+	return group("cluster", "Making a cluster and letting nodes in", a.clusterInit(), a.clusterToken(), a.clusterJoin(), a.clusterMembers(), a.clusterRemove(), a.clusterPlace(), a.clusterUpgrade(), a.clusterRecover())
 }
 
 func (a *app) clusterInit() *cobra.Command {

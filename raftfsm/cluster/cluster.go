@@ -93,9 +93,10 @@ func (s Slot) Holds(n slot.NodeName) bool {
 // OpenLoss marks a slot that was promoted without a safe plan and whose old copy
 // is neither rescued nor dismissed (LAWS §7.4: unknown users get 451).
 type OpenLoss struct {
-	Node  slot.NodeName   `json:"n"`           // the old master
-	Since slot.Epoch      `json:"e"`           // the first epoch without its tail
-	Also  []slot.NodeName `json:"l,omitempty"` // old masters of later losses, before this one was resolved
+	Node  slot.NodeName   `json:"n"`            // the old master
+	Since slot.Epoch      `json:"e"`            // the first epoch without its tail
+	Also  []slot.NodeName `json:"l,omitempty"`  // old masters of later losses, before this one was resolved
+	Empty bool            `json:"em,omitempty"` // the slot was started empty
 }
 
 // ProposalState tells where a proposal stands.
@@ -141,7 +142,8 @@ type ProposedSlot struct {
 	Slot     slot.ID         `json:"s"`
 	Epoch    slot.Epoch      `json:"e"` // the epoch that the change would end
 	From     slot.NodeName   `json:"f"`
-	To       slot.NodeName   `json:"t,omitempty"` // "" while there is no viable copy
+	To       slot.NodeName   `json:"t,omitempty"`  // "" while there is no viable copy
+	Empty    bool            `json:"em,omitempty"` // To starts the slot with nothing: no copy of it is left
 	Done     bool            `json:"d,omitempty"`
 	Position slot.Position   `json:"p,omitempty"` // last event that the target is known to hold
 	Note     string          `json:"x,omitempty"` // why other copies are not viable
@@ -291,7 +293,7 @@ func (s *State) applyAt(index uint64, c Command, of levels) (Result, error) {
 	if _, first := c.(Init); !first && s.ClusterID == "" {
 		return Result{}, ErrInvalid{What: "cluster", Why: "it is not initialised: mailnode cluster init"}
 	}
-	if err := s.permit(c.kind(), of); err != nil {
+	if err := s.permit(c, of); err != nil {
 		return Result{}, err
 	}
 	res, err := c.apply(s, index)

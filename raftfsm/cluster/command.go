@@ -162,6 +162,7 @@ type ConfirmSlot struct {
 	Position   slot.Position `json:"position,omitempty"`
 	Unclean    bool          `json:"unclean,omitempty"`
 	AcceptLoss bool          `json:"accept_loss,omitempty"`
+	Empty      bool          `json:"empty,omitempty"` // as in the proposal: empty.go
 	By         string        `json:"by,omitempty"`
 	Why        string        `json:"why,omitempty"`
 	WallTime   string        `json:"wall,omitempty"`

@@ -21,6 +21,10 @@ const KnownFeatures = operatorFeatures
 // runs.
 const operatorFeatures slot.FeatureLevel = 2
 
+// RecoveryFeatures is what every survivor's release must know: RaiseGeneration raises
+// the level to it.
+const RecoveryFeatures = operatorFeatures
+
 // featureOf returns the least feature level at which a kind of command may stand in
 // the log. A kind that is missing here is never committed.
 func featureOf(kind string) (slot.FeatureLevel, bool) {
@@ -39,6 +43,13 @@ func featureOf(kind string) (slot.FeatureLevel, bool) {
 	return 0, false
 }
 
+// fielded is a command of which a field came later than its kind.
+type fielded interface {
+	// needs returns the least feature level at which the command may stand in the log
+	// with what is in its fields.
+	needs() slot.FeatureLevel
+}
+
 // levels is featureOf, or a test's with commands of a future release.
 type levels func(kind string) (slot.FeatureLevel, bool)
 
@@ -55,10 +66,20 @@ func (m Member) Knows() slot.FeatureLevel { return m.Features.OrFirst() }
 // Permit refuses a command whose kind is newer than the cluster's feature level.
 // The leader asks before it writes one to the log: a member of an older release
 // could not read it there, and its Raft would stop. Apply asks again.
-func (s *State) Permit(c Command) error { return s.permit(c.kind(), featureOf) }
+func (s *State) Permit(c Command) error { return s.permit(c, featureOf) }
 
-func (s *State) permit(kind string, of levels) error {
+func (s *State) permit(c Command, of levels) error {
+	var fields slot.FeatureLevel
+	if f, ok := c.(fielded); ok {
+		fields = f.needs()
+	}
+	return s.permitKind(c.kind(), fields, of)
+}
+
+// permitKind refuses a kind of entry, whose fields may need more than the kind does.
+func (s *State) permitKind(kind string, fields slot.FeatureLevel, of levels) error {
 	need, listed := of(kind)
+	need = max(need, fields)
 	what := fmt.Sprintf("command %q", kind)
 	switch {
 	case !listed:

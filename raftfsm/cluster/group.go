@@ -16,7 +16,7 @@ const (
 const kindGroup = "group"
 
 // PermitGroup refuses groups below their feature level. Apply asks again.
-func (s *State) PermitGroup() error { return s.permit(kindGroup, featureOf) }
+func (s *State) PermitGroup() error { return s.permitKind(kindGroup, 0, featureOf) }
 
 // EncodeEntry returns the bytes of a log entry with these commands, at least one. One
 // is written as by Encode.

@@ -81,6 +81,8 @@ func (c BeginHandOver) apply(s *State, index uint64) (Result, error) {
 		return Result{}, ErrExists{Kind: "hand-over of slot", Name: c.Slot.String(), Why: fmt.Sprintf("it is being handed over to %s by %s", h.To, h.Proposal)}
 	case sl.Version != c.Version:
 		return Result{}, ErrChanged{Slot: c.Slot, Want: c.Version, Have: sl.Version}
+	case p.Slots[i].Empty:
+		return Result{}, ErrInvalid{what, "it is proposed to start empty: nothing is handed over"}
 	case !slices.Contains(sl.Replicas, c.To):
 		return Result{}, ErrInvalid{what, fmt.Sprintf("%s holds no replica of it", shown(string(c.To)))}
 	case sl.Epoch+1 > slot.MaxEpoch:

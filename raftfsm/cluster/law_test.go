@@ -45,7 +45,10 @@ func (r random) proposed() []ProposedSlot {
 		id, e := r.slot()
 		sl, _ := r.s.Slot(id)
 		p := ProposedSlot{Slot: id, Epoch: e, From: sl.Master, Note: "note"}
-		if len(sl.Replicas) > 0 {
+		switch {
+		case rapid.IntRange(0, 3).Draw(r.t, "empty") == 0:
+			p.To, p.Empty = r.node(), true
+		case len(sl.Replicas) > 0:
 			p.To = rapid.SampledFrom(sl.Replicas).Draw(r.t, "to")
 		}
 		ps = append(ps, p)
@@ -58,7 +61,7 @@ func (r random) confirm() Command {
 	c.Slot, c.Epoch = r.slot()
 	if p, ok := r.s.Proposal(c.Proposal); ok && rapid.IntRange(0, 3).Draw(r.t, "near") > 0 {
 		ps := rapid.SampledFrom(p.Slots).Draw(r.t, "proposed")
-		c.Slot, c.Epoch, c.To = ps.Slot, ps.Epoch, ps.To
+		c.Slot, c.Epoch, c.To, c.Empty = ps.Slot, ps.Epoch, ps.To, ps.Empty
 	}
 	return c
 }
@@ -322,6 +325,11 @@ func checkConfirm(t *rapid.T, before *State, was, now Slot, c Command) {
 	}
 	p, known := before.Proposal(cs.Proposal)
 	open, inOne := before.OpenProposalOf(was.ID)
+	i := slices.IndexFunc(p.Slots, func(ps ProposedSlot) bool { return ps.Slot == was.ID })
+	if i < 0 || p.Slots[i].Empty != cs.Empty || !cs.Empty && !was.Holds(now.Master) ||
+		cs.Empty && (!cs.AcceptLoss || now.Unclean <= was.Unclean || now.OpenLoss == nil || !now.OpenLoss.Empty || !now.Holds(was.Master)) {
+		t.Fatalf("%+v changed %+v to %+v while %+v", cs, was, now, p)
+	}
 	if !known || p.State != Open || !inOne || open.ID != p.ID || cs.Slot != was.ID || cs.Epoch != was.Epoch || now.Epoch != was.Epoch+1 || now.Master != cs.To {
 		t.Fatalf("%+v changed %+v to %+v while %+v", cs, was, now, p)
 	}

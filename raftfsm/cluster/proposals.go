@@ -64,6 +64,9 @@ func (c UpdateProposal) apply(s *State, _ uint64) (Result, error) {
 		if err := s.checkTarget(sl, ps); err != nil {
 			return Result{}, err
 		}
+		if slots[i].Empty && !ps.Empty {
+			return Result{}, ErrInvalid{"slot " + ps.Slot.String(), "a person wants it started empty: reject " + p.ID + " to take that back"}
+		}
 		ps.From = slots[i].From
 		slots[i] = ps.evidence()
 	}
@@ -101,7 +104,10 @@ func (c ConfirmSlot) apply(s *State, index uint64) (Result, error) {
 		sl.Unclean += slot.UncleanCount(c.Begins() - sl.Epoch)
 	}
 	sl.Epoch = c.Begins()
-	if c.AcceptLoss {
+	switch {
+	case c.Empty:
+		sl.loseAll(c.To)
+	case c.AcceptLoss:
 		for _, n := range sl.mayHoldMore(c.To) {
 			sl.OpenLoss = sl.OpenLoss.with(n, sl.Epoch)
 		}
@@ -151,9 +157,14 @@ func (s *State) confirmable(c ConfirmSlot, ps ProposedSlot) (Slot, error) {
 		return sl, ErrInvalid{what, "it has no target: no copy is known to be viable, name one"}
 	case c.AcceptLoss && !c.Unclean:
 		return sl, ErrInvalid{what, "a change that accepts a loss is not a clean one"}
+	case c.Empty != ps.Empty:
+		return sl, ErrInvalid{what, "the proposal and the confirmation differ in whether it starts empty"}
 	}
 	if err := s.mailNode(c.To); err != nil {
 		return sl, err
+	}
+	if c.Empty {
+		return sl, c.mayStartEmpty(sl, ps)
 	}
 	if !sl.Holds(c.To) {
 		return sl, ErrInvalid{what, fmt.Sprintf("%s holds no copy of the slot", c.To)}
@@ -182,6 +193,9 @@ func (sl Slot) mayHoldMore(to slot.NodeName) []slot.NodeName {
 
 // checkTarget lets a proposal name a replica, or nobody while none is viable.
 func (s *State) checkTarget(sl Slot, ps ProposedSlot) error {
+	if ps.Empty {
+		return s.checkEmpty(sl, ps)
+	}
 	for _, n := range append([]slot.NodeName{ps.To}, ps.Others...) {
 		if n != "" && !slices.Contains(sl.Replicas, n) {
 			return ErrInvalid{"slot " + sl.ID.String(), fmt.Sprintf("%s holds no replica of it", shown(string(n)))}
@@ -267,5 +281,5 @@ func (l *OpenLoss) with(n slot.NodeName, since slot.Epoch) *OpenLoss {
 	if l.Node == n || slices.Contains(l.Also, n) {
 		return l
 	}
-	return &OpenLoss{Node: l.Node, Since: l.Since, Also: append(slices.Clone(l.Also), n)}
+	return &OpenLoss{Node: l.Node, Since: l.Since, Also: append(slices.Clone(l.Also), n), Empty: l.Empty}
 }

@@ -130,7 +130,7 @@ func (c ResolveLoss) apply(s *State, index uint64) (Result, error) {
 			from = c.Node
 		}
 	} else {
-		sl.OpenLoss = &OpenLoss{Node: left[0], Since: l.Since, Also: without(left[1:], "")}
+		sl.OpenLoss = &OpenLoss{Node: left[0], Since: l.Since, Also: without(left[1:], ""), Empty: l.Empty}
 	}
 	s.put(sl, index)
 	s.record(Change{Kind: ChangeResolved, Slot: c.Slot, Epoch: sl.Epoch, From: from, By: shown(c.By), Why: shown(c.Why), WallTime: shown(c.WallTime)})

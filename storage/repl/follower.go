@@ -381,7 +381,7 @@ func (f *Follower) applyLoop(ctx context.Context, stream Replication_FollowClien
 				group = group[n:]
 				f.progress = true
 				if ackErr := ack(true, ""); ackErr != nil && err == nil {
-					err = ackErr
+					return ackErr // of the connection, and no fault of the next event
 				}
 			}
 			if err != nil && refusesEvent(err) {

@@ -1,0 +1,55 @@
+package cli
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"mailnode/node/admin"
+	"mailnode/storage/slot"
+)
+
+func (a *app) clusterRecover() *cobra.Command {
+	var names []string
+	c := a.changes(a.reads(a.verb("recover", nil, "Go on without a majority that is lost for good; on a survivor", func(ctx context.Context, _ []string) error {
+		var with []slot.NodeName
+		again := "mailnode cluster recover"
+		for _, n := range names {
+			with = append(with, slot.NodeName(n))
+			again += " --with " + n
+		}
+		r, err := a.client().Recovery(ctx, with)
+		if err != nil {
+			return err
+		}
+		shown := a.out
+		if a.asJSON {
+			shown = a.err // standard output is the program's
+		}
+		if _, err := io.WriteString(shown, ended(r.Text)); err != nil {
+			return err
+		}
+		var lost []string
+		for _, l := range r.Lost {
+			lost = append(lost, string(l.Node))
+		}
+		if err := a.agree(fmt.Sprintf("Go on without %s?", strings.Join(lost, " and ")), again); err != nil {
+			return err
+		}
+		out, err := a.client().Recover(ctx, admin.RecoverRequest{With: with, Generation: r.Generation})
+		if err != nil {
+			return err
+		}
+		if a.asJSON {
+			return json.NewEncoder(a.out).Encode(out)
+		}
+		_, err = io.WriteString(a.out, ended(out.Text))
+		return err
+	})))
+	c.Flags().StringSliceVar(&names, "with", nil, "a node that is not heard now and is not lost; may be repeated")
+	return c
+}
