@@ -112,7 +112,7 @@ func Open(cfg Config) (*Node, error) {
 	}
 	n := newNode(cfg, nil)
 	n.gate = newGate(cfg.Transport, cfg.Addr, max(3*cfg.HeartbeatTimeout, time.Second))
-	n.trans = newTransport(n.gate, newHclog(n.log).Named("transport"), 10*cfg.HeartbeatTimeout, n.addrOf)
+	n.trans = newTransport(n.gate, newHclog(n.log).Named("transport"), 10*cfg.HeartbeatTimeout, n.addrOf, n.leads)
 	n.latch.room = n.newRoom()
 	n.latch.watch(n.cfg.StallLimit)
 	full := n.latch.room.begins()
@@ -416,6 +416,12 @@ func (n *Node) running() *raft.Raft {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return n.raft
+}
+
+// leads reports whether Raft leads, whatever its disk does.
+func (n *Node) leads() bool {
+	r := n.running()
+	return r != nil && r.State() == raft.Leader
 }
 
 // stopRaft tells Raft to end, without waiting; nil before it was started.

@@ -161,6 +161,7 @@ func (g *gate) cut() {
 type transport struct {
 	*raft.NetworkTransport
 	addrOf   func(raft.ServerID) (string, bool)
+	leads    func() bool
 	abstains *abstention // nil: this server votes
 
 	mu    sync.Mutex // guards what follows
@@ -171,6 +172,8 @@ type transport struct {
 type peerContact struct {
 	match uint64    // the last log entry that the peer is known to hold
 	last  time.Time // of its last answer; used for differences only (law 11)
+	// silent is closed when the peer answers again; nil while it answers.
+	silent chan struct{}
 }
 
 var (
@@ -179,13 +182,14 @@ var (
 	_ raft.WithClose   = (*transport)(nil)
 )
 
-func newTransport(g *gate, logger hclog.Logger, timeout time.Duration, addrOf func(raft.ServerID) (string, bool)) *transport {
+func newTransport(g *gate, logger hclog.Logger, timeout time.Duration, addrOf func(raft.ServerID) (string, bool), leads func() bool) *transport {
 	return &transport{
 		NetworkTransport: raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
 			Stream: raftStream{g}, Logger: logger, MaxPool: 3, Timeout: timeout,
 			MaxRPCsInFlight: 1, // no pipelining: see AppendEntries
 		}),
 		addrOf: addrOf,
+		leads:  leads,
 		peers:  map[raft.ServerID]peerContact{},
 	}
 }
@@ -200,7 +204,13 @@ func (t *transport) target(id raft.ServerID, fallback raft.ServerAddress) raft.S
 // AppendEntries sends entries or a heartbeat. Pipelining is off, so that every
 // answer comes by here.
 func (t *transport) AppendEntries(id raft.ServerID, to raft.ServerAddress, req *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
+	if !isHeartbeat(req) {
+		if err := t.awaitPeer(id); err != nil {
+			return err
+		}
+	}
 	err := t.NetworkTransport.AppendEntries(id, t.target(id, to), req, resp)
+	t.reached(id, err)
 	if err != nil {
 		return err
 	}
@@ -244,6 +254,9 @@ func (t *transport) RequestPreVote(id raft.ServerID, to raft.ServerAddress, req 
 
 // InstallSnapshot sends a snapshot to a peer that is too far behind.
 func (t *transport) InstallSnapshot(id raft.ServerID, to raft.ServerAddress, req *raft.InstallSnapshotRequest, resp *raft.InstallSnapshotResponse, body io.Reader) error {
+	if err := t.awaitPeer(id); err != nil {
+		return err
+	}
 	return t.NetworkTransport.InstallSnapshot(id, t.target(id, to), req, resp, body)
 }
 
@@ -264,5 +277,7 @@ func (t *transport) contact(id raft.ServerID) peerContact {
 func (t *transport) forget() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	clear(t.peers)
+	for id, p := range t.peers {
+		t.peers[id] = peerContact{silent: p.silent}
+	}
 }
