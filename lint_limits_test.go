@@ -65,6 +65,7 @@ ballast, the file 'BALLAST' of each volume's folders | storage/disk BallastBytes
 how old the answer of a disk is, when it is asked what is free | storage/disk lookEvery
 a write of an index that finds no room is tried again | storage/local roomAgainEvery
 a write of Raft that finds no room is tried again | raftfsm roomAgainEvery
+Raft's files that found no room at a start are opened again | raftfsm openAgainEvery
 a copy that was not opened for want of room is opened again | node roomAgainAfter
 message in memory on its way in | storage spoolSmallBytes
 messages on their way in, by announced size | storage SpoolBytesMax spoolSmallBytes

@@ -90,22 +90,22 @@ func (n *Node) serveClients() error {
 		}})
 	n.wg.Go(func() { n.servePassedOn(n.port.Listener(peer.ProtoClient)) })
 	for _, l := range []struct {
-		network, address string
-		serve            func(net.Listener) error
+		setting, network, address string
+		serve                     func(net.Listener) error
 	}{
-		{"tcp", c.IMAP.Plain, func(ln net.Listener) error {
+		{"imap", "tcp", c.IMAP.Plain, func(ln net.Listener) error {
 			return n.imap.Serve(ln, imapd.ListenerOptions{PlainLogin: config.IsLoopback(c.IMAP.Plain)})
 		}},
-		{"tcp", c.IMAP.TLS, func(ln net.Listener) error { return n.imap.Serve(ln, imapd.ListenerOptions{ImplicitTLS: true}) }},
-		{"tcp", c.LMTP.TCP, n.lmtp.Serve},
-		{"unix", c.LMTP.Socket, n.lmtp.Serve},
+		{"imaps", "tcp", c.IMAP.TLS, func(ln net.Listener) error { return n.imap.Serve(ln, imapd.ListenerOptions{ImplicitTLS: true}) }},
+		{"lmtp", "tcp", c.LMTP.TCP, n.lmtp.Serve},
+		{"lmtp_socket", "unix", c.LMTP.Socket, n.lmtp.Serve},
 	} {
 		if l.address == "" {
 			continue
 		}
 		ln, err := listen(l.network, l.address)
 		if err != nil {
-			return err
+			return fmt.Errorf("setting `%s`: %w", l.setting, err)
 		}
 		n.wg.Go(func() {
 			if err := l.serve(ln); err != nil && !errors.Is(err, imapd.ErrShutdown) && !n.stopping.Load() {
@@ -201,7 +201,7 @@ func (n *Node) serveMetrics(ctx context.Context) error {
 	}
 	ln, err := listen("tcp", n.cfg.Node.Metrics)
 	if err != nil {
-		return err
+		return fmt.Errorf("setting `metrics`: %w", err)
 	}
 	mux := http.NewServeMux()
 	mux.Handle("/metrics", n.metrics.Handler())

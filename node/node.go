@@ -227,8 +227,9 @@ func (n *Node) openRaft() error {
 	if err != nil {
 		return err
 	}
-	if n.raft = r; r.Err() == nil {
-		n.logErr("remember raft's server", disk.ReplaceFile(n.raftMarker(), []byte(r.ServerID()+"\n")))
+	n.raft = r
+	if id := r.ServerID(); r.Err() == nil && id != "" { // else it waits for room, and is noted at the next start
+		n.logErr("remember raft's server", disk.ReplaceFile(n.raftMarker(), []byte(id+"\n")))
 	}
 	return nil
 }

@@ -76,12 +76,17 @@ func damaged(cause error) bool {
 }
 
 // remember opens the memory, which is not on Raft's disk.
-func (n *Node) remember() (err error) {
-	if n.mem == nil {
-		if n.mem, err = openMemory(n.cfg.Memory.Dir); err != nil {
-			return fmt.Errorf("open raft: %w", err)
-		}
+func (n *Node) remember() error {
+	if n.mem != nil {
+		return nil
 	}
+	mem, err := openMemory(n.cfg.Memory.Dir)
+	if err != nil {
+		return fmt.Errorf("open raft: %w", err)
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.mem = mem
 	return nil
 }
 

@@ -99,7 +99,17 @@ func listen(t *testing.T, addr string) StreamLayer {
 
 func start(t *testing.T, cfg Config) *server {
 	t.Helper()
-	s := &server{disk: &faultyBackend{}, conditions: make(chan string, 16)}
+	s := begin(t, cfg, &faultyBackend{})
+	if err := s.Err(); err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// begin starts a node that may wait for its disk.
+func begin(t *testing.T, cfg Config, disk *faultyBackend) *server {
+	t.Helper()
+	s := &server{disk: disk, conditions: make(chan string, 16)}
 	cfg.wrap = func(b backend) backend { s.disk.backend = b; return s.disk }
 	cfg.OnCondition = func(name string, err error) {
 		if err != nil {
@@ -107,9 +117,6 @@ func start(t *testing.T, cfg Config) *server {
 		}
 	}
 	n, err := Open(cfg)
-	if err == nil {
-		err = n.Err()
-	}
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -48,9 +48,8 @@ func decodeState(r io.Reader) (*cluster.State, error) {
 
 // knownFile writes the known state.
 type knownFile struct {
-	kept    chan struct{} // closed when the state was kept for the next start
-	mu      sync.Mutex    // one writer at a time; guards written
-	written uint64        // the index of the state that is in the file
+	mu      sync.Mutex // one writer at a time; guards written
+	written uint64     // the index of the state that is in the file
 }
 
 // write makes a state durable, unless a newer one is.
@@ -85,7 +84,7 @@ func (n *Node) keepIfSole(s *cluster.State) {
 // keepKnown writes the state after it changed, until stop; then once more. It is
 // a copy for the next start: when it cannot be written nothing else suffers.
 func (n *Node) keepKnown() {
-	defer close(n.known.kept)
+	defer close(n.kept)
 	for stopping := false; ; {
 		changed := n.Changed()
 		if n.latch.Err() == nil {

@@ -108,7 +108,7 @@ func (n *Node) await(ctx context.Context, start func(enqueue time.Duration) raft
 		return err
 	}
 	full := n.latch.room.begins()
-	if n.latch.room.waits() {
+	if n.latch.room.waits() || n.running() == nil {
 		return cluster.ErrNotDone{Cause: errNoRoom}
 	}
 	if err := ctx.Err(); err != nil {
@@ -157,20 +157,27 @@ func (n *Node) outcome(err error) error {
 func (n *Node) Err() error { return n.latch.Err() }
 
 // ServerID returns this node's name in Raft.
-func (n *Node) ServerID() string { return string(n.id) }
+// It is "" as long as there was no room to open Raft.
+func (n *Node) ServerID() string {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return string(n.id)
+}
 
 // IsLeader reports whether this node leads, as far as it knows: another may have
 // been elected within the last lease. See VerifyLeader.
 func (n *Node) IsLeader() bool {
-	return n.latch.Err() == nil && !n.latch.room.waits() && n.raft.State() == raft.Leader
+	r := n.running()
+	return r != nil && n.latch.Err() == nil && !n.latch.room.waits() && r.State() == raft.Leader
 }
 
 // Leader returns the leader that this node follows or is; empty when it knows none.
 func (n *Node) Leader() (name slot.NodeName, serverID, addr string) {
-	if n.latch.Err() != nil {
+	r := n.running()
+	if r == nil || n.latch.Err() != nil {
 		return "", "", ""
 	}
-	a, id := n.raft.LeaderWithID()
+	a, id := r.LeaderWithID()
 	if id == "" || id == n.id && n.latch.room.waits() {
 		return "", "", ""
 	}
@@ -194,10 +201,11 @@ func (n *Node) LastContact() (time.Duration, bool) {
 	if n.IsLeader() {
 		return 0, true
 	}
-	if n.raft == nil {
+	r := n.running()
+	if r == nil {
 		return 0, false
 	}
-	last := n.raft.LastContact()
+	last := r.LastContact()
 	if last.IsZero() {
 		return 0, false
 	}
@@ -208,15 +216,16 @@ func (n *Node) LastContact() (time.Duration, bool) {
 // loses it steps down after its lease, so a follower that heard from one within
 // two heartbeat timeouts may believe it.
 func (n *Node) Quorum() bool {
-	if n.latch.Err() != nil || n.latch.room.waits() {
+	r := n.running()
+	if r == nil || n.latch.Err() != nil || n.latch.room.waits() {
 		return false
 	}
-	if n.raft.State() == raft.Leader {
+	if r.State() == raft.Leader {
 		// A main loop that waits for its disk does not look at its lease.
 		_, since := n.latch.dog.Slowest()
 		return since < n.cfg.StallLimit/slowPart
 	}
-	if _, id := n.raft.LeaderWithID(); id == "" {
+	if _, id := r.LeaderWithID(); id == "" {
 		return false
 	}
 	age, heard := n.LastContact()

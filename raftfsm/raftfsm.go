@@ -76,6 +76,13 @@ type files struct {
 	abstains *abstention // nil: this server votes
 }
 
+// ends are how the parts of a Node come to their end.
+type ends struct {
+	opened chan struct{} // closed when Raft runs, or never will
+	stop   chan struct{} // ends our own goroutines
+	kept   chan struct{} // closed when the state was kept for the next start
+}
+
 // Node is one server of the Raft cluster.
 type Node struct {
 	cfg    Config
@@ -90,15 +97,16 @@ type Node struct {
 	proofs proofs
 	files
 
-	stop    chan struct{} // ends our own goroutines
-	mu      sync.Mutex    // guards what follows
-	raft    *raft.Raft    // nil while Open runs
-	stopped raft.Future   // of the first raft.Shutdown; later ones do not wait
+	ends
+	mu      sync.Mutex  // guards what follows, and files and id until opened is closed
+	raft    *raft.Raft  // nil before it runs
+	stopped raft.Future // of the first raft.Shutdown; later ones do not wait
 }
 
 // Open starts Raft from what Dir holds; it never bootstraps. Whatever is wrong with
 // Raft's files gives a Node that is halted, see Err: it answers State with what this
-// server knew when it ran last, and mail on healthy disks goes on (law 9). An error
+// server knew when it ran last, and mail on healthy disks goes on (law 9). One that finds
+// no room is returned while it waits for room: Raft runs when there is some. An error
 // means that cfg is not complete.
 func Open(cfg Config) (*Node, error) {
 	cfg = cfg.withDefaults()
@@ -107,21 +115,64 @@ func Open(cfg Config) (*Node, error) {
 	}
 	n := newNode(cfg, nil)
 	n.gate = newGate(cfg.Transport, cfg.Addr, max(3*cfg.HeartbeatTimeout, time.Second))
-	n.trans = newTransport(n.gate, newHclog(n.log).Named("transport"), 10*cfg.HeartbeatTimeout, n.addrOf)
-	if err := n.open(); err != nil {
+	n.trans = newTransport(n.gate, newHclog(n.log).Named("transport"), 10*cfg.HeartbeatTimeout, n.addrOf, n.leads)
+	n.latch.room = n.newRoom()
+	n.latch.watch(n.cfg.StallLimit)
+	full := n.latch.room.begins()
+	go n.run()
+	select {
+	case <-n.opened:
+	case <-full:
+	}
+	return n, nil
+}
+
+// run opens Raft, and does what goes on for as long as it runs.
+func (n *Node) run() {
+	if err := n.openWithRoom(); err != nil {
 		n.latch.trip(conditionOf(err), err)
 	}
 	if n.latch.Err() != nil {
 		n.stopRaft()
 	}
+	close(n.opened)
 	go n.observe()
-	go n.keepKnown()
-	return n, nil
+	n.keepKnown()
+}
+
+// openAgainEvery is how often Raft is opened again that found no room: it proves its
+// files each time.
+const openAgainEvery = time.Second
+
+// openWithRoom opens Raft, as soon as there is room for that.
+func (n *Node) openWithRoom() error {
+	err := n.open()
+	if !noRoom(err) {
+		return err
+	}
+	n.latch.room.begin(err)
+	defer n.latch.room.end()
+	tick := time.NewTicker(openAgainEvery)
+	defer tick.Stop()
+	for noRoom(err) {
+		select {
+		case <-tick.C:
+			err = n.open()
+		case <-n.stop:
+			return fmt.Errorf("shut down while it waited for room: %w", err)
+		case <-n.latch.Tripped():
+			return n.latch.Err()
+		}
+	}
+	if err != nil {
+		n.latch.trip(conditionOf(err), err) // before it no longer waits
+	}
+	return err
 }
 
 // newNode makes a Node of which nothing is open yet; onHalt is its own when nil.
 func newNode(cfg Config, onHalt func(*ErrHalted)) *Node {
-	n := &Node{cfg: cfg, log: cfg.Logger, stop: make(chan struct{}), known: knownFile{kept: make(chan struct{})}}
+	n := &Node{cfg: cfg, log: cfg.Logger, ends: ends{make(chan struct{}), make(chan struct{}), make(chan struct{})}}
 	if onHalt == nil {
 		onHalt = n.halt
 	}
@@ -156,20 +207,22 @@ func (n *Node) open() error {
 	if n.cfg.wrap != nil {
 		n.back = n.cfg.wrap(n.back)
 	}
-	n.log = n.cfg.Logger.With("server", string(n.id))
-	if n.mem.get().Owes > 0 {
-		n.abstains = newAbstention(n.mem, n.filled)
-		n.trans.abstains = n.abstains
+	if n.mem.get().Owes > 0 && n.abstains == nil {
+		a := newAbstention(n.mem, n.filled)
+		n.mu.Lock()
+		n.abstains = a
+		n.mu.Unlock()
+		n.trans.abstains = a
 	}
-	go n.trans.pass(n.stop)
 	n.tellSetAside()
-	n.latch.room = n.newRoom()
-	defer n.latch.room.opened()
-	n.latch.watch(n.cfg.StallLimit)
 	r, err := n.start()
 	if err != nil {
+		if noRoom(err) { // it is opened again
+			err, n.back = errors.Join(err, closeBackend(n.back, err)), nil
+		}
 		return fmt.Errorf("open raft in %q: %w", n.cfg.Dir, err)
 	}
+	go n.trans.pass(n.stop)
 	n.mu.Lock()
 	n.raft = r
 	n.mu.Unlock()
@@ -197,7 +250,10 @@ func (n *Node) openWithin(limit time.Duration) error {
 	defer late.Stop()
 	select {
 	case err := <-done:
+		n.mu.Lock()
+		opener.abstains = n.abstains
 		n.files, n.id = opener.files, opener.id
+		n.mu.Unlock()
 		if err != nil && n.back != nil { // it may be opened again
 			err, n.back = errors.Join(err, closeBackend(n.back, err)), nil
 		}
@@ -216,7 +272,7 @@ func (n *Node) start() (*raft.Raft, error) {
 	}
 	s := &store{back: n.back, latch: n.latch, mem: n.mem, snaps: snaps, self: n.id, abstains: n.abstains}
 	conf := n.cfg.raftConfig(n.id)
-	conf.Logger = newHclog(n.log)
+	conf.Logger = newHclog(n.log.With("server", string(n.id)))
 	var r *raft.Raft
 	err = n.latch.run(func() (err error) {
 		r, err = raft.NewRaft(conf, n.fsm, s, s, snaps, n.trans)
@@ -251,14 +307,21 @@ func (n *Node) tellSetAside() {
 
 // Abstains reports whether this server takes no part in votes, because its log was
 // lost and no leader has filled it yet.
-func (n *Node) Abstains() bool { return n.abstains.holds() }
+func (n *Node) Abstains() bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.abstains.holds()
+}
 
 // DecidesAlone reports whether Raft's files failed, or have no room, on a server that
 // is the only one with a vote: nobody can have changed the state that it knows.
 func (n *Node) DecidesAlone() bool {
 	var halted *ErrHalted
 	failed := errors.As(n.Err(), &halted) && (halted.Condition == ConditionStoreFailed || halted.Condition == ConditionLogCorrupt)
-	return (failed || n.latch.room.waits()) && n.mem != nil && n.mem.get().Sole && n.State().ClusterID != ""
+	n.mu.Lock()
+	mem := n.mem
+	n.mu.Unlock()
+	return (failed || n.latch.room.waits()) && mem != nil && mem.get().Sole && n.State().ClusterID != ""
 }
 
 // run executes f, which the latch may end, in a goroutine.
@@ -351,6 +414,19 @@ func whenHalted(condition string) string {
 	return "the slots that this node serves go on as without a quorum"
 }
 
+// running returns Raft, nil before it runs.
+func (n *Node) running() *raft.Raft {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.raft
+}
+
+// leads reports whether Raft leads, whatever its disk does.
+func (n *Node) leads() bool {
+	r := n.running()
+	return r != nil && r.State() == raft.Leader
+}
+
 // stopRaft tells Raft to end, without waiting; nil before it was started.
 func (n *Node) stopRaft() raft.Future {
 	n.mu.Lock()
@@ -371,7 +447,8 @@ func (n *Node) snapshotDone(err error) {
 // observe drains LeaderCh, notices that the cluster removed this server, and that a
 // person has removed what was set aside.
 func (n *Node) observe() {
-	if n.raft == nil {
+	r := n.running()
+	if r == nil {
 		return
 	}
 	tick := time.NewTicker(n.cfg.HeartbeatTimeout)
@@ -383,14 +460,14 @@ func (n *Node) observe() {
 			return
 		case <-n.latch.Tripped():
 			return
-		case leading := <-n.raft.LeaderCh():
+		case leading := <-r.LeaderCh():
 			if leading {
 				n.trans.forget()
 			}
 			n.log.Info("raft leadership changed", "leading", leading)
 			n.fsm.publish(nil)
 		case <-tick.C:
-			if n.raft.State() == raft.Shutdown && n.unasked() {
+			if r.State() == raft.Shutdown && n.unasked() {
 				n.latch.trip(ConditionRemoved, errors.New("the cluster removed this server"))
 				return
 			}
@@ -423,15 +500,17 @@ func (n *Node) Shutdown(ctx context.Context) error {
 	}
 	n.latch.dog.Close()
 	n.mu.Unlock()
-	ended := n.stopRaft()
+	n.stopRaft()
 	n.gate.close()
 	done := make(chan error, 1)
 	go func() {
 		var err error
+		<-n.opened
+		ended := n.stopRaft() // it may have begun to run just now
 		if ended != nil {
 			err = ended.Error()
 		}
-		<-n.known.kept
+		<-n.kept
 		done <- errors.Join(err, n.trans.Close(), n.closeFiles())
 	}()
 	select {

@@ -46,7 +46,6 @@ type room struct {
 	stop    <-chan struct{} // the Node is shut down
 
 	mu    sync.Mutex    // guards what follows
-	opens bool          // Open runs: whoever called it must not wait
 	n     int           // writes that wait
 	began chan struct{} // closed while n > 0; replaced when the last one has gone on
 }
@@ -64,9 +63,7 @@ func (r *room) again(cause error, write func() error) error {
 			return cause
 		}
 	}
-	if !r.begin(cause) {
-		return cause
-	}
+	r.begin(cause)
 	defer r.end()
 	tick := time.NewTicker(roomAgainEvery)
 	defer tick.Stop()
@@ -83,19 +80,15 @@ func (r *room) again(cause error, write func() error) error {
 	return cause
 }
 
-// begin notes a write that waits; false: it must not.
-func (r *room) begin(cause error) bool {
+// begin notes a write that waits.
+func (r *room) begin(cause error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.opens {
-		return false
-	}
 	if r.n++; r.n == 1 {
 		close(r.began)
 		r.silence(true)
 		r.tell(cause)
 	}
-	return true
 }
 
 // end notes that it has gone on.
@@ -109,13 +102,6 @@ func (r *room) end() {
 			r.tell(nil)
 		}
 	}
-}
-
-// opened says that Open is over.
-func (r *room) opened() {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.opens = false
 }
 
 // begins returns a channel that is closed when a write waits.
@@ -140,7 +126,7 @@ func (r *room) waits() bool {
 
 // newRoom makes the room of a Node that is being opened.
 func (n *Node) newRoom() *room {
-	return &room{latch: n.latch, giveUp: n.giveUpBallast, silence: n.gate.silence, tell: n.tellRoom, stop: n.stop, opens: true, began: make(chan struct{})}
+	return &room{latch: n.latch, giveUp: n.giveUpBallast, silence: n.gate.silence, tell: n.tellRoom, stop: n.stop, began: make(chan struct{})}
 }
 
 func (n *Node) giveUpBallast() bool {

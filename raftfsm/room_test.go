@@ -118,15 +118,7 @@ func TestFullRaftDiskStops(t *testing.T) {
 // TestLaw09FullRaftDisk fills a real disk to its last byte, twice: the ballast takes
 // the first, the second is waited for.
 func TestLaw09FullRaftDisk(t *testing.T) {
-	dir := t.TempDir()
-	if out, err := exec.Command("mount", "-t", "tmpfs", "-o", "size=8m", "mailnode-test", dir).CombinedOutput(); err != nil {
-		t.Skipf("SKIPPED: no tmpfs can be mounted here (root is needed): %v: %s", err, out)
-	}
-	t.Cleanup(func() {
-		if out, err := exec.Command("umount", "-l", dir).CombinedOutput(); err != nil {
-			t.Errorf("unmount %s: %v: %s", dir, err, out)
-		}
-	})
+	dir := tmpfs(t)
 	ballast := filepath.Join(dir, "ballast")
 	write(t, ballast, make([]byte, 1<<20))
 	cfg := config(t, "n1", listenNew(t))
@@ -168,6 +160,56 @@ func TestLaw09FullRaftDisk(t *testing.T) {
 	}
 }
 
+// TestLaw09FullRaftDiskAtAStart: a server that finds no room when Raft begins to write
+// knows what it knew, decides nothing, and takes part by itself when there is room. It
+// may be stopped and started meanwhile.
+func TestLaw09FullRaftDiskAtAStart(t *testing.T) {
+	cfg := config(t, "n1", listenNew(t))
+	n1 := first(t, cfg)
+	want := n1.must(t, cluster.AssignSlot{Slot: 0, Master: "n1"}).Index
+	n1.end(t)
+	full := &faultyBackend{err: fullDisk(syscall.ENOSPC)}
+	for range 2 {
+		cfg.Transport = listenNew(t)
+		s := begin(t, cfg, full)
+		s.wantsNoRoom(t)
+		if sl, ok := s.State().Slot(0); !ok || sl.Master != "n1" || !s.DecidesAlone() {
+			t.Errorf("it knows %+v", sl)
+		}
+		s.end(t)
+	}
+	cfg.Transport = listenNew(t)
+	s := begin(t, cfg, full)
+	s.wantsNoRoom(t)
+	full.set(nil, nil)
+	until(t, "it leads", s.IsLeader)
+	if got := s.must(t, cluster.AssignSlot{Slot: 1, Master: "n1"}).Index; got <= want {
+		t.Errorf("it goes on with index %d, had acknowledged %d", got, want)
+	}
+}
+
+// TestLaw09FullRaftDiskBeforeTheFiles fills a real disk, so that not even Raft's files
+// can be opened, or the folder of a new server made.
+func TestLaw09FullRaftDiskBeforeTheFiles(t *testing.T) {
+	dir := tmpfs(t)
+	cfg := config(t, "n1", listenNew(t))
+	cfg.Dir = filepath.Join(dir, "raft")
+	fill(t, filepath.Join(dir, "filler"))
+	s := begin(t, cfg, &faultyBackend{})
+	s.wantsNoRoom(t)
+	if _, err := s.Servers(); s.Abstains() || s.DecidesAlone() || !errors.Is(err, errNoRoom) {
+		t.Errorf("it has no files; servers: %v", err)
+	}
+	if err := os.Remove(filepath.Join(dir, "filler")); err != nil {
+		t.Fatal(err)
+	}
+	until(t, "Raft runs", func() bool { return s.running() != nil && !s.latch.room.waits() })
+	if err := s.Bootstrap(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	until(t, "it leads", s.IsLeader)
+}
+
 // fill writes until the disk has no byte left.
 func fill(t *testing.T, path string) {
 	t.Helper()
@@ -207,4 +249,19 @@ func TestNoRoom(t *testing.T) {
 			t.Errorf("%v: %t, want %t", tt.err, got, tt.want)
 		}
 	}
+}
+
+// tmpfs mounts a disk of 8 MiB.
+func tmpfs(t *testing.T) string {
+	t.Helper()
+	dir := t.TempDir()
+	if out, err := exec.Command("mount", "-t", "tmpfs", "-o", "size=8m", "mailnode-test", dir).CombinedOutput(); err != nil {
+		t.Skipf("SKIPPED: no tmpfs can be mounted here (root is needed): %v: %s", err, out)
+	}
+	t.Cleanup(func() {
+		if out, err := exec.Command("umount", "-l", dir).CombinedOutput(); err != nil {
+			t.Errorf("unmount %s: %v: %s", dir, err, out)
+		}
+	})
+	return dir
 }

@@ -1,6 +1,7 @@
 package raftfsm
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -37,10 +38,11 @@ func (n *Node) Bootstrap(ctx context.Context) error {
 
 // Servers returns Raft's configuration in its order.
 func (n *Node) Servers() ([]Server, error) {
-	if n.raft == nil {
-		return nil, fmt.Errorf("read raft configuration: %w", n.latch.Err())
+	r := n.running()
+	if r == nil {
+		return nil, fmt.Errorf("read raft configuration: %w", cmp.Or(n.latch.Err(), errNoRoom))
 	}
-	f := n.raft.GetConfiguration()
+	f := r.GetConfiguration()
 	if err := f.Error(); err != nil {
 		return nil, fmt.Errorf("read raft configuration: %w", err)
 	}
@@ -52,7 +54,7 @@ func (n *Node) Servers() ([]Server, error) {
 		}
 		switch {
 		case s.ID == n.id:
-			sv.Match, sv.Silent = n.raft.LastIndex(), 0
+			sv.Match, sv.Silent = r.LastIndex(), 0
 		case n.IsLeader():
 			if p := n.trans.contact(s.ID); !p.last.IsZero() {
 				sv.Match, sv.Silent = p.match, time.Since(p.last)

@@ -161,6 +161,7 @@ func (g *gate) cut() {
 type transport struct {
 	*raft.NetworkTransport
 	addrOf   func(raft.ServerID) (addr string, known bool, err error)
+	leads    func() bool
 	abstains *abstention   // nil: this server votes
 	rpcs     chan raft.RPC // what Raft gets to see
 
@@ -172,6 +173,8 @@ type transport struct {
 type peerContact struct {
 	match uint64    // the last log entry that the peer is known to hold
 	last  time.Time // of its last answer; used for differences only (law 11)
+	// silent is closed when the peer answers again; nil while it answers.
+	silent chan struct{}
 }
 
 var (
@@ -180,7 +183,7 @@ var (
 	_ raft.WithClose   = (*transport)(nil)
 )
 
-func newTransport(g *gate, logger hclog.Logger, timeout time.Duration, addrOf func(raft.ServerID) (string, bool, error)) *transport {
+func newTransport(g *gate, logger hclog.Logger, timeout time.Duration, addrOf func(raft.ServerID) (string, bool, error), leads func() bool) *transport {
 	return &transport{
 		NetworkTransport: raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
 			Stream: raftStream{g}, Logger: logger, MaxPool: 3, Timeout: timeout,
@@ -188,6 +191,7 @@ func newTransport(g *gate, logger hclog.Logger, timeout time.Duration, addrOf fu
 		}),
 		addrOf: addrOf,
 		rpcs:   make(chan raft.RPC),
+		leads:  leads,
 		peers:  map[raft.ServerID]peerContact{},
 	}
 }
@@ -207,8 +211,12 @@ func (t *transport) target(id raft.ServerID, fallback raft.ServerAddress) (raft.
 // answer comes by here.
 func (t *transport) AppendEntries(id raft.ServerID, to raft.ServerAddress, req *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
 	to, err := t.target(id, to)
+	if err == nil && !isHeartbeat(req) {
+		err = t.awaitPeer(id)
+	}
 	if err == nil {
 		err = t.NetworkTransport.AppendEntries(id, to, req, resp)
+		t.reached(id, err)
 	}
 	if err != nil {
 		return err
@@ -280,6 +288,9 @@ func (t *transport) RequestPreVote(id raft.ServerID, to raft.ServerAddress, req 
 // InstallSnapshot sends a snapshot to a peer that is too far behind.
 func (t *transport) InstallSnapshot(id raft.ServerID, to raft.ServerAddress, req *raft.InstallSnapshotRequest, resp *raft.InstallSnapshotResponse, body io.Reader) error {
 	to, err := t.target(id, to)
+	if err == nil {
+		err = t.awaitPeer(id)
+	}
 	if err != nil {
 		return err
 	}
@@ -307,5 +318,7 @@ func (t *transport) contact(id raft.ServerID) peerContact {
 func (t *transport) forget() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	clear(t.peers)
+	for id, p := range t.peers {
+		t.peers[id] = peerContact{silent: p.silent}
+	}
 }

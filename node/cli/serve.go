@@ -38,16 +38,27 @@ func (a *app) serveVerb() *cobra.Command {
 		defer stopping()
 		defer petWatchdog(ctx, tell)()
 		if err := a.serve(ctx, c, log, version, func() { tell(daemon.SdNotifyReady) }); errors.Is(err, peer.ErrNoCluster) {
-			return &admin.Error{Exit: admin.ExitFailed, Next: fmt.Sprintf("mailnode cluster join --config %s --token-file FILE", file), Text: fmt.Sprintf(
+			return notStarted(&admin.Error{Exit: admin.ExitFailed, Next: fmt.Sprintf("mailnode cluster join --config %s --token-file FILE", file), Text: fmt.Sprintf(
 				"serve node %q: %s has no identity: %s. A new node joins with what `mailnode cluster token %s` prints on a member; the first node of a new cluster is made by `mailnode cluster init --config %s`",
-				c.Node.Name, c.Node.Data, lostFolder(c), c.Node.Name, file)}
+				c.Node.Name, c.Node.Data, lostFolder(c), c.Node.Name, file)}, tell)
 		} else if err != nil {
-			return fmt.Errorf("serve node %q: %w", c.Node.Name, err)
+			return notStarted(fmt.Errorf("serve node %q: %w", c.Node.Name, err), tell)
 		}
 		return nil
 	})
 	c.Flags().StringVar(&file, "config", "", "the node's configuration file")
 	return c
+}
+
+// notStarted puts all of an error on one line, the last one of the journal: whoever looks
+// at a unit that has failed sees little more. systemd is told as well.
+func notStarted(err error, tell func(string)) error {
+	refusal := (*admin.Error)(nil)
+	if errors.As(err, &refusal) && refusal.Next != "" {
+		err = &admin.Error{Exit: refusal.Exit, Text: err.Error() + "; next: " + refusal.Next}
+	}
+	tell("STATUS=" + err.Error())
+	return err
 }
 
 // petWatchdog tells systemd twice per WatchdogSec that this process runs. It goes

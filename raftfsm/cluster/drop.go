@@ -100,7 +100,7 @@ func (c EndDrop) apply(s *State, index uint64) (Result, error) {
 	if why := sl.Keeps(c.Node); why != "" {
 		return Result{}, ErrInvalid{what, why}
 	}
-	sl.Replicas, sl.Awaits, sl.Leaving = without(sl.Replicas, c.Node), without(sl.Awaits, c.Node), sl.stays(c.Node)
+	sl.unlist(c.Node)
 	s.put(sl, index)
 	return Result{Epoch: sl.Epoch}, nil
 }
@@ -139,6 +139,11 @@ func (sl Slot) Keeps(n slot.NodeName) string {
 		return "the new master hears it before it begins to serve"
 	}
 	return ""
+}
+
+// unlist takes a replica off the list. What it protects is the caller's to look at.
+func (sl *Slot) unlist(n slot.NodeName) {
+	sl.Replicas, sl.Awaits, sl.Leaving = without(sl.Replicas, n), without(sl.Awaits, n), sl.stays(n)
 }
 
 // stays returns the list of those that leave without one of them; nil when nobody is

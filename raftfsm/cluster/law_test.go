@@ -296,6 +296,10 @@ func checkLeft(t *rapid.T, was, now Slot, c Command) {
 			continue
 		}
 		switch c := c.(type) {
+		case RemoveMember:
+			if c.Name != n || slices.Contains(was.InSync, n) || len(now.Replicas) == 0 {
+				t.Fatalf("%+v took %s off %+v", c, n, was)
+			}
 		case DropReplica:
 			if slices.Contains(was.InSync, n) && now.Protected {
 				t.Fatalf("%+v took %s off %+v: %+v", c, n, was, now)

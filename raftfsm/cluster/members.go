@@ -185,7 +185,7 @@ func (c RemoveMember) apply(s *State, index uint64) (Result, error) {
 		if !sl.Holds(c.Name) {
 			continue
 		}
-		sl.Replicas = without(sl.Replicas, c.Name)
+		sl.unlist(c.Name)
 		s.put(sl, index)
 	}
 	m := s.Members[at]

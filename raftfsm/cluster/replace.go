@@ -126,6 +126,8 @@ func (s *State) needed(sl Slot, n slot.NodeName) string {
 		return "it is the master"
 	case h != nil:
 		return "a hand-over of it is under way"
+	case sl.Moving() && slices.Contains([]slot.NodeName{sl.Move.To, sl.Move.From, sl.Move.Lead}, n):
+		return "a move of its copies is under way"
 	case l != nil && (l.Node == n || slices.Contains(l.Also, n)):
 		return "its copy may have mail that is not rescued"
 	case slices.Contains(sl.Awaits, n):

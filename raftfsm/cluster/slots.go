@@ -76,7 +76,7 @@ func (c DropReplica) apply(s *State, index uint64) (Result, error) {
 	if l := sl.OpenLoss; l != nil && (l.Node == c.Node || slices.Contains(l.Also, c.Node)) && !c.Force {
 		return Result{}, ErrInvalid{what, "it may hold mail that is not rescued yet: mailnode rescue list"}
 	}
-	sl.Replicas, sl.Awaits, sl.Leaving = without(sl.Replicas, c.Node), without(sl.Awaits, c.Node), sl.stays(c.Node)
+	sl.unlist(c.Node)
 	if counts {
 		// The others alone may not hold everything: only the master knows (law 1).
 		sl.unprotect()
