@@ -157,6 +157,10 @@ pause before the state is fetched for an event that could not be applied | stora
 lag that pages | node lagPageAfter
 one undelete of messages is waited for | node restoreWithin
 log lines of one kind (message, slot, node, client, user) | node/monitor linesPerKind linesWindow
+diary of a node | node/diary fileMax keptMax TextMax
+happenings that wait for a disk that takes none | node/diary pendingMax
+one node's answer for 'incident report' | node diaryWithin diaryAnswerMax
+the same note of the same person | node noteAgain
 command of '[hooks] on_change' | node hookWithin hookPauseMin hookPauseMax
 last call of that command, when the node stops | node hookLast
 output of that command in the log | node hookOutputMax

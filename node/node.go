@@ -86,6 +86,7 @@ type outlook struct {
 	reporting   reporting
 	asides      *asides
 	currency    *currency // see unknown.go
+	happenings  *happenings
 }
 
 // stores are a node's copies, and what they share.
@@ -198,6 +199,7 @@ func (n *Node) open() error {
 	n.spool.Space = n.resources.Disks.At(n.fs, n.spool.Dir, n.clock.Mono)
 	n.copies, n.currency = newCopies(n), newCurrency(n.clock.Mono, n.Fresh)
 	n.asides = newAsides(n)
+	n.happenings = newHappenings(n)
 	o := peer.Options{Log: n.log, Admit: n.admit}
 	if n.port, err = peer.Listen(cfg.Node.Peer, id, o); err != nil {
 		return err
@@ -287,9 +289,11 @@ func (n *Node) admit(name slot.NodeName, key string) error {
 // is left behind, and what can be is closed and marked clean all the same.
 func (n *Node) stop(stopWork context.CancelFunc) {
 	n.stopping.Store(true)
+	n.happenings.noteStop("is stopping")
 	n.sayStopping()
 	whole := n.step("serve clients", drainTimeout+cutWithin, n.stopFronts)
 	n.sayStopped()
+	n.happenings.noteStop("has stopped")
 	stopWork()
 	whole = n.step("run jobs", settleWithin, n.jobs.Close) && whole
 	if n.grpc != nil {

@@ -25,6 +25,7 @@ type Backend struct {
 	Mending    Mending
 	Reindexing Reindexing
 	Rescuing   Rescuing
+	Incidents  Incidents
 }
 
 // Health says how things are.
