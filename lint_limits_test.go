@@ -171,6 +171,8 @@ handshakes of the peer port | node leaveWithin
 all that together, whatever clients do | node drainTimeout+cutWithin+2*settleWithin+2*closePeers+leaveWithin
 closing the copies, behind clients and jobs | node closeWithin
 the unit's 'TimeoutStopSec' | packaging/mailnode.service TimeoutStopSec
+the unit's pause before a failed node is started again | packaging/mailnode.service RestartSec RestartMaxDelaySec
+the unit's limit of starts | packaging/mailnode.service StartLimitBurst StartLimitIntervalSec
 the unit's 'MemoryMax' | packaging/mailnode.service MemoryMax
 `
 
