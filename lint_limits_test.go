@@ -166,6 +166,10 @@ pause before the state is fetched for an event that could not be applied | stora
 lag that pages | node lagPageAfter
 one undelete of messages is waited for | node restoreWithin
 log lines of one kind (message, slot, node, client, user) | node/monitor linesPerKind linesWindow
+diary of a node | node/diary fileMax keptMax TextMax
+happenings that wait for a disk that takes none | node/diary pendingMax
+one node's answer for 'incident report' | node diaryWithin diaryAnswerMax
+the same note of the same person | node noteAgain
 command of '[hooks] on_change' | node hookWithin hookPauseMin hookPauseMax
 last call of that command, when the node stops | node hookLast
 output of that command in the log | node hookOutputMax
@@ -176,6 +180,8 @@ handshakes of the peer port | node leaveWithin
 all that together, whatever clients do | node drainTimeout+cutWithin+2*settleWithin+2*closePeers+leaveWithin
 closing the copies, behind clients and jobs | node closeWithin
 the unit's 'TimeoutStopSec' | packaging/mailnode.service TimeoutStopSec
+the unit's pause before a failed node is started again | packaging/mailnode.service RestartSec RestartMaxDelaySec
+the unit's limit of starts | packaging/mailnode.service StartLimitBurst StartLimitIntervalSec
 the unit's 'MemoryMax' | packaging/mailnode.service MemoryMax
 `
 

@@ -80,7 +80,7 @@ func (f failovers) Plan(ctx context.Context, id string) (admin.Plan, error) {
 
 // Propose implements admin.Failovers.
 func (f failovers) Propose(ctx context.Context, r admin.ProposeRequest) (admin.Proposed, error) {
-	w := failover.Wish{From: r.Node, Dead: r.Dead, To: r.To, By: r.By, WallTime: f.n.wallTime()}
+	w := failover.Wish{From: r.Node, Dead: r.Dead, To: r.To, By: f.n.from(r.By), WallTime: f.n.wallTime()}
 	if r.Home {
 		w.From, w.Home, w.HomeOf = "", true, r.Node
 	}
@@ -103,12 +103,15 @@ func (f failovers) Confirm(ctx context.Context, r admin.ConfirmRequest) (admin.O
 		return admin.Outcome{}, err
 	}
 	o, err := failover.Confirm(ctx, failover.Deps{Ownership: f.n, Serving: f.n, Asker: f.n, View: f.n.view, SuspectAfter: f.n.cfg.Replication.SuspectAfter},
-		failover.Request{Proposal: r.ID, Slots: r.Slots, AcceptLoss: r.AcceptLoss, By: r.By, Why: "confirmed by " + r.By, WallTime: f.n.wallTime()})
+		failover.Request{Proposal: r.ID, Slots: r.Slots, AcceptLoss: r.AcceptLoss, By: f.n.from(r.By), Why: "confirmed by " + r.By, WallTime: f.n.wallTime()})
 	if err != nil {
 		return admin.Outcome{}, err
 	}
 	return admin.Outcome{Exit: o.ExitCode, Text: o.Text, Done: slotsOf(o.Done), Refused: slotsOf(append(o.Refused, o.Failed...)), NotServing: slotsOf(o.NotServing)}, nil
 }
+
+// from says who gave an order, and at which node: Raft's history keeps it.
+func (n *Node) from(by string) string { return by + " at " + string(n.cfg.Node.Name) }
 
 func slotsOf(list []failover.SlotOutcome) []slot.ID {
 	out := []slot.ID{}
@@ -124,7 +127,7 @@ func (f failovers) Reject(ctx context.Context, r admin.RejectRequest) error {
 		return err
 	}
 	f.n.catchUp(ctx)
-	o, err := failover.Reject(ctx, f.n, r.ID, r.By, r.Why)
+	o, err := failover.Reject(ctx, f.n, r.ID, f.n.from(r.By), r.Why)
 	if err == nil && o.ExitCode != 0 {
 		err = &admin.Error{Text: strings.TrimSpace(o.Text), Exit: o.ExitCode, Next: "mailnode failover list"}
 	}

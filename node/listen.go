@@ -51,6 +51,8 @@ func (n *Node) start(ctx context.Context) error {
 	n.wg.Go(func() { n.watch(ctx) })
 	n.wg.Go(func() { n.declare(ctx) })
 	n.wg.Go(func() { n.asides.run(ctx) })
+	n.wg.Go(func() { n.happenings.run(ctx) })
+	n.wg.Go(func() { n.happenings.write(ctx) })
 	for _, dir := range n.volumes.folders() {
 		n.wg.Go(func() { n.watchSpace(ctx, dir) })
 	}

@@ -89,6 +89,7 @@ type outlook struct {
 	reporting   reporting
 	asides      *asides
 	currency    *currency // see unknown.go
+	happenings  *happenings
 }
 
 // stores are a node's copies, and what they share.
@@ -205,6 +206,7 @@ func (n *Node) open() error {
 	if err := n.past.load(cfg.Node.Data); err != nil {
 		return fmt.Errorf("open node %q: %w", cfg.Node.Name, err)
 	}
+	n.happenings = newHappenings(n)
 	o := peer.Options{Log: n.log, Admit: n.admit, OnGone: n.isGone, TellBehind: n.tellBehind, HigherGeneration: n.hearGeneration}
 	if n.port, err = peer.Listen(cfg.Node.Peer, id, o); err != nil {
 		return err
@@ -288,9 +290,11 @@ func (l raftLayer) Dial(addr string, timeout time.Duration) (net.Conn, error) {
 // is left behind, and what can be is closed and marked clean all the same.
 func (n *Node) stop(stopWork context.CancelFunc) {
 	n.stopping.Store(true)
+	n.happenings.noteStop("is stopping")
 	n.sayStopping()
 	whole := n.step("serve clients", drainTimeout+cutWithin, n.stopFronts)
 	n.sayStopped()
+	n.happenings.noteStop("has stopped")
 	stopWork()
 	whole = n.step("run jobs", settleWithin, n.jobs.Close) && whole
 	if n.grpc != nil {

@@ -28,6 +28,7 @@ type Backend struct {
 	Serving    Serving
 	Copying    Copying
 	Recovering Recovering
+	Incidents  Incidents
 }
 
 // Health says how things are.

@@ -88,6 +88,8 @@ func next(path string) string {
 		return "mailnode cluster members"
 	case "/v1/audits", "/v1/reindex":
 		return "mailnode job list"
+	case "/v1/incident/notes":
+		return "mailnode incident report"
 	}
 	return "mailnode failover list"
 }

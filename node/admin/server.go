@@ -156,6 +156,7 @@ func change[Q, T any](s *Server, what string, limit time.Duration, do func(ctx c
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), limit)
 		defer cancel()
 		answer, err := bounded(ctx, s.log, s.lateOrder(what, limit), func() (T, error) { return do(ctx, q, by) })
+		s.ordered(r.URL.Path, what, by, q, answer, err)
 		if err != nil {
 			s.log.Warn("operator's order refused", slog.String("order", what), slog.String("by", by), slog.Any("error", err))
 			s.refuse(w, err)

@@ -85,7 +85,7 @@ func usage(format string, args ...any) error {
 
 func (a *app) root() *cobra.Command {
 	root := group("mailnode", "A replicated mail store: IMAP and LMTP in front, copies on other servers behind",
-		a.demo(), a.serveVerb(), a.cluster(), a.status(), a.failover(), a.rescue(), a.slotVerb(), a.job(), a.user(), a.config(), a.version())
+		a.demo(), a.serveVerb(), a.cluster(), a.status(), a.failover(), a.incident(), a.rescue(), a.slotVerb(), a.job(), a.user(), a.config(), a.version())
 	root.PersistentFlags().StringVar(&a.socket, "socket", socketPreset(), "admin socket of the node; MAILNODE_SOCKET does the same")
 	root.SilenceErrors, root.SilenceUsage = true, true
 	root.CompletionOptions.HiddenDefaultCmd = true

@@ -17,7 +17,7 @@ import (
 
 func (a *app) failover() *cobra.Command {
 	list := a.failoverList()
-	c := group("failover", "Changes of master: what is proposed, and a person's answer", list, a.failoverShow(), a.failoverPropose(), a.failoverConfirm(), a.failoverReject())
+	c := group("failover", "Changes of master: what is proposed, and a person's answer", list, a.failoverShow(), a.failoverPropose(), a.failoverConfirm(), a.failoverReject(), a.failoverHistory())
 	c.Aliases = []string{"fo"}
 	a.reads(c)
 	a.quick(c, list.RunE)

@@ -45,23 +45,7 @@ func wrap(indent, text string) string {
 }
 
 // slotRanges writes slots as people do: "s000-s003 s007".
-func slotRanges(ids []slot.ID) string {
-	ids = slices.Sorted(slices.Values(ids))
-	var parts []string
-	for i := 0; i < len(ids); {
-		j := i
-		for j+1 < len(ids) && ids[j+1] == ids[j]+1 {
-			j++
-		}
-		if j > i {
-			parts = append(parts, fmt.Sprintf("%s-%s", ids[i], ids[j]))
-		} else {
-			parts = append(parts, ids[i].String())
-		}
-		i = j + 1
-	}
-	return strings.Join(parts, " ")
-}
+func slotRanges(ids []slot.ID) string { return slot.Ranges(ids) }
 
 // someSlots is slotRanges in at most so many columns: what does not fit is counted.
 func someSlots(ids []slot.ID, columns int) string {

@@ -1733,7 +1733,7 @@ const file_rpc_proto_rawDesc = "" +
 	"\aaccount\x18\x01 \x01(\x06R\aaccount\x12\x18\n" +
 	"\aaddress\x18\x02 \x01(\tR\aaddress\"E\n" +
 	"\fDeliverReply\x125\n" +
-	"\bfailures\x18\x01 \x03(\v2\x19.mailnode.node.v1.FailureR\bfailures2\xda\x04\n" +
+	"\bfailures\x18\x01 \x03(\v2\x19.mailnode.node.v1.FailureR\bfailures2\x93\x05\n" +
 	"\x04Node\x128\n" +
 	"\x06Report\x12\x16.mailnode.node.v1.Json\x1a\x16.mailnode.node.v1.Json\x125\n" +
 	"\x03Ask\x12\x16.mailnode.node.v1.Json\x1a\x16.mailnode.node.v1.Json\x12@\n" +
@@ -1742,7 +1742,8 @@ const file_rpc_proto_rawDesc = "" +
 	"\aAccount\x12\x1d.mailnode.node.v1.AccountCall\x1a\x1e.mailnode.node.v1.AccountReply\x12H\n" +
 	"\aResolve\x12\x1d.mailnode.node.v1.ResolveCall\x1a\x1e.mailnode.node.v1.ResolveReply\x12B\n" +
 	"\x05Login\x12\x1b.mailnode.node.v1.LoginCall\x1a\x1c.mailnode.node.v1.LoginReply\x12@\n" +
-	"\x06Rescue\x12\x1c.mailnode.node.v1.RescueCall\x1a\x16.mailnode.node.v1.Json0\x01\x12J\n" +
+	"\x06Rescue\x12\x1c.mailnode.node.v1.RescueCall\x1a\x16.mailnode.node.v1.Json0\x01\x127\n" +
+	"\x05Diary\x12\x16.mailnode.node.v1.Json\x1a\x16.mailnode.node.v1.Json\x12J\n" +
 	"\aDeliver\x12\x1d.mailnode.node.v1.DeliverPart\x1a\x1e.mailnode.node.v1.DeliverReply(\x01B\x13Z\x11mailnode/node/rpcb\x06proto3"
 
 var (
@@ -1810,18 +1811,20 @@ var file_rpc_proto_depIdxs = []int32{
 	14, // 24: mailnode.node.v1.Node.Resolve:input_type -> mailnode.node.v1.ResolveCall
 	16, // 25: mailnode.node.v1.Node.Login:input_type -> mailnode.node.v1.LoginCall
 	12, // 26: mailnode.node.v1.Node.Rescue:input_type -> mailnode.node.v1.RescueCall
-	19, // 27: mailnode.node.v1.Node.Deliver:input_type -> mailnode.node.v1.DeliverPart
-	1,  // 28: mailnode.node.v1.Node.Report:output_type -> mailnode.node.v1.Json
-	1,  // 29: mailnode.node.v1.Node.Ask:output_type -> mailnode.node.v1.Json
-	3,  // 30: mailnode.node.v1.Node.Propose:output_type -> mailnode.node.v1.Proposed
-	4,  // 31: mailnode.node.v1.Node.Fresh:output_type -> mailnode.node.v1.Index
-	8,  // 32: mailnode.node.v1.Node.Account:output_type -> mailnode.node.v1.AccountReply
-	15, // 33: mailnode.node.v1.Node.Resolve:output_type -> mailnode.node.v1.ResolveReply
-	17, // 34: mailnode.node.v1.Node.Login:output_type -> mailnode.node.v1.LoginReply
-	1,  // 35: mailnode.node.v1.Node.Rescue:output_type -> mailnode.node.v1.Json
-	21, // 36: mailnode.node.v1.Node.Deliver:output_type -> mailnode.node.v1.DeliverReply
-	28, // [28:37] is the sub-list for method output_type
-	19, // [19:28] is the sub-list for method input_type
+	1,  // 27: mailnode.node.v1.Node.Diary:input_type -> mailnode.node.v1.Json
+	19, // 28: mailnode.node.v1.Node.Deliver:input_type -> mailnode.node.v1.DeliverPart
+	1,  // 29: mailnode.node.v1.Node.Report:output_type -> mailnode.node.v1.Json
+	1,  // 30: mailnode.node.v1.Node.Ask:output_type -> mailnode.node.v1.Json
+	3,  // 31: mailnode.node.v1.Node.Propose:output_type -> mailnode.node.v1.Proposed
+	4,  // 32: mailnode.node.v1.Node.Fresh:output_type -> mailnode.node.v1.Index
+	8,  // 33: mailnode.node.v1.Node.Account:output_type -> mailnode.node.v1.AccountReply
+	15, // 34: mailnode.node.v1.Node.Resolve:output_type -> mailnode.node.v1.ResolveReply
+	17, // 35: mailnode.node.v1.Node.Login:output_type -> mailnode.node.v1.LoginReply
+	1,  // 36: mailnode.node.v1.Node.Rescue:output_type -> mailnode.node.v1.Json
+	1,  // 37: mailnode.node.v1.Node.Diary:output_type -> mailnode.node.v1.Json
+	21, // 38: mailnode.node.v1.Node.Deliver:output_type -> mailnode.node.v1.DeliverReply
+	29, // [29:39] is the sub-list for method output_type
+	19, // [19:29] is the sub-list for method input_type
 	19, // [19:19] is the sub-list for extension type_name
 	19, // [19:19] is the sub-list for extension extendee
 	0,  // [0:19] is the sub-list for field type_name

@@ -29,6 +29,7 @@ const (
 	Node_Resolve_FullMethodName = "/mailnode.node.v1.Node/Resolve"
 	Node_Login_FullMethodName   = "/mailnode.node.v1.Node/Login"
 	Node_Rescue_FullMethodName  = "/mailnode.node.v1.Node/Rescue"
+	Node_Diary_FullMethodName   = "/mailnode.node.v1.Node/Diary"
 	Node_Deliver_FullMethodName = "/mailnode.node.v1.Node/Deliver"
 )
 
@@ -54,6 +55,8 @@ type NodeClient interface {
 	// Rescue is about what a node's copies have set aside. Parts of the answer come
 	// out, as node/rescue.go has them.
 	Rescue(ctx context.Context, in *RescueCall, opts ...grpc.CallOption) (grpc.ServerStreamingClient[Json], error)
+	// Diary gives what the node has noted, and notes what is told: node/happenings.go.
+	Diary(ctx context.Context, in *Json, opts ...grpc.CallOption) (*Json, error)
 	// Deliver stores one message for recipients of one slot at its master.
 	Deliver(ctx context.Context, opts ...grpc.CallOption) (grpc.ClientStreamingClient[DeliverPart, DeliverReply], error)
 }
@@ -155,6 +158,16 @@ func (c *nodeClient) Rescue(ctx context.Context, in *RescueCall, opts ...grpc.Ca
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Node_RescueClient = grpc.ServerStreamingClient[Json]
 
+func (c *nodeClient) Diary(ctx context.Context, in *Json, opts ...grpc.CallOption) (*Json, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(Json)
+	err := c.cc.Invoke(ctx, Node_Diary_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *nodeClient) Deliver(ctx context.Context, opts ...grpc.CallOption) (grpc.ClientStreamingClient[DeliverPart, DeliverReply], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	stream, err := c.cc.NewStream(ctx, &Node_ServiceDesc.Streams[1], Node_Deliver_FullMethodName, cOpts...)
@@ -190,6 +203,8 @@ type NodeServer interface {
 	// Rescue is about what a node's copies have set aside. Parts of the answer come
 	// out, as node/rescue.go has them.
 	Rescue(*RescueCall, grpc.ServerStreamingServer[Json]) error
+	// Diary gives what the node has noted, and notes what is told: node/happenings.go.
+	Diary(context.Context, *Json) (*Json, error)
 	// Deliver stores one message for recipients of one slot at its master.
 	Deliver(grpc.ClientStreamingServer[DeliverPart, DeliverReply]) error
 	mustEmbedUnimplementedNodeServer()
@@ -225,6 +240,9 @@ func (UnimplementedNodeServer) Login(context.Context, *LoginCall) (*LoginReply, 
 }
 func (UnimplementedNodeServer) Rescue(*RescueCall, grpc.ServerStreamingServer[Json]) error {
 	return status.Error(codes.Unimplemented, "method Rescue not implemented")
+}
+func (UnimplementedNodeServer) Diary(context.Context, *Json) (*Json, error) {
+	return nil, status.Error(codes.Unimplemented, "method Diary not implemented")
 }
 func (UnimplementedNodeServer) Deliver(grpc.ClientStreamingServer[DeliverPart, DeliverReply]) error {
 	return status.Error(codes.Unimplemented, "method Deliver not implemented")
@@ -387,6 +405,24 @@ func _Node_Rescue_Handler(srv interface{}, stream grpc.ServerStream) error {
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Node_RescueServer = grpc.ServerStreamingServer[Json]
 
+func _Node_Diary_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(Json)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(NodeServer).Diary(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Node_Diary_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(NodeServer).Diary(ctx, req.(*Json))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _Node_Deliver_Handler(srv interface{}, stream grpc.ServerStream) error {
 	return srv.(NodeServer).Deliver(&grpc.GenericServerStream[DeliverPart, DeliverReply]{ServerStream: stream})
 }
@@ -428,6 +464,10 @@ var Node_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Login",
 			Handler:    _Node_Login_Handler,
+		},
+		{
+			MethodName: "Diary",
+			Handler:    _Node_Diary_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{
