@@ -75,18 +75,23 @@ type files struct {
 	abstains *abstention // nil: this server votes
 }
 
-// Node is one server of the Raft cluster.
-type Node struct {
-	cfg    Config
-	id     raft.ServerID
-	log    *slog.Logger
-	latch  *latch
-	fsm    *fsm
-	gate   *gate
-	trans  *transport
-	known  knownFile
+// underway is what those share who come while an entry of theirs would have to wait.
+type underway struct {
 	group  group
 	proofs proofs
+}
+
+// Node is one server of the Raft cluster.
+type Node struct {
+	cfg   Config
+	id    raft.ServerID
+	log   *slog.Logger
+	latch *latch
+	fsm   *fsm
+	gate  *gate
+	trans *transport
+	known knownFile
+	underway
 	files
 
 	stop    chan struct{} // ends our own goroutines
