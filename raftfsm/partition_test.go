@@ -104,7 +104,7 @@ func meshed(t *testing.T, m *mesh, dirs []string) []*Node {
 	for i, n := range all {
 		mem := cluster.Member{Name: n.cfg.Name, ServerID: n.ServerID(), Addr: n.cfg.Addr, Role: cluster.Voter}
 		if i == 0 {
-			propose(t, n, cluster.Init{ClusterID: "c", SlotCount: 1, First: mem})
+			propose(t, n, cluster.Init{ClusterID: "c", SlotCount: 2, First: mem})
 			propose(t, n, cluster.AssignSlot{Slot: 0, Master: "n1"})
 			continue
 		}

@@ -83,18 +83,23 @@ type ends struct {
 	kept   chan struct{} // closed when the state was kept for the next start
 }
 
-// Node is one server of the Raft cluster.
-type Node struct {
-	cfg    Config
-	id     raft.ServerID
-	log    *slog.Logger
-	latch  *latch
-	fsm    *fsm
-	gate   *gate
-	trans  *transport
-	known  knownFile
+// underway is what those share who come while an entry of theirs would have to wait.
+type underway struct {
 	group  group
 	proofs proofs
+}
+
+// Node is one server of the Raft cluster.
+type Node struct {
+	cfg   Config
+	id    raft.ServerID
+	log   *slog.Logger
+	latch *latch
+	fsm   *fsm
+	gate  *gate
+	trans *transport
+	known knownFile
+	underway
 	files
 
 	ends

@@ -57,13 +57,26 @@ type system struct {
 // startSystem builds the binary and starts a demo with its data in dir/d.
 func startSystem(t *testing.T, dir string, args ...string) *system {
 	t.Helper()
-	s := &system{t: t, bin: filepath.Join(t.TempDir(), "mailnode"), dir: filepath.Join(dir, "d"), out: &bytes.Buffer{},
-		acked: map[string]string{}, uids: map[string]map[string]string{}}
-	build := exec.Command("go", "build", "-trimpath", "-o", s.bin, "mailnode")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	return startSystemOf(t, buildIn(t, "."), dir, args...)
+}
+
+// buildIn builds the binary from the sources that the module in a folder has.
+func buildIn(t *testing.T, dir string) (bin string) {
+	t.Helper()
+	bin = filepath.Join(t.TempDir(), "mailnode")
+	build := exec.Command("go", "build", "-trimpath", "-o", bin, "mailnode")
+	build.Dir, build.Env = dir, append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("build: %v\n%s", err, out)
 	}
+	return bin
+}
+
+// startSystemOf starts a demo of a binary.
+func startSystemOf(t *testing.T, bin, dir string, args ...string) *system {
+	t.Helper()
+	s := &system{t: t, bin: bin, dir: filepath.Join(dir, "d"), out: &bytes.Buffer{},
+		acked: map[string]string{}, uids: map[string]map[string]string{}}
 	demo := exec.Command(s.bin, append([]string{"demo", "--dir", s.dir, "--base-port", strconv.Itoa(testport.Take(t).Base())}, args...)...)
 	pipe, err := demo.StdoutPipe()
 	if err != nil {
