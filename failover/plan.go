@@ -61,6 +61,8 @@ type Verdict struct {
 	// HandOver says that the old master serves, and hands the slot over: nothing can be
 	// missing, and service pauses for about a second.
 	HandOver bool `json:"hand_over,omitempty"`
+	// Stays says that the old master serves, and cannot hand the slot over now.
+	Stays bool `json:"stays,omitempty"`
 	// SeenEpoch is set when a node has seen a higher epoch than Raft has.
 	SeenEpoch slot.Epoch `json:"seen_epoch,omitempty"`
 }
@@ -246,7 +248,7 @@ func (pl planner) handOver(out PlanSlot, sl cluster.Slot, ps cluster.ProposedSlo
 	if c, ok := asked[want]; ok && want != "" && (named || c.trouble() == "" || best == nil) {
 		to = &c
 	}
-	out.SinceS = 0
+	out.SinceS, out.Stays = 0, true
 	switch {
 	case to == nil && len(sl.Replicas) == 0:
 		out.Why, out.Next = fmt.Sprintf("no other copy exists: %s keeps it", sl.Master), showSlot(sl)
@@ -259,7 +261,7 @@ func (pl planner) handOver(out PlanSlot, sl cluster.Slot, ps cluster.ProposedSlo
 	out.To, out.Position = to.Node, to.Position
 	switch why := to.trouble(); {
 	case why == "":
-		out.Safe, out.HandOver = true, true
+		out.Safe, out.HandOver, out.Stays = true, true, false
 	case best != nil:
 		out.Why, out.Next = fmt.Sprintf("%s cannot take it now: it %s; %s can", to.Node, why, best.Node), fmt.Sprintf("mailnode failover reject %s; mailnode fo %s %s", pl.proposal, sl.ID, best.Node)
 	default:

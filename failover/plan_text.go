@@ -30,10 +30,13 @@ func (p Plan) print(out *printer) {
 		return
 	}
 	safe, left := p.Safe()
-	serves := 0
+	serves, stays := 0, 0
 	for _, s := range p.Slots {
 		if s.Serves {
 			serves++
+		}
+		if s.Stays {
+			stays++
 		}
 	}
 	switch {
@@ -45,6 +48,8 @@ func (p Plan) print(out *printer) {
 	case safe > 0:
 		out.line(0, "%s: %d of %d slots of %s are SAFE", p.Proposal, safe, left, p.Node)
 		out.command("mailnode failover confirm " + p.Proposal)
+	case stays == left:
+		out.line(0, "%s: NOT NOW, %s of %s", p.Proposal, figures.Count(left, "slot"), p.Node)
 	default:
 		out.line(0, "%s: NOT SAFE, %s of %s", p.Proposal, figures.Count(left, "slot"), p.Node)
 	}
@@ -102,9 +107,12 @@ func (p Plan) printSlots(out *printer) {
 // type are grouped, the others stand alone.
 func printUnsafe(out *printer, g []PlanSlot) {
 	s := g[0]
-	if s.Serves {
+	if s.Serves || s.Stays {
 		out.line(0, "%s: stays on %s", planNames(g), s.From)
 		out.line(2, "%s", s.Why)
+		if s.Next != "" {
+			out.command(s.Next)
+		}
 		return
 	}
 	if s.To == s.From {
@@ -157,7 +165,7 @@ func (u KnownUsers) names() string {
 // alone.
 func (s PlanSlot) said() string {
 	return strings.Join([]string{string(s.From), string(s.To), s.Why, s.Accept, s.Next,
-		strings.Join(s.OtherCopies, " "), strings.Join(s.NotChosen, " "), fmt.Sprint(s.Safe, s.HandOver, s.Serves, s.Done)}, "|")
+		strings.Join(s.OtherCopies, " "), strings.Join(s.NotChosen, " "), fmt.Sprint(s.Safe, s.HandOver, s.Serves, s.Stays, s.Done)}, "|")
 }
 
 // grouped puts together of what the same would be said.

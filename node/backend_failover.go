@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -9,6 +10,7 @@ import (
 
 	"mailnode/failover"
 	"mailnode/node/admin"
+	"mailnode/node/rpc"
 	"mailnode/raftfsm/cluster"
 	"mailnode/storage/slot"
 )
@@ -93,7 +95,7 @@ func (f failovers) Propose(ctx context.Context, r admin.ProposeRequest) (admin.P
 	if err := f.n.needQuorum(ctx, "propose"); err != nil {
 		return admin.Proposed{}, err
 	}
-	p, err := failover.Propose(ctx, f.n, f.n.view(), f.n.cfg.Replication.SuspectAfter, w)
+	p, err := failover.Propose(ctx, patient{f.n}, f.n.view(), f.n.cfg.Replication.SuspectAfter, w)
 	return admin.Proposed{ID: p.Proposal, Also: p.Also, Exit: p.ExitCode, Text: p.Text}, err
 }
 
@@ -127,7 +129,7 @@ func (f failovers) Reject(ctx context.Context, r admin.RejectRequest) error {
 		return err
 	}
 	f.n.catchUp(ctx)
-	o, err := failover.Reject(ctx, f.n, r.ID, f.n.from(r.By), r.Why)
+	o, err := failover.Reject(ctx, patient{f.n}, r.ID, f.n.from(r.By), r.Why)
 	if err == nil && o.ExitCode != 0 {
 		err = &admin.Error{Text: strings.TrimSpace(o.Text), Exit: o.ExitCode, Next: "mailnode failover list"}
 	}
@@ -151,6 +153,22 @@ func (n *Node) catchUp(ctx context.Context) {
 	}
 }
 
+// patient is the ownership for an order whose leader may die just now.
+type patient struct{ *Node }
+
+// Propose implements failover.Ownership: what never reached a leader is proposed again.
+func (p patient) Propose(ctx context.Context, c cluster.Command) (cluster.Result, error) {
+	ctx, cancel := context.WithTimeout(ctx, quorumWithin)
+	defer cancel()
+	for {
+		r, err := p.Node.Propose(ctx, c)
+		var undone cluster.ErrNotDone
+		if !errors.As(err, &undone) || !rpc.Unsent(undone.Cause) || !pause(ctx, proposePause) {
+			return r, err
+		}
+	}
+}
+
 // quorumWithin is how long an order waits for an election to end.
 const quorumWithin = 15 * time.Second
 
@@ -164,17 +182,23 @@ func (n *Node) needQuorum(ctx context.Context, what string) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, quorumWithin)
 	defer cancel()
-	poll := time.NewTicker(proposePause)
-	defer poll.Stop()
-	for !n.raft.Quorum() {
-		select {
-		case <-ctx.Done():
-			return &admin.Error{Text: fmt.Sprintf("%s: nothing was done: this node knows no Raft leader,\nand %d of the %d voters must be up to make one;\nmasters that serve go on serving", what, n.voters()/2+1, n.voters()),
-				Exit: admin.ExitRefused, Next: "mailnode status"}
-		case <-poll.C:
+	for { // a leader that has just died is believed in for a moment
+		led := n.raft.Quorum()
+		var err error
+		if led {
+			if err = n.Fresh(ctx); err == nil {
+				return nil
+			}
 		}
+		if pause(ctx, proposePause) {
+			continue
+		}
+		text := fmt.Sprintf("this node knows no Raft leader,\nand %d of the %d voters must be up to make one;\nmasters that serve go on serving", n.voters()/2+1, n.voters())
+		if led {
+			text = fmt.Sprintf("this node cannot prove that what it knows is current: %v", err)
+		}
+		return &admin.Error{Text: what + ": nothing was done: " + text, Exit: admin.ExitRefused, Next: "mailnode status"}
 	}
-	return nil
 }
 
 func (n *Node) voters() int {

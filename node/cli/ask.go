@@ -22,8 +22,8 @@ func (a *app) agree(question, again string) error {
 	if a.yes {
 		return nil
 	}
-	if !isTerminal(a.in) {
-		return &admin.Error{Text: "nothing was done: there is no terminal to ask on", Exit: admin.ExitRefused, Next: again + " --yes"}
+	if !a.canAsk() {
+		return unasked(again)
 	}
 	answer, err := a.answer(question + " [y/N]")
 	if err != nil {
@@ -32,7 +32,18 @@ func (a *app) agree(question, again string) error {
 	if answer = strings.ToLower(answer); answer == "y" || answer == "yes" {
 		return nil
 	}
-	return &admin.Error{Text: "nothing was done", Exit: admin.ExitRefused}
+	return errSaidNo
+}
+
+// errSaidNo is a person's answer to agree.
+var errSaidNo = &admin.Error{Text: "nothing was done", Exit: admin.ExitRefused}
+
+// canAsk reports whether a person can be asked, or need not be.
+func (a *app) canAsk() bool { return a.yes || isTerminal(a.in) }
+
+// unasked says that a person could not be asked, and how to do without.
+func unasked(again string) error {
+	return &admin.Error{Text: "nothing was done: there is no terminal to ask on", Exit: admin.ExitRefused, Next: again + " --yes"}
 }
 
 // retype asks a person to type what is at stake, where a yes comes too easily.

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -85,7 +86,11 @@ func (a *app) propose(ctx context.Context, r admin.ProposeRequest) error {
 }
 
 // move proposes and confirms in one breath: a proposal that is open already is taken.
+// Where nobody can be asked nothing is proposed either.
 func (a *app) move(ctx context.Context, r admin.ProposeRequest) error {
+	if !a.canAsk() {
+		return unasked("mailnode fo " + typed(r))
+	}
 	p, err := a.wish(ctx, r)
 	if err != nil {
 		return err
@@ -97,6 +102,9 @@ func (a *app) move(ctx context.Context, r admin.ProposeRequest) error {
 		return exitCode(p.Exit)
 	}
 	err = a.confirm(ctx, p.ID, admin.ConfirmRequest{})
+	if errors.Is(err, errSaidNo) {
+		a.say("%s stays open; to close it: mailnode failover reject %s", p.ID, p.ID)
+	}
 	if len(p.Also) > 0 && !a.asJSON && (err == nil || errors.As(err, new(exitCode))) {
 		a.sayAlso(p)
 		if err == nil {
@@ -104,6 +112,19 @@ func (a *app) move(ctx context.Context, r admin.ProposeRequest) error {
 		}
 	}
 	return err
+}
+
+// typed is how a wish is typed behind `mailnode fo`.
+func typed(r admin.ProposeRequest) string {
+	switch {
+	case r.Slot != nil:
+		return r.Slot.String() + " " + clean(string(r.To))
+	case r.Home:
+		return "-m " + clean(string(r.Node))
+	case r.Dead:
+		return "-K " + clean(string(r.Node))
+	}
+	return "-a " + clean(string(r.Node))
 }
 
 // sayAlso names the open proposals that have the rest of what was wished for.
@@ -149,6 +170,8 @@ func (a *app) quick(c *cobra.Command, list func(*cobra.Command, []string) error)
 		}
 		id, err := slot.ParseID(args[0])
 		switch {
+		case err != nil && len(args) == 2:
+			return usage("%s%q is no slot, such as s007, and no verb; there are: %s", prefix(c), clean(args[0]), strings.Join(verbNames(c), ", "))
 		case err != nil:
 			return unknownVerb(c, args)
 		case len(args) == 1:

@@ -176,8 +176,9 @@ func (s *system) cli(at demoNode, args ...string) (int, string) {
 }
 
 type statusJSON struct {
-	Nodes []struct{ Name, State string }
-	Slots []struct {
+	Leader string
+	Nodes  []struct{ Name, State string }
+	Slots  []struct {
 		Slot, Master       string
 		Serving, Protected bool
 	}
@@ -317,6 +318,7 @@ func TestSystem(t *testing.T) {
 	t.Run("RestartedNodeFollows", s.restartFollows)
 	t.Run("PausedMasterAsksFirst", s.pausedMaster)
 	t.Run("CommandLine", s.commandLine)
+	t.Run("OrderWaitsForALeader", s.orderWaits)
 	if t.Failed() {
 		t.Logf("demo says: %s", s.out)
 	}
@@ -490,6 +492,30 @@ func (s *system) pausedMaster(t *testing.T) {
 	}
 	if st := s.status(n3); len(st.Proposals) != 0 {
 		t.Errorf("proposals are left: %+v", st.Proposals)
+	}
+}
+
+// orderWaits gives an order just after the leader was killed: it waits for the next one.
+func (s *system) orderWaits(t *testing.T) {
+	s.t = t
+	st := s.status(s.node("n1"))
+	var others []demoNode
+	for _, n := range s.demo().Nodes {
+		if n.Name != st.Leader {
+			others = append(others, n)
+		}
+	}
+	if len(others) != 2 {
+		t.Fatalf("the leader is %q", st.Leader)
+	}
+	if err := syscall.Kill(s.node(st.Leader).PID, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	if code, out := s.cli(others[0], "failover", "propose", "--node", others[1].Name); code != 0 && code != 3 {
+		t.Errorf("just after the leader's death: exit %d: %s", code, out)
+	}
+	if out, err := exec.Command(s.bin, "demo", "--dir", s.dir, "--restart", st.Leader).CombinedOutput(); err != nil {
+		t.Errorf("restart %s: %v: %s", st.Leader, err, out)
 	}
 }
 
