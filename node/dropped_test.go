@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"mailnode/node/admin"
+	"mailnode/node/job"
 	"mailnode/node/monitor"
 	"mailnode/storage/slot"
 )
@@ -85,10 +86,15 @@ func TestLaw01Law07ReplicaComesAndGoes(t *testing.T) {
 	}
 	add := admin.CopiesRequest{Slot: id, Add: slot.NodeName(third.name)}
 	drop := admin.CopiesRequest{Slot: id, Drop: slot.NodeName(third.name)}
-	send(5)
+	send(70)
 	s.wish(ctx, replica, add, admin.ExitDone)
 	s.eventuallySlot(ctx, third, id, "both count", inSyncBy(replica, third))
 	s.wish(ctx, replica, add, admin.ExitNothing)
+	if jobs, err := third.admin.Jobs(ctx); err != nil || !slices.ContainsFunc(jobs.Jobs, func(j admin.Job) bool {
+		return j.Kind == job.Resync && j.Slot == id.String() && j.State == job.Done && j.BytesDone > 0 && j.Done == 1
+	}) {
+		t.Errorf("%+v, %v: no fill", jobs, err)
+	}
 	send(3)
 
 	s.wish(ctx, third, drop, admin.ExitDone)

@@ -97,6 +97,7 @@ type CopyStatus struct {
 	LagS     *float64       `json:"lag_s"`
 	State    string         `json:"state,omitempty"`   // master, following, building, diverged, failed, stopped, silent, unknown
 	HeardS   *float64       `json:"heard_s"`           // how long ago its node said all this
+	Filling  string         `json:"filling,omitempty"` // of a building copy: how far it has come
 	Waiting  string         `json:"waiting,omitempty"` // of a dropped copy: why it is still there
 
 	// In `slot show` only: the lines of the check when the copy was opened, and the

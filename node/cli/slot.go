@@ -150,6 +150,9 @@ func copyLines(c admin.CopyStatus, verbose bool) string {
 		heard = fmt.Sprintf("heard %.1f s ago", *c.HeardS)
 	}
 	text := wrap("  ", fmt.Sprintf("%s: %s", c.Node, state)) + wrap("    ", strings.Join([]string{position, lag, heard}, ", "))
+	if c.Filling != "" {
+		text += wrap("    ", "being filled: "+clean(c.Filling))
+	}
 	if c.Waiting != "" {
 		text += wrap("    ", "still there: "+clean(c.Waiting))
 	}
