@@ -56,7 +56,7 @@ missing messages are looked for | node lookEvery
 scrub | node scrubRateLeast
 'slot audit' | node auditRateDefault
 copies filled from their masters | node fillsMax
-a dropped copy | node dropAskEvery dropBytesPerSec
+a dropped copy | node dropAskEvery dropBytesPerSec dropShown
 'slot reindex' | node rebuildBytesPerSec
 remembered logins | storage/local provedMax
 logins that wait to be proved | storage/local waitingMax
