@@ -55,6 +55,8 @@ bodies given up by themselves | node giveUpMax giveUpAfter
 missing messages are looked for | node lookEvery
 scrub | node scrubRateLeast
 'slot audit' | node auditRateDefault
+copies filled from their masters | node fillsMax
+a dropped copy | node dropAskEvery dropBytesPerSec dropShown
 'slot reindex' | node rebuildBytesPerSec
 remembered logins | storage/local provedMax
 logins that wait to be proved | storage/local waitingMax
@@ -107,6 +109,7 @@ digest for 'slot show' | node digestWithin
 an order waits for a leader | node quorumWithin
 replication frame | storage/repl frameBytesMax bodyFrameBytes
 bodies under way in a state transfer | storage/repl wantedMax
+messages that a slot has had, so that a new copy gets them as events | storage/repl streamedBirthsMax
 handshakes under way on the peer port | node/peer handshakesMax
 TLS handshake between nodes, then the greeting | node/peer handshakeTimeout helloTimeout
 TLS handshakes under way | imapd handshakesMax handshakesPerIPMax

@@ -243,6 +243,16 @@ func (pl copiesPlanner) leavingFor(n slot.NodeName) string {
 	return "it goes when others hold all that it has confirmed"
 }
 
+// LeavingFor says what the drops of a slot wait for.
+func LeavingFor(st *cluster.State, v View, suspectAfter time.Duration, sl cluster.Slot) string {
+	pl := copiesPlanner{st: st, v: v, suspectAfter: suspectAfter, sl: sl}
+	var out []string
+	for _, l := range sl.Leaving {
+		out = append(out, fmt.Sprintf("%s: %s", l.Node, pl.leavingFor(l.Node)))
+	}
+	return strings.Join(out, "; ")
+}
+
 // named is the command that a reason names, else another.
 func named(why, other string) string {
 	if _, next, ok := strings.Cut(why, ": mailnode "); ok {

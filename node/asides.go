@@ -175,7 +175,6 @@ func (a *asides) open() []failover.AsideReport {
 		}
 		out = append(out, r)
 	}
-	out = append(out, a.n.copies.keptAlone()...)
 	slices.SortFunc(out, func(x, y failover.AsideReport) int {
 		return cmp.Or(cmp.Compare(x.Slot, y.Slot), cmp.Compare(x.Name, y.Name))
 	})

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"mailnode/node/admin"
+	"mailnode/node/job"
 	"mailnode/node/monitor"
 	"mailnode/storage/slot"
 )
@@ -18,7 +19,7 @@ import (
 // wish gives an order about replicas, and wants it to end as said.
 func (s *site) wish(ctx context.Context, at *running, r admin.CopiesRequest, exit int) admin.CopiesAnswer {
 	s.t.Helper()
-	a, err := at.admin.Copies(ctx, r)
+	a, err := at.admin.ChangeCopies(ctx, r)
 	if err != nil || a.Exit != exit {
 		s.t.Fatalf("%+v: %+v, %v, want exit %d", r, a, err, exit)
 	}
@@ -85,10 +86,15 @@ func TestLaw01Law07ReplicaComesAndGoes(t *testing.T) {
 	}
 	add := admin.CopiesRequest{Slot: id, Add: slot.NodeName(third.name)}
 	drop := admin.CopiesRequest{Slot: id, Drop: slot.NodeName(third.name)}
-	send(5)
+	send(70)
 	s.wish(ctx, replica, add, admin.ExitDone)
 	s.eventuallySlot(ctx, third, id, "both count", inSyncBy(replica, third))
 	s.wish(ctx, replica, add, admin.ExitNothing)
+	if jobs, err := third.admin.Jobs(ctx); err != nil || !slices.ContainsFunc(jobs.Jobs, func(j admin.Job) bool {
+		return j.Kind == job.Resync && j.Slot == id.String() && j.State == job.Done && j.BytesDone > 0 && j.Done == 1
+	}) {
+		t.Errorf("%+v, %v: no fill", jobs, err)
+	}
 	send(3)
 
 	s.wish(ctx, third, drop, admin.ExitDone)

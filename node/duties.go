@@ -76,7 +76,7 @@ func (n *Node) tick() {
 
 // report tells every other member what this node has.
 func (n *Node) report(ctx context.Context, seq uint64, lastWords string) {
-	r := failover.Report{Node: n.cfg.Node.Name, Boot: n.reporting.boot, Seq: seq, Heard: n.evidence.Heard(n.clock.Mono()), LastWords: lastWords, Asides: n.asides.open(), Trouble: n.trouble(), Abstains: n.raft.Abstains(), WallUnix: n.clock.Wall().Unix(), RaftReport: n.raftReport()}
+	r := failover.Report{Node: n.cfg.Node.Name, Boot: n.reporting.boot, Seq: seq, Heard: n.evidence.Heard(n.clock.Mono()), LastWords: lastWords, Asides: append(n.asides.open(), n.copies.keptAlone()...), Trouble: n.trouble(), Abstains: n.raft.Abstains(), WallUnix: n.clock.Wall().Unix(), RaftReport: n.raftReport()}
 	for _, k := range n.copies.all() {
 		r.Slots = append(r.Slots, k.report())
 	}
@@ -311,7 +311,7 @@ func (n *Node) forget(st *cluster.State) {
 		switch c.Name {
 		case monitor.ProposalOpen:
 			_, known = st.Proposal(c.About)
-		case monitor.SlotNoMaster, monitor.OpenLoss, monitor.CopyDiverged: // said by every node
+		case monitor.SlotNoMaster, monitor.OpenLoss, monitor.CopyDiverged, monitor.ReplicaLeaving: // said by every node
 		case monitor.NodeSilent, monitor.VersionsDiffer, monitor.ClockDiffers:
 			_, known = st.Member(slot.NodeName(c.About))
 		default:
@@ -335,12 +335,14 @@ func (n *Node) watchSlot(sl cluster.Slot, v failover.View) {
 		stuck.Detail = fmt.Sprintf("%s is to hand over to %s by %s", sl.Master, h.To, h.Proposal)
 	}
 	n.conditions.Tell(sl.HandOver != nil, monitor.HandoverStuck, about, stuck)
+	n.tellLeaving(sl, v)
 	unserved, noMasterAfter := v.Unserved(sl, suspectAfter), time.Duration(0)
 	k := n.copies.keeper(sl.ID)
 	if k == nil {
 		n.conditions.Put(unserved != "", monitor.SlotNoMaster, about, unserved)
 		return
 	}
+	k.tellDropped()
 	r := k.report()
 	mine := sl.Master == n.cfg.Node.Name
 	if mine && r.Waiting != "" {

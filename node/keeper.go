@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"mailnode/failover"
@@ -29,6 +30,7 @@ type keeper struct {
 	index   indexDamage // its channels are anybody's
 	handing handingOver
 	dropped droppedCopy
+	filling atomic.Pointer[job.Job] // the last state transfer
 
 	open  opening
 	role  roleState

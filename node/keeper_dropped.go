@@ -12,6 +12,7 @@ import (
 	"mailnode/failover"
 	"mailnode/node/admin"
 	"mailnode/node/job"
+	"mailnode/node/monitor"
 	"mailnode/node/rpc"
 	"mailnode/raftfsm/cluster"
 	"mailnode/storage/slot"
@@ -66,6 +67,9 @@ func (k *keeper) retire(ctx context.Context, sl cluster.Slot) bool {
 	if j := k.dropped.running; j != nil {
 		select {
 		case <-j.Over():
+			if j.Err() != nil && now-k.dropped.tried < rebuildAgainAfter {
+				return false
+			}
 		default:
 			return false
 		}
@@ -239,6 +243,28 @@ func (c *copies) droppedBefore(ctx context.Context) {
 	for _, id := range held {
 		c.keep(ctx, id)
 	}
+}
+
+// dropShown is how long a drop may take before it is a condition.
+const dropShown = 5 * time.Minute
+
+// tellLeaving keeps the condition about replicas that are to be dropped and still needed.
+func (n *Node) tellLeaving(sl cluster.Slot, v failover.View) {
+	t := monitor.Told{After: dropShown}
+	if len(sl.Leaving) > 0 {
+		t.Detail = failover.LeavingFor(n.State(), v, n.cfg.Replication.SuspectAfter, sl)
+	}
+	n.conditions.Tell(len(sl.Leaving) > 0, monitor.ReplicaLeaving, sl.ID.String(), t)
+}
+
+// tellDropped keeps the condition about this node's copy, if that was dropped.
+func (k *keeper) tellDropped() {
+	t := monitor.Told{After: dropShown}
+	kept := k.dropped.told.Load()
+	if kept != nil {
+		t.Detail = kept.why
+	}
+	k.n.conditions.Tell(kept != nil, monitor.CopyDropped, k.id.String(), t)
 }
 
 // droppedName stands for a dropped copy among what was set aside.

@@ -20,7 +20,7 @@ func (k *keeper) follow(ctx context.Context, sl cluster.Slot, term uint64) error
 	f := repl.NewFollower(repl.FollowerOptions{
 		Slot: k.opened(), Node: k.n.cfg.Node.Name, Master: sl.Master, Epoch: sl.Epoch, Client: repl.NewReplicationClient(conn),
 		Spool: k.n.spool, Clock: k.n.clock, Logger: k.n.log, OnFenced: k.wake, OnSetAside: k.setAside,
-		Others: k.clientsBeside(sl.Master), OnEnded: func(error) { k.n.metrics.StreamEnded(k.id) },
+		Others: k.clientsBeside(sl.Master), Fill: k.filledFrom(sl.Master), OnEnded: func(error) { k.n.metrics.StreamEnded(k.id) },
 	})
 	ctx, cancel := context.WithCancel(ctx)
 	var wg sync.WaitGroup

@@ -51,6 +51,9 @@ func (k *keeper) report() failover.CopyReport {
 		return r
 	}
 	r.Position, r.Lineage, r.Building = head.Position, head.Lineage.Last(), head.Building
+	if r.Building {
+		r.Filling = k.fillText()
+	}
 	r.Counters = failover.Counters{Events: head.Position.N(), Messages: head.Births, Bytes: head.Bytes}
 	r.Viable = !head.Building && head.Position > 0 && r.Failed == "" // an empty copy proves nothing
 	r.Head, r.HeadCount = head.Position, r.Counters

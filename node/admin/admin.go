@@ -77,7 +77,8 @@ type SlotStatus struct {
 	Serving bool   `json:"serving"`           // the master serves clients under Epoch
 	Waiting string `json:"waiting,omitempty"` // why it does not
 	// HandOverTo is the node that is to be master next: changes wait.
-	HandOverTo slot.NodeName `json:"hand_over_to,omitempty"`
+	HandOverTo slot.NodeName   `json:"hand_over_to,omitempty"`
+	Leaving    []slot.NodeName `json:"leaving,omitempty"` // replicas that are to be dropped
 
 	ProtectedSource   string `json:"protected_source,omitempty"` // who says so, and how long ago
 	RecordedProtected bool   `json:"recorded_protected"`         // as Raft has it
@@ -97,6 +98,7 @@ type CopyStatus struct {
 	LagS     *float64       `json:"lag_s"`
 	State    string         `json:"state,omitempty"`   // master, following, building, diverged, failed, stopped, silent, unknown
 	HeardS   *float64       `json:"heard_s"`           // how long ago its node said all this
+	Filling  string         `json:"filling,omitempty"` // of a building copy: how far it has come
 	Waiting  string         `json:"waiting,omitempty"` // of a dropped copy: why it is still there
 
 	// In `slot show` only: the lines of the check when the copy was opened, and the
@@ -235,7 +237,6 @@ type Slots struct {
 type SlotDetail struct {
 	SlotStatus
 	Replicas         []slot.NodeName `json:"replicas"`
-	Leaving          []slot.NodeName `json:"leaving,omitempty"` // replicas that are to be dropped
 	Dropped          []CopyStatus    `json:"dropped,omitempty"` // copies that were, and whose files are still there
 	InSync           []slot.NodeName `json:"in_sync"`
 	Unclean          int             `json:"unclean"`

@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -28,7 +29,11 @@ func (a *app) slotList() *cobra.Command {
 				var replicas []string
 				for _, c := range x.Copies {
 					if c.Node != x.Master {
-						replicas = append(replicas, string(c.Node))
+						name := string(c.Node)
+						if slices.Contains(x.Leaving, c.Node) {
+							name += " (leaves)"
+						}
+						replicas = append(replicas, name)
 					}
 				}
 				rows = append(rows, []string{x.Slot.String(), fmt.Sprint(x.Epoch), orDash(string(x.Master)), orDash(strings.Join(replicas, " ")), slotState(x)})
@@ -150,6 +155,9 @@ func copyLines(c admin.CopyStatus, verbose bool) string {
 		heard = fmt.Sprintf("heard %.1f s ago", *c.HeardS)
 	}
 	text := wrap("  ", fmt.Sprintf("%s: %s", c.Node, state)) + wrap("    ", strings.Join([]string{position, lag, heard}, ", "))
+	if c.Filling != "" {
+		text += wrap("    ", "being filled: "+clean(c.Filling))
+	}
 	if c.Waiting != "" {
 		text += wrap("    ", "still there: "+clean(c.Waiting))
 	}

@@ -12,10 +12,10 @@ import (
 type coverage int
 
 const (
-	coversAll  coverage = iota // the journal goes on where the copy ends
-	coversTrimmed                  // it began later, and the history has all of the copy
-	coversUnread                   // it is damaged there
-	coversNot                 // the copy holds what this master does not have
+	coversAll     coverage = iota // the journal goes on where the copy ends
+	coversTrimmed                 // it began later, and the history has all of the copy
+	coversUnread                  // it is damaged there
+	coversNot                     // the copy holds what this master does not have
 )
 
 // covers compares a copy that ends at a position with this master's history. head is the

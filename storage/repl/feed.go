@@ -34,6 +34,10 @@ var _ ReplicationServer = (*Server)(nil)
 
 const heartbeatEvery = time.Second
 
+// streamedBirthsMax is how many messages a slot may have had so that a new copy gets them
+// as events: beyond it is filled by a state transfer, which is bounded (law 12).
+const streamedBirthsMax = 64
+
 // Follow implements ReplicationServer.
 func (s *Server) Follow(stream Replication_FollowServer) error {
 	first, err := stream.Recv()
@@ -78,6 +82,9 @@ func (f *Feed) serve(stream Replication_FollowServer, h *Hello) error {
 		// The state does not need a damaged event (law 5).
 		w.Diverged, w.Transfer = c == coversNot, w.Transfer || c != coversAll
 	}
+	// An empty copy of a slot that has some mail takes the state, politely, though the journal
+	// may go back to the beginning.
+	w.Transfer = w.Transfer || at == 0 && head.Births > streamedBirthsMax
 	if w.Transfer = w.Transfer || w.Diverged || f.wantsRefetch(name, true); w.Transfer {
 		f.refill(name)
 	}
