@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"mailnode/failover"
+	"mailnode/node/config"
 	"mailnode/storage/local"
 	"mailnode/storage/repl"
 	"mailnode/storage/slot"
@@ -42,6 +43,7 @@ func (k *keeper) report() failover.CopyReport {
 		r.Failed = err.Error()
 		return r
 	}
+	r.NoRoom = open.copy.NoRoom() != nil
 	head, err := open.copy.Head()
 	if err != nil {
 		r.Failed = err.Error()
@@ -58,6 +60,7 @@ func (k *keeper) report() failover.CopyReport {
 		r.AloneSince, r.Alone = role.feed.Alone()
 		protected, _ := role.feed.State()
 		r.Protected, r.LagKnown = &protected, true
+		r.AckLocal = k.n.cfg.Replication.Ack != config.AckReplica
 	}
 	if role.follower != nil {
 		st := role.follower.State()

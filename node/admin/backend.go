@@ -25,6 +25,7 @@ type Backend struct {
 	Mending    Mending
 	Reindexing Reindexing
 	Rescuing   Rescuing
+	Moving     Moving
 }
 
 // Health says how things are.

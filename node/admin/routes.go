@@ -28,6 +28,7 @@ func (s *Server) routes() http.Handler {
 	s.reindexRoutes(mux)
 	s.upgradeRoutes(mux)
 	s.placeRoutes(mux)
+	s.moveRoutes(mux)
 	s.rescueRoutes(mux)
 	mux.Handle("GET /v1/slots", read(s, func(ctx context.Context, _ *http.Request) (Slots, error) {
 		list, err := s.backend.Slots.List(ctx)
