@@ -88,7 +88,7 @@ func (n *node) retire() {
 	n.disk = disk{}
 	w.say("%s removes its copy at %s", n.name, d.head())
 	for _, e := range d.journal {
-		if a := w.sent.acked[e.id]; a != nil && !a.givenUp && !w.keeps(e) {
+		if w.sent.acked[e.id] != nil && !w.keeps(e) {
 			w.broken("law 7: %s removed event %d at %s, which nobody else has", n.name, e.id, e.position)
 			return
 		}

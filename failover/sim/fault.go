@@ -30,7 +30,6 @@ const (
 	FaultNeverBegun       Fault = "never-begun"        // an epoch that a hand-over began is not recorded as begun
 	FaultDroppedUnproved  Fault = "dropped-unproved"   // a replica that counts is dropped, and the others are taken for ones that hold everything
 	FaultRemovedUnasked   Fault = "removed-unasked"    // a dropped copy is removed without asking the master
-	FaultNewUnpromised    Fault = "new-unpromised"     // a copy that is filled again does not ask which epoch it is
 )
 
 func (w *world) is(f Fault) bool { return w.fault == f }
@@ -71,5 +70,5 @@ func Faults() []Fault {
 	return []Fault{FaultAloneForgotten, FaultSettingIgnored, FaultRefusalIsUnknown, FaultOldPlan, FaultNoEvidence, FaultFreshIsOld,
 		FaultLateRecord, FaultNoPromise, FaultDroppedInSilence, FaultUnlisted, FaultNoClaim, FaultSeenIgnored,
 		FaultUnsealedEarly, FaultBegunIgnored, FaultBeginsUnsealed, FaultTargetLacks, FaultSealedTooSoon, FaultNeverBegun,
-		FaultDroppedUnproved, FaultRemovedUnasked, FaultNewUnpromised}
+		FaultDroppedUnproved, FaultRemovedUnasked}
 }

@@ -24,7 +24,7 @@ func (n *node) follow(sl cluster.Slot) {
 	if m == nil || m == n || !w.linked(n, m) || !m.serving {
 		return
 	}
-	if n.disk.promised == 0 && n.disk.head() == 0 && !w.is(FaultNewUnpromised) { // a new copy knows of no promise
+	if n.disk.promised == 0 && n.disk.head() == 0 { // a new copy knows of no promise
 		if sl = n.slot(); !n.fresh() || n.slot().Epoch != sl.Epoch {
 			return
 		}
@@ -79,7 +79,8 @@ func (n *node) transferred() {
 // connected reports whether the connection to the master still stands.
 func (n *node) connected() bool {
 	f := n.follows
-	return f != nil && f.master.term == f.term && f.master.serving && f.master.epoch == f.epoch && f.master.m.Lists(n.name) && n.w.linked(n, f.master)
+	return f != nil && f.master.term == f.term && f.master.serving && f.master.epoch == f.epoch && f.master.m.Lists(n.name) && n.w.linked(n, f.master) &&
+		(f.moves || f.conn == f.master.m.Replica(n.name).Conn)
 }
 
 // hangUp ends a connection that has broken.

@@ -43,6 +43,9 @@ func (w *world) act() {
 	if w.forgets && w.chance(40) {
 		w.forgetChange()
 	}
+	if w.drops && w.chance(20) {
+		w.order(pick(w, w.nodes), w.wishDrop(w.record()))
+	}
 	n := pick(w, w.nodes)
 	switch k := w.rng.IntN(100); {
 	case k < 18:
@@ -321,6 +324,11 @@ func (w *world) change(n *node) {
 		n.disk.kept = len(n.disk.journal)
 		return
 	}
+	w.order(n, c)
+}
+
+// order gives a command at a node, and it is committed at once.
+func (w *world) order(n *node, c cluster.Command) {
 	if l, ok := w.reaches(n); ok {
 		_, err := w.commit(c, w.now)
 		l.apply(len(w.states) - 1)

@@ -61,6 +61,7 @@ type raft struct {
 	sealed   []failover.Sealed // hand-overs that the leader has seen
 	// moves says that operators move masters that serve; else they take them for dead.
 	moves bool
+	drops bool // operators add and drop replicas all the time
 	late  bool // a master's word that it has handed over comes late: a hand-over is disturbed
 }
 
@@ -83,7 +84,7 @@ type letter struct {
 func newWorld(seed uint64, f Fault) *world {
 	w := &world{rng: rand.New(rand.NewPCG(seed, 0x6d61696c)), fault: f, now: time.Minute, tick: 100 * time.Millisecond, byName: map[slot.NodeName]*node{}, cut: map[[2]slot.NodeName]bool{}}
 	w.states, w.forgets = []*cluster.State{cluster.New()}, seed%8 == 7
-	w.moves = seed%2 == 0
+	w.moves, w.drops = seed%2 == 0, seed%4 == 1
 	w.sent = ledger{acked: map[uint64]*acknowledged{}, numbers: map[uint64]number{}, masters: map[slot.Epoch]slot.NodeName{}, losses: map[slot.Epoch]bool{}, clean: map[slot.Epoch]bool{}}
 	for i, name := range []slot.NodeName{"n1", "n2", "n3", "n4"} {
 		m := cluster.Member{Name: name, ServerID: string(name) + "-1", Addr: "127.0.0.1:24", Role: cluster.Voter, Features: cluster.KnownFeatures}

@@ -26,6 +26,7 @@ type Backend struct {
 	Reindexing Reindexing
 	Rescuing   Rescuing
 	Moving     Moving
+	Copying    Copying
 }
 
 // Health says how things are.

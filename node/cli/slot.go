@@ -12,7 +12,8 @@ import (
 )
 
 func (a *app) slotVerb() *cobra.Command {
-	return group("slot", "Mail stores: who has them, how far their copies are", a.slotList(), a.slotShow(), a.slotAudit(), a.slotMissing(), a.slotReindex(), a.slotRebalance())
+	return group("slot", "Mail stores: who has them, how far their copies are", a.slotList(), a.slotShow(), a.slotAudit(), a.slotMissing(), a.slotReindex(),
+		a.slotAddReplica(), a.slotDropReplica(), a.slotReplicas(), a.slotRebalance())
 }
 
 func (a *app) slotList() *cobra.Command {

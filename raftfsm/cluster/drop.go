@@ -64,7 +64,7 @@ func (c BeginDrop) apply(s *State, index uint64) (Result, error) {
 	case sl.Version != c.Version:
 		return Result{}, ErrChanged{Slot: c.Slot, Want: c.Version, Have: sl.Version}
 	}
-	if why := sl.needs(c.Node); why != "" {
+	if why := sl.Keeps(c.Node); why != "" {
 		return Result{}, ErrInvalid{what, why}
 	}
 	sl.Leaving = append(sl.stays(c.Node), Leaver{c.Node, c.Anyway})
@@ -97,7 +97,7 @@ func (c EndDrop) apply(s *State, index uint64) (Result, error) {
 	if slices.Contains(sl.InSync, c.Node) {
 		return Result{}, ErrInvalid{what, "it is in sync"}
 	}
-	if why := sl.needs(c.Node); why != "" {
+	if why := sl.Keeps(c.Node); why != "" {
 		return Result{}, ErrInvalid{what, why}
 	}
 	sl.Replicas, sl.Awaits, sl.Leaving = without(sl.Replicas, c.Node), without(sl.Awaits, c.Node), sl.stays(c.Node)
@@ -118,15 +118,15 @@ func (sl Slot) Leaves(n slot.NodeName) (Leaver, bool) {
 func (sl Slot) MayLeave() []Leaver {
 	var out []Leaver
 	for _, l := range sl.Leaving {
-		if sl.needs(l.Node) == "" {
+		if sl.Keeps(l.Node) == "" {
 			out = append(out, l)
 		}
 	}
 	return out
 }
 
-// needs says why a replica cannot be dropped now, "" when it can.
-func (sl Slot) needs(n slot.NodeName) string {
+// Keeps says why a replica cannot be dropped now, "" when it can.
+func (sl Slot) Keeps(n slot.NodeName) string {
 	l := sl.OpenLoss
 	switch {
 	case sl.HandOver != nil && sl.HandOver.To == n:

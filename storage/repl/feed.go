@@ -114,12 +114,12 @@ func (f *Feed) serve(stream Replication_FollowServer, h *Hello) error {
 			}
 		}
 	}()
-	return f.send(ctx, stream, name, at)
+	return f.send(ctx, stream, name, conn, at)
 }
 
 // send sends events after a position as they become durable here, and a
-// heartbeat each second.
-func (f *Feed) send(ctx context.Context, stream Replication_FollowServer, name slot.NodeName, at slot.Position) error {
+// heartbeat each second, until the connection is no longer the replica's newest.
+func (f *Feed) send(ctx context.Context, stream Replication_FollowServer, name slot.NodeName, conn int, at slot.Position) error {
 	beat := time.NewTicker(heartbeatEvery)
 	defer beat.Stop()
 	if err := f.sendHeartbeat(stream, name); err != nil {
@@ -128,13 +128,13 @@ func (f *Feed) send(ctx context.Context, stream Replication_FollowServer, name s
 	for {
 		moved := f.o.Slot.HeadMoved()
 		f.mu.Lock()
-		closed, listed := f.closed, f.st.Lists(name)
+		closed, listed := f.closed, f.st.Lists(name) && f.st.Replica(name).Conn == conn
 		f.mu.Unlock()
 		switch {
 		case closed != nil:
 			return toStatus(closed)
 		case !listed:
-			return status.Errorf(codes.Unavailable, "follow %s: Raft no longer lists %s as a replica", f.o.Slot.ID(), name)
+			return status.Errorf(codes.Unavailable, "follow %s: Raft no longer lists %s as a replica, or it follows by another connection", f.o.Slot.ID(), name)
 		}
 		if f.wantsRefetch(name, false) {
 			return status.Error(codes.Aborted, "this copy was found to differ: it fetches the state")

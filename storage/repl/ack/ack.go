@@ -206,10 +206,12 @@ func (s State) Over() bool { return s.over }
 // Recorded is Raft's record as this node has applied it.
 func (s State) Recorded() Record { return s.recorded }
 
-// Replicas lists what is known of the followers, by name.
-func (s State) Replicas() []Replica { return s.replicas }
+// Replicas lists what is known of the followers that Raft lists, by name.
+func (s State) Replicas() []Replica {
+	return slices.DeleteFunc(slices.Clone(s.replicas), func(r Replica) bool { return !s.Lists(r.Name) })
+}
 
-// Replica returns one of them; the zero Replica for one that never connected.
+// Replica returns one of them; one that never connected has connection 0.
 func (s State) Replica(n slot.NodeName) Replica {
 	if i := s.at(n); i >= 0 {
 		return s.replicas[i]

@@ -247,13 +247,13 @@ func (s *State) applied(e Recorded) {
 	if len(s.joining.set) == 0 {
 		s.joining = condition{}
 	}
-	var listed []Replica
-	for _, r := range s.replicas {
-		if s.Lists(r.Name) {
-			listed = append(listed, r)
+	list := slices.Clone(s.replicas)
+	for i, r := range list {
+		if !s.Lists(r.Name) { // what is still said on its connection counts for nothing, also when it is listed again
+			list[i] = Replica{Name: r.Name, Conn: r.Conn + 1, Problem: "it was dropped"}
 		}
 	}
-	s.replicas = listed
+	s.replicas = list
 	if e.Record.Version <= s.recorded.Version {
 		return
 	}
