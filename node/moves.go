@@ -19,7 +19,12 @@ func (n *Node) moveCopies(ctx context.Context, seen []failover.StuckMove) []fail
 	v.Wall = n.clock.Wall()
 	cmds, stuck := failover.Moves(n.State(), v, n.cfg.Replication.SuspectAfter, n.moveWithin, seen)
 	for _, c := range cmds {
-		if _, err := n.Propose(ctx, c); err != nil {
+		_, err := n.Propose(ctx, c)
+		if cluster.OutcomeOf(err) == cluster.Refused { // the record is another by now: the next turn looks again
+			n.log.Info("move copies", "command", cluster.KindOf(c), "err", err)
+			continue
+		}
+		if err != nil {
 			n.log.Warn("move copies", "command", cluster.KindOf(c), "err", err)
 			break
 		}
