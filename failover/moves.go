@@ -75,6 +75,8 @@ func (w *movers) goOn(sl cluster.Slot) {
 	}
 	_, leaves := sl.Leaves(m.From)
 	switch {
+	case sl.Replaced():
+		w.do(cluster.FinishMove{Slot: sl.ID, Epoch: sl.Epoch, Begun: m.Begun})
 	case why != "":
 		w.do(cluster.GiveUpMove{Slot: sl.ID, Begun: m.Begun, Why: short(why)})
 	case m.To != "" && !m.Added:
@@ -96,12 +98,19 @@ func (w *movers) goOn(sl cluster.Slot) {
 	}
 }
 
-// takeBack undoes what a move that was given up has done.
+// takeBack undoes what a move that was given up has done. When the new copy counts by
+// then and the old one does not, the good one stays: so fewer copies never count for it.
 func (w *movers) takeBack(sl cluster.Slot) {
 	m := sl.Move
 	_, fromLeaves := sl.Leaves(m.From)
 	_, toLeaves := sl.Leaves(m.To)
+	replaced := slices.Contains(sl.InSync, m.To) && m.From != "" && m.From != sl.Master && !slices.Contains(sl.InSync, m.From)
 	switch {
+	case sl.Replaced():
+		w.do(cluster.UndoMove{Slot: sl.ID, Epoch: sl.Epoch, Begun: m.Begun})
+	case replaced && fromLeaves:
+	case replaced && sl.Holds(m.From):
+		w.do(cluster.BeginDrop{Slot: sl.ID, Epoch: sl.Epoch, Version: sl.Version, Node: m.From})
 	case fromLeaves:
 		w.do(cluster.CancelDrop{Slot: sl.ID, Epoch: sl.Epoch, Node: m.From})
 	case toLeaves:

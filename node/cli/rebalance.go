@@ -22,11 +22,14 @@ func (a *app) slotRebalance() *cobra.Command {
 			}
 			return a.stopMoves(ctx)
 		}
+		if a.asJSON && !dryRun {
+			return usage("--json belongs to --dry-run")
+		}
 		m, err := a.client().Moves(ctx, slot.NodeName(node))
 		if err != nil {
 			return err
 		}
-		if dryRun || a.asJSON {
+		if dryRun {
 			return a.show(m, func() string { return movesScreen(m, node) })
 		}
 		again := "mailnode slot rebalance"
@@ -126,7 +129,7 @@ func movesScreen(m admin.Moves, node string) string {
 
 func more(b *strings.Builder, n int) {
 	if n > movesMax {
-		fmt.Fprintf(b, "  and %d more (--json)\n", n-movesMax)
+		fmt.Fprintf(b, "  and %d more (--dry-run --json)\n", n-movesMax)
 	}
 }
 
