@@ -55,6 +55,8 @@ bodies given up by themselves | node giveUpMax giveUpAfter
 missing messages are looked for | node lookEvery
 scrub | node scrubRateLeast
 'slot audit' | node auditRateDefault
+copies filled from their masters | node fillsMax
+a dropped copy | node dropAskEvery dropBytesPerSec
 'slot reindex' | node rebuildBytesPerSec
 remembered logins | storage/local provedMax
 logins that wait to be proved | storage/local waitingMax
@@ -98,6 +100,7 @@ digest for 'slot show' | node digestWithin
 'mailnode' waits for the node on its machine | node/admin probeTimeout questionTimeout requestTimeout confirmTimeout
 replication frame | storage/repl frameBytesMax bodyFrameBytes
 bodies under way in a state transfer | storage/repl wantedMax
+messages that a slot has had, so that a new copy gets them as events | storage/repl streamedBirthsMax
 handshakes under way on the peer port | node/peer handshakesMax
 TLS handshake between nodes, then the greeting | node/peer handshakeTimeout helloTimeout
 TLS handshakes under way | imapd handshakesMax handshakesPerIPMax

@@ -41,6 +41,14 @@ type Question struct {
 	Epoch slot.Epoch `json:"epoch"` // as the asker's state has it
 	// Digest asks for the copy's digest as well, for which its index is read.
 	Digest bool `json:"digest,omitempty"`
+	// Dropped asks a master whether it holds all of a copy that was dropped.
+	Dropped *DroppedCopy `json:"dropped,omitempty"`
+}
+
+// DroppedCopy is what a copy holds that Raft no longer lists.
+type DroppedCopy struct {
+	Position slot.Position `json:"position"`
+	Lineage  slot.Lineage  `json:"lineage"`
 }
 
 // Answer is what a node says: its own copies, those that it has, and what it last
@@ -61,6 +69,10 @@ type CopyAnswer struct {
 	// not asked for, or not read in time.
 	Digest   string        `json:"digest,omitempty"`
 	DigestAt slot.Position `json:"digest_at,omitempty"`
+	// Covers says whether this master holds all of the copy that Question.Dropped is
+	// about; nil: that is not known, for the reason in CoversNot.
+	Covers    *bool  `json:"covers,omitempty"`
+	CoversNot string `json:"covers_not,omitempty"`
 }
 
 // Sighting is what one node last heard of a copy.

@@ -92,6 +92,8 @@ type Health struct {
 	Opening        string `json:"opening,omitempty"`
 	OpeningPercent int    `json:"opening_percent,omitempty"` // of that step; -1: not known
 	OpeningMs      int64  `json:"opening_ms,omitempty"`      // since it began to open
+	// Filling is how far a building copy has come, in words; "" when it is not being filled.
+	Filling string `json:"filling,omitempty"`
 }
 
 // OfMaster is what a replica knows of its master, by its last heartbeat.

@@ -77,7 +77,8 @@ func (w *watch) survey(sl cluster.Slot) survey {
 			s.notes = append(s.notes, fmt.Sprintf("%s %s", n, why))
 			continue
 		}
-		s.viable = append(s.viable, candidate{node: n, standby: m.Standby, lineage: c.Lineage, position: c.Position,
+		_, leaves := sl.Leaves(n) // it is the last choice, like a standby
+		s.viable = append(s.viable, candidate{node: n, standby: m.Standby || leaves, lineage: c.Lineage, position: c.Position,
 			still: w.v.Now-c.StillSince >= settleAfter})
 	}
 	return s

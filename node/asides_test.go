@@ -53,6 +53,14 @@ type leftBehind struct {
 
 // leaveBehind makes one, and starts the old master again.
 func (s *site) leaveBehind(ctx context.Context) leftBehind {
+	s.t.Helper()
+	c := s.leaveDown(ctx)
+	s.start(c.old)
+	return c
+}
+
+// leaveDown makes one whose old master is down.
+func (s *site) leaveDown(ctx context.Context) leftBehind {
 	t := s.t
 	t.Helper()
 	users := s.users(ctx, 3)
@@ -86,7 +94,6 @@ func (s *site) leaveBehind(ctx context.Context) leftBehind {
 		t.Fatalf("confirm: %+v, %v", out, err)
 	}
 	send(witness, 4)
-	s.start(old)
 	return leftBehind{id, users[id], old, replica, witness}
 }
 

@@ -4,10 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
+	"time"
 
 	"mailnode/failover"
 	"mailnode/node/admin"
 	"mailnode/raftfsm/cluster"
+	"mailnode/storage/slot"
 )
 
 // copying implements admin.Copying: the plan is package failover's, the wish is recorded
@@ -60,4 +64,32 @@ func (c copying) Copies(ctx context.Context, r admin.CopiesRequest) (admin.Copie
 // decided: it is decided again.
 func outdated(err error) bool {
 	return errors.As(err, new(cluster.ErrChanged)) || errors.As(err, new(cluster.ErrStale)) || errors.As(err, new(cluster.ErrExists)) || errors.As(err, new(cluster.ErrNotFound))
+}
+
+// leavingOf names the replicas of a slot that are to be dropped.
+func leavingOf(sl cluster.Slot) (out []slot.NodeName) {
+	for _, l := range sl.Leaving {
+		out = append(out, l.Node)
+	}
+	return out
+}
+
+// droppedCopies shows the copies of a slot that Raft no longer lists and that are still
+// there, by what their nodes say.
+func (n *Node) droppedCopies(sl cluster.Slot) (out []admin.CopyStatus) {
+	v := n.view()
+	for name, nv := range v.Nodes {
+		r, ok := nv.Copies[sl.ID]
+		if !ok || sl.Holds(name) || sl.Master == "" {
+			continue
+		}
+		c := admin.CopyStatus{Node: name, State: "dropped", Position: known(r.Failed == "", r.Position), Waiting: r.Waiting,
+			HeardS: known(true, max(v.Now-nv.HeardAt, 0).Round(100*time.Millisecond).Seconds())}
+		if r.Failed != "" {
+			c.Waiting = r.Failed
+		}
+		out = append(out, c)
+	}
+	slices.SortFunc(out, func(a, b admin.CopyStatus) int { return strings.Compare(string(a.Node), string(b.Node)) })
+	return out
 }

@@ -18,11 +18,15 @@ type copies struct {
 	n  *Node
 	mu sync.Mutex
 	m  map[slot.ID]*keeper
+
+	again chan struct{} // capacity 1: a keeper has ended, look at Raft again
 }
 
 var _ repl.Copies = (*copies)(nil)
 
-func newCopies(n *Node) *copies { return &copies{n: n, m: map[slot.ID]*keeper{}} }
+func newCopies(n *Node) *copies {
+	return &copies{n: n, m: map[slot.ID]*keeper{}, again: make(chan struct{}, 1)}
+}
 
 // Copy implements repl.Copies.
 func (c *copies) Copy(id slot.ID) (repl.Copy, bool) {
@@ -74,8 +78,10 @@ func (c *copies) all() []*keeper {
 	return out
 }
 
-// run starts a keeper for each slot of which Raft gives this node a copy.
+// run starts a keeper for each slot of which Raft gives this node a copy, or gave it one
+// whose files are still here.
 func (c *copies) run(ctx context.Context) {
+	c.n.wg.Go(func() { c.droppedBefore(ctx) })
 	for ctx.Err() == nil {
 		changed := c.n.raft.Changed()
 		var mine []slot.ID
@@ -90,6 +96,7 @@ func (c *copies) run(ctx context.Context) {
 		}
 		select {
 		case <-changed:
+		case <-c.again:
 		case <-ctx.Done():
 		}
 	}
@@ -103,7 +110,11 @@ func (c *copies) keep(ctx context.Context, id slot.ID) {
 	}
 	k := newKeeper(c.n, id)
 	c.m[id] = k
-	c.n.wg.Go(func() { k.run(ctx) })
+	c.n.wg.Go(func() {
+		if k.run(ctx); k.dropped.removed {
+			c.removed(k)
+		}
+	})
 }
 
 // closeWithin is how long a copy may take to close. One whose disk hangs is left

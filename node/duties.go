@@ -76,7 +76,7 @@ func (n *Node) tick() {
 
 // report tells every other member what this node has.
 func (n *Node) report(ctx context.Context, seq uint64, lastWords string) {
-	r := failover.Report{Node: n.cfg.Node.Name, Boot: n.reporting.boot, Seq: seq, Heard: n.evidence.Heard(n.clock.Mono()), LastWords: lastWords, Asides: n.asides.open(), Trouble: n.trouble(), Abstains: n.raft.Abstains(), WallUnix: n.clock.Wall().Unix(), FreeBytes: n.room.of(n.volumes.dataFolders())}
+	r := failover.Report{Node: n.cfg.Node.Name, Boot: n.reporting.boot, Seq: seq, Heard: n.evidence.Heard(n.clock.Mono()), LastWords: lastWords, Asides: append(n.asides.open(), n.copies.keptAlone()...), Trouble: n.trouble(), Abstains: n.raft.Abstains(), WallUnix: n.clock.Wall().Unix(), FreeBytes: n.room.of(n.volumes.dataFolders())}
 	for _, k := range n.copies.all() {
 		r.Slots = append(r.Slots, k.report())
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"mailnode/failover"
@@ -28,6 +29,8 @@ type keeper struct {
 	failed  bool          // the store has stopped for good
 	index   indexDamage   // its channels are anybody's
 	handing handingOver
+	dropped droppedCopy
+	filling atomic.Pointer[job.Job] // the last state transfer
 
 	open  opening
 	role  roleState
@@ -35,7 +38,7 @@ type keeper struct {
 }
 
 func newKeeper(n *Node, id slot.ID) *keeper {
-	k := &keeper{n: n, id: id, log: n.log.With("slot", id), poke: make(chan struct{}, 1), index: newIndexDamage(), role: roleState{kind: failover.RoleNone}}
+	k := &keeper{n: n, id: id, log: n.log.With("slot", id), poke: make(chan struct{}, 1), index: newIndexDamage(), dropped: droppedCopy{removing: make(chan *removal)}, role: roleState{kind: failover.RoleNone}}
 	k.mend = newMender(k)
 	return k
 }
@@ -49,12 +52,14 @@ func (k *keeper) wake() {
 
 const retryRole = time.Second
 
-// run opens the copy and converges until ctx ends.
+// run opens the copy and converges until ctx ends, or the copy was removed.
 func (k *keeper) run(ctx context.Context) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
 	defer k.role.end()
 	k.openCopy(ctx)
 	k.n.wg.Go(func() { k.mend.run(ctx) })
-	for ctx.Err() == nil {
+	for ctx.Err() == nil && !k.dropped.removed {
 		k.turn(ctx)
 	}
 }
@@ -95,6 +100,8 @@ func (k *keeper) turn(ctx context.Context) {
 		k.n.setCondition(monitor.SlotFailed, k.id.String(), s.Failure())
 	case w := <-k.index.parking:
 		k.park(ctx, w)
+	case w := <-k.dropped.removing:
+		k.letGo(ctx, w)
 	case err := <-k.index.broken:
 		k.index.cause = err
 	case err := <-k.index.wrong:

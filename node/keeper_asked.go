@@ -77,6 +77,9 @@ func (k *keeper) answer(ctx context.Context, q failover.Question) *failover.Copy
 		a.Viable = false
 		a.Failed = cmp.Or(a.Failed, err.Error())
 	}
+	if q.Dropped != nil {
+		k.coversDropped(*q.Dropped, a)
+	}
 	if s := k.opened(); s != nil && !a.Building {
 		u := k.users.show(s, k.n.clock.Mono())
 		a.UsersKnown, a.Users, a.UserNames = u.known, u.count, u.names

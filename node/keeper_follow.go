@@ -10,6 +10,9 @@ import (
 )
 
 func (k *keeper) follow(ctx context.Context, sl cluster.Slot, term uint64) error {
+	if err := k.knowsEpoch(ctx); err != nil {
+		return err
+	}
 	conn, err := k.n.peers.conn(sl.Master)
 	if err != nil {
 		return err
@@ -17,7 +20,7 @@ func (k *keeper) follow(ctx context.Context, sl cluster.Slot, term uint64) error
 	f := repl.NewFollower(repl.FollowerOptions{
 		Slot: k.opened(), Node: k.n.cfg.Node.Name, Master: sl.Master, Epoch: sl.Epoch, Client: repl.NewReplicationClient(conn),
 		Spool: k.n.spool, Clock: k.n.clock, Logger: k.n.log, OnFenced: k.wake, OnSetAside: k.setAside,
-		Others: k.clientsBeside(sl.Master), OnEnded: func(error) { k.n.metrics.StreamEnded(k.id) },
+		Others: k.clientsBeside(sl.Master), Fill: k.filledFrom(sl.Master), OnEnded: func(error) { k.n.metrics.StreamEnded(k.id) },
 	})
 	ctx, cancel := context.WithCancel(ctx)
 	var wg sync.WaitGroup
@@ -34,6 +37,23 @@ func (k *keeper) follow(ctx context.Context, sl cluster.Slot, term uint64) error
 	}
 	close(taken)
 	return nil
+}
+
+// knowsEpoch has a copy that knows of no promise ask a leader first: an earlier one that lay
+// here may have been asked under a higher epoch than this node's Raft has yet (law 1).
+func (k *keeper) knowsEpoch(ctx context.Context) error {
+	s := k.opened()
+	head, err := s.Head()
+	if err != nil || head.Position > 0 {
+		return err
+	}
+	promised, err := s.Promised()
+	if err != nil || promised > 0 {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, freshWithin)
+	defer cancel()
+	return k.n.Fresh(ctx)
 }
 
 // clientsBeside returns the copies beside this one and the master's.

@@ -25,6 +25,9 @@ func (k *keeper) report() failover.CopyReport {
 	defer k.open.mu.Unlock()
 	role, open := &k.role, &k.open
 	r := failover.CopyReport{Slot: k.id, Role: role.kind, Epoch: role.epoch, Waiting: role.waiting, Serving: role.master != nil}
+	if kept := k.dropped.told.Load(); kept != nil {
+		r.Waiting = kept.why
+	}
 	if open.step != "" {
 		r.Opening, r.OpeningPercent, r.OpeningMs = open.step, open.percent, (k.n.clock.Mono() - open.since).Milliseconds()
 		return r
@@ -50,6 +53,9 @@ func (k *keeper) report() failover.CopyReport {
 		return r
 	}
 	r.Position, r.Lineage, r.Building = head.Position, head.Lineage.Last(), head.Building
+	if r.Building {
+		r.Filling = k.fillText()
+	}
 	r.Counters = failover.Counters{Events: head.Position.N(), Messages: head.Births, Bytes: head.Bytes}
 	r.Viable = !head.Building && head.Position > 0 && r.Failed == "" // an empty copy proves nothing
 	r.Head, r.HeadCount = head.Position, r.Counters

@@ -150,8 +150,9 @@ func (k *keeper) converge(ctx context.Context, sl cluster.Slot) bool {
 	}
 	if k.role.taken(want, sl.Epoch) {
 		k.handOver(ctx, sl)
-		return true
+		return want != failover.RoleNone || k.retire(ctx, sl)
 	}
+	k.dropped.told.Store(nil)
 	ended := k.role.end()
 	term := k.role.begins(want, sl.Epoch)
 	defer k.n.tellSoon()
@@ -166,7 +167,7 @@ func (k *keeper) converge(ctx context.Context, sl cluster.Slot) bool {
 	}
 	if err == nil {
 		k.handOver(ctx, sl)
-		return true
+		return want != failover.RoleNone
 	}
 	k.log.Info("role not taken yet", "role", want, "epoch", sl.Epoch, "err", err)
 	if want == failover.RoleMaster {

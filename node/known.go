@@ -81,7 +81,7 @@ func (n *Node) copyStatus(sl cluster.Slot, name slot.NodeName, v failover.View) 
 	r, heard := nv.Copies[sl.ID]
 	now := n.heardNow(name, v)
 	if heard {
-		c.Viable, c.State = r.Viable, stateOf(r.CopyReport)
+		c.Viable, c.State, c.Filling = r.Viable, stateOf(r.CopyReport), r.Filling
 		c.Position = known(r.Failed == "" || r.Position > 0, r.Position)
 		c.LagS = known(now && r.LagKnown && r.Failed == "", float64(r.LagMs)/1000)
 	}

@@ -189,7 +189,7 @@ func (n *Node) open() error {
 	n.evidence = failover.NewEvidence(cfg.Node.Name, n.clock.Mono())
 	n.lastTick.Store(int64(n.clock.Mono()))
 	n.ledAt.Store(int64(n.clock.Mono()))
-	n.jobs = job.New(job.Options{Clock: n.clock, Logger: n.log.With("part", "jobs"), RunningMax: map[string]int{job.Reindex: cfg.ReindexWorkers}})
+	n.jobs = job.New(job.Options{Clock: n.clock, Logger: n.log.With("part", "jobs"), RunningMax: map[string]int{job.Reindex: cfg.ReindexWorkers, job.Resync: fillsMax}})
 	n.volumes = newVolumes(n.fs, cfg)
 	for _, dir := range n.volumes.folders() { // before a copy asks for one below it
 		n.resources.Disks.At(n.fs, dir, n.clock.Mono)

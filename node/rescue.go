@@ -151,6 +151,11 @@ func (n *Node) rescue(ctx context.Context, q *rpc.RescueCall, send func(rescuePa
 			}
 			continue
 		}
+		if a, kept := k.showDropped(q); kept {
+			if err := send(rescuePart{State: &a}); err != nil {
+				return err
+			}
+		}
 		for _, o := range n.asides.of(k.id) {
 			if q.What != "" && q.What != k.id.String() && q.What != o.Name {
 				continue

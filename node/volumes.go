@@ -105,6 +105,9 @@ func (v *volumes) dataFolders() []string {
 
 // find returns the place of a slot that lies on a volume, or a new one.
 func (v *volumes) find(id slot.ID) (place, error) {
+	if err := v.finishRetire(id); err != nil { // an earlier copy of it was to go
+		return place{}, err
+	}
 	was, held, err := v.remembered(id)
 	if err != nil {
 		return place{}, err

@@ -96,8 +96,10 @@ type CopyStatus struct {
 	Viable   bool           `json:"viable"`
 	Position *slot.Position `json:"position"`
 	LagS     *float64       `json:"lag_s"`
-	State    string         `json:"state,omitempty"` // master, following, building, diverged, failed, stopped, silent, unknown
-	HeardS   *float64       `json:"heard_s"`         // how long ago its node said all this
+	State    string         `json:"state,omitempty"`   // master, following, building, diverged, failed, stopped, silent, unknown
+	HeardS   *float64       `json:"heard_s"`           // how long ago its node said all this
+	Filling  string         `json:"filling,omitempty"` // of a building copy: how far it has come
+	Waiting  string         `json:"waiting,omitempty"` // of a dropped copy: why it is still there
 
 	// In `slot show` only: the lines of the check when the copy was opened, and the
 	// digest of all its live records, in hex, at a position; "" is not known.
@@ -234,6 +236,8 @@ type Slots struct {
 type SlotDetail struct {
 	SlotStatus
 	Replicas         []slot.NodeName `json:"replicas"`
+	Leaving          []slot.NodeName `json:"leaving,omitempty"` // replicas that are to be dropped
+	Dropped          []CopyStatus    `json:"dropped,omitempty"` // copies that were, and whose files are still there
 	InSync           []slot.NodeName `json:"in_sync"`
 	Unclean          int             `json:"unclean"`
 	UnprotectedSince slot.Position   `json:"unprotected_since,omitempty"`

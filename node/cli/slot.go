@@ -69,6 +69,9 @@ func slotScreen(s admin.SlotDetail, verbose bool) string {
 		users = fmt.Sprint(s.Users)
 	}
 	rows := [][]string{{"master", orDash(string(s.Master))}, {"epoch", fmt.Sprint(s.Epoch)}, {"users", users}, {"in sync", orDash(joinNames(s.InSync))}, {"unclean epochs", fmt.Sprint(s.Unclean)}}
+	if len(s.Leaving) > 0 {
+		rows = append(rows, []string{"being dropped", joinNames(s.Leaving)})
+	}
 	if s.UnprotectedSince != 0 {
 		rows = append(rows, []string{"unprotected since", s.UnprotectedSince.String()})
 	}
@@ -89,6 +92,10 @@ func slotScreen(s admin.SlotDetail, verbose bool) string {
 		if i == 0 {
 			b.WriteString("copies\n")
 		}
+		b.WriteString(copyLines(c, verbose))
+	}
+	for _, c := range s.Dropped {
+		c.Viable = true // it is no part of the slot any more
 		b.WriteString(copyLines(c, verbose))
 	}
 	b.WriteString(digestLine(s))
@@ -151,6 +158,12 @@ func copyLines(c admin.CopyStatus, verbose bool) string {
 		heard = fmt.Sprintf("heard %.1f s ago", *c.HeardS)
 	}
 	text := wrap("  ", fmt.Sprintf("%s: %s", c.Node, state)) + wrap("    ", strings.Join([]string{position, lag, heard}, ", "))
+	if c.Filling != "" {
+		text += wrap("    ", "being filled: "+clean(c.Filling))
+	}
+	if c.Waiting != "" {
+		text += wrap("    ", "still there: "+clean(c.Waiting))
+	}
 	if c.Digest != "" {
 		text += wrap("    ", fmt.Sprintf("digest at %s", c.DigestAt)) + wrap("      ", clean(c.Digest))
 	}

@@ -24,6 +24,7 @@ type Config struct {
 	CacheBytes      int64 // Pebble block cache of the whole node
 	JournalMax      int64 // events kept per slot for a replica that is behind
 	MessageMaxBytes int64
+	FillBytesPerSec int64 // of one copy
 	ReindexWorkers  int
 	ScrubEvery      time.Duration // every copy is read whole in that time
 }

@@ -112,6 +112,8 @@ func sizeSettings() []setting {
 			count(func(c *Config, n int64) { c.CacheBytes = n }, 1<<20, 1<<40)},
 		{"scrub_every", `"336h"`, `How often every byte of this node's copies is read and proved, at least, all the time and slowly. What is damaged is taken from another copy.`,
 			duration(func(c *Config, d span) { c.ScrubEvery = d }, "1h", "8760h")},
+		{"fill_bytes_per_sec", `104857600`, `How fast one copy is filled from its master: records and messages together. Two copies of a node are filled at the same time.`,
+			count(func(c *Config, n int64) { c.FillBytesPerSec = n }, 1<<16, 1<<40)},
 		{"reindex_workers", `1`, `Indexes that are rebuilt at the same time on this node.`,
 			count(func(c *Config, n int64) { c.ReindexWorkers = int(n) }, 1, 64)},
 	}

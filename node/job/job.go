@@ -39,6 +39,7 @@ const (
 	Compact = "compact"
 	Reindex = "reindex"
 	Resync  = "resync"
+	Drop    = "drop"
 )
 
 // Bounds of the registry.

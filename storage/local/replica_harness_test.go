@@ -144,7 +144,7 @@ func (r *replicaHarness) fetchInto(s *Slot) error {
 		return err
 	}
 	var refs []slot.BodyRef
-	if err := s.NeededBodies(func(ref slot.BodyRef, _ bool) error { refs = append(refs, ref); return nil }); err != nil {
+	if err := s.NeededBodies(func(ref slot.BodyRef, _ int64, _ bool) error { refs = append(refs, ref); return nil }); err != nil {
 		return err
 	}
 	for some := range slices.Chunk(refs, 20) {

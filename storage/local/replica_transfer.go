@@ -106,7 +106,7 @@ func (s *Slot) ImportRecords(ctx context.Context, recs []event.Record) error {
 // here after a restart: those that are not here, and those that are only staged. Both
 // must go through KeepBodies, else the state would outlive its bodies. live is false
 // for the body of an expunged message, which may be gone everywhere.
-func (s *Slot) NeededBodies(fn func(ref slot.BodyRef, live bool) error) error {
+func (s *Slot) NeededBodies(fn func(ref slot.BodyRef, size int64, live bool) error) error {
 	return s.read(func(v *view) error {
 		return eachNaming(v, func(prefix byte, m *event.MessageRecord, _ int, err error) error {
 			switch {
@@ -121,7 +121,7 @@ func (s *Slot) NeededBodies(fn func(ref slot.BodyRef, live bool) error) error {
 			if have, err := s.keptBody(ref); err != nil || have {
 				return err
 			}
-			return fn(ref, prefix == event.PrefixMessage)
+			return fn(ref, int64(m.Size), prefix == event.PrefixMessage)
 		})
 	})
 }

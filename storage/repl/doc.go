@@ -66,7 +66,7 @@ type Sink interface {
 	MissingBodies(ev *event.Event) ([]slot.BodyRef, error)
 	StageBody(ref slot.BodyRef, note []byte, body io.ReaderAt, size int64) error
 	KeepBodies(ctx context.Context, refs []slot.BodyRef) error
-	NeededBodies(fn func(ref slot.BodyRef, live bool) error) error
+	NeededBodies(fn func(ref slot.BodyRef, size int64, live bool) error) error
 	// ApplyEvents applies events until the first that cannot be; err says why. It
 	// takes no more of them than one commit should have.
 	ApplyEvents(ctx context.Context, evs []*event.Event) (applied int, err error)

@@ -34,6 +34,10 @@ var _ ReplicationServer = (*Server)(nil)
 
 const heartbeatEvery = time.Second
 
+// streamedBirthsMax is how many messages a slot may have had so that a new copy gets them
+// as events: beyond it is filled by a state transfer, which is bounded (law 12).
+const streamedBirthsMax = 64
+
 // Follow implements ReplicationServer.
 func (s *Server) Follow(stream Replication_FollowServer) error {
 	first, err := stream.Recv()
@@ -70,25 +74,17 @@ func (f *Feed) serve(stream Replication_FollowServer, h *Hello) error {
 	}
 	at := slot.Position(h.Position)
 	w := &Welcome{Head: uint64(head.Position), Lineage: branches(head.Lineage), Transfer: h.Building || h.Refill}
-	w.Diverged = !h.Building && lineage(h.Lineage).Diverged(at, head.Lineage, head.Position)
-	if !h.Building && !w.Diverged { // also of one that is to be refilled: what only it has is set aside first (law 7)
-		_, _, err := f.o.Slot.JournalAfter(at, 1)
-		switch {
-		case errors.Is(err, storage.ErrNotFound):
-			// Where the journal has events and not this one, the replica has what
-			// this master lost, or never had, in the same epoch. Where the journal
-			// begins is looked at after it: it may have been trimmed since head.
-			now, err := f.o.Slot.Head()
-			if err != nil {
-				return toStatus(err)
-			}
-			w.Transfer, w.Diverged = true, at > now.KeptAfter
-		case errors.Is(err, storage.ErrCorrupt):
-			w.Transfer = true // the state does not need the damaged event (law 5)
-		case err != nil:
+	if !h.Building { // also of one that is to be refilled: what only it has is set aside first (law 7)
+		c, err := f.covers(at, lineage(h.Lineage), head)
+		if err != nil {
 			return toStatus(err)
 		}
+		// The state does not need a damaged event (law 5).
+		w.Diverged, w.Transfer = c == coversNot, w.Transfer || c != coversAll
 	}
+	// An empty copy of a slot that has some mail takes the state, politely, though the journal
+	// may go back to the beginning.
+	w.Transfer = w.Transfer || at == 0 && head.Births > streamedBirthsMax
 	if w.Transfer = w.Transfer || w.Diverged || f.wantsRefetch(name, true); w.Transfer {
 		f.refill(name)
 	}

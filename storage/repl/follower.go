@@ -35,8 +35,20 @@ type FollowerOptions struct {
 	OnFenced func()
 	// OnSetAside is told the name under which a diverged state was set aside.
 	OnSetAside func(name string)
+	// Fill runs a state transfer, when its turn has come; nil: at once. It returns when
+	// that has ended, or ctx has.
+	Fill func(ctx context.Context, transfer func(ctx context.Context, p FillProgress) error) error
 	// OnEnded, when not nil, is told of each stream that had begun and broke.
 	OnEnded func(why error)
+}
+
+// FillProgress is told how far a state transfer has come, and holds it back (law 12).
+type FillProgress interface {
+	At(what string)
+	Total(bytes, bodies int64)
+	Items(bodies int64)
+	// Spend waits until so many bytes more may be taken.
+	Spend(ctx context.Context, bytes int64) error
 }
 
 // Follower keeps one copy up to date with its master.

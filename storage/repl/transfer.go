@@ -19,12 +19,30 @@ const wantedMax = 64
 // the others are written; there are two.
 const ownRecordsMax = 16
 
-// transfer replaces this copy's state by the master's: records from a snapshot,
-// then the bodies that are not here. It is *building* until that has ended, and
-// starts again after a crash.
+// transfer has the state fetched, when the node lets it.
 func (f *Follower) transfer(ctx context.Context) error {
+	if f.o.Fill == nil {
+		return f.fetchState(ctx, unmeasured{})
+	}
+	f.set(func(s *FollowerState) { s.Problem = "it waits for its turn to fetch the whole state" })
+	return f.o.Fill(ctx, f.fetchState)
+}
+
+// unmeasured is a transfer that nobody looks at.
+type unmeasured struct{}
+
+func (unmeasured) At(string)                                {}
+func (unmeasured) Total(int64, int64)                       {}
+func (unmeasured) Items(int64)                              {}
+func (unmeasured) Spend(ctx context.Context, _ int64) error { return ctx.Err() }
+
+// fetchState replaces this copy's state by the master's: records from a snapshot,
+// then the bodies that are not here. It is *building* until that has ended, and
+// starts again after a crash; bodies that came before are not fetched again.
+func (f *Follower) fetchState(ctx context.Context, p FillProgress) error {
 	began := f.o.Clock.Mono()
 	f.began(FollowerState{Problem: "the whole state is being fetched"})
+	p.At("records")
 	s := f.o.Slot
 	stream, err := f.o.Client.State(ctx, &StateRequest{Slot: uint32(s.ID()), Epoch: uint32(f.o.Epoch)})
 	if err != nil {
@@ -40,8 +58,13 @@ func (f *Follower) transfer(ctx context.Context) error {
 		return err
 	}
 	var own []event.Record // the slot's own records: written last, they say where the state stands
-	records := 0
+	records, taken := 0, int64(0)
 	for {
+		size := frameBytes(fr)
+		if err := p.Spend(ctx, size); err != nil {
+			return err
+		}
+		taken += size
 		recs, slots, err := f.stateFrame(fr)
 		if err != nil {
 			return err
@@ -62,16 +85,25 @@ func (f *Follower) transfer(ctx context.Context) error {
 			return fmt.Errorf("state of %s: %w", s.ID(), err)
 		}
 	}
-	bodies, err := f.fetchBodies(ctx)
+	bodies, err := f.fetchBodies(ctx, p, taken)
 	if err != nil {
 		return err
 	}
+	p.At("proves what came")
 	if err := s.FinishImport(ctx, own); err != nil {
 		return err
 	}
 	f.refill = false
 	f.log.Info("state fetched", "records", records, "bodies", bodies, "took", (f.o.Clock.Mono() - began).Round(time.Millisecond))
 	return nil
+}
+
+// frameBytes is how much the records of a frame take.
+func frameBytes(fr *StateFrame) (size int64) {
+	for _, r := range fr.Records {
+		size += int64(len(r.Key) + len(r.Value))
+	}
+	return size
 }
 
 // stateFrame checks a frame and returns its records, those of the slot itself apart.
@@ -102,8 +134,18 @@ func isState(prefix byte) bool {
 	return false
 }
 
-// fetchBodies asks for every body that the new state names and the packs lack.
-func (f *Follower) fetchBodies(ctx context.Context) (int, error) {
+// fetchBodies asks for every body that the new state names and the packs lack. taken is
+// what was fetched before, in bytes.
+func (f *Follower) fetchBodies(ctx context.Context, p FillProgress, taken int64) (int, error) {
+	bytes, bodies := taken, int64(0)
+	if err := f.o.Slot.NeededBodies(func(_ slot.BodyRef, size int64, _ bool) error {
+		bytes, bodies = bytes+size, bodies+1
+		return ctx.Err()
+	}); err != nil {
+		return 0, err
+	}
+	p.Total(bytes, bodies)
+	p.At("bodies")
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	b, err := openBodies(ctx, f.o.Client, f.o.Slot, f.o.Spool, false, f.received)
@@ -113,8 +155,8 @@ func (f *Follower) fetchBodies(ctx context.Context) (int, error) {
 	ended := make(chan struct{})
 	go func() { defer close(ended); b.run() }()
 	defer func() { cancel(); <-ended }()
-	fetch := bodyFetch{f: f, b: b, ctx: ctx}
-	if err := f.o.Slot.NeededBodies(func(ref slot.BodyRef, live bool) error { return fetch.add(ref, live) }); err != nil {
+	fetch := bodyFetch{f: f, b: b, ctx: ctx, p: p}
+	if err := f.o.Slot.NeededBodies(fetch.add); err != nil {
 		return 0, err
 	}
 	return fetch.count, fetch.settle()
@@ -125,6 +167,7 @@ type bodyFetch struct {
 	f     *Follower
 	b     *bodyStream
 	ctx   context.Context
+	p     FillProgress
 	batch []wantedBody
 	count int
 }
@@ -134,7 +177,10 @@ type wantedBody struct {
 	live bool
 }
 
-func (x *bodyFetch) add(ref slot.BodyRef, live bool) error {
+func (x *bodyFetch) add(ref slot.BodyRef, size int64, live bool) error {
+	if err := x.p.Spend(x.ctx, size); err != nil {
+		return err
+	}
 	x.batch = append(x.batch, wantedBody{ref, live})
 	if staged, err := x.f.o.Slot.HasBody(ref); err != nil {
 		return err
@@ -163,6 +209,7 @@ func (x *bodyFetch) settle() error {
 		}
 		here = append(here, w.ref)
 	}
+	x.p.Items(int64(len(x.batch)))
 	x.batch = x.batch[:0]
 	x.count += len(here)
 	return x.f.o.Slot.KeepBodies(x.ctx, here)
