@@ -42,6 +42,7 @@ type heardNode struct {
 	wallUnix      int64
 	abstains      bool
 	raft          RaftReport
+	freeBytes     *int64
 	copies        map[slot.ID]CopyView
 	since         time.Duration             // since when its reports come without a gap, from this process of it
 	served        map[slot.ID]Served        // when it last said that it serves a slot
@@ -85,6 +86,7 @@ func (e *Evidence) Hear(now time.Duration, r Report) {
 		n.since = now
 	}
 	n.seq, n.at, n.lastWords, n.trouble, n.wallUnix, n.abstains, n.raft = r.Seq, max(now, n.at), r.LastWords, r.Trouble, r.WallUnix, r.Abstains, r.RaftReport
+	n.freeBytes = r.FreeBytes
 	copies := make(map[slot.ID]CopyView, len(r.Slots))
 	served := maps.Clone(n.served)
 	if served == nil {
@@ -244,7 +246,7 @@ func (e *Evidence) Snapshot(now time.Duration) View {
 	for name, n := range e.nodes {
 		nv := v.Nodes[name]
 		nv.Known, nv.HeardAt, nv.Since, nv.LastWords, nv.Trouble, nv.Copies, nv.Served = true, n.at, n.since, n.lastWords, n.trouble, n.copies, n.served
-		nv.WallUnix, nv.Abstains, nv.Raft = n.wallUnix, n.abstains, n.raft
+		nv.WallUnix, nv.Abstains, nv.Raft, nv.FreeBytes = n.wallUnix, n.abstains, n.raft, n.freeBytes
 		v.Nodes[name] = nv
 		for other, said := range n.heard {
 			at := said.at

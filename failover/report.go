@@ -28,6 +28,7 @@ type Report struct {
 	Abstains  bool          `json:"abstains,omitempty"`   // Raft's files were lost: it takes no part in votes until it is filled again
 	Asides    []AsideReport `json:"asides,omitempty"`     // that nobody has looked at
 	WallUnix  int64         `json:"wall,omitempty"`       // the sender's wall clock, shown only (law 11)
+	FreeBytes *int64        `json:"free,omitempty"`       // for new copies; nil: not known
 	RaftReport
 }
 
@@ -104,6 +105,7 @@ type Health struct {
 	// Hangs is what the copy's disk has not answered for some seconds; it may yet.
 	Hangs   string `json:"hangs,omitempty"`
 	HangsMs int64  `json:"hangs_ms,omitempty"`
+	NoRoom  bool   `json:"no_room,omitempty"` // its disk is full: it takes no changes
 	// Opening is what a copy that is not open yet is doing; "" when it is open.
 	Opening        string `json:"opening,omitempty"`
 	OpeningPercent int    `json:"opening_percent,omitempty"` // of that step; -1: not known
@@ -137,6 +139,7 @@ type CopyReport struct {
 	Health
 	Accounts  *int  `json:"accounts,omitempty"`  // of users, in this copy; null: not counted yet
 	Protected *bool `json:"protected,omitempty"` // a master that serves: whether acknowledgements wait for a replica now
+	AckLocal  bool  `json:"ack_local,omitempty"` // a master that waits for no replica, by its settings
 	Counters        // of this copy
 	OfMaster
 }

@@ -33,6 +33,7 @@ type NodeView struct {
 	Trouble   string
 	Abstains  bool                 // see Report
 	WallUnix  int64                // its wall clock at HeardAt, shown only (law 11)
+	FreeBytes *int64               // see Report
 	Copies    map[slot.ID]CopyView // by its last report
 	Served    map[slot.ID]Served   // when it last reported that it serves a slot
 	Raft      RaftReport           // by its last report

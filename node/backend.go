@@ -27,6 +27,7 @@ func (n *Node) serveAdmin(ctx context.Context) error {
 		Jobs: n.jobs, Mending: mending{n}, Reindexing: reindexer{n}, Rescuing: rescuing{n},
 		Serving:    serving{n},
 		Copying:    copying{n},
+		Moving:     moving{n},
 		Recovering: recovering{n},
 		Incidents:  incidents{n},
 	},

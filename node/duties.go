@@ -76,7 +76,7 @@ func (n *Node) tick() {
 
 // report tells every other member what this node has.
 func (n *Node) report(ctx context.Context, seq uint64, lastWords string) {
-	r := failover.Report{Node: n.cfg.Node.Name, Boot: n.reporting.boot, Seq: seq, Heard: n.evidence.Heard(n.clock.Mono()), LastWords: lastWords, Asides: append(n.asides.open(), n.copies.keptAlone()...), Trouble: n.trouble(), Abstains: n.raft.Abstains(), WallUnix: n.clock.Wall().Unix(), RaftReport: n.raftReport()}
+	r := failover.Report{Node: n.cfg.Node.Name, Boot: n.reporting.boot, Seq: seq, Heard: n.evidence.Heard(n.clock.Mono()), LastWords: lastWords, Asides: append(n.asides.open(), n.copies.keptAlone()...), Trouble: n.trouble(), Abstains: n.raft.Abstains(), WallUnix: n.clock.Wall().Unix(), RaftReport: n.raftReport(), FreeBytes: n.room.of(n.volumes.dataFolders())}
 	for _, k := range n.copies.all() {
 		r.Slots = append(r.Slots, k.report())
 	}
@@ -213,11 +213,13 @@ func (n *Node) sayStopped() { n.report(context.Background(), 1<<62, failover.Cle
 func (n *Node) lead(ctx context.Context) {
 	ready := false
 	var sealed []failover.Sealed
+	var stuck []failover.StuckMove
+	turn := 0
 	var aged time.Duration // Clock.Mono up to which join tokens have aged
 	every(ctx, decideEvery, func() {
 		n.evidence.Observe(n.clock.Mono(), n.State())
 		if !n.raft.IsLeader() {
-			ready, sealed = false, nil
+			ready, sealed, stuck = false, nil, nil
 			return
 		}
 		dctx, cancel := context.WithTimeout(ctx, dutyTimeout)
@@ -232,6 +234,10 @@ func (n *Node) lead(ctx context.Context) {
 		n.assign(dctx)
 		n.propose(dctx)
 		sealed = n.giveUpHandOvers(dctx, sealed)
+		stuck = n.moveCopies(dctx, stuck)
+		if turn++; turn%placeTurns == 0 {
+			n.placeNewNodes(dctx)
+		}
 		aged = n.ageTokens(dctx, aged)
 	})
 }
@@ -269,7 +275,9 @@ func (n *Node) look() {
 		if p.OpenedBy != failover.Watcher {
 			forgotten = wishForgotten // whoever opened it knows of it
 		}
-		n.conditions.Tell(p.State == cluster.Open, monitor.ProposalOpen, p.ID, monitor.Told{Detail: p.Reason, After: forgotten})
+		moves := p.OpenedBy == cluster.Mover
+		n.conditions.Put(moves && p.State == cluster.Open, monitor.MovesWait, p.ID, p.Reason)
+		n.conditions.Tell(!moves && p.State == cluster.Open, monitor.ProposalOpen, p.ID, monitor.Told{Detail: p.Reason, After: forgotten})
 	}
 	n.forget(st)
 	for _, sl := range st.Slots {
@@ -297,6 +305,7 @@ func (n *Node) watchSpace(ctx context.Context, dir string) {
 		} else if err != nil {
 			return
 		}
+		n.room.note(dir, free)
 		n.conditions.Put(free < disk.ReserveBytes, monitor.DiskFull, dir, "")
 		why := space.Trouble()
 		n.conditions.Put(why != "", monitor.DiskStrained, dir, why)
@@ -309,9 +318,9 @@ func (n *Node) forget(st *cluster.State) {
 	for _, c := range n.conditions.List() {
 		known := true
 		switch c.Name {
-		case monitor.ProposalOpen:
+		case monitor.ProposalOpen, monitor.MovesWait:
 			_, known = st.Proposal(c.About)
-		case monitor.SlotNoMaster, monitor.OpenLoss, monitor.CopyDiverged, monitor.ReplicaLeaving: // said by every node
+		case monitor.SlotNoMaster, monitor.OpenLoss, monitor.CopyDiverged, monitor.ReplicaLeaving, monitor.SlotMoving, monitor.MoveGivenUp, monitor.ReplicaMissing: // said by every node
 		case monitor.NodeSilent, monitor.VersionsDiffer, monitor.ClockDiffers:
 			_, known = st.Member(slot.NodeName(c.About))
 		default:
@@ -330,6 +339,7 @@ func (n *Node) forget(st *cluster.State) {
 func (n *Node) watchSlot(sl cluster.Slot, v failover.View) {
 	about, suspectAfter := sl.ID.String(), n.cfg.Replication.SuspectAfter
 	n.conditions.Put(sl.OpenLoss != nil, monitor.OpenLoss, about, "")
+	n.watchMove(sl)
 	stuck := monitor.Told{After: handOverStuck}
 	if h := sl.HandOver; h != nil {
 		stuck.Detail = fmt.Sprintf("%s is to hand over to %s by %s", sl.Master, h.To, h.Proposal)

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"mailnode/failover"
+	"mailnode/node/config"
 	"mailnode/storage/local"
 	"mailnode/storage/repl"
 	"mailnode/storage/slot"
@@ -45,6 +46,7 @@ func (k *keeper) report() failover.CopyReport {
 		r.Failed = err.Error()
 		return r
 	}
+	r.NoRoom = open.copy.NoRoom() != nil
 	head, err := open.copy.Head()
 	if err != nil {
 		r.Failed = err.Error()
@@ -69,6 +71,7 @@ func (k *keeper) report() failover.CopyReport {
 		protected, _ := role.feed.State()
 		protected = protected && !r.Alone // the mark goes a moment later; a plan goes by it
 		r.Protected, r.LagKnown = &protected, true
+		r.AckLocal = k.n.cfg.Replication.Ack != config.AckReplica
 	}
 	if role.follower != nil {
 		st := role.follower.State()

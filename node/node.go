@@ -98,6 +98,7 @@ type stores struct {
 	passwords *local.Passwords
 	jobs      *job.Registry
 	volumes   *volumes
+	room      freeSpace
 	spool     *storage.SpoolDir
 	copies    *copies
 }
@@ -106,6 +107,7 @@ type stores struct {
 type patience struct {
 	protectAfter time.Duration // repl.FeedOptions.ProtectAfter; 0: its default
 	giveUpAfter  time.Duration // see keeper_mender.go
+	moveWithin   time.Duration // failover.GiveUpMoveAfter
 	scrubDelay   time.Duration // before the first scrub of this process
 	upkeepEvery  time.Duration // a copy's turn in upkeep
 	voteKeptFor  time.Duration // see voters.go
@@ -146,7 +148,7 @@ func newNode(cfg config.Config, log *slog.Logger, version string) *Node {
 		features: cluster.KnownFeatures,
 		links:    links{raftOpened: make(chan struct{})},
 		outlook:  outlook{reporting: reporting{boot: newBoot(), soon: make(chan struct{}, 1)}},
-		patience: patience{giveUpAfter: giveUpAfter, scrubDelay: scrubDelay, upkeepEvery: upkeepEvery, voteKeptFor: voteKeptFor}}
+		patience: patience{giveUpAfter: giveUpAfter, moveWithin: failover.GiveUpMoveAfter, scrubDelay: scrubDelay, upkeepEvery: upkeepEvery, voteKeptFor: voteKeptFor}}
 }
 
 func (n *Node) run(ctx context.Context, ready func()) error {

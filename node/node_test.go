@@ -31,6 +31,7 @@ type site struct {
 	nodes       []*running
 	ports       *testport.Block
 	upkeepEvery time.Duration // 0: the node's
+	moveWithin  time.Duration // 0: the node's
 }
 
 type running struct {
@@ -137,6 +138,9 @@ func (s *site) startWith(r *running, set func(*Node)) {
 	r.node.protectAfter = time.Second
 	if s.upkeepEvery > 0 {
 		r.node.upkeepEvery = s.upkeepEvery
+	}
+	if s.moveWithin > 0 {
+		r.node.moveWithin = s.moveWithin
 	}
 	set(r.node)
 	r.ended.Go(func() {

@@ -92,6 +92,18 @@ func (v *volumes) all() []config.Volume {
 	return append([]config.Volume{home}, v.list...)
 }
 
+// dataFolders are those that new copies are put on.
+func (v *volumes) dataFolders() []string {
+	var out []string
+	for _, vol := range v.list {
+		out = append(out, vol.Data)
+	}
+	if len(out) == 0 {
+		out = append(out, v.home)
+	}
+	return out
+}
+
 // find returns the place of a slot that lies on a volume, or a new one.
 func (v *volumes) find(id slot.ID) (place, error) {
 	if err := v.finishRetire(id); err != nil { // an earlier copy of it was to go

@@ -79,6 +79,7 @@ type SlotStatus struct {
 	// HandOverTo is the node that is to be master next: changes wait.
 	HandOverTo slot.NodeName   `json:"hand_over_to,omitempty"`
 	Leaving    []slot.NodeName `json:"leaving,omitempty"` // replicas that are to be dropped
+	Move       string          `json:"move,omitempty"`    // of a copy, or of the master, to another node: in words
 
 	ProtectedSource   string `json:"protected_source,omitempty"` // who says so, and how long ago
 	RecordedProtected bool   `json:"recorded_protected"`         // as Raft has it

@@ -26,6 +26,7 @@ type Backend struct {
 	Reindexing Reindexing
 	Rescuing   Rescuing
 	Serving    Serving
+	Moving     Moving
 	Copying    Copying
 	Recovering Recovering
 	Incidents  Incidents

@@ -33,6 +33,7 @@ func (s *Server) routes() http.Handler {
 	s.upgradeRoutes(mux)
 	s.placeRoutes(mux)
 	s.removeRoutes(mux)
+	s.moveRoutes(mux)
 	s.rescueRoutes(mux)
 	s.servingRoutes(mux)
 	s.copiesRoutes(mux)

@@ -190,7 +190,7 @@ func (s *site) serve(t *testing.T) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b := admin.Backend{Health: s, Failovers: failovers{s}, Users: userBook{s}, Slots: slotBook{s}, Cluster: s, Jobs: s.jobs, Mending: s.mending, Rescuing: asideBook{s}, Copying: copyBook{s}, Incidents: incidentBook{s}}
+	b := admin.Backend{Health: s, Failovers: failovers{s}, Users: userBook{s}, Slots: slotBook{s}, Cluster: s, Jobs: s.jobs, Mending: s.mending, Rescuing: asideBook{s}, Copying: copyBook{s}, Moving: moveBook{s}, Incidents: incidentBook{s}}
 	server := admin.NewServer(b, s.status.Node, s.status.Version, slog.New(slog.DiscardHandler))
 	done := make(chan error, 1)
 	go func() { done <- server.Serve(ln) }()

@@ -14,7 +14,7 @@ import (
 
 func (a *app) slotVerb() *cobra.Command {
 	return group("slot", "Mail stores: who has them, how far their copies are", a.slotList(), a.slotShow(), a.slotAudit(), a.slotMissing(), a.slotReindex(), a.slotServe(),
-		a.slotAddReplica(), a.slotDropReplica(), a.slotReplicas())
+		a.slotAddReplica(), a.slotDropReplica(), a.slotReplicas(), a.slotRebalance())
 }
 
 func (a *app) slotList() *cobra.Command {
@@ -36,7 +36,7 @@ func (a *app) slotList() *cobra.Command {
 						replicas = append(replicas, name)
 					}
 				}
-				rows = append(rows, []string{x.Slot.String(), fmt.Sprint(x.Epoch), orDash(string(x.Master)), orDash(strings.Join(replicas, " ")), slotState(x)})
+				rows = append(rows, []string{x.Slot.String(), fmt.Sprint(x.Epoch), orDash(string(x.Master)), orDash(strings.Join(replicas, " ")), movingState(x)})
 			}
 			return table(rows)
 		})
@@ -63,7 +63,7 @@ func (a *app) slotShow() *cobra.Command {
 // what to type first in its second.
 func slotScreen(s admin.SlotDetail, verbose bool) string {
 	var b strings.Builder
-	state := slotState(s.SlotStatus)
+	state := movingState(s.SlotStatus)
 	if s.OpenLoss != "" {
 		state += ", open loss"
 	}
@@ -120,6 +120,14 @@ func slotScreen(s admin.SlotDetail, verbose bool) string {
 		b.WriteString(wrap("  ", text))
 	}
 	return b.String()
+}
+
+// movingState is how a slot is, and what is moved of it.
+func movingState(x admin.SlotStatus) string {
+	if x.Move == "" {
+		return slotState(x)
+	}
+	return slotState(x) + "; moves " + clean(x.Move)
 }
 
 // slotFirst is what to type first about a slot, "" when there is nothing to do.

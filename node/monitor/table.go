@@ -12,6 +12,10 @@ type Name string
 // The names of all conditions.
 const (
 	NodeSilent         Name = "node-silent"
+	SlotMoving         Name = "slot-moving"
+	MovesWait          Name = "moves-wait"
+	MoveGivenUp        Name = "move-given-up"
+	ReplicaMissing     Name = "replica-missing"
 	SlotUnprotected    Name = "slot-unprotected"
 	SlotNoReplicas     Name = "slot-no-replicas"
 	ReplicaLagPage     Name = "replica-lag-page"
@@ -129,6 +133,10 @@ func copyKinds() []Kind {
 		{ReplicaLagPage, Page, "slot", "The slot has no replica less than five minutes behind.", "mailnode slot show {}"},
 		{SlotUnprotected, Page, "slot", "No replica acknowledges: what is accepted now is on one disk only.", "mailnode slot show {}"},
 		{SlotNoReplicas, Info, "slot", "The slot is configured without replicas, its mail is on one disk only.", "mailnode slot show {}"},
+		{ReplicaMissing, Info, "slot", "The slot has fewer replicas than the cluster was made for, and there are nodes that could hold one.", "mailnode slot rebalance"},
+		{SlotMoving, Info, "slot", "A copy of it goes to another node: the new one is filled first, the old one is dropped last.", "mailnode slot list"},
+		{MovesWait, Warn, "proposal", "Copies have been moved, and masters are to change as was planned: that waits for a person.", "mailnode failover show {}"},
+		{MoveGivenUp, Warn, "slot", "A move of a copy was given up, the slot is as it was.", "mailnode slot rebalance"},
 		{CopyDiverged, Page, "slot", "Mail that was accepted may be in no mailbox: a copy that a change of masters left behind is set aside whole, and no program of this release brings it back.", "mailnode rescue show {}"},
 		{CopyBuilding, Info, "slot", "A copy is being filled or refilled and counts for nothing until it is done.", "mailnode slot show {}"},
 		{ReplicaLeaving, Warn, "slot", "A replica that is to be dropped is still needed.", "mailnode slot show {}"},

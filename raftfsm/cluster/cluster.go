@@ -49,6 +49,7 @@ type Member struct {
 	Zone     string        `json:"z,omitempty"`
 	Standby  bool          `json:"sb,omitempty"` // its copies are proposed only when no other viable copy exists
 	Role     Role          `json:"r"`
+	Held     bool          `json:"h,omitempty"` // it holds a copy of a slot, or has held one
 	Key      string        `json:"k,omitempty"` // SHA-256 of the public key with which it joined, lower-case hex
 
 	// What the node says of itself when it starts: feature.go.

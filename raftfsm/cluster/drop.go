@@ -133,7 +133,7 @@ func (sl Slot) Keeps(n slot.NodeName) string {
 		return "the slot is being handed over to it"
 	case l != nil && (l.Node == n || slices.Contains(l.Also, n)):
 		return "it may hold mail that is not rescued yet: mailnode rescue list"
-	case sl.Move != nil && sl.Move.GivenUp == "" && sl.Move.From == n && sl.Protected && !sl.Copied():
+	case sl.Moving() && sl.Move.From == n && sl.Protected && !sl.Copied():
 		return fmt.Sprintf("the copy on %s, which replaces it, does not count yet: mailnode slot show %s", sl.Move.To, sl.ID)
 	case !sl.Begun() && slices.Contains(sl.Awaits, n):
 		return "the new master hears it before it begins to serve"

@@ -69,7 +69,8 @@ type GiveUpMove struct {
 	Why   string  `json:"why"`
 }
 
-// UndoMove ends a move that was given up, when what it added is gone. What a person
+// UndoMove ends a move that was given up, when what it added is gone, or has taken the
+// place of an old copy that is. What a person
 // stopped is forgotten; else the reason stands in the record until somebody has seen it.
 type UndoMove struct {
 	Slot  slot.ID    `json:"slot"`
@@ -104,7 +105,14 @@ func (s Slot) Copied() bool {
 // Ending reports whether a move has only to drop the old copy.
 func (s Slot) Ending() bool {
 	m := s.Move
-	return m != nil && m.GivenUp == "" && s.Copied() && (m.Lead == "" || m.Lead == s.Master)
+	return s.Replaced() || m != nil && m.GivenUp == "" && s.Copied() && (m.Lead == "" || m.Lead == s.Master)
+}
+
+// Replaced reports whether the old copy of a move is gone, so that the new one stays
+// whatever becomes of it.
+func (s Slot) Replaced() bool {
+	m := s.Move
+	return m != nil && m.Added && m.From != "" && !s.Holds(m.From) && s.Holds(m.To) && (m.GivenUp != "" || m.Lead == "" || m.Lead == s.Master)
 }
 
 func (c PlanMoves) apply(s *State, index uint64) (Result, error) {
@@ -233,15 +241,19 @@ func (c GiveUpMove) apply(s *State, index uint64) (Result, error) {
 	if sl.Move.GivenUp != "" {
 		return Result{}, nil
 	}
+	if sl.Replaced() {
+		return Result{}, ErrInvalid{"move of slot " + c.Slot.String(), fmt.Sprintf("it is done: %s has taken the place of %s", sl.Move.To, sl.Move.From)}
+	}
 	s.giveUpMove(sl, index, c.Why)
 	return Result{}, nil
 }
 
-// giveUpMove turns a slot's move round.
+// giveUpMove turns a slot's move round. The old copy stays, in the same step: nothing
+// replaces it any more.
 func (s *State) giveUpMove(sl Slot, index uint64, why string) {
 	m := *sl.Move
 	m.GivenUp = shown(why)
-	sl.Move = &m
+	sl.Move, sl.Leaving = &m, sl.stays(m.From)
 	s.put(sl, index)
 }
 
@@ -255,7 +267,7 @@ func (c UndoMove) apply(s *State, index uint64) (Result, error) {
 	switch {
 	case m.GivenUp == "":
 		return Result{}, ErrInvalid{what, "it was not given up"}
-	case m.Added && slices.Contains(sl.Replicas, m.To): // a master stays
+	case m.Added && slices.Contains(sl.Replicas, m.To) && (m.From == "" || sl.Holds(m.From)): // a master stays, and who has taken a place
 		return Result{}, ErrInvalid{what, fmt.Sprintf("%s holds a copy still", m.To)}
 	}
 	m.Added = false
@@ -281,9 +293,9 @@ func (c StopMoves) apply(s *State, index uint64) (Result, error) {
 			s.put(sl, index)
 		default:
 			now := *m
-			now.Stopped, now.GivenUp = true, shown("stopped by "+c.By)
+			now.Stopped = true
 			sl.Move = &now
-			s.put(sl, index)
+			s.giveUpMove(sl, index, "stopped by "+c.By)
 		}
 		any = true
 	}

@@ -58,8 +58,8 @@ func Place(members []Member, slots []Slot, replicas int) []Assignment {
 // Weight is how much one slot is: what it has on a disk, and what it does. Only the
 // proportions between slots count.
 type Weight struct {
-	Bytes int64
-	Rate  float64 // messages that come in, per second
+	Bytes    int64
+	Messages int64 // that came in
 }
 
 // Site is all that a placement rests on.
@@ -70,6 +70,8 @@ type Site struct {
 	Free    map[slot.NodeName]int64 // bytes of its disks; a node that is not named has room
 	Shut    map[slot.NodeName]bool  // get no copy and no master: they are silent, for example
 	Busy    map[slot.ID]bool        // stay as they are: nobody serves them, for example
+	// KeepMasters plans no change that a person would have to confirm.
+	KeepMasters bool
 }
 
 // unit is the weight of an average slot. Weights are whole numbers, so that every node
@@ -138,25 +140,24 @@ func newLayout(s Site) *layout {
 	return l
 }
 
-// weigh makes each slot's count, bytes and rate one number: a third each, in
+// weigh makes each slot's count, bytes and messages one number: a third each, in
 // proportion to the average slot.
 func (l *layout) weigh() {
-	var bytes int64
-	var rate float64
+	var bytes, messages float64
 	for _, sl := range l.slots {
-		bytes += l.site.Weights[sl.ID].Bytes
-		rate += l.site.Weights[sl.ID].Rate
+		bytes += float64(l.site.Weights[sl.ID].Bytes)
+		messages += float64(l.site.Weights[sl.ID].Messages)
 	}
 	n := float64(len(l.slots))
-	part := func(of, sum float64) float64 {
+	part := func(of int64, sum float64) float64 {
 		if sum <= 0 {
 			return 1
 		}
-		return of * n / sum
+		return float64(of) * n / sum
 	}
 	for _, sl := range l.slots {
 		w := l.site.Weights[sl.ID]
-		l.weight = append(l.weight, int(unit*(1+part(float64(w.Bytes), float64(bytes))+part(w.Rate, rate))/3))
+		l.weight = append(l.weight, int(unit*(1+part(w.Bytes, bytes)+part(w.Messages, messages))/3))
 	}
 }
 

@@ -41,7 +41,7 @@ func SpareReplica(members []Member, slots []Slot, sl Slot, of []slot.NodeName) s
 			r[0] = 1
 		}
 		for _, o := range append([]slot.NodeName{sl.Master}, sl.Replicas...) {
-			if at := l.index(o); o != n && at >= 0 && l.nodes[at].Zone == l.nodes[i].Zone {
+			if k := l.index(o); o != n && k >= 0 && l.zones[k] == l.zones[i] {
 				r[1] = 1
 			}
 		}

@@ -178,7 +178,7 @@ func (l *layout) bestOf(i int, allowed func(change) bool, needed bool) (best cha
 
 // leads reports whether a node may become master.
 func (l *layout) leads(n int) bool {
-	return n >= 0 && !l.nodes[n].Standby && !l.site.Shut[l.nodes[n].Name]
+	return n >= 0 && !l.site.KeepMasters && !l.nodes[n].Standby && !l.site.Shut[l.nodes[n].Name]
 }
 
 // join is what a slot of some weight adds to the cost where it is put.

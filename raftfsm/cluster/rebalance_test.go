@@ -99,7 +99,7 @@ func drawnSite(t *rapid.T) (Site, int) {
 	for id := range slot.ID(rapid.IntRange(1, 24).Draw(t, "slots")) {
 		copies := rapid.Permutation(all).Draw(t, "copies")[:rapid.IntRange(1, min(3, len(all))).Draw(t, "count")]
 		s.Slots = append(s.Slots, Slot{ID: id, Epoch: 1, Master: copies[0], Replicas: without(copies[1:], "")})
-		s.Weights[id] = Weight{Bytes: int64(rapid.IntRange(0, 100).Draw(t, "bytes")), Rate: float64(rapid.IntRange(0, 100).Draw(t, "rate"))}
+		s.Weights[id] = Weight{Bytes: int64(rapid.IntRange(0, 100).Draw(t, "bytes")), Messages: int64(rapid.IntRange(0, 100).Draw(t, "messages"))}
 	}
 	return s, rapid.IntRange(0, 2).Draw(t, "replicas")
 }
@@ -259,9 +259,9 @@ func TestRebalanceByWeight(t *testing.T) {
 	for i := range slot.ID(8) {
 		m := members[i/4].Name // n000 has 0 to 3, two of them heavy
 		s.Slots = append(s.Slots, Slot{ID: i, Epoch: 1, Master: m, Replicas: []slot.NodeName{members[1-i/4].Name}})
-		s.Weights[i] = Weight{Bytes: 1, Rate: 0.1}
+		s.Weights[i] = Weight{Bytes: 1, Messages: 1}
 	}
-	s.Weights[0], s.Weights[1] = Weight{Bytes: 20, Rate: 2}, Weight{Bytes: 20, Rate: 2}
+	s.Weights[0], s.Weights[1] = Weight{Bytes: 20, Messages: 20}, Weight{Bytes: 20, Messages: 20}
 	r := Rebalance(s, 1, "")
 	then := moved(s.Slots, r.Moves)
 	if then[0].Master == then[1].Master {
@@ -325,7 +325,7 @@ func scalingFigures(t *testing.T, replicas int) {
 	r := rand.New(rand.NewPCG(7, 7))
 	weights := map[slot.ID]Weight{}
 	for i := range slot.ID(slots) {
-		weights[i] = Weight{Bytes: int64(1+r.IntN(20)) << 30, Rate: float64(1 + r.IntN(50))}
+		weights[i] = Weight{Bytes: int64(1+r.IntN(20)) << 30, Messages: int64(1 + r.IntN(50))}
 	}
 	began := time.Now()
 	s := Site{Members: members, Slots: placed(members, slots, replicas), Weights: weights}

@@ -171,6 +171,14 @@ func (s *State) slotAt(id slot.ID, expected slot.Epoch, version uint64) (Slot, e
 func (s *State) put(sl Slot, index uint64) {
 	sl.Version = index
 	s.Slots[sl.ID] = sl
+	if s.Features() < operatorFeatures { // a member of an older release could not read it
+		return
+	}
+	for i, m := range s.Members {
+		if !m.Held && sl.Holds(m.Name) {
+			s.Members[i].Held = true
+		}
+	}
 }
 
 // unprotect makes a slot one whose master has not yet reported a position.
