@@ -32,7 +32,11 @@ func (a *app) takePlace(ctx context.Context, c config.Config, t peer.Token, toke
 	case len(found.Halves()) > 0:
 		a.say("what is not here is taken for lost and fetched from the others. Is every disk mounted?")
 	}
-	again := fmt.Sprintf("mailnode cluster join --replace %s --config %s --token-file %s", c.Node.Name, file, orDash(tokenFile))
+	from := "--token-file " + tokenFile
+	if tokenFile == "" {
+		from = "--token -"
+	}
+	again := fmt.Sprintf("mailnode cluster join --replace %s --config %s %s", c.Node.Name, file, from)
 	if wipe {
 		again += " --wipe"
 	}
