@@ -172,7 +172,7 @@ func (n *Node) noQuorum(st *cluster.State, v failover.View) string {
 	}
 	voters, heard, abstain, voting := 0, 0, 0, n.voting()
 	for _, m := range st.Members {
-		if !voting[m.ServerID] {
+		if !votes(m, voting) {
 			continue
 		}
 		if voters++; n.heardNow(m.Name, v) {
