@@ -98,6 +98,12 @@ commands in one entry of Raft's log | raftfsm/cluster MaxGroup MaxGroupBytes
 slots changed at once by one confirm | failover inParallel
 confirm waits for service | failover serveWait
 join token | node tokenFor tokenForMin tokenAgeEvery
+voters | raftfsm/cluster MaxVoters
+a silent voter keeps its vote while another member could have it | node voteKeptFor
+installations remembered that have left | raftfsm/cluster MaxFormer
+entries of Raft's log that a server may lack which is to have a vote | node voteLagMax
+'cluster remove' waits | node leftWithin selfWithin
+a node that has left | node cutAfter
 join tokens that wait | raftfsm/cluster MaxTokens
 request of a joiner, its decision | node/peer joinRequestTimeout joinDecisionTimeout
 joiners at one time | node/peer joinersMax

@@ -108,7 +108,7 @@ func (n *Node) leader() slot.NodeName {
 func (n *Node) nodes(st *cluster.State, v failover.View) []admin.NodeStatus {
 	out, voting := []admin.NodeStatus{}, n.voting()
 	for _, m := range st.Members {
-		ns := admin.NodeStatus{Name: m.Name, State: "up", Voter: voting[m.ServerID] || voting == nil && m.Role != cluster.Nonvoter, Witness: m.Role == cluster.Witness,
+		ns := admin.NodeStatus{Name: m.Name, State: "up", Voter: votes(m, voting), Witness: m.Role == cluster.Witness,
 			Standby: m.Standby, Zone: m.Zone, Address: m.Addr, Features: m.Knows(), Release: m.Release}
 		silence := v.Silence(m.Name)
 		switch nv := v.Nodes[m.Name]; {

@@ -81,6 +81,7 @@ func (c *copies) all() []*keeper {
 // run starts a keeper for each slot of which Raft gives this node a copy, or gave it one
 // whose files are still here.
 func (c *copies) run(ctx context.Context) {
+	c.known(ctx)
 	c.n.wg.Go(func() { c.droppedBefore(ctx) })
 	for ctx.Err() == nil {
 		changed := c.n.raft.Changed()
@@ -99,6 +100,21 @@ func (c *copies) run(ctx context.Context) {
 		case <-c.again:
 		case <-ctx.Done():
 		}
+	}
+}
+
+// known waits, on a node that has no state of Raft from an earlier run, until it has
+// that of now: it gets the log from its beginning, and must not take the roles of the
+// past, in which an old master would count on it (law 1).
+func (c *copies) known(ctx context.Context) {
+	if c.n.State().ClusterID != "" {
+		return
+	}
+	for again := true; again; {
+		within, cancel := context.WithTimeout(ctx, freshWithin)
+		err := c.n.Fresh(within)
+		cancel()
+		again = err != nil && pause(ctx, tickEvery)
 	}
 }
 

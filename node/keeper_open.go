@@ -137,8 +137,7 @@ func (k *keeper) openFiles(ctx context.Context) (*local.Slot, error) {
 	if k.index.pending = mode; pending {
 		return nil, fmt.Errorf("open slot %s: the rebuild of its index was cut off, and goes on", k.id)
 	}
-	if lost, err := n.volumes.half(k.id, p); err != nil {
-		k.options.PacksLost = lost
+	if k.index.packsLost, err = n.volumes.half(k.id, p); err != nil {
 		return nil, err
 	}
 	s, err := local.Open(k.options)

@@ -31,15 +31,16 @@ const (
 // indexDamage is what a keeper knows of damage of its copy's index. Damage is told
 // of in the middle of reads, with locks held: it is noted, and the keeper woken.
 type indexDamage struct {
-	broken  chan error             // capacity 1: files of the index are damaged
-	wrong   chan error             // capacity 1: a derived record is
-	parking chan *parked           // a rebuild wants the copy closed
-	tried   time.Duration          // Clock.Mono of the last rebuild that failed
-	running *job.Job               // the last rebuild that was begun
-	pending local.RebuildMode      // a rebuild that a restart cut off
-	cause   error                  // why the index of the open copy is to be rebuilt
-	counted time.Duration          // Clock.Mono of the last count that damage began; 0: none
-	told    atomic.Pointer[string] // why the index is to be rebuilt, as others are told; nil: it is not
+	broken    chan error             // capacity 1: files of the index are damaged
+	wrong     chan error             // capacity 1: a derived record is
+	parking   chan *parked           // a rebuild wants the copy closed
+	tried     time.Duration          // Clock.Mono of the last rebuild that failed
+	running   *job.Job               // the last rebuild that was begun
+	pending   local.RebuildMode      // a rebuild that a restart cut off
+	cause     error                  // why the index of the open copy is to be rebuilt
+	packsLost bool                   // an empty disk is in the place of the one with the packs
+	counted   time.Duration          // Clock.Mono of the last count that damage began; 0: none
+	told      atomic.Pointer[string] // why the index is to be rebuilt, as others are told; nil: it is not
 }
 
 // parked is a copy that is closed for a rebuild, until done is closed.
@@ -167,7 +168,7 @@ func (k *keeper) rebuildIndex(ctx context.Context, p *job.Progress, mode local.R
 		return fmt.Errorf("rebuild index of %s: it is not known where its files are: mailnode slot show %s", k.id, k.id)
 	}
 	o.OnDamage, o.OnStep, o.Refill = nil, nil, true
-	got, err := local.Rebuild(ctx, o, local.RebuildOptions{Mode: mode, Epoch: sl.Epoch, Unclean: sl.Unclean,
+	got, err := local.Rebuild(ctx, o, local.RebuildOptions{Mode: mode, Epoch: sl.Epoch, Unclean: sl.Unclean, PacksLost: k.index.packsLost,
 		RecountOptions: local.RecountOptions{Spend: p.Spend, Progress: progressOf(p), Found: func(line string) { p.Finding("%s", line) }}})
 	if err != nil {
 		return err

@@ -171,11 +171,11 @@ func (n *Node) noQuorum(st *cluster.State, v failover.View) string {
 		return "raft does not run on this node; the others may have a leader"
 	}
 	if n.halfRecovered() {
-		return "a recovery has begun on this node and is not done: mailnode cluster recover goes on with it"
+		return "a recovery has begun on this node and is not done; to go on with it: mailnode cluster recover"
 	}
 	voters, heard, abstain, voting := 0, 0, 0, n.voting()
 	for _, m := range st.Members {
-		if !voting[m.ServerID] {
+		if !votes(m, voting) {
 			continue
 		}
 		if voters++; n.heardNow(m.Name, v) {

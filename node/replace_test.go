@@ -15,7 +15,6 @@ import (
 	"mailnode/node/admin"
 	"mailnode/node/monitor"
 	"mailnode/node/peer"
-	"mailnode/raftfsm/cluster"
 	"mailnode/storage/slot"
 )
 
@@ -308,8 +307,7 @@ func TestReplaceWipes(t *testing.T) {
 }
 
 // TestRemoveNode: a node that slots need stays, and what must move is said; one that
-// nobody needs goes, is told so, and comes back when it is let in. The leader hands
-// over first.
+// nobody needs goes, is told so, and comes back when it is let in.
 func TestRemoveNode(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, 3, 1, 3)
@@ -355,15 +353,56 @@ func TestRemoveNode(t *testing.T) {
 	})
 	s.eventuallyAt(n4, "it knows who serves", allWell(3))
 	s.same(n4, was)
-	s.removeLeader(ctx)
 }
 
-// removeLeader removes whoever leads; it must hold no slot: the state is bent for that.
-func (s *site) removeLeader(ctx context.Context) {
-	s.t.Helper()
-	leader := s.nodes[slices.IndexFunc(s.nodes, func(r *running) bool { return r.node.raft.IsLeader() })]
-	if _, err := leader.node.commit(ctx, cluster.RemoveMember{Name: slot.NodeName(leader.name)}); err == nil || cluster.OutcomeOf(err) != cluster.Refused {
-		s.t.Errorf("a leader that is needed: %v", err)
+// TestRemoveLeader: a leader that is removed hands over first; the order is done
+// wherever it was given, and never takes the last voter.
+func TestRemoveLeader(t *testing.T) {
+	t.Parallel()
+	s, base := &site{t: t}, t.TempDir()
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	defer cancel()
+	t.Cleanup(s.stopAll)
+	n1 := s.install(base, "n1", "")
+	if _, err := admin.InitCluster(ctx, n1.cfg, admin.InitOptions{Slots: 1, Replicas: 0, Nodes: 1}); err != nil {
+		t.Fatal(err)
+	}
+	s.start(n1)
+	for _, name := range []string{"w1", "w2"} {
+		w := s.install(base, name, "witness = true\n")
+		s.letIn(ctx, w)
+		s.start(w)
+	}
+	all := slices.Clone(s.nodes)
+	s.eventuallyAt(n1, "all vote", func(admin.Status) bool { return s.votersAt(n1) == "n1 w1 w2" })
+	var leader *running
+	s.eventuallyAt(n1, "a witness leads", func(admin.Status) bool {
+		i := slices.IndexFunc(all, func(r *running) bool { return r.node.raft.IsLeader() })
+		if i > 0 {
+			leader = all[i]
+			return true
+		}
+		if i == 0 {
+			n1.node.logErr("hand leadership over", n1.node.raft.TransferLeadership(ctx))
+		}
+		return false
+	})
+	got, err := n1.admin.Remove(ctx, admin.RemoveRequest{Node: slot.NodeName(leader.name)})
+	if err != nil || !got.Done || !got.Left {
+		t.Errorf("removed: %+v, %v", got, err)
+	}
+	s.eventuallyAt(leader, "it says so", func(st admin.Status) bool { _, is := conditionOf(st, monitor.RaftRemoved, ""); return is })
+	s.eventuallyAt(n1, "the others have a leader", func(st admin.Status) bool { return st.Leader != "" && st.Leader != slot.NodeName(leader.name) })
+	for _, w := range all[1:] {
+		if w != leader {
+			if got, err := n1.admin.Remove(ctx, admin.RemoveRequest{Node: slot.NodeName(w.name)}); err != nil || !got.Done {
+				t.Errorf("the other witness: %+v, %v", got, err)
+			}
+		}
+	}
+	s.eventuallyAt(n1, "it decides alone", func(st admin.Status) bool { return st.Leader == "n1" && s.votersAt(n1) == "n1" })
+	if got, err := n1.admin.Remove(ctx, admin.RemoveRequest{Node: "n1"}); err != nil || got.Done || len(got.Needs) != 1 {
+		t.Errorf("the last node: %+v, %v", got, err)
 	}
 }
 

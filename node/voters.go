@@ -92,10 +92,11 @@ func (n *Node) seats() ([]cluster.Seat, error) {
 	return out, nil
 }
 
-// voting returns who votes by Raft's configuration, by server ID; nil while that is not known.
+// voting returns who votes by Raft's configuration, by server ID; nil while that is
+// not known: Raft does not run here, or its files were lost and it knows nobody.
 func (n *Node) voting() map[string]bool {
 	servers, err := n.raft.Servers()
-	if err != nil {
+	if err != nil || len(servers) == 0 {
 		return nil
 	}
 	out := map[string]bool{}
@@ -103,4 +104,9 @@ func (n *Node) voting() map[string]bool {
 		out[s.ServerID] = s.Voter
 	}
 	return out
+}
+
+// votes reports whether a member votes, by what voting returned; else by its role.
+func votes(m cluster.Member, voting map[string]bool) bool {
+	return voting[m.ServerID] || voting == nil && m.Role != cluster.Nonvoter
 }

@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hashicorp/raft"
+
 	"mailnode/raftfsm/cluster"
 	"mailnode/storage/slot"
 )
@@ -121,8 +123,22 @@ func TestSnapshotForLateJoiner(t *testing.T) {
 	}
 }
 
+// operators raises the feature level to that of commands about machines.
+func operators(t *testing.T, all []*server) {
+	t.Helper()
+	for _, s := range all {
+		commit(t, all, cluster.UpdateMember{Name: s.cfg.Name, Features: cluster.KnownFeatures})
+	}
+	until(t, "the level is raised", func() bool {
+		leader, _ := leaderOf(t, all)
+		_, err := leader.Propose(t.Context(), cluster.RaiseFeatureLevel{From: 1, To: cluster.KnownFeatures})
+		return err == nil || leader.State().Features() == cluster.KnownFeatures
+	})
+}
+
 func TestRemovedServerHalts(t *testing.T) {
 	all := trio(t)
+	operators(t, all)
 	leader, others := leaderOf(t, all)
 	if err := leader.RemoveServer(t.Context(), leader.ServerID()); err != nil {
 		t.Fatal(err)
@@ -130,6 +146,40 @@ func TestRemovedServerHalts(t *testing.T) {
 	leader.want(t, ConditionRemoved)
 	next, _ := leaderOf(t, others)
 	next.must(t, cluster.RemoveMember{Name: leader.cfg.Name})
+}
+
+// TestLaw04WhoTookThePlaceDoesNotVoteForTheOther: another machine answers at the
+// address of a server that has left. It is not called in that one's name: it knows
+// neither its votes nor what it acknowledged.
+func TestLaw04WhoTookThePlaceDoesNotVoteForTheOther(t *testing.T) {
+	all := trio(t)
+	operators(t, all)
+	leader, others := leaderOf(t, all)
+	was := others[0].member()
+	was.Features = cluster.KnownFeatures
+	others[0].end(t)
+	const hash = "0123456789012345678901234567890123456789012345678901234567890123"
+	next := was
+	next.ServerID, next.Key = "another-1", hash
+	leader.must(t, cluster.AddToken{Token: cluster.Token{ID: "t1", Hash: hash, Node: was.Name, LeftS: 60}})
+	leader.must(t, cluster.ReplaceMember{Member: next, Was: was.ServerID, Token: "t1", Hash: hash})
+	cfg := config(t, string(was.Name), listen(t, was.Addr)) // an empty folder
+	cfg.ServerID = next.ServerID
+	other := start(t, cfg)
+	if to, err := leader.trans.target(raft.ServerID(was.ServerID), raft.ServerAddress(was.Addr)); err == nil {
+		t.Errorf("the former server is called at %q", to)
+	}
+	leader.must(t, cluster.AgeTokens{Seconds: 1})
+	if n := other.State().Index; n != 0 || other.raft.LastIndex() != 0 {
+		t.Fatalf("it was given the log in the other's name, up to %d", n)
+	}
+	if err := leader.RemoveServer(t.Context(), was.ServerID); err != nil {
+		t.Fatal(err)
+	}
+	if err := leader.AddVoter(t.Context(), next.ServerID, next.Addr); err != nil {
+		t.Fatal(err)
+	}
+	until(t, "it follows in its own", func() bool { return other.State().Index == leader.State().Index })
 }
 
 func TestOpenRefuses(t *testing.T) {

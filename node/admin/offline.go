@@ -200,7 +200,7 @@ func notRunning(c config.Config) error {
 func refusedIdentity(err error) error {
 	var refused *peer.JoinRefusedError
 	if errors.As(err, &refused) {
-		return &Error{Text: err.Error(), Exit: ExitRefused, Next: "mailnode cluster members (on a member)"}
+		return &Error{Text: err.Error(), Exit: ExitRefused}
 	}
 	if errors.Is(err, peer.ErrHasCluster) {
 		return &Error{Text: err.Error(), Exit: ExitRefused, Next: "mailnode serve --config FILE"}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -216,6 +217,25 @@ func (s *site) Place(context.Context, admin.PlaceRequest) (admin.Placed, error) 
 	return admin.Placed{Slots: len(s.status.Slots)}, nil
 }
 
+// Remove removes whoever has no copy.
+func (s *site) Remove(_ context.Context, r admin.RemoveRequest) (admin.Removed, error) {
+	if !slices.ContainsFunc(s.status.Nodes, func(n admin.NodeStatus) bool { return n.Name == r.Node }) {
+		return admin.Removed{}, &admin.Error{Text: "remove node: there is none", Exit: admin.ExitUsage, Next: "mailnode cluster members"}
+	}
+	out := admin.Removed{Node: r.Node}
+	for _, sl := range s.status.Slots {
+		switch {
+		case sl.Master == r.Node:
+			out.Needs = append(out.Needs, admin.Need{Slot: sl.Slot, Master: true, Why: "it is the master"})
+		case slices.ContainsFunc(sl.Copies, func(c admin.CopyStatus) bool { return c.Node == r.Node }):
+			out.Needs = append(out.Needs, admin.Need{Slot: sl.Slot, Why: "it has the only replica"})
+		}
+	}
+	out.Done = len(out.Needs) == 0 && !r.Try
+	out.Left = out.Done
+	return out, nil
+}
+
 func (s *site) Upgrade(_ context.Context, r admin.UpgradeRequest) error {
 	r.By = ""
 	s.orders = append(s.orders, r)
@@ -365,8 +385,4 @@ func (s slotBook) Show(_ context.Context, id slot.ID) (admin.SlotDetail, error) 
 		}
 	}
 	return d, nil
-}
-
-func (s *site) Remove(context.Context, admin.RemoveRequest) (admin.Removed, error) {
-	return admin.Removed{}, nil
 }

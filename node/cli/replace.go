@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"strings"
@@ -32,7 +33,7 @@ func (a *app) takePlace(ctx context.Context, c config.Config, t peer.Token, toke
 	case len(found.Halves()) > 0:
 		a.say("what is not here is taken for lost and fetched from the others. Is every disk mounted?")
 	}
-	again := fmt.Sprintf("mailnode cluster join --replace %s --config %s --token-file %s", c.Node.Name, file, orDash(tokenFile))
+	again := fmt.Sprintf("mailnode cluster join --replace %s --config %s --token-file %s", c.Node.Name, file, cmp.Or(tokenFile, "FILE"))
 	if wipe {
 		again += " --wipe"
 	}

@@ -106,7 +106,7 @@ func ownershipKinds() []Kind {
 		{RaftNoQuorum, Page, "", "This node knows no Raft leader with a quorum: mail flows at the masters that serve, but no failover can be confirmed here.", "mailnode cluster members"},
 		{SlotsFenced, Page, "", "This node has no quorum and `fence_without_quorum` is set: its slots are read-only, mail waits in the MTA.", "mailnode cluster members"},
 		{SlotsUnassigned, Warn, "", "Slots have no master yet: they get one when enough nodes have started.", "mailnode cluster token NODE"},
-		{RaftRemoved, Page, "", "The cluster removed this node: it takes no part in decisions.", "mailnode cluster members"},
+		{RaftRemoved, Page, "", "This node is no member of the cluster any more: it takes no part in decisions, and serves nothing.", "systemctl stop mailnode"},
 		{GenerationBehind, Page, "", "The cluster was recovered without this node, which belongs to its past.", "mailnode cluster members"},
 	}
 }

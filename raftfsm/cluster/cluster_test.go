@@ -507,7 +507,7 @@ func TestMembersAndTokens(t *testing.T) {
 	zone, standby := "b\x1b[2J", true
 	apply(t, s, 20, UpdateMember{Name: "n3", Addr: "[::1]:99", Role: Voter, ServerID: "n3-2", Zone: &zone, Standby: &standby})
 	got, _ := s.Member("n3")
-	if diff := cmp.Diff(Member{Name: "n3", Addr: "[::1]:99", Role: Voter, ServerID: "n3-2", Zone: "b [2J", Standby: true, Features: KnownFeatures}, got); diff != "" {
+	if diff := cmp.Diff(Member{Name: "n3", Addr: "[::1]:99", Role: Voter, ServerID: "n3-2", Zone: "b [2J", Standby: true, Held: true, Features: KnownFeatures}, got); diff != "" {
 		t.Error(diff)
 	}
 	apply(t, s, 21, RemoveMember{Name: "w1"})

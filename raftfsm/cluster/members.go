@@ -71,6 +71,9 @@ func (s *State) admits(m Member, token, hash string) (again bool, at int, err er
 	case !isSHA256(m.Key):
 		return false, 0, ErrInvalid{"member " + string(m.Name), "the hash of its key is not a SHA-256 in lower-case hex"}
 	}
+	if slices.ContainsFunc(s.Former, func(f Former) bool { return f.Key == m.Key }) {
+		return false, 0, ErrInvalid{"member " + string(m.Name), "its key is that of an installation that has left: remove join-key.pem from its data folder, and repeat"}
+	}
 	return false, at, nil
 }
 

@@ -70,6 +70,21 @@ func TestReplaceIsOneStep(t *testing.T) {
 	}
 }
 
+// TestFormerKeyStaysOutside: a machine whose try was overtaken has a key that nobody
+// believes any more. It is told so before it is let in with it.
+func TestFormerKeyStaysOutside(t *testing.T) {
+	s := sample(t)
+	for i, key := range []string{keyA, keyB} {
+		id := fmt.Sprintf("r%d", i)
+		apply(t, s, uint64(20+2*i), AddToken{Token{ID: id, Hash: tokenHash, Node: "n2", LeftS: 60}})
+		apply(t, s, uint64(21+2*i), replaced(s, id, key))
+	}
+	apply(t, s, 30, AddToken{Token{ID: "r9", Hash: tokenHash, Node: "n2", LeftS: 60}})
+	if _, err := s.Apply(31, replaced(s, "r9", keyA)); !errors.As(err, &ErrInvalid{}) || !strings.Contains(err.Error(), "join-key.pem") {
+		t.Errorf("with the key of the first: %v", err)
+	}
+}
+
 // TestLaw02ReplacedMasterIsNeverEmpty: a master that comes back on another machine has
 // at least one event of its copy, or does not serve. What the plan has found stays.
 func TestLaw02ReplacedMasterIsNeverEmpty(t *testing.T) {

@@ -38,6 +38,9 @@ type RebuildOptions struct {
 	// were given out in them are not given out again (laws 2 and 3).
 	Epoch   slot.Epoch
 	Unclean slot.UncleanCount
+	// PacksLost: the disk of the packs is lost for good, and an empty one is in its place.
+	// Refill takes that for so many missing bodies, which the master has.
+	PacksLost bool
 	RecountOptions
 }
 
@@ -218,7 +221,7 @@ func (rb *rebuild) identify() error {
 		return s.writeIdentity(own, packsID.Copy)
 	case len(rb.o.folders()) == 1 && found:
 		return s.writeIdentity(packs, id.Copy)
-	case found && rb.o.PacksLost && rb.ro.Mode == Refill:
+	case found && rb.ro.PacksLost && rb.ro.Mode == Refill:
 		if err := rb.fs.MkdirAll(rb.o.PacksDir, 0o700); err != nil {
 			return err
 		}

@@ -31,9 +31,6 @@ type Options struct {
 	// Refill: the copy was here before. If it is empty now it has lost what it had, and
 	// is building until it has been filled again.
 	Refill bool
-	// PacksLost: the disk of PacksDir is lost for good, and an empty one is in its place. A
-	// Rebuild in mode Refill takes that for so many missing bodies, which the master has.
-	PacksLost bool
 	// OnStep is called with what Open is doing, and how much of it is done, in percent;
 	// -1: that is not known. It must return soon.
 	OnStep func(step string, percent int)
