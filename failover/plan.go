@@ -60,6 +60,7 @@ type Verdict struct {
 	// HandOver says that the old master serves, and hands the slot over: nothing can be
 	// missing, and service pauses for about a second.
 	HandOver bool `json:"hand_over,omitempty"`
+	Empty    bool `json:"empty,omitempty"` // the slot starts with nothing
 	// SeenEpoch is set when a node has seen a higher epoch than Raft has.
 	SeenEpoch slot.Epoch `json:"seen_epoch,omitempty"`
 }
@@ -181,6 +182,10 @@ func (pl planner) slot(p cluster.Proposal, ps cluster.ProposedSlot) PlanSlot {
 	out.SinceS, out.Version = pl.since(sl), sl.Version
 	asked, seen := pl.asked(sl), pl.sightings(sl.ID)
 	forgotten := pl.beyond(sl, seen)
+	if ps.Empty {
+		out.SeenEpoch = forgotten.epoch
+		return pl.empty(out, sl, ps)
+	}
 	if (p.OpenedBy != Watcher || pl.away(sl)) && forgotten.why == "" && !pl.noHandOver && pl.serves(sl) {
 		if one := pl.handOver(out, sl, ps, asked); one.Safe || !p.Dead {
 			return one

@@ -102,6 +102,10 @@ func (p Plan) printSlots(out *printer) {
 // type are grouped, the others stand alone.
 func printUnsafe(out *printer, g []PlanSlot) {
 	s := g[0]
+	if s.Empty {
+		printEmpty(out, s)
+		return
+	}
 	if s.Serves {
 		out.line(0, "%s: stays on %s", planNames(g), s.From)
 		out.line(2, "%s", s.Why)
@@ -145,7 +149,7 @@ func printRest(out *printer, g []PlanSlot) {
 // alone.
 func (s PlanSlot) said() string {
 	return strings.Join([]string{string(s.From), string(s.To), s.Why, s.Accept,
-		strings.Join(s.OtherCopies, " "), strings.Join(s.NotChosen, " "), fmt.Sprint(s.Safe, s.HandOver, s.Serves, s.Done)}, "|")
+		strings.Join(s.OtherCopies, " "), strings.Join(s.NotChosen, " "), fmt.Sprint(s.Safe, s.HandOver, s.Serves, s.Empty, s.Done)}, "|")
 }
 
 // grouped puts together of what the same would be said.
