@@ -22,7 +22,7 @@ func (n *Node) serveAdmin(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	s := admin.NewServer(admin.Backend{Health: health{n}, Failovers: failovers{n}, Users: userBook{n}, Slots: slotBook{n}, Cluster: members{n}, Jobs: n.jobs, Mending: mending{n}, Reindexing: reindexer{n}, Rescuing: rescuing{n}, Recovering: recovering{n}},
+	s := admin.NewServer(admin.Backend{Health: health{n}, Failovers: failovers{n}, Users: userBook{n}, Slots: slotBook{n}, Cluster: members{n}, Jobs: n.jobs, Mending: mending{n}, Reindexing: reindexer{n}, Rescuing: rescuing{n}, Recovering: recovering{n}, Alone: alone{n}},
 		n.cfg.Node.Name, n.version, n.log.With("part", "admin"))
 	n.wg.Go(func() { n.logErr("serve admin", s.Serve(ln)) })
 	context.AfterFunc(ctx, func() {

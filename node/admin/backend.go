@@ -26,6 +26,7 @@ type Backend struct {
 	Reindexing Reindexing
 	Rescuing   Rescuing
 	Recovering Recovering
+	Alone      ServingAlone
 }
 
 // Health says how things are.

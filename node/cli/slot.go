@@ -12,7 +12,7 @@ import (
 )
 
 func (a *app) slotVerb() *cobra.Command {
-	return group("slot", "Mail stores: who has them, how far their copies are", a.slotList(), a.slotShow(), a.slotAudit(), a.slotMissing(), a.slotReindex())
+	return group("slot", "Mail stores: who has them, how far their copies are", a.slotList(), a.slotShow(), a.slotAudit(), a.slotMissing(), a.slotReindex(), a.slotServe())
 }
 
 func (a *app) slotList() *cobra.Command {
