@@ -60,7 +60,8 @@ type Verdict struct {
 	// HandOver says that the old master serves, and hands the slot over: nothing can be
 	// missing, and service pauses for about a second.
 	HandOver bool `json:"hand_over,omitempty"`
-	Empty    bool `json:"empty,omitempty"` // the slot starts with nothing
+	Empty    bool `json:"empty,omitempty"`   // the slot starts with nothing
+	NoCopy   bool `json:"no_copy,omitempty"` // no copy with mail is known to live
 	// SeenEpoch is set when a node has seen a higher epoch than Raft has.
 	SeenEpoch slot.Epoch `json:"seen_epoch,omitempty"`
 }
@@ -208,6 +209,7 @@ func (pl planner) slot(p cluster.Proposal, ps cluster.ProposedSlot) PlanSlot {
 		out.InProposal = ps.To
 	}
 	asked.describe(&out)
+	out.NoCopy = to == nil && pl.v.stillHas(sl, "", pl.suspectAfter) == ""
 	switch {
 	case pl.serves(sl) && forgotten.why == "" && p.OpenedBy == Watcher:
 		out.Serves = true

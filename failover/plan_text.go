@@ -118,6 +118,10 @@ func printUnsafe(out *printer, g []PlanSlot) {
 	}
 	out.line(2, "%s", s.Why)
 	if s.To == "" {
+		if s.NoCopy {
+			out.line(2, "if none comes back, on a node of your choice:")
+			out.command(fmt.Sprintf("mailnode failover propose --slot %s --to NODE --empty --accept-loss", s.Slot))
+		}
 		return
 	}
 	out.line(2, "%s", facts(g))

@@ -249,6 +249,9 @@ func (b slotBook) Show(ctx context.Context, id slot.ID) (admin.SlotDetail, error
 		InSync: append([]slot.NodeName{}, sl.InSync...), Unclean: int(sl.Unclean), UnprotectedSince: sl.UnprotectedSince, History: []admin.SlotChange{}, Conditions: []monitor.Condition{}}
 	if l := sl.OpenLoss; l != nil {
 		d.OpenLoss = fmt.Sprintf("epoch %d began without the tail of %s", l.Since, l.Node)
+		if l.Empty {
+			d.OpenLoss = fmt.Sprintf("epoch %d began empty: all that %s had is missing", l.Since, joinedNames(append([]slot.NodeName{l.Node}, l.Also...)))
+		}
 	}
 	for i, a := range b.n.askCopies(ctx, d.Copies, failover.Question{Slot: id, Epoch: sl.Epoch, Digest: true}) {
 		d.Copies[i].SelfCheck = a.SelfCheck

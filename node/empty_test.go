@@ -16,6 +16,42 @@ import (
 // flat is a text without its line ends.
 func flat(text string) string { return strings.Join(strings.Fields(text), " ") }
 
+// startEmpty proposes that a slot starts empty, and confirms it.
+func (s *site) startEmpty(ctx context.Context, living []*running, wish admin.ProposeRequest) {
+	s.t.Helper()
+	id := ""
+	s.eventually("it is proposed, and there is no copy to give it to", func(st admin.Status) bool {
+		for _, p := range st.Proposals {
+			for _, ps := range p.Slots {
+				if ps.Slot == *wish.Slot && ps.To == "" {
+					id = p.ID
+				}
+			}
+		}
+		return id != ""
+	})
+	s.eventually("both are known to be silent", func(admin.Status) bool {
+		p, err := living[0].admin.Propose(ctx, wish)
+		return err == nil && p.Exit == admin.ExitDone && p.ID == id
+	})
+	if p, err := living[1].admin.Propose(ctx, wish); err != nil || p.Exit != admin.ExitDone || p.ID != id || !strings.Contains(p.Text, "open already") {
+		s.t.Errorf("the same wish again: %+v, %v", p, err)
+	}
+	plan, err := living[0].admin.Plan(ctx, id)
+	if err != nil || !strings.Contains(flat(plan.Text), "STARTS EMPTY: all accounts and all mail of "+wish.Slot.String()) || !strings.Contains(plan.Text, "--accept-loss") {
+		s.t.Errorf("plan: %s, %v", plan.Text, err)
+	}
+	if out, err := living[0].admin.Confirm(ctx, admin.ConfirmRequest{ID: id, Slots: []slot.ID{*wish.Slot}}); err != nil || out.Exit != admin.ExitRefused {
+		s.t.Errorf("without a word about the loss: %+v, %v", out, err)
+	}
+	if out, err := living[0].admin.Confirm(ctx, admin.ConfirmRequest{ID: id, Slots: []slot.ID{*wish.Slot}, AcceptLoss: true}); err != nil || out.Exit != admin.ExitDone {
+		s.t.Fatalf("confirm: %+v, %v", out, err)
+	}
+	if p, err := living[1].admin.Propose(ctx, wish); err != nil || p.Exit != admin.ExitNothing || !strings.Contains(flat(p.Text), "started empty on "+string(wish.To)+" already") {
+		s.t.Errorf("the same wish when it is done: %+v, %v", p, err)
+	}
+}
+
 // Both copies of a slot are lost. It is started empty on a third node, by a person who
 // accepts the loss: a user who is made again has mail at once, under another
 // UIDVALIDITY; who is unknown is not bounced. When an old copy returns it is set aside
@@ -52,37 +88,7 @@ func TestLaw02Law07StartEmpty(t *testing.T) {
 		r.stopped()
 	}
 	s.nodes = living
-	id := ""
-	s.eventually("it is proposed, and there is no copy to give it to", func(st admin.Status) bool {
-		for _, p := range st.Proposals {
-			for _, ps := range p.Slots {
-				if ps.Slot == sl.Slot && ps.To == "" {
-					id = p.ID
-				}
-			}
-		}
-		return id != ""
-	})
-	s.eventually("both are known to be silent", func(admin.Status) bool {
-		p, err := living[0].admin.Propose(ctx, wish)
-		return err == nil && p.Exit == admin.ExitDone && p.ID == id
-	})
-	if p, err := living[1].admin.Propose(ctx, wish); err != nil || p.Exit != admin.ExitDone || p.ID != id || !strings.Contains(p.Text, "open already") {
-		t.Errorf("the same wish again: %+v, %v", p, err)
-	}
-	plan, err := living[0].admin.Plan(ctx, id)
-	if err != nil || !strings.Contains(flat(plan.Text), "STARTS EMPTY: all accounts and all mail of "+sl.Slot.String()) || !strings.Contains(plan.Text, "--accept-loss") {
-		t.Errorf("plan: %s, %v", plan.Text, err)
-	}
-	if out, err := living[0].admin.Confirm(ctx, admin.ConfirmRequest{ID: id, Slots: []slot.ID{sl.Slot}}); err != nil || out.Exit != admin.ExitRefused {
-		t.Errorf("without a word about the loss: %+v, %v", out, err)
-	}
-	if out, err := living[0].admin.Confirm(ctx, admin.ConfirmRequest{ID: id, Slots: []slot.ID{sl.Slot}, AcceptLoss: true}); err != nil || out.Exit != admin.ExitDone {
-		t.Fatalf("confirm: %+v, %v", out, err)
-	}
-	if p, err := living[1].admin.Propose(ctx, wish); err != nil || p.Exit != admin.ExitNothing || !strings.Contains(flat(p.Text), "started empty on "+to.name+" already") {
-		t.Errorf("the same wish when it is done: %+v, %v", p, err)
-	}
+	s.startEmpty(ctx, living, wish)
 	if _, err := living[0].admin.AddUser(ctx, admin.AddUser{Address: addr(t, user), Password: "pw"}); err != nil {
 		t.Fatalf("a user is not made again: %v", err)
 	}

@@ -75,9 +75,7 @@ func (n *Node) aloneText(sl cluster.Slot) string {
 	line := func(format string, args ...any) { fmt.Fprintf(&b, format+"\n", args...) }
 	v := n.evidence.Snapshot(n.clock.Mono())
 	line("SERVE %s on %s without a quorum, in epoch %d", sl.ID, n.cfg.Node.Name, sl.Epoch)
-	line("not known: whether another node was made its master while this one")
-	line("was down or cut off. If so there are two, and what this one takes")
-	line("from now on is set aside when they meet (mailnode rescue list)")
+	line("not known: whether another node was made its master while this one was down or cut off. If so there are two, and what this one takes from now on is set aside when they meet (mailnode rescue list)")
 	for _, name := range sl.Replicas {
 		c, ok := v.Nodes[name].Copies[sl.ID]
 		switch {

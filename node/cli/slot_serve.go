@@ -37,7 +37,7 @@ func (a *app) serveAlone(ctx context.Context, id slot.ID) error {
 	if a.asJSON {
 		shown = a.err // standard output is the program's
 	}
-	if _, err := io.WriteString(shown, ended(plan.Text)); err != nil {
+	if _, err := io.WriteString(shown, narrowed(plan.Text)); err != nil {
 		return err
 	}
 	if err := a.agree("Serve it all the same?", "mailnode slot serve "+id.String()+" --without-quorum"); err != nil {
@@ -50,6 +50,6 @@ func (a *app) serveAlone(ctx context.Context, id slot.ID) error {
 	if a.asJSON {
 		return json.NewEncoder(a.out).Encode(out)
 	}
-	_, err = io.WriteString(a.out, ended(out.Text))
+	_, err = io.WriteString(a.out, narrowed(out.Text))
 	return err
 }
