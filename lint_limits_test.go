@@ -85,6 +85,7 @@ slots | storage/slot MaxSlots
 replicas of a slot | raftfsm/cluster MaxReplicas
 ownership changes remembered | raftfsm/cluster MaxHistory
 closed proposals remembered | raftfsm/cluster MaxClosed
+recovery waits for service | node serveWithin
 slots changed at once by one confirm | failover inParallel
 confirm waits for service | failover serveWait
 join token | node tokenFor tokenForMin tokenAgeEvery
