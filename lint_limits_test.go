@@ -95,6 +95,7 @@ replicas of a slot | raftfsm/cluster MaxReplicas
 ownership changes remembered | raftfsm/cluster MaxHistory
 closed proposals remembered | raftfsm/cluster MaxClosed
 commands in one entry of Raft's log | raftfsm/cluster MaxGroup MaxGroupBytes
+recovery waits for service | node serveWithin
 slots changed at once by one confirm | failover inParallel
 confirm waits for service | failover serveWait
 join token | node tokenFor tokenForMin tokenAgeEvery

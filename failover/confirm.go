@@ -205,7 +205,7 @@ func chosen(st *cluster.State, plan Plan, r Request, out *Outcome) (changes []cl
 			// The old master did not seal the slot, so the epoch is unclean also
 			// when its node lives.
 			changes = append(changes, cluster.ConfirmSlot{Proposal: plan.Proposal, Slot: s.Slot, Epoch: s.Epoch, Seen: s.SeenEpoch, Version: s.Version, To: s.To, Position: s.Position,
-				Unclean: true, AcceptLoss: !s.Safe, By: r.By, Why: r.Why, WallTime: r.WallTime})
+				Unclean: true, AcceptLoss: !s.Safe, Empty: s.Empty, By: r.By, Why: r.Why, WallTime: r.WallTime})
 		default:
 			out.Refused = append(out.Refused, SlotOutcome{Slot: s.Slot, To: s.To, Why: s.Why, Accept: s.Accept, Next: s.Next, users: s.KnownUsers})
 		}

@@ -62,7 +62,9 @@ type Verdict struct {
 	// missing, and service pauses for about a second.
 	HandOver bool `json:"hand_over,omitempty"`
 	// Stays says that the old master serves, and cannot hand the slot over now.
-	Stays bool `json:"stays,omitempty"`
+	Stays  bool `json:"stays,omitempty"`
+	Empty  bool `json:"empty,omitempty"`   // the slot starts with nothing
+	NoCopy bool `json:"no_copy,omitempty"` // no copy with mail is known to live
 	// SeenEpoch is set when a node has seen a higher epoch than Raft has.
 	SeenEpoch slot.Epoch `json:"seen_epoch,omitempty"`
 }
@@ -185,6 +187,10 @@ func (pl planner) slot(p cluster.Proposal, ps cluster.ProposedSlot) PlanSlot {
 	out.SinceS, out.Version = pl.since(sl), sl.Version
 	asked, seen := pl.asked(sl), pl.sightings(sl.ID)
 	forgotten := pl.beyond(sl, seen)
+	if ps.Empty {
+		out.SeenEpoch = forgotten.epoch
+		return pl.empty(out, sl, ps)
+	}
 	if (p.OpenedBy != Watcher || pl.away(sl)) && forgotten.why == "" && !pl.noHandOver && pl.serves(sl) {
 		named := p.OpenedBy != Watcher && p.Node == "" // a person named the target
 		if one := pl.handOver(out, sl, ps, asked, named); one.Safe || !p.Dead {
@@ -208,6 +214,7 @@ func (pl planner) slot(p cluster.Proposal, ps cluster.ProposedSlot) PlanSlot {
 		out.InProposal = ps.To
 	}
 	asked.describe(&out)
+	out.NoCopy = to == nil && pl.v.stillHas(sl, "", pl.suspectAfter) == ""
 	switch {
 	case pl.serves(sl) && forgotten.why == "" && p.OpenedBy == Watcher:
 		out.Serves = true

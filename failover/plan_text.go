@@ -107,6 +107,10 @@ func (p Plan) printSlots(out *printer) {
 // type are grouped, the others stand alone.
 func printUnsafe(out *printer, g []PlanSlot) {
 	s := g[0]
+	if s.Empty {
+		printEmpty(out, s)
+		return
+	}
 	if s.Serves || s.Stays {
 		out.line(0, "%s: stays on %s", planNames(g), s.From)
 		out.line(2, "%s", s.Why)
@@ -125,6 +129,10 @@ func printUnsafe(out *printer, g []PlanSlot) {
 		out.command(s.Next)
 	}
 	if s.To == "" {
+		if s.NoCopy {
+			out.line(2, "if none comes back, on a node of your choice:")
+			out.command(fmt.Sprintf("mailnode failover propose --slot %s --to NODE --empty --accept-loss", s.Slot))
+		}
 		return
 	}
 	out.line(2, "%s", facts(g))
@@ -165,7 +173,7 @@ func (u KnownUsers) names() string {
 // alone.
 func (s PlanSlot) said() string {
 	return strings.Join([]string{string(s.From), string(s.To), s.Why, s.Accept, s.Next,
-		strings.Join(s.OtherCopies, " "), strings.Join(s.NotChosen, " "), fmt.Sprint(s.Safe, s.HandOver, s.Serves, s.Stays, s.Done)}, "|")
+		strings.Join(s.OtherCopies, " "), strings.Join(s.NotChosen, " "), fmt.Sprint(s.Safe, s.HandOver, s.Serves, s.Stays, s.Empty, s.Done)}, "|")
 }
 
 // grouped puts together of what the same would be said.

@@ -121,6 +121,9 @@ func (w *watch) update(p cluster.Proposal) (cluster.UpdateProposal, bool) {
 			continue
 		}
 		slots = append(slots, sl)
+		if ps.Empty { // a person's wish
+			continue
+		}
 		s := w.survey(sl)
 		if s.unknown {
 			continue // not heard yet, after our start or pause: what stands is better

@@ -29,6 +29,7 @@ func (n *Node) serveAdmin(ctx context.Context) error {
 		Copying:    copying{n},
 		Moving:     moving{n},
 		Recovering: recovering{n},
+		Alone:      alone{n},
 		Incidents:  incidents{n},
 	},
 		n.cfg.Node.Name, n.version, n.log.With("part", "admin"))
@@ -258,6 +259,9 @@ func (b slotBook) Show(ctx context.Context, id slot.ID) (admin.SlotDetail, error
 	d.Dropped = b.n.droppedCopies(sl)
 	if l := sl.OpenLoss; l != nil {
 		d.OpenLoss = fmt.Sprintf("epoch %d began without the tail of %s", l.Since, l.Node)
+		if l.Empty {
+			d.OpenLoss = fmt.Sprintf("epoch %d began empty: all that %s had is missing", l.Since, joinedNames(append([]slot.NodeName{l.Node}, l.Also...)))
+		}
 	}
 	for i, a := range b.n.askCopies(ctx, d.Copies, failover.Question{Slot: id, Epoch: sl.Epoch, Digest: true}) {
 		d.Copies[i].SelfCheck = a.SelfCheck

@@ -89,11 +89,15 @@ func (f failovers) Propose(ctx context.Context, r admin.ProposeRequest) (admin.P
 	if r.Slot != nil {
 		w.Slot = *r.Slot
 	}
-	if forms := []bool{w.From != "", w.Home, w.To != ""}; len(slices.DeleteFunc(forms, func(is bool) bool { return !is })) != 1 || (r.Slot != nil) != (r.To != "") || r.Dead && w.From == "" {
+	if forms := []bool{w.From != "", w.Home, w.To != ""}; len(slices.DeleteFunc(forms, func(is bool) bool { return !is })) != 1 || (r.Slot != nil) != (r.To != "") || r.Dead && w.From == "" || r.Empty && r.Slot == nil {
 		return admin.Proposed{}, &admin.Error{Text: "propose: name a node, a slot and a node, or home", Exit: admin.ExitUsage, Next: "mailnode failover propose --node n1"}
 	}
 	if err := f.n.needQuorum(ctx, "propose"); err != nil {
 		return admin.Proposed{}, err
+	}
+	if r.Empty {
+		p, err := failover.ProposeEmpty(ctx, patient{f.n}, f.n.view(), f.n.cfg.Replication.SuspectAfter, failover.EmptyWish{Slot: w.Slot, To: w.To, By: w.By, WallTime: w.WallTime})
+		return admin.Proposed{ID: p.Proposal, Exit: p.ExitCode, Text: p.Text}, err
 	}
 	p, err := failover.Propose(ctx, patient{f.n}, f.n.view(), f.n.cfg.Replication.SuspectAfter, w)
 	return admin.Proposed{ID: p.Proposal, Also: p.Also, Exit: p.ExitCode, Text: p.Text}, err

@@ -16,6 +16,7 @@ type toldEpochs struct {
 	higher   slot.Epoch    // the highest by which a master here was ended
 	asked    slot.Epoch    // for which this master asks whether it may serve
 	since    time.Duration // Clock.Mono when it began to
+	ordered  slot.Epoch    // that a person lets it serve without a quorum, see without_quorum.go
 }
 
 // outdone notes a higher epoch, and reports whether it ends a master here: only

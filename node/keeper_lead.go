@@ -31,7 +31,7 @@ func (k *keeper) lead(ctx context.Context, sl cluster.Slot, term uint64) (cluste
 func (k *keeper) serve(ctx context.Context, sl cluster.Slot, again bool, term uint64) error {
 	s := k.opened()
 	feed, err := repl.NewFeed(repl.FeedOptions{
-		Slot: s, Epoch: sl.Epoch, Recorded: recordOf(sl), Again: again, AckTimeout: k.n.cfg.Replication.AckTimeout,
+		Slot: s, Epoch: sl.Epoch, Recorded: recordOf(sl), Again: again, WithoutRaft: k.goesAlone(sl), AckTimeout: k.n.cfg.Replication.AckTimeout,
 		WaitForReplica: k.n.cfg.Replication.Ack == config.AckReplica,
 		ProtectAfter:   k.n.protectAfter, Recorder: recorder{k.n}, Clock: k.n.clock, Logger: k.n.log, OnFenced: k.overNow,
 	})
@@ -145,7 +145,7 @@ func (k *keeper) mayServe(ctx context.Context, sl cluster.Slot) (now cluster.Slo
 func (k *keeper) stillMine(ctx context.Context, sl cluster.Slot) (cluster.Slot, error) {
 	ctx, cancel := context.WithTimeout(ctx, freshWithin)
 	defer cancel()
-	if err := k.n.Fresh(ctx); err != nil {
+	if err := k.n.Fresh(ctx); err != nil && !k.goesAlone(sl) {
 		return sl, fmt.Errorf("waits until a quorum agrees that epoch %d is still this node's: %w", sl.Epoch, err)
 	}
 	now, _ := k.n.raft.State().Slot(k.id)

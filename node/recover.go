@@ -178,9 +178,7 @@ func recoveryText(r admin.Recovery) string {
 		line("%s: NO copy is left (%s)", figures.Count(len(r.NoCopy), "slot"), slotList(r.NoCopy))
 	}
 	gone := strings.Join(lost, ", ")
-	line("this cannot be taken back. If %s live and are only cut off, they go on", gone)
-	line("taking mail until they hear of it; then they serve nothing, and what they")
-	line("took alone is kept on their disks until their machines join again")
+	line("this cannot be taken back. If %s live and are only cut off, they go on taking mail until they hear of it; then they serve nothing, and what they took alone is kept on their disks until their machines join again", gone)
 	return b.String()
 }
 

@@ -122,24 +122,31 @@ func TestLaw04RecoverOnASurvivor(t *testing.T) {
 		}
 	}
 	for range 2 {
-		for _, r := range gone {
-			s.start(r)
-		}
-		for _, r := range gone {
-			s.behind(r)
-			if err := s.deliver(r, users[0], "x\r\n"); err == nil || !strings.HasPrefix(err.Error(), "4") {
-				t.Errorf("%s takes mail although it was left behind: %v", r.name, err)
-			}
-			if text := refused(t, r.admin.Reject(ctx, admin.RejectRequest{ID: "p1"}), admin.ExitRefused); !strings.Contains(text, "recovered without this node") {
-				t.Errorf("%s says: %s", r.name, text)
-			}
-		}
-		for _, r := range gone {
-			r.stopped()
-		}
+		s.returns(ctx, gone, users[0])
 		if err := s.deliver(survivor, users[0], "x\r\n"); err != nil {
 			t.Errorf("deliver beside the lost majority: %v", err)
 		}
+	}
+}
+
+// returns starts nodes that were left behind, which serve nothing and say why, and
+// stops them again.
+func (s *site) returns(ctx context.Context, gone []*running, user string) {
+	s.t.Helper()
+	for _, r := range gone {
+		s.start(r)
+	}
+	for _, r := range gone {
+		s.behind(r)
+		if err := s.deliver(r, user, "x\r\n"); err == nil || !strings.HasPrefix(err.Error(), "4") {
+			s.t.Errorf("%s takes mail although it was left behind: %v", r.name, err)
+		}
+		if text := refused(s.t, r.admin.Reject(ctx, admin.RejectRequest{ID: "p1"}), admin.ExitRefused); !strings.Contains(text, "recovered without this node") {
+			s.t.Errorf("%s says: %s", r.name, text)
+		}
+	}
+	for _, r := range gone {
+		r.stopped()
 	}
 }
 
@@ -208,32 +215,35 @@ func TestRecoverGoesOn(t *testing.T) {
 	n1.stopped()
 }
 
+// lostMajority is what n4 knows: n5 is heard, and n1, n2 and n3 are silent.
+func lostMajority(t *testing.T, change func(*recoverySite)) recoverySite {
+	t.Helper()
+	st := cluster.New()
+	apply := func(c cluster.Command) {
+		if _, err := st.Apply(st.Index+1, c); err != nil {
+			t.Fatal(err)
+		}
+	}
+	member := func(n slot.NodeName) cluster.Member {
+		return cluster.Member{Name: n, ServerID: string(n) + "-1", Addr: "127.0.0.1:1", Role: cluster.Voter, Features: cluster.KnownFeatures}
+	}
+	apply(cluster.Init{ClusterID: "c", SlotCount: 4, DefaultReplicas: 1, First: member("n1")})
+	for _, n := range []slot.NodeName{"n2", "n3", "n4", "n5"} {
+		apply(cluster.AddMember{Member: member(n)})
+	}
+	for i, nodes := range [][]slot.NodeName{{"n1", "n2"}, {"n1", "n4"}, {"n4", "n1"}} {
+		apply(cluster.AssignSlot{Slot: slot.ID(i), Master: nodes[0], Replicas: nodes[1:]})
+	}
+	s := recoverySite{st: st, own: failover.RaftReport{LogEnd: cluster.LogEnd{Term: 2, Index: 9}}, voters: []slot.NodeName{"n1", "n2", "n3", "n4", "n5"},
+		generation: 1, suspectAfter: 15 * time.Second,
+		v: failover.View{Self: "n4", Now: time.Hour, Nodes: map[slot.NodeName]failover.NodeView{
+			"n1": {Known: true, HeardAt: time.Minute}, "n5": {Known: true, HeardAt: time.Hour, Raft: failover.RaftReport{LogEnd: cluster.LogEnd{Term: 2, Index: 8}}}}}}
+	change(&s)
+	return s
+}
+
 // What a recovery would do, from what the node knows.
 func TestRecoveryOf(t *testing.T) {
-	site := func(change func(*recoverySite)) recoverySite {
-		st := cluster.New()
-		apply := func(c cluster.Command) {
-			if _, err := st.Apply(st.Index+1, c); err != nil {
-				t.Fatal(err)
-			}
-		}
-		member := func(n slot.NodeName) cluster.Member {
-			return cluster.Member{Name: n, ServerID: string(n) + "-1", Addr: "127.0.0.1:1", Role: cluster.Voter, Features: cluster.KnownFeatures}
-		}
-		apply(cluster.Init{ClusterID: "c", SlotCount: 4, DefaultReplicas: 1, First: member("n1")})
-		for _, n := range []slot.NodeName{"n2", "n3", "n4", "n5"} {
-			apply(cluster.AddMember{Member: member(n)})
-		}
-		for i, nodes := range [][]slot.NodeName{{"n1", "n2"}, {"n1", "n4"}, {"n4", "n1"}} {
-			apply(cluster.AssignSlot{Slot: slot.ID(i), Master: nodes[0], Replicas: nodes[1:]})
-		}
-		s := recoverySite{st: st, own: failover.RaftReport{LogEnd: cluster.LogEnd{Term: 2, Index: 9}}, voters: []slot.NodeName{"n1", "n2", "n3", "n4", "n5"},
-			generation: 1, suspectAfter: 15 * time.Second,
-			v: failover.View{Self: "n4", Now: time.Hour, Nodes: map[slot.NodeName]failover.NodeView{
-				"n1": {Known: true, HeardAt: time.Minute}, "n5": {Known: true, HeardAt: time.Hour, Raft: failover.RaftReport{LogEnd: cluster.LogEnd{Term: 2, Index: 8}}}}}}
-		change(&s)
-		return s
-	}
 	says := func(name slot.NodeName, nv failover.NodeView) func(*recoverySite) {
 		return func(s *recoverySite) { s.v.Nodes[name] = nv }
 	}
@@ -259,7 +269,7 @@ func TestRecoveryOf(t *testing.T) {
 		{"an old release", func(s *recoverySite) { s.st.Members[4].Features = 1 }, 4, "n5 is too old"},
 		{"one that has said that it stops", says("n5", failover.NodeView{Known: true, HeardAt: time.Hour - time.Minute, LastWords: failover.CleanStop}), 0, "lost for good: n5"},
 	} {
-		plan, err := recoveryOf(site(c.change))
+		plan, err := recoveryOf(lostMajority(t, c.change))
 		text := plan.Text
 		if c.exit != 0 {
 			text = refused(t, err, c.exit)
@@ -270,7 +280,7 @@ func TestRecoveryOf(t *testing.T) {
 			t.Errorf("%s: %q is not in %s", c.name, c.want, text)
 		}
 	}
-	plan, err := recoveryOf(site(func(*recoverySite) {}))
+	plan, err := recoveryOf(lostMajority(t, func(*recoverySite) {}))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -283,9 +293,7 @@ goes on: n4, n5
 1 slot served on, after a pause of some seconds
 1 slot lost the master: proposed, and you confirm
 1 slot: NO copy is left (s000)
-this cannot be taken back. If n1, n2, n3 live and are only cut off, they go on
-taking mail until they hear of it; then they serve nothing, and what they
-took alone is kept on their disks until their machines join again
+this cannot be taken back. If n1, n2, n3 live and are only cut off, they go on taking mail until they hear of it; then they serve nothing, and what they took alone is kept on their disks until their machines join again
 `
 	if diff := cmp.Diff(want, plan.Text); diff != "" {
 		t.Error(diff)

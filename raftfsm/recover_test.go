@@ -3,6 +3,7 @@ package raftfsm
 import (
 	"context"
 	"errors"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -59,7 +60,6 @@ func lost(t *testing.T) (survivor *server, gone []*server) {
 // The survivor of three goes on alone without being stopped; it is refused while there
 // is a leader. A restart keeps what was recovered.
 func TestRecover(t *testing.T) {
-	t.Parallel()
 	survivor, _ := lost(t)
 	if err := survivor.Recover(t.Context(), raise(survivor.cfg.Name)); err != nil {
 		t.Fatal(err)
@@ -78,7 +78,6 @@ func TestRecover(t *testing.T) {
 
 // A survivor whose log was lost as well goes on with the state that it knew.
 func TestRecoverWithoutALog(t *testing.T) {
-	t.Parallel()
 	survivor, _ := lost(t)
 	survivor.end(t)
 	write(t, filepath.Join(survivor.cfg.Dir, logName), nil)
@@ -104,7 +103,6 @@ func TestRecoverWithoutALog(t *testing.T) {
 // What was never committed and lies in the survivor's log counts: nobody can say any
 // more that it was not.
 func TestRecoverKeepsTheTailOfTheLog(t *testing.T) {
-	t.Parallel()
 	survivor, _ := lost(t)
 	end := survivor.LogEnd()
 	zone, term := "cellar", survivor.raft.CurrentTerm()+1
@@ -127,12 +125,26 @@ func TestRecoverKeepsTheTailOfTheLog(t *testing.T) {
 	}
 }
 
+// startCopy starts a stopped server with a copy of its files.
+func startCopy(t *testing.T, s *server) *server {
+	t.Helper()
+	cfg := s.cfg
+	cfg.Dir, cfg.Transport = filepath.Join(t.TempDir(), "raft"), listen(t, s.Node.cfg.Addr)
+	for from, to := range map[string]string{s.Node.cfg.Dir: cfg.Dir, s.Node.cfg.Memory.Dir: cfg.Dir + ".remembered"} {
+		if err := os.CopyFS(to, os.DirFS(from)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return start(t, cfg)
+}
+
 // Wherever the survivor's disk gives up under the recovery, it is recovered after a
 // restart or it is not, and then the same call does it.
 func TestLaw04RecoverSurvivesACrash(t *testing.T) {
-	t.Parallel()
+	had, _ := lost(t)
+	had.end(t)
 	for writes := 0; ; writes++ {
-		survivor, _ := lost(t)
+		survivor := startCopy(t, had)
 		survivor.disk.failAfter(writes, errors.New("the machine stops here"))
 		ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
 		err := survivor.Recover(ctx, raise(survivor.cfg.Name))
@@ -142,6 +154,7 @@ func TestLaw04RecoverSurvivesACrash(t *testing.T) {
 			if writes < 2 {
 				t.Fatalf("only %d writes were made to fail", writes)
 			}
+			survivor.end(t)
 			return
 		}
 		survivor.end(t)
@@ -159,7 +172,6 @@ func TestLaw04RecoverSurvivesACrash(t *testing.T) {
 
 // Another survivor follows the recovered one, with a vote when it has its log.
 func TestRecoverWithAnother(t *testing.T) {
-	t.Parallel()
 	survivor, gone := lost(t)
 	if err := survivor.Recover(t.Context(), raise(survivor.cfg.Name, gone[0].cfg.Name)); err != nil {
 		t.Fatal(err)

@@ -148,7 +148,7 @@ type ConfirmRequest struct {
 
 // ProposeRequest wishes for a change of masters that live: all slots off Node, which
 // is taken for dead with Dead; Slot to To; or with Home the slots of Node, or all, to
-// the nodes whose they were at first.
+// the nodes whose they were at first. With Empty Slot starts with nothing on To.
 type ProposeRequest struct {
 	Node slot.NodeName `json:"node,omitempty"`
 	Dead bool          `json:"dead,omitempty"`
@@ -156,6 +156,8 @@ type ProposeRequest struct {
 	To   slot.NodeName `json:"to,omitempty"`
 	Home bool          `json:"home,omitempty"`
 	By   string        `json:"-"`
+
+	Empty bool `json:"empty,omitempty"`
 }
 
 // Proposed is the open proposal that has what was wished for. Exit is the verb's exit

@@ -30,6 +30,7 @@ type Backend struct {
 	Copying    Copying
 	Recovering Recovering
 	Incidents  Incidents
+	Alone      ServingAlone
 }
 
 // Health says how things are.

@@ -86,6 +86,8 @@ func next(path string) string {
 		return "mailnode user list"
 	case "/v1/tokens", "/v1/upgrade", "/v1/place", "/v1/recovery":
 		return "mailnode cluster members"
+	case "/v1/alone":
+		return "mailnode slot list"
 	case "/v1/audits", "/v1/reindex":
 		return "mailnode job list"
 	case "/v1/incident/notes":

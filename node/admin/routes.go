@@ -39,6 +39,7 @@ func (s *Server) routes() http.Handler {
 	s.copiesRoutes(mux)
 	s.recoveryRoutes(mux)
 	s.incidentRoutes(mux)
+	s.aloneRoutes(mux)
 	mux.Handle("GET /v1/slots", read(s, func(ctx context.Context, _ *http.Request) (Slots, error) {
 		list, err := s.backend.Slots.List(ctx)
 		return Slots{Slots: orEmpty(list)}, err

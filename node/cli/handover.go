@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"strings"
 
@@ -15,7 +16,7 @@ import (
 
 func (a *app) failoverPropose() *cobra.Command {
 	var node, to, id, home string
-	dead := false
+	dead, empty, loss := false, false, false
 	c := a.changes(a.reads(a.verb("propose", []string{"[N]"}, "Propose that slots change their master; confirm does it", func(ctx context.Context, args []string) error {
 		if len(args) > 0 {
 			if home != everybody {
@@ -23,7 +24,7 @@ func (a *app) failoverPropose() *cobra.Command {
 			}
 			home = args[0]
 		}
-		r := admin.ProposeRequest{Node: slot.NodeName(node), Dead: dead, To: slot.NodeName(to)}
+		r := admin.ProposeRequest{Node: slot.NodeName(node), Dead: dead, To: slot.NodeName(to), Empty: empty}
 		forms := 0
 		for _, is := range []bool{node != "", id != "" || to != "", home != ""} {
 			if is {
@@ -35,6 +36,11 @@ func (a *app) failoverPropose() *cobra.Command {
 			return usage("say one of: --node N, --slot S --to N, --home [N]")
 		case dead && node == "":
 			return usage("--dead belongs to --node")
+		case empty && id == "" || loss && !empty:
+			return usage("to start a slot empty of which no copy is left: --slot S --to N --empty --accept-loss")
+		case empty && !loss:
+			return &admin.Error{Text: fmt.Sprintf("nothing was done: all accounts and mail of %s would be missing until an old copy returns", clean(id)), Exit: admin.ExitRefused,
+				Next: fmt.Sprintf("mailnode failover propose --slot %s --to %s --empty --accept-loss", clean(id), clean(to))}
 		case id != "":
 			s, err := slot.ParseID(id)
 			if err != nil {
@@ -53,6 +59,8 @@ func (a *app) failoverPropose() *cobra.Command {
 	c.Flags().BoolVar(&dead, "dead", false, "with --node: it is dead; a hand-over is tried for 5 s only")
 	c.Flags().StringVar(&id, "slot", "", "with --to: this slot")
 	c.Flags().StringVar(&to, "to", "", "the node that holds a copy of it")
+	c.Flags().BoolVar(&empty, "empty", false, "with --slot and --to: no copy of it is left, it starts with nothing on that node")
+	c.Flags().BoolVar(&loss, "accept-loss", false, "with --empty: all its accounts and mail may be missing")
 	c.Flags().StringVar(&home, "home", "", "the slots that were this node's at first, or everybody's")
 	c.Flags().Lookup("home").NoOptDefVal = everybody
 	return c
@@ -76,7 +84,11 @@ func (a *app) propose(ctx context.Context, r admin.ProposeRequest) error {
 	if a.asJSON {
 		err = json.NewEncoder(a.out).Encode(p)
 	} else if _, err = io.WriteString(a.out, ended(p.Text)); err == nil && p.ID != "" {
-		a.say("mailnode failover confirm %s", p.ID)
+		next := "mailnode failover confirm " + p.ID
+		if r.Empty { // no other word confirms it
+			next += fmt.Sprintf(" --slot %s --accept-loss", *r.Slot)
+		}
+		a.say("%s", next)
 		a.sayAlso(p)
 	}
 	if p.Exit != admin.ExitDone {

@@ -22,7 +22,8 @@ func TestMoves(t *testing.T) {
 		"failover propose --node n1 --dead --json": {Node: "n1", Dead: true},
 		"failover propose --slot s007 --to n3":     {Slot: &seven, To: "n3"},
 		"failover propose --home":                  {Home: true},
-		"failover propose --home n2":               {Home: true, Node: "n2"},
+		"failover propose --slot s007 --to n3 --empty --accept-loss": {Slot: &seven, To: "n3", Empty: true},
+		"failover propose --home n2":                                 {Home: true, Node: "n2"},
 	} {
 		s := calm()
 		s.status.Proposals = broken().status.Proposals

@@ -30,7 +30,7 @@ func (a *app) clusterRecover() *cobra.Command {
 		if a.asJSON {
 			shown = a.err // standard output is the program's
 		}
-		if _, err := io.WriteString(shown, ended(r.Text)); err != nil {
+		if _, err := io.WriteString(shown, narrowed(r.Text)); err != nil {
 			return err
 		}
 		var lost []string
@@ -47,9 +47,24 @@ func (a *app) clusterRecover() *cobra.Command {
 		if a.asJSON {
 			return json.NewEncoder(a.out).Encode(out)
 		}
-		_, err = io.WriteString(a.out, ended(out.Text))
+		_, err = io.WriteString(a.out, narrowed(out.Text))
 		return err
 	})))
 	c.Flags().StringSliceVar(&names, "with", nil, "a node that is not heard now and is not lost; may be repeated")
 	return c
+}
+
+// narrowed is a node's text in screenWidth columns; a command stays in one line.
+func narrowed(text string) string {
+	var b strings.Builder
+	for line := range strings.Lines(text) {
+		line = strings.TrimSuffix(line, "\n")
+		indent := line[:len(line)-len(strings.TrimLeft(line, " "))]
+		if strings.HasPrefix(line, "  mailnode ") {
+			b.WriteString(line + "\n")
+			continue
+		}
+		b.WriteString(wrap(indent, clean(line)))
+	}
+	return b.String()
 }

@@ -2,7 +2,9 @@ package cli
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
+	"io"
 
 	"github.com/spf13/cobra"
 
@@ -10,29 +12,41 @@ import (
 	"mailnode/storage/slot"
 )
 
-// slotServe brings back a copy that has stopped.
+// slotServe brings back a copy that has stopped, or lets a master serve that waits for
+// a quorum.
 func (a *app) slotServe() *cobra.Command {
-	return a.reads(a.changes(a.verb("serve", []string{"SLOT"}, "Open this node's copy again that has stopped, without a restart", func(ctx context.Context, args []string) error {
+	without := false
+	c := a.reads(a.changes(a.verb("serve", []string{"SLOT"}, "Open this node's copy again that has stopped, or serve without a quorum", func(ctx context.Context, args []string) error {
 		id, err := slot.ParseID(args[0])
-		if err != nil {
+		switch {
+		case err != nil:
 			return &admin.Error{Text: err.Error(), Exit: admin.ExitUsage, Next: "mailnode slot list"}
+		case without:
+			return a.serveAlone(ctx, id)
 		}
-		plan, err := a.client().Serve(ctx, admin.ServeRequest{Slot: id, Plan: true})
-		if err != nil {
-			return err
-		}
-		if !a.asJSON {
-			fmt.Fprint(a.out, servePlan(plan))
-		}
-		if err := a.agree("open it again?", "mailnode slot serve "+id.String()); err != nil {
-			return err
-		}
-		got, err := a.client().Serve(ctx, admin.ServeRequest{Slot: id})
-		if err != nil {
-			return err
-		}
-		return a.show(got, func() string { return serveOutcome(got) })
+		return a.openAgain(ctx, id)
 	})))
+	c.Flags().BoolVar(&without, "without-quorum", false, "on its master, which has been restarted and waits for a quorum: by your word")
+	return c
+}
+
+// openAgain opens a copy again that has stopped.
+func (a *app) openAgain(ctx context.Context, id slot.ID) error {
+	plan, err := a.client().Serve(ctx, admin.ServeRequest{Slot: id, Plan: true})
+	if err != nil {
+		return err
+	}
+	if !a.asJSON {
+		fmt.Fprint(a.out, servePlan(plan))
+	}
+	if err := a.agree("open it again?", "mailnode slot serve "+id.String()); err != nil {
+		return err
+	}
+	got, err := a.client().Serve(ctx, admin.ServeRequest{Slot: id})
+	if err != nil {
+		return err
+	}
+	return a.show(got, func() string { return serveOutcome(got) })
 }
 
 // servePlan says what will be done, in screenWidth columns.
@@ -48,4 +62,31 @@ func serveOutcome(s admin.Served) string {
 			firstLine("mailnode slot show "+s.Slot.String())
 	}
 	return wrap("", fmt.Sprintf("%s: the copy of %s is open again: it %s", s.Slot, s.Node, clean(s.State)))
+}
+
+// serveAlone lets a restarted master serve without a quorum.
+func (a *app) serveAlone(ctx context.Context, id slot.ID) error {
+	plan, err := a.client().Alone(ctx, id)
+	if err != nil {
+		return err
+	}
+	shown := a.out
+	if a.asJSON {
+		shown = a.err // standard output is the program's
+	}
+	if _, err := io.WriteString(shown, narrowed(plan.Text)); err != nil {
+		return err
+	}
+	if err := a.agree("Serve it all the same?", "mailnode slot serve "+id.String()+" --without-quorum"); err != nil {
+		return err
+	}
+	out, err := a.client().ServeAlone(ctx, admin.AloneRequest{Slot: id, Epoch: plan.Epoch})
+	if err != nil {
+		return err
+	}
+	if a.asJSON {
+		return json.NewEncoder(a.out).Encode(out)
+	}
+	_, err = io.WriteString(a.out, narrowed(out.Text))
+	return err
 }

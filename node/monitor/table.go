@@ -107,7 +107,7 @@ func ownershipKinds() []Kind {
 		{SlotsFenced, Page, "", "This node has no quorum and `fence_without_quorum` is set: its slots are read-only, mail waits in the MTA.", "mailnode cluster members"},
 		{SlotsUnassigned, Warn, "", "Slots have no master yet: they get one when enough nodes have started.", "mailnode cluster token NODE"},
 		{RaftRemoved, Page, "", "This node is no member of the cluster any more: it takes no part in decisions, and serves nothing.", "systemctl stop mailnode"},
-		{GenerationBehind, Page, "", "The cluster was recovered without this node, which belongs to its past.", "mailnode cluster members"},
+		{GenerationBehind, Page, "", "The cluster was recovered without this node: it serves nothing. What its copies have alone is kept, and comes home when its machine joins again under its name.", "mailnode cluster join --config FILE"},
 	}
 }
 
@@ -120,7 +120,7 @@ func diskKinds() []Kind {
 		{SlotOpening, Warn, "slot", "This node's copy is still being opened and checked.", "mailnode slot show {}"},
 		{DiskFull, Page, "path", "The file system has almost no room: deliveries, and whatever else grows, are put off.", "df -h {}"},
 		{DiskStrained, Page, "path", "The disk is slow or fails; masters that have their mail on it are proposed to move away, if a better copy is there.", "mailnode failover list"},
-		{RaftStoreFailed, Page, "", "Raft's files on this node failed, or were damaged, lost or older than what it has promised; mail is not in them.", "mailnode cluster members"},
+		{RaftStoreFailed, Page, "", "Raft's files on this node failed, or were damaged, lost or older than what it has promised; mail is not in them. When a majority has lost them for good: `mailnode cluster recover`.", "mailnode cluster members"},
 		{RaftNoRoom, Page, "", "The disk with Raft's files is full: this node decides nothing until there is room, and mail is not in them.", "df -h"},
 		{RaftSnapshotFailed, Warn, "", "A snapshot of Raft's state could not be written, its log grows.", "df -h"},
 		{RaftLogNewer, Page, "", "A newer release wrote what this one cannot read, or the cluster's feature level was raised above it: this node takes no part in decisions until it is upgraded.", "mailnode version"},

@@ -47,6 +47,8 @@ type FeedOptions struct {
 	Recorded Recorded
 	// Again says that this copy has served the epoch before.
 	Again bool
+	// WithoutRaft says that a person lets it serve although Recorded is not proved.
+	WithoutRaft bool
 	// AckTimeout is how long no byte may move before the master goes on alone.
 	AckTimeout time.Duration
 	// ProtectAfter is how long a replica must be at the head before the slot
@@ -97,7 +99,7 @@ func NewFeed(o FeedOptions) (*Feed, error) {
 		return nil, err
 	}
 	st, acts := ack.New(ack.Settings{Waits: o.WaitForReplica, AckTimeout: o.AckTimeout, ProtectAfter: o.ProtectAfter},
-		ack.Start{At: o.Clock.Mono(), Head: head.Position, Recorded: o.Recorded.Record, Listed: o.Recorded.Listed, Leaving: o.Recorded.Leaving, Again: o.Again,
+		ack.Start{At: o.Clock.Mono(), Head: head.Position, Recorded: o.Recorded.Record, Listed: o.Recorded.Listed, Leaving: o.Recorded.Leaving, Again: o.Again, WithoutRaft: o.WithoutRaft,
 			Alone: alone && o.Again, AloneSince: since})
 	f.st = st
 	f.do(acts)

@@ -72,6 +72,9 @@ type Start struct {
 	// Again says that this copy has served the epoch before: what an earlier
 	// process proposed may still be on its way.
 	Again bool
+	// WithoutRaft says that a person lets it serve although no quorum can be asked: it
+	// goes on as a master that has lost its quorum, alone and marked as such.
+	WithoutRaft bool
 	// Alone says that the copy bears a mark, set by this or an earlier process.
 	Alone      bool
 	AloneSince slot.Position
@@ -171,7 +174,7 @@ type headAt struct {
 // New returns the state of a master that begins to serve, and what it does first.
 func New(set Settings, st Start) (State, []Action) {
 	s := State{set: set, began: st.At, now: st.At, listed: slices.Clone(st.Listed), leaving: slices.Clone(st.Leaving),
-		records:  records{recorded: st.Recorded, claimed: !st.Again},
+		records: records{recorded: st.Recorded, claimed: !st.Again || st.WithoutRaft}, free: st.WithoutRaft,
 		progress: progress{released: st.Head, waits: st.At},
 		alone:    mark{set: st.Alone, since: st.AloneSince}}
 	s.heads[0] = headAt{st.Head, st.At}

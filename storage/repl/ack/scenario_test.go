@@ -78,7 +78,7 @@ type story struct {
 
 // play executes one line:
 //
-//	start [again] [local] [alone N] (protected NODES [begins N] | unprotected N) head N
+//	start [again] [ordered] [local] [alone N] (protected NODES [begins N] | unprotected N) head N
 //	change N              a change is durable at N
 //	connect NODE N, refill NODE, ack NODE N [unviable], gone NODE
 //	works NODE DURATION   it tells that it reads and writes, and ends nothing
@@ -201,7 +201,7 @@ func (st *story) works(n slot.NodeName, how string) (out []string) {
 
 func (st *story) start(w []string) []string {
 	st.now, st.version = st.now+time.Second, st.version+1
-	begin := Start{At: st.now, Again: slices.Contains(w, "again"), Listed: []slot.NodeName{"n2", "n3"}}
+	begin := Start{At: st.now, Again: slices.Contains(w, "again"), WithoutRaft: slices.Contains(w, "ordered"), Listed: []slot.NodeName{"n2", "n3"}}
 	if i := slices.Index(w, "alone"); i >= 0 {
 		begin.Alone, begin.AloneSince = true, pos(w[i+1])
 	}
