@@ -86,7 +86,8 @@ replicas of a slot | raftfsm/cluster MaxReplicas
 ownership changes remembered | raftfsm/cluster MaxHistory
 closed proposals remembered | raftfsm/cluster MaxClosed
 commands in one entry of Raft's log | raftfsm/cluster MaxGroup MaxGroupBytes
-slots changed at once by one confirm | failover inParallel
+slots handed over at once by one confirm | failover inParallel
+slots that change at once by one confirm, without their masters | failover changeMax
 confirm waits for service | failover serveWait
 join token | node tokenFor tokenForMin tokenAgeEvery
 join tokens that wait | raftfsm/cluster MaxTokens
