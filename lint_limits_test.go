@@ -96,7 +96,8 @@ ownership changes remembered | raftfsm/cluster MaxHistory
 closed proposals remembered | raftfsm/cluster MaxClosed
 commands in one entry of Raft's log | raftfsm/cluster MaxGroup MaxGroupBytes
 recovery waits for service | node serveWithin
-slots changed at once by one confirm | failover inParallel
+slots handed over at once by one confirm | failover inParallel
+slots that change at once by one confirm, without their masters | failover changeMax
 confirm waits for service | failover serveWait
 join token | node tokenFor tokenForMin tokenAgeEvery
 voters | raftfsm/cluster MaxVoters

@@ -146,7 +146,7 @@ func (d Deps) change(ctx context.Context, p cluster.Proposal, r Request, changes
 		return
 	}
 	var left []SlotOutcome
-	sideBySide(over, inParallel, func(c cluster.BeginHandOver) (SlotOutcome, result) { return handOver(ctx, d.Ownership, c, deadWait) }, func(so SlotOutcome, kind result) {
+	sideBySide(over, changeMax, func(c cluster.BeginHandOver) (SlotOutcome, result) { return handOver(ctx, d.Ownership, c, deadWait) }, func(so SlotOutcome, kind result) {
 		if kind == changed {
 			out.file(so, kind)
 		} else {

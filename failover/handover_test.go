@@ -155,6 +155,23 @@ func TestTakenForDead(t *testing.T) {
 	}
 }
 
+// A dead node's slots are waited for all at once, however many they are.
+func TestTakenForDeadWithManySlots(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var layout [][]slot.NodeName
+		for range 40 {
+			layout = append(layout, list("n1", "n2", "n3"))
+		}
+		s := newSite(t, layout...)
+		s.wish(t, Wish{From: "n1", Dead: true})
+		began := time.Now()
+		o, err := Confirm(t.Context(), s.deps(), Request{By: "alice"})
+		if took := time.Since(began); err != nil || len(o.Done) != len(layout) || took > deadWait+2*time.Second {
+			t.Fatalf("%d done after %s, %v", len(o.Done), took, err)
+		}
+	})
+}
+
 // A master that serves, and whose index is damaged, is proposed to hand that slot over;
 // the proposal goes when the damage does.
 func TestDamagedMasterIsProposedToHandOver(t *testing.T) {

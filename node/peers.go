@@ -11,6 +11,7 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/connectivity"
 	"google.golang.org/grpc/keepalive"
 
 	"mailnode/node/peer"
@@ -64,6 +65,17 @@ func (p *peers) conn(name slot.NodeName) (*grpc.ClientConn, error) {
 	}
 	p.m[name] = c
 	return c, nil
+}
+
+// answers notes that a node was heard: it is there again, and nothing that is meant for
+// it waits for the next try after those that found it away.
+func (p *peers) answers(name slot.NodeName) {
+	p.mu.Lock()
+	c := p.m[name]
+	p.mu.Unlock()
+	if c != nil && c.GetState() == connectivity.TransientFailure {
+		c.ResetConnectBackoff()
+	}
 }
 
 // messageBytesMax is the largest gRPC message: a frame of 1 MiB, and its rest.

@@ -49,6 +49,7 @@ func (s service) Report(ctx context.Context, in *rpc.Json) (*rpc.Json, error) {
 	if name, ok := rpc.PeerName(ctx); !ok || name != r.Node {
 		return nil, status.Errorf(codes.PermissionDenied, "a report about %q from %q", r.Node, name)
 	}
+	s.n.peers.answers(r.Node)
 	s.n.evidence.Hear(s.n.clock.Mono(), r)
 	s.n.asides.hear(r)
 	s.n.hearHigher(r)

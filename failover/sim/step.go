@@ -297,8 +297,12 @@ func (w *world) forgetChange() {
 	}
 }
 
-// unseen reports whether an epoch was served of which nobody knows who can be asked.
+// unseen reports whether Raft may have forgotten an epoch that was served, of which
+// nobody knows who can be asked.
 func (w *world) unseen(n *node) bool {
+	if !w.forgets {
+		return false
+	}
 	served := slices.Max(slices.Collect(maps.Keys(w.sent.masters)))
 	return !slices.ContainsFunc(w.nodes, func(o *node) bool { return w.linked(n, o) && w.now >= o.opens && o.disk.lineage.Last() >= served })
 }

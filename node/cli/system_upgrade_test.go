@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"context"
 	"crypto/tls"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
@@ -116,8 +117,37 @@ func (u *upgrade) replace(name, bin string) {
 	u.bin = bin
 	u.restart(name)
 	u.allProtected(other)
+	u.caughtUp(other, name)
 	u.step(other, "fo", "-m", name, "--yes")
 	u.allProtected(other)
+}
+
+// caughtUp waits until a node that was started has opened its copies, and they are good.
+func (u *upgrade) caughtUp(at demoNode, name string) {
+	u.t.Helper()
+	u.within(45*time.Second, "the copies of "+name+" have caught up", func() bool {
+		code, out := u.cli(at, "status", "--json")
+		var st struct {
+			Slots []struct {
+				Copies []struct {
+					Node   string
+					Viable bool
+					LagS   *float64 `json:"lag_s"`
+				}
+			}
+		}
+		if err := json.Unmarshal([]byte(out), &st); code != 0 || err != nil {
+			return false
+		}
+		for _, sl := range st.Slots {
+			for _, c := range sl.Copies {
+				if c.Node == name && (!c.Viable || c.LagS == nil || *c.LagS > 1) {
+					return false
+				}
+			}
+		}
+		return true
+	})
 }
 
 // step types a command, again when an election came in between, and counts the sessions
