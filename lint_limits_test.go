@@ -78,7 +78,7 @@ speed of a message that comes in | storage SpoolFloorBytesPerSec
 stretch over which that speed is measured | imapd Timeouts.Pace
 stretch over which that speed is measured | lmtpd Timeouts.Pace
 a read, write or sync that does not return, until it counts as failed | storage/disk HangAfter
-a disk counts as slow | storage/disk SlowSync SlowWindows StrainWindow
+a disk counts as slow | storage/disk SlowSync SlowSyncsMin SlowWindows StrainWindow
 a slow disk counts as well | storage/disk EasySync EasyWindows
 a disk counts as failing | storage/disk UnreadMax unreadBytes UnreadFor
 a copy that stopped, and what stopped it has passed (room, a disk that did not answer), is opened again | node reopenAfter reopenAfterMax

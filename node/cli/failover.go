@@ -134,7 +134,8 @@ func (a *app) confirm(ctx context.Context, id string, r admin.ConfirmRequest) er
 		shown = a.err // standard output is the program's
 	}
 	if plan.State != "open" { // what became of it, when it was confirmed before
-		return a.confirmed(ctx, admin.ConfirmRequest{ID: plan.ID})
+		r.ID = plan.ID
+		return a.confirmed(ctx, r)
 	}
 	if _, err := io.WriteString(shown, ended(plan.Text)); err != nil {
 		return err

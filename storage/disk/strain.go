@@ -13,6 +13,9 @@ import (
 const (
 	// SlowSync is what more than half of the syncs of a window take on a disk that is slow.
 	SlowSync = 2 * time.Second
+	// SlowSyncsMin is how many slow syncs a slow window has: one alone may have been that of
+	// a whole pack.
+	SlowSyncsMin = 3
 	// EasySync is what more than half of them take at most on one that is well.
 	EasySync = 500 * time.Millisecond
 	// StrainWindow is over which syncs are counted; one without any tells nothing.
@@ -69,11 +72,14 @@ func (s *strain) window(now time.Duration) {
 		return
 	}
 	if s.syncs > 0 {
-		s.slowRun, s.easyRun = s.slowRun+1, s.easyRun+1
-		if 2*s.late <= s.syncs {
+		mostLate, mostEarly := 2*s.late > s.syncs, 2*s.early > s.syncs
+		switch {
+		case !mostLate:
 			s.slowRun = 0
+		case s.late >= SlowSyncsMin:
+			s.slowRun++
 		}
-		if 2*s.early <= s.syncs {
+		if s.easyRun++; !mostEarly {
 			s.easyRun = 0
 		}
 		s.slow = s.slowRun >= SlowWindows || s.slow && s.easyRun < EasyWindows
