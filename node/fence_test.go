@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/emersion/go-imap/v2"
+	"github.com/emersion/go-imap/v2/imapclient"
 
 	"mailnode/node/admin"
 )
@@ -168,19 +169,7 @@ func TestFenceWithoutQuorum(t *testing.T) {
 			t.Errorf("deliver to a fenced slot: %v, want 451", err)
 		}
 	}
-	c := s.dialUser(n1, users[mine])
-	got, err := c.Fetch(imap.SeqSetNum(1), &imap.FetchOptions{BodySection: []*imap.FetchItemBodySection{{}}}).Collect()
-	if err != nil || len(got) != 1 || len(got[0].BodySection) != 1 {
-		t.Errorf("read from a fenced slot: %+v, %v", got, err)
-	}
-	for what, err := range map[string]error{
-		"create": c.Create("other", nil).Wait(),
-		"store":  c.Store(imap.SeqSetNum(1), &imap.StoreFlags{Op: imap.StoreFlagsAdd, Flags: []imap.Flag{imap.FlagFlagged}}, nil).Close(),
-	} {
-		if err == nil || !strings.Contains(err.Error(), "UNAVAILABLE") {
-			t.Errorf("%s in a fenced slot: %v, want NO [UNAVAILABLE]", what, err)
-		}
-	}
+	readOnly(t, s.dialUser(n1, users[mine]))
 	cut.Store(false)
 	s.eventually("the fence is gone, and the slot serves", func(st admin.Status) bool {
 		if said(st, "slots-fenced", "") != "" || !st.Slots[mine].Serving || s.deliver(n1, users[mine], "x\r\n") != nil {
@@ -194,5 +183,22 @@ func TestFenceWithoutQuorum(t *testing.T) {
 	}
 	if n, err := s.count(n1, users[mine], "pw"); err != nil || n < taken {
 		t.Errorf("%d messages, %v: %d were acknowledged", n, err, taken)
+	}
+}
+
+// readOnly wants a mailbox that can be read, and not be changed.
+func readOnly(t *testing.T, c *imapclient.Client) {
+	t.Helper()
+	got, err := c.Fetch(imap.SeqSetNum(1), &imap.FetchOptions{BodySection: []*imap.FetchItemBodySection{{}}}).Collect()
+	if err != nil || len(got) != 1 || len(got[0].BodySection) != 1 {
+		t.Errorf("read from a fenced slot: %+v, %v", got, err)
+	}
+	for what, err := range map[string]error{
+		"create": c.Create("other", nil).Wait(),
+		"store":  c.Store(imap.SeqSetNum(1), &imap.StoreFlags{Op: imap.StoreFlagsAdd, Flags: []imap.Flag{imap.FlagFlagged}}, nil).Close(),
+	} {
+		if err == nil || !strings.Contains(err.Error(), "UNAVAILABLE") {
+			t.Errorf("%s in a fenced slot: %v, want NO [UNAVAILABLE]", what, err)
+		}
 	}
 }
