@@ -120,7 +120,8 @@ bodies under way in a state transfer | storage/repl wantedMax
 messages that a slot has had, so that a new copy gets them as events | storage/repl streamedBirthsMax
 handshakes under way on the peer port | node/peer handshakesMax
 TLS handshake between nodes, then the greeting | node/peer handshakeTimeout helloTimeout
-TLS handshakes under way | imapd handshakesMax handshakesPerIPMax
+connections that have not begun their TLS handshake | imapd helloShare
+TLS handshakes under way | imapd handshakesMax
 commands of a connection before login | imapd commandsMaxBefore
 command with its literals, before login | imapd commandBytesBefore
 command with its literals, after login; the message of an APPEND does not count | imapd commandBytesAfter

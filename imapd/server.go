@@ -23,10 +23,14 @@ const (
 	acceptBackoffMin  = 5 * time.Millisecond
 	acceptBackoffMax  = time.Second
 
-	// TLS handshakes under way, in all and of one client (fair.Network); one more
-	// ends the oldest, which is the likeliest to be silent.
-	handshakesMax      = 1000
-	handshakesPerIPMax = 100
+	// handshakesMax are the TLS handshakes under way, half of them of one client
+	// (fair.Network); the others wait, with what they have sent. Who ends a handshake for
+	// another one has done its work in vain, and when everybody reconnects at once each
+	// would end another's, and nobody would get in.
+	handshakesMax = 256
+	// helloShare is the part of all connections, and of one client's, that may say
+	// nothing yet; one more ends the oldest, which is the likeliest to stay silent.
+	helloShare = 2
 )
 
 // ListenerOptions says how a listener's connections begin.
@@ -43,10 +47,10 @@ type Server struct {
 
 	shared
 
-	pending *fair.Pending // TLS handshakes
-	down    atomic.Bool
-	serial  atomic.Uint64
-	wg      sync.WaitGroup // sessions and store watchers
+	entrance
+	down   atomic.Bool
+	serial atomic.Uint64
+	wg     sync.WaitGroup // sessions and store watchers
 
 	mu        sync.Mutex // guards what follows
 	listeners map[net.Listener]struct{}
@@ -54,6 +58,12 @@ type Server struct {
 	perIP     map[string]int // by fair.Network
 	perUser   map[userKey]int
 	stores    map[storage.Store]*storeWatch
+}
+
+// entrance is what clients wait at before they have TLS.
+type entrance struct {
+	silent     *fair.Pending // they have not begun their handshake
+	handshakes *fair.Turns   // they have
 }
 
 // shared is what all sessions use in turn.
@@ -88,7 +98,8 @@ func New(cfg Config) *Server {
 			splicePool: wire.NewBuffers(spliceBufferBytes),
 			turns:      newTurns(),
 		},
-		pending:   fair.NewPending(handshakesMax, handshakesPerIPMax),
+		entrance: entrance{silent: fair.NewPending(max(1, cfg.Limits.ConnectionsMax/helloShare), max(1, cfg.Limits.PerIPMax/helloShare)),
+			handshakes: fair.NewTurns(handshakesMax, cfg.Limits.ConnectionsMax)},
 		listeners: map[net.Listener]struct{}{},
 		sessions:  map[*session]struct{}{},
 		perIP:     map[string]int{},

@@ -238,9 +238,13 @@ func TestRefusedBeforeTLS(t *testing.T) {
 // TestHandshakesAreBounded: of one client's silent connections the oldest go, and
 // whoever speaks gets in beside them.
 func TestHandshakesAreBounded(t *testing.T) {
-	b := newBench(t, func(c *Config) { c.Timeouts.Handshake = time.Minute })
+	const silentMax = 10
+	b := newBench(t, func(c *Config) {
+		c.Timeouts.Handshake = time.Minute
+		c.Limits.PerIPMax = helloShare * silentMax
+	})
 	var silent []net.Conn
-	for range handshakesPerIPMax + 1 {
+	for range silentMax + 1 {
 		conn, err := net.Dial("tcp", b.tls)
 		if err != nil {
 			t.Fatal(err)

@@ -2,7 +2,6 @@ package imapd
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"io"
 	"log/slog"
@@ -13,7 +12,6 @@ import (
 
 	"mailnode/imapd/wire"
 	"mailnode/storage"
-	"mailnode/storage/fair"
 )
 
 // state is a set of RFC 3501's session states (section 3).
@@ -140,20 +138,6 @@ func (c *session) serveClient() error {
 		return err
 	}
 	return c.loop()
-}
-
-func (c *session) handshake() error {
-	c.net.nc = tls.Server(c.conn, c.srv.cfg.TLS)
-	// Not c.ctx: it would keep a map of its children. A kick ends the read.
-	ctx, cancel := context.WithTimeout(c.srv.ctx, c.srv.cfg.Timeouts.Handshake)
-	defer cancel()
-	c.srv.pending.Add(c.conn, fair.NetworkOf(c.ip))
-	defer c.srv.pending.Done(c.conn)
-	if err := c.net.nc.(*tls.Conn).HandshakeContext(ctx); err != nil {
-		return err
-	}
-	c.tls = true
-	return nil
 }
 
 // loop waits for a command, and serves those that have come.

@@ -73,6 +73,9 @@ func (g pauseGate) Await(ctx context.Context, p slot.Position) error {
 	if err := g.feed.Await(ctx, p); err != nil {
 		return err
 	}
+	if g.n.fenced.Load() { // it was let in before, and has waited for a replica since
+		return errFenced
+	}
 	if g.n.clock.Mono()-time.Duration(g.n.lastTick.Load()) >= pauseAfter {
 		return storage.Errorf(storage.ErrUnavailable, "this node was paused: it asks first whether it is still the master")
 	}

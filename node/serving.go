@@ -45,6 +45,9 @@ func (v serving) Serve(ctx context.Context, q admin.ServeRequest) (admin.Served,
 	case s != nil && s.Failure() == nil:
 		return out, &admin.Error{Text: fmt.Sprintf("serve slot %s: the store of %s is open: it %s", q.Slot, out.Node, k.inRole()), Exit: admin.ExitNothing, Next: show}
 	case s != nil:
+		if err := s.Gone(); err != nil && sl.Master == out.Node { // an empty one would take its place
+			return out, k.notReopened(fmt.Errorf("%w; put it back or mount it, then type this again", err))
+		}
 		out.Stopped = s.Failure().Error()
 	case refused != nil:
 		out.Stopped = refused.Error()

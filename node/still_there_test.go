@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"errors"
 	"os"
 	"strings"
 	"testing"
@@ -25,6 +26,13 @@ func TestLaw01FolderDeletedUnderTheMaster(t *testing.T) {
 	if err != nil || len(d.Copies) == 0 || !strings.Contains(strings.Join(d.Copies[0].SelfCheck, "\n"), "is gone") ||
 		!strings.Contains(strings.Join(d.Copies[0].SelfCheck, "\n"), next) {
 		t.Errorf("slot show: %+v, %v", d, err)
+	}
+	var refused *admin.Error
+	if got, err := master.admin.Serve(context.Background(), admin.ServeRequest{Slot: 0}); !errors.As(err, &refused) || refused.Exit != admin.ExitRefused {
+		t.Errorf("serve a slot whose folder is gone: %+v, %v, want exit 4", got, err)
+	}
+	if _, err := os.Stat(master.slotDir("s000")); !os.IsNotExist(err) {
+		t.Errorf("an empty copy was begun in place of the one that is gone: %v", err)
 	}
 	jobs, err := master.admin.Audit(context.Background(), admin.AuditRequest{All: true})
 	if err != nil || len(jobs.Jobs) != 1 {

@@ -43,8 +43,9 @@ const (
 const wrongRest = 100 * time.Millisecond
 
 // waitingMax is how many checks may wait for their turn on a node: at one core's rate
-// the last of them waits for about seven seconds, and clients wait that long.
-const waitingMax = 1024
+// the last of them waits for about half a minute, and clients wait that long. Who is
+// sent away comes again, and costs another TLS handshake.
+const waitingMax = 4096
 
 // Passwords hashes and proves passwords for all copies of a node. It does so a few at a
 // time and in fair turns, so that a login storm takes bounded memory and CPU, and the

@@ -79,12 +79,21 @@ func (s *Slot) fail(err error) {
 // node, or no longer mounted. What is written to the open files would be lost with them,
 // and must not be acknowledged (law 1).
 func (s *Slot) StillThere() {
+	if err := s.Gone(); err != nil {
+		s.fail(err)
+	}
+}
+
+// Gone says which of the copy's folders is not there; nil: both are, or that cannot be
+// told.
+func (s *Slot) Gone() error {
 	for _, dir := range []string{s.o.Dir, s.o.PacksDir} {
 		own := s.o.FS.PathJoin(dir, "SLOT")
 		if _, err := s.o.FS.Stat(own); oserror.IsNotExist(err) {
-			s.fail(fmt.Errorf("%q is gone: its folder was deleted or is no longer mounted", own))
+			return fmt.Errorf("%q is gone: its folder was deleted or is no longer mounted", own)
 		}
 	}
+	return nil
 }
 
 // whileOpen returns a context that also ends when the copy is closed or fails, for a
