@@ -3,6 +3,7 @@ package node
 import (
 	"context"
 	"fmt"
+	"net/http"
 	"path/filepath"
 	"strings"
 	"sync/atomic"
@@ -268,6 +269,9 @@ func TestFenceWithoutQuorum(t *testing.T) {
 		r.stopped()
 	}
 	s.until(n1, 12*time.Second, "the slots are fenced", func(st admin.Status) bool { return said(st, "slots-fenced", "") != "" })
+	if code, text := n1.healthz(t); code != http.StatusServiceUnavailable || !strings.Contains(text, "fence_without_quorum") {
+		t.Errorf("/healthz of a fenced node: %d %q", code, text)
+	}
 	if err := s.deliver(n1, users[mine], "x\r\n"); err == nil || !strings.HasPrefix(err.Error(), "451") {
 		t.Errorf("deliver to a fenced slot: %v, want 451", err)
 	}

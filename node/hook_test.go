@@ -114,6 +114,26 @@ func TestHookHearsOfEachChange(t *testing.T) {
 	}
 }
 
+// A node that knows no leader and serves nothing sends clients elsewhere, and says why
+// in one line; with a leader it takes them again.
+func TestHealthzWithoutALeader(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, 2, 1, 2)
+	n1, n2 := s.nodes[0], s.nodes[1]
+	n2.stopped()
+	if code, text := n1.healthz(t); code != http.StatusOK {
+		t.Errorf("a master that serves on without a quorum: %d %q", code, text)
+	}
+	n1.stopped()
+	s.start(n1)
+	until(t, "503 of a node that alone is no quorum", func() bool {
+		code, text := n1.healthz(t)
+		return code == http.StatusServiceUnavailable && text == "n1 takes no clients: it serves no slot, and knows no Raft leader\n"
+	})
+	s.start(n2)
+	until(t, "200 again", func() bool { code, _ := n1.healthz(t); return code == http.StatusOK })
+}
+
 // A command that fails is tried again until it succeeds; the condition holds as long,
 // and what changed meanwhile is told by one call.
 func TestHookIsTriedAgain(t *testing.T) {
