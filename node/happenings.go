@@ -22,8 +22,8 @@ type happenings struct {
 	diary *diary.Diary
 
 	// what follows belongs to the loop
-	current    bool // what Raft says has been proved to be of now, and none of it is news since
-	conditions map[standingKey]standingSince
+	current    bool                          // Raft's state was proved to be that of now: what changes from here on is news
+	conditions map[standingKey]time.Duration // since when, by Clock.Mono
 	proposals  map[string]cluster.ProposalState
 	slots      map[slot.ID]seenSlot
 }
@@ -32,9 +32,6 @@ type standingKey struct {
 	name  monitor.Name
 	about string
 }
-
-// standingSince is a condition that holds, and since when by Clock.Mono.
-type standingSince struct{ since time.Duration }
 
 // seenSlot is what was seen of a slot.
 type seenSlot struct {
@@ -52,7 +49,7 @@ const (
 )
 
 func newHappenings(n *Node) *happenings {
-	h := &happenings{n: n, conditions: map[standingKey]standingSince{}, proposals: map[string]cluster.ProposalState{}, slots: map[slot.ID]seenSlot{}}
+	h := &happenings{n: n, conditions: map[standingKey]time.Duration{}, proposals: map[string]cluster.ProposalState{}, slots: map[slot.ID]seenSlot{}}
 	var err error
 	if h.diary, err = diary.Open(n.fs, filepath.Join(n.cfg.Node.Data, "diary"), n.clock); err != nil {
 		n.log.Warn("this node's diary begins empty", "err", err)
@@ -116,13 +113,13 @@ func (h *happenings) lookAtConditions(v failover.View) {
 		if c.Name == monitor.NodeSilent {
 			age = v.Silence(slot.NodeName(c.About))
 		}
-		h.conditions[k] = standingSince{v.Now - age}
+		h.conditions[k] = v.Now - age
 		h.diary.Add(diary.Entry{Kind: diary.Began, Subject: string(c.Name), About: c.About, ForMs: age.Milliseconds()})
 	}
-	for k, s := range h.conditions {
+	for k, since := range h.conditions {
 		if !now[k] {
 			delete(h.conditions, k)
-			h.diary.Add(diary.Entry{Kind: diary.Ended, Subject: string(k.name), About: k.about, ForMs: (v.Now - s.since).Milliseconds()})
+			h.diary.Add(diary.Entry{Kind: diary.Ended, Subject: string(k.name), About: k.about, ForMs: (v.Now - since).Milliseconds()})
 		}
 	}
 }
