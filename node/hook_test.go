@@ -17,6 +17,7 @@ import (
 
 	"mailnode/node/admin"
 	"mailnode/node/monitor"
+	"mailnode/storage/slot"
 )
 
 // heardHooks reads what the command of a node's hook was told, call by call.
@@ -48,6 +49,20 @@ func (r *running) healthz(t *testing.T) (int, string) {
 		t.Fatal(err)
 	}
 	return resp.StatusCode, string(b)
+}
+
+// proposalOf waits for the proposal that a node's silence makes. On a slow machine
+// there may be others, about slots that are still being opened.
+func (s *site) proposalOf(name slot.NodeName) (id string) {
+	s.t.Helper()
+	s.eventually("a proposal about "+string(name), func(st admin.Status) bool {
+		i := slices.IndexFunc(st.Proposals, func(p admin.Proposal) bool { return p.Node == name })
+		if i >= 0 {
+			id = st.Proposals[i].ID
+		}
+		return i >= 0
+	})
+	return id
 }
 
 // The command of the hook hears of the present once at each start, then of each
@@ -85,8 +100,7 @@ func TestHookHearsOfEachChange(t *testing.T) {
 		}
 		return true
 	})
-	s.eventually("a proposal", func(st admin.Status) bool { return len(st.Proposals) == 1 })
-	if out, err := n1.admin.Confirm(ctx, admin.ConfirmRequest{}); err != nil || out.Exit != 0 {
+	if out, err := n1.admin.Confirm(ctx, admin.ConfirmRequest{ID: s.proposalOf("n3")}); err != nil || out.Exit != 0 {
 		t.Fatalf("confirm: %+v, %v", out, err)
 	}
 	master := n1.node.State().Slots[2].Master
