@@ -24,6 +24,7 @@ type happenings struct {
 	// what follows belongs to the loop
 	current    bool                          // Raft's state was proved to be that of now: what changes from here on is news
 	conditions map[standingKey]time.Duration // since when, by Clock.Mono
+	currentAt  time.Duration                 // Clock.Mono when it was so last; 0: never yet
 	proposals  map[string]cluster.ProposalState
 	slots      map[slot.ID]seenSlot
 }
@@ -46,6 +47,9 @@ type seenSlot struct {
 const (
 	happeningsEvery = 500 * time.Millisecond
 	diaryWriteEvery = time.Second
+	// newsFor is how long ago this node may have been current for what it learns to be
+	// noted as of now: an election is shorter.
+	newsFor = 10 * time.Second
 )
 
 func newHappenings(n *Node) *happenings {
@@ -77,8 +81,13 @@ func (h *happenings) write(ctx context.Context) {
 
 func (h *happenings) look(ctx context.Context) {
 	led := h.n.raft.Quorum()
-	news := led && h.current
+	before := h.current
 	h.current = led && (h.current || h.caughtUp(ctx))
+	now := h.n.clock.Mono()
+	news := h.current && (before || h.currentAt > 0 && now-h.currentAt < newsFor)
+	if h.current {
+		h.currentAt = now
+	}
 	st, v := h.n.State(), h.n.evidence.Snapshot(h.n.clock.Mono())
 	h.lookAtConditions(v)
 	h.lookAtProposals(st, news)
@@ -90,7 +99,7 @@ func (h *happenings) look(ctx context.Context) {
 }
 
 // caughtUp proves that this node's state is that of now. What it learns with that, at
-// its start or after it was cut off, is old: the others have noted it when it was.
+// its start or after it was cut off for long, is old: the others have noted it when it was.
 func (h *happenings) caughtUp(ctx context.Context) bool {
 	ctx, cancel := context.WithTimeout(ctx, catchUpWithin)
 	defer cancel()
