@@ -77,7 +77,7 @@ var arrows = map[string]arrow{
 	"node/peer":    {[]string{"storage/disk", "storage/fair", "storage/slot"}, "the peer port carries streams and does not know what is in them"},
 	"node/monitor": {[]string{"node/config", "raftfsm/cluster", "failover", "storage", "storage/fair", "storage/slot"}, "health is judged on what it is told"},
 	"node/job":     {[]string{"storage"}, "the registry runs what it is handed and knows no slot; time comes in as storage.Clock"},
-	"node/diary": {[]string{"figures", "storage", "storage/disk", "storage/slot"}, "it notes what it is told, and makes a report of what others noted: plain values"},
+	"node/diary":   {[]string{"figures", "storage", "storage/disk", "storage/slot"}, "it notes what it is told, and makes a report of what others noted: plain values"},
 	"node/admin": {[]string{"node/config", "node/diary", "node/job", "node/monitor", "node/peer", "failover", "figures", "raftfsm/cluster", "storage", "storage/disk", "storage/slot"},
 		"the operators' API calls interfaces that node implements; init and join work on a node that does not run"},
 	"node/rpc": {[]string{"storage", "storage/slot"}, "what travels between nodes: plain messages and error kinds"},

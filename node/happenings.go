@@ -22,8 +22,9 @@ type happenings struct {
 	diary *diary.Diary
 
 	// what follows belongs to the loop
-	current    bool // what Raft says has been proved to be of now, and none of it is news since
-	conditions map[standingKey]standingSince
+	current    bool                          // Raft's state was proved to be that of now: what changes from here on is news
+	conditions map[standingKey]time.Duration // since when, by Clock.Mono
+	currentAt  time.Duration                 // Clock.Mono when it was so last; 0: never yet
 	proposals  map[string]cluster.ProposalState
 	slots      map[slot.ID]seenSlot
 }
@@ -32,9 +33,6 @@ type standingKey struct {
 	name  monitor.Name
 	about string
 }
-
-// standingSince is a condition that holds, and since when by Clock.Mono.
-type standingSince struct{ since time.Duration }
 
 // seenSlot is what was seen of a slot.
 type seenSlot struct {
@@ -49,10 +47,13 @@ type seenSlot struct {
 const (
 	happeningsEvery = 500 * time.Millisecond
 	diaryWriteEvery = time.Second
+	// newsFor is how long ago this node may have been current for what it learns to be
+	// noted as of now: an election is shorter.
+	newsFor = 10 * time.Second
 )
 
 func newHappenings(n *Node) *happenings {
-	h := &happenings{n: n, conditions: map[standingKey]standingSince{}, proposals: map[string]cluster.ProposalState{}, slots: map[slot.ID]seenSlot{}}
+	h := &happenings{n: n, conditions: map[standingKey]time.Duration{}, proposals: map[string]cluster.ProposalState{}, slots: map[slot.ID]seenSlot{}}
 	var err error
 	if h.diary, err = diary.Open(n.fs, filepath.Join(n.cfg.Node.Data, "diary"), n.clock); err != nil {
 		n.log.Warn("this node's diary begins empty", "err", err)
@@ -80,8 +81,13 @@ func (h *happenings) write(ctx context.Context) {
 
 func (h *happenings) look(ctx context.Context) {
 	led := h.n.raft.Quorum()
-	news := led && h.current
+	before := h.current
 	h.current = led && (h.current || h.caughtUp(ctx))
+	now := h.n.clock.Mono()
+	news := h.current && (before || h.currentAt > 0 && now-h.currentAt < newsFor)
+	if h.current {
+		h.currentAt = now
+	}
 	st, v := h.n.State(), h.n.evidence.Snapshot(h.n.clock.Mono())
 	h.lookAtConditions(v)
 	h.lookAtProposals(st, news)
@@ -93,7 +99,7 @@ func (h *happenings) look(ctx context.Context) {
 }
 
 // caughtUp proves that this node's state is that of now. What it learns with that, at
-// its start or after it was cut off, is old: the others have noted it when it was.
+// its start or after it was cut off for long, is old: the others have noted it when it was.
 func (h *happenings) caughtUp(ctx context.Context) bool {
 	ctx, cancel := context.WithTimeout(ctx, catchUpWithin)
 	defer cancel()
@@ -116,13 +122,13 @@ func (h *happenings) lookAtConditions(v failover.View) {
 		if c.Name == monitor.NodeSilent {
 			age = v.Silence(slot.NodeName(c.About))
 		}
-		h.conditions[k] = standingSince{v.Now - age}
+		h.conditions[k] = v.Now - age
 		h.diary.Add(diary.Entry{Kind: diary.Began, Subject: string(c.Name), About: c.About, ForMs: age.Milliseconds()})
 	}
-	for k, s := range h.conditions {
+	for k, since := range h.conditions {
 		if !now[k] {
 			delete(h.conditions, k)
-			h.diary.Add(diary.Entry{Kind: diary.Ended, Subject: string(k.name), About: k.about, ForMs: (v.Now - s.since).Milliseconds()})
+			h.diary.Add(diary.Entry{Kind: diary.Ended, Subject: string(k.name), About: k.about, ForMs: (v.Now - since).Milliseconds()})
 		}
 	}
 }

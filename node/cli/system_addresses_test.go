@@ -213,8 +213,15 @@ func (l *lab) logIn(user string, args ...string) error {
 func (l *lab) everyUser(what string, args ...string) {
 	l.t.Helper()
 	for _, u := range l.users {
-		var err error
-		l.eventually(what+" for "+u, func() bool { err = l.logIn(u, args...); return err == nil })
+		last := ""
+		l.eventually(what+" for "+u, func() bool {
+			err := l.logIn(u, args...)
+			if err != nil && err.Error() != last {
+				last = err.Error()
+				l.t.Log(last)
+			}
+			return err == nil
+		})
 	}
 }
 
