@@ -137,7 +137,7 @@ func (k *keeper) mayRemove(ctx context.Context) error {
 	case a.Covers == nil:
 		return fmt.Errorf("waits for the word of its master %s: %s", sl.Master, a.CoversNot)
 	case !*a.Covers:
-		return fmt.Errorf("%w (%s ends at %s): mailnode slot add-replica %s %s has it listed", errHoldsMore, sl.Master, a.Position, k.id, k.n.cfg.Node.Name)
+		return fmt.Errorf("%w (%s ends at %s); to have that listed: mailnode slot add-replica %s %s", errHoldsMore, sl.Master, a.Position, k.id, k.n.cfg.Node.Name)
 	}
 	return nil
 }
