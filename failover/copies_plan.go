@@ -216,7 +216,7 @@ func (pl copiesPlanner) drop(n slot.NodeName) CopiesPlan {
 			why = []string{"there is no other replica"}
 		}
 		p := noCopies(ExitRefused, again+" --force", "no healthy copy of %s would be left beside its master %s: %s", pl.sl.ID, pl.sl.Master, strings.Join(why, ", "))
-		p.Lines = append(p.Lines, fmt.Sprintf("what is lost with %s would be lost for good until another has caught up", pl.sl.Master))
+		p.Lines = append(p.Lines, fmt.Sprintf("until another has caught up, what is lost with %s is lost for good", pl.sl.Master))
 		return p
 	}
 	p := CopiesPlan{Next: pl.show(), Commands: []cluster.Command{

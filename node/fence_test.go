@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"net/http"
 	"os"
 	"strings"
 	"sync"
@@ -163,6 +164,9 @@ func TestFenceWithoutQuorum(t *testing.T) {
 	t.Logf("the last message was acknowledged %.1f s after the cut", last.Seconds())
 	if os.Getenv("MAILNODE_LONG") != "" && last > 10*time.Second {
 		t.Errorf("that is more than 10 s")
+	}
+	if code, text := n1.healthz(t); code != http.StatusServiceUnavailable || !strings.Contains(text, "fence_without_quorum") {
+		t.Errorf("/healthz of a fenced node: %d %q", code, text)
 	}
 	for range 5 {
 		if err := s.deliver(n1, users[mine], "x\r\n"); err == nil || !strings.HasPrefix(err.Error(), "451") {

@@ -10,11 +10,13 @@ import (
 	"github.com/cockroachdb/errors/oserror"
 
 	"mailnode/failover"
+	"mailnode/figures"
 	"mailnode/node/admin"
 	"mailnode/node/job"
 	"mailnode/node/monitor"
 	"mailnode/node/rpc"
 	"mailnode/raftfsm/cluster"
+	"mailnode/storage"
 	"mailnode/storage/slot"
 )
 
@@ -135,7 +137,7 @@ func (k *keeper) mayRemove(ctx context.Context) error {
 	case a.Covers == nil:
 		return fmt.Errorf("waits for the word of its master %s: %s", sl.Master, a.CoversNot)
 	case !*a.Covers:
-		return fmt.Errorf("%w (%s ends at %s): to have it listed: mailnode slot add-replica %s %s", errHoldsMore, sl.Master, a.Position, k.id, k.n.cfg.Node.Name)
+		return fmt.Errorf("%w (%s ends at %s); to have that listed: mailnode slot add-replica %s %s", errHoldsMore, sl.Master, a.Position, k.id, k.n.cfg.Node.Name)
 	}
 	return nil
 }
@@ -155,14 +157,23 @@ func (k *keeper) unlisted(ctx context.Context) (cluster.Slot, error) {
 	return sl, nil
 }
 
-// coversDropped answers, at a master, whether it holds all of a copy that was dropped.
-func (k *keeper) coversDropped(d failover.DroppedCopy, a *failover.CopyAnswer) {
-	_, feed, _ := k.role.parts()
+// coversDropped answers, at a master, whether it holds all of a copy that was dropped. While
+// it lacks a body itself, that copy may be the one that has it.
+func (k *keeper) coversDropped(ctx context.Context, d failover.DroppedCopy, a *failover.CopyAnswer) {
+	master, feed, _ := k.role.parts()
 	if feed == nil {
 		a.CoversNot = "it does not serve"
 		return
 	}
 	all, err := feed.Covers(d.Position, d.Lineage)
+	if err == nil && all {
+		var missing []storage.Missing
+		if missing, err = master.Missing(ctx); err == nil && len(missing) > 0 {
+			err = fmt.Errorf("it lacks the bodies of %s, which this copy may have: mailnode slot missing %s", figures.Count(len(missing), "message"), k.id)
+		} else if err == nil && k.mend.ails() {
+			err = errors.New("its own copy is damaged, and being mended")
+		}
+	}
 	if err != nil {
 		a.CoversNot = err.Error()
 		return
