@@ -115,7 +115,7 @@ func movesScreen(m admin.Moves, node string) string {
 	}
 	switch {
 	case m.Bytes > 0:
-		b.WriteString(wrap("", fmt.Sprintf("about %s at %s/s into a node; the new copy is filled first, the old one dropped last", age(m.AboutS), figures.Size(m.RatePerS))))
+		b.WriteString(wrap("", fmt.Sprintf("about %s at %s/s into a node, when the disks keep up; the new copy is filled first, the old one dropped last", age(m.AboutS), figures.Size(m.RatePerS))))
 	case len(m.Planned) == 0 && len(m.Cannot) == 0 && node != "":
 		b.WriteString(wrap("", clean(node)+" holds no copy that can be moved"))
 	case len(m.Planned) == 0 && len(m.Cannot) == 0:
