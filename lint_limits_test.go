@@ -59,7 +59,7 @@ moves of copies | failover MovesAtOnce
 a move's target that is silent, broken or full | failover GiveUpMoveAfter
 lag of a copy that replaces another | failover movedLagMax
 copies filled from their masters | node fillsMax
-a dropped copy | node dropAskEvery dropBytesPerSec
+a dropped copy | node dropAskEvery dropBytesPerSec dropShown
 'slot reindex' | node rebuildBytesPerSec
 remembered logins | storage/local provedMax
 logins that wait to be proved | storage/local waitingMax

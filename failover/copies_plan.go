@@ -216,7 +216,7 @@ func (pl copiesPlanner) drop(n slot.NodeName) CopiesPlan {
 			why = []string{"there is no other replica"}
 		}
 		p := noCopies(ExitRefused, again+" --force", "no healthy copy of %s would be left beside its master %s: %s", pl.sl.ID, pl.sl.Master, strings.Join(why, ", "))
-		p.Lines = append(p.Lines, fmt.Sprintf("what is lost with %s would be lost for good until another has caught up", pl.sl.Master))
+		p.Lines = append(p.Lines, fmt.Sprintf("until another has caught up, what is lost with %s is lost for good", pl.sl.Master))
 		return p
 	}
 	p := CopiesPlan{Next: pl.show(), Commands: []cluster.Command{
@@ -241,6 +241,16 @@ func (pl copiesPlanner) leavingFor(n slot.NodeName) string {
 		return "it goes when the slot is served"
 	}
 	return "it goes when others hold all that it has confirmed"
+}
+
+// LeavingFor says what the drops of a slot wait for.
+func LeavingFor(st *cluster.State, v View, suspectAfter time.Duration, sl cluster.Slot) string {
+	pl := copiesPlanner{st: st, v: v, suspectAfter: suspectAfter, sl: sl}
+	var out []string
+	for _, l := range sl.Leaving {
+		out = append(out, fmt.Sprintf("%s: %s", l.Node, pl.leavingFor(l.Node)))
+	}
+	return strings.Join(out, "; ")
 }
 
 // named is the command that a reason names, else another.

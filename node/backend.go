@@ -247,7 +247,7 @@ func (b slotBook) Show(ctx context.Context, id slot.ID) (admin.SlotDetail, error
 	}
 	d := admin.SlotDetail{SlotStatus: b.n.slotStatus(sl, b.n.view()), Replicas: append([]slot.NodeName{}, sl.Replicas...),
 		InSync: append([]slot.NodeName{}, sl.InSync...), Unclean: int(sl.Unclean), UnprotectedSince: sl.UnprotectedSince, History: []admin.SlotChange{}, Conditions: []monitor.Condition{}}
-	d.Leaving, d.Dropped = leavingOf(sl), b.n.droppedCopies(sl)
+	d.Dropped = b.n.droppedCopies(sl)
 	if l := sl.OpenLoss; l != nil {
 		d.OpenLoss = fmt.Sprintf("epoch %d began without the tail of %s", l.Since, l.Node)
 	}

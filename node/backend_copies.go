@@ -21,22 +21,36 @@ type copying struct{ n *Node }
 // copiesTriesMax bounds how often a plan is made again because the slot's record changed.
 const copiesTriesMax = 50
 
-// Copies implements admin.Copying.
-func (c copying) Copies(ctx context.Context, r admin.CopiesRequest) (admin.CopiesAnswer, error) {
+// PlanCopies implements admin.Copying.
+func (c copying) PlanCopies(ctx context.Context, r admin.CopiesRequest) (admin.CopiesAnswer, error) {
 	if err := c.n.needQuorum(ctx, "change replicas"); err != nil {
 		return admin.CopiesAnswer{}, err
 	}
+	p, err := c.plan(ctx, r)
+	return admin.CopiesAnswer{Exit: p.ExitCode, Lines: p.Lines, Next: p.Next}, err
+}
+
+func (c copying) plan(ctx context.Context, r admin.CopiesRequest) (failover.CopiesPlan, error) {
+	if err := c.n.Fresh(ctx); err != nil {
+		return failover.CopiesPlan{}, fmt.Errorf("change replicas of %s: this node cannot prove that what it knows is current: %w", r.Slot, err)
+	}
 	w := failover.CopiesWish{Slot: r.Slot, Add: r.Add, Drop: r.Drop, Count: r.Count, Force: r.Force}
+	return failover.PlanCopies(c.n.State(), c.n.view(), c.n.cfg.Replication.SuspectAfter, w), nil
+}
+
+// ChangeCopies implements admin.Copying.
+func (c copying) ChangeCopies(ctx context.Context, r admin.CopiesRequest) (admin.CopiesAnswer, error) {
+	if err := c.n.needQuorum(ctx, "change replicas"); err != nil {
+		return admin.CopiesAnswer{}, err
+	}
 	done := 0
 	for range copiesTriesMax {
-		if err := c.n.Fresh(ctx); err != nil {
-			return admin.CopiesAnswer{}, fmt.Errorf("change replicas of %s: this node cannot prove that what it knows is current: %w", r.Slot, err)
+		p, err := c.plan(ctx, r)
+		if err != nil {
+			return admin.CopiesAnswer{}, err
 		}
-		p := failover.PlanCopies(c.n.State(), c.n.view(), c.n.cfg.Replication.SuspectAfter, w)
 		answer := admin.CopiesAnswer{Exit: p.ExitCode, Lines: p.Lines, Next: p.Next}
 		switch {
-		case r.Show:
-			return answer, nil
 		case len(p.Commands) == 0 && done == 0:
 			return answer, nil
 		case len(p.Commands) == 0 && p.ExitCode == admin.ExitNothing:
@@ -45,7 +59,7 @@ func (c copying) Copies(ctx context.Context, r admin.CopiesRequest) (admin.Copie
 			answer.Lines = append([]string{"done in part"}, p.Lines...)
 			return answer, nil
 		}
-		_, err := c.n.Propose(ctx, p.Commands[0])
+		_, err = c.n.Propose(ctx, p.Commands[0])
 		switch outcome := cluster.OutcomeOf(err); {
 		case outcome == cluster.Done, outcome == cluster.Unseen:
 			c.n.log.Info("replicas of a slot are to change", "slot", r.Slot, "command", cluster.KindOf(p.Commands[0]), "by", r.By)

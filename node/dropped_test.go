@@ -19,7 +19,7 @@ import (
 // wish gives an order about replicas, and wants it to end as said.
 func (s *site) wish(ctx context.Context, at *running, r admin.CopiesRequest, exit int) admin.CopiesAnswer {
 	s.t.Helper()
-	a, err := at.admin.Copies(ctx, r)
+	a, err := at.admin.ChangeCopies(ctx, r)
 	if err != nil || a.Exit != exit {
 		s.t.Fatalf("%+v: %+v, %v, want exit %d", r, a, err, exit)
 	}

@@ -365,7 +365,7 @@ func (n *Node) forget(st *cluster.State) {
 		switch c.Name {
 		case monitor.ProposalOpen, monitor.MovesWait:
 			_, known = st.Proposal(c.About)
-		case monitor.SlotNoMaster, monitor.OpenLoss, monitor.CopyDiverged, monitor.SlotMoving, monitor.MoveGivenUp, monitor.ReplicaMissing: // said by every node
+		case monitor.SlotNoMaster, monitor.OpenLoss, monitor.CopyDiverged, monitor.ReplicaLeaving, monitor.SlotMoving, monitor.MoveGivenUp, monitor.ReplicaMissing: // said by every node
 		case monitor.NodeSilent, monitor.VersionsDiffer, monitor.ClockDiffers:
 			_, known = st.Member(slot.NodeName(c.About))
 		default:
@@ -390,12 +390,14 @@ func (n *Node) watchSlot(sl cluster.Slot, v failover.View) {
 		stuck.Detail = fmt.Sprintf("%s is to hand over to %s by %s", sl.Master, h.To, h.Proposal)
 	}
 	n.conditions.Tell(sl.HandOver != nil, monitor.HandoverStuck, about, stuck)
+	n.tellLeaving(sl, v)
 	unserved, noMasterAfter := v.Unserved(sl, suspectAfter), time.Duration(0)
 	k := n.copies.keeper(sl.ID)
 	if k == nil {
 		n.conditions.Put(unserved != "", monitor.SlotNoMaster, about, unserved)
 		return
 	}
+	k.tellDropped()
 	r := k.report()
 	mine := sl.Master == n.cfg.Node.Name
 	if mine && r.Waiting != "" {

@@ -78,7 +78,7 @@ func (k *keeper) answer(ctx context.Context, q failover.Question) *failover.Copy
 		a.Failed = cmp.Or(a.Failed, err.Error())
 	}
 	if q.Dropped != nil {
-		k.coversDropped(*q.Dropped, a)
+		k.coversDropped(ctx, *q.Dropped, a)
 	}
 	if s := k.opened(); s != nil && !a.Building {
 		u := k.users.show(s, k.n.clock.Mono())

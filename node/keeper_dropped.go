@@ -10,10 +10,13 @@ import (
 	"github.com/cockroachdb/errors/oserror"
 
 	"mailnode/failover"
+	"mailnode/figures"
 	"mailnode/node/admin"
 	"mailnode/node/job"
+	"mailnode/node/monitor"
 	"mailnode/node/rpc"
 	"mailnode/raftfsm/cluster"
+	"mailnode/storage"
 	"mailnode/storage/slot"
 )
 
@@ -66,6 +69,9 @@ func (k *keeper) retire(ctx context.Context, sl cluster.Slot) bool {
 	if j := k.dropped.running; j != nil {
 		select {
 		case <-j.Over():
+			if j.Err() != nil && now-k.dropped.tried < rebuildAgainAfter {
+				return false
+			}
 		default:
 			return false
 		}
@@ -131,7 +137,7 @@ func (k *keeper) mayRemove(ctx context.Context) error {
 	case a.Covers == nil:
 		return fmt.Errorf("waits for the word of its master %s: %s", sl.Master, a.CoversNot)
 	case !*a.Covers:
-		return fmt.Errorf("%w (%s ends at %s): mailnode slot add-replica %s %s has it listed", errHoldsMore, sl.Master, a.Position, k.id, k.n.cfg.Node.Name)
+		return fmt.Errorf("%w (%s ends at %s); to have that listed: mailnode slot add-replica %s %s", errHoldsMore, sl.Master, a.Position, k.id, k.n.cfg.Node.Name)
 	}
 	return nil
 }
@@ -151,14 +157,23 @@ func (k *keeper) unlisted(ctx context.Context) (cluster.Slot, error) {
 	return sl, nil
 }
 
-// coversDropped answers, at a master, whether it holds all of a copy that was dropped.
-func (k *keeper) coversDropped(d failover.DroppedCopy, a *failover.CopyAnswer) {
-	_, feed, _ := k.role.parts()
+// coversDropped answers, at a master, whether it holds all of a copy that was dropped. While
+// it lacks a body itself, that copy may be the one that has it.
+func (k *keeper) coversDropped(ctx context.Context, d failover.DroppedCopy, a *failover.CopyAnswer) {
+	master, feed, _ := k.role.parts()
 	if feed == nil {
 		a.CoversNot = "it does not serve"
 		return
 	}
 	all, err := feed.Covers(d.Position, d.Lineage)
+	if err == nil && all {
+		var missing []storage.Missing
+		if missing, err = master.Missing(ctx); err == nil && len(missing) > 0 {
+			err = fmt.Errorf("it lacks the bodies of %s, which this copy may have: mailnode slot missing %s", figures.Count(len(missing), "message"), k.id)
+		} else if err == nil && k.mend.ails() {
+			err = errors.New("its own copy is damaged, and being mended")
+		}
+	}
 	if err != nil {
 		a.CoversNot = err.Error()
 		return
@@ -239,6 +254,28 @@ func (c *copies) droppedBefore(ctx context.Context) {
 	for _, id := range held {
 		c.keep(ctx, id)
 	}
+}
+
+// dropShown is how long a drop may take before it is a condition.
+const dropShown = 5 * time.Minute
+
+// tellLeaving keeps the condition about replicas that are to be dropped and still needed.
+func (n *Node) tellLeaving(sl cluster.Slot, v failover.View) {
+	t := monitor.Told{After: dropShown}
+	if len(sl.Leaving) > 0 {
+		t.Detail = failover.LeavingFor(n.State(), v, n.cfg.Replication.SuspectAfter, sl)
+	}
+	n.conditions.Tell(len(sl.Leaving) > 0, monitor.ReplicaLeaving, sl.ID.String(), t)
+}
+
+// tellDropped keeps the condition about this node's copy, if that was dropped.
+func (k *keeper) tellDropped() {
+	t := monitor.Told{After: dropShown}
+	kept := k.dropped.told.Load()
+	if kept != nil {
+		t.Detail = kept.why
+	}
+	k.n.conditions.Tell(kept != nil, monitor.CopyDropped, k.id.String(), t)
 }
 
 // droppedName stands for a dropped copy among what was set aside.

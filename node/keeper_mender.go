@@ -407,6 +407,13 @@ func (m *mender) takeBack(ctx context.Context, master *local.Master, ref slot.Bo
 	return n, true
 }
 
+// ails reports whether damage of this copy is known and not mended.
+func (m *mender) ails() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return len(m.damaged) > 0 || m.dropped > 0 || m.index != nil
+}
+
 // tell keeps the conditions about damage of this copy.
 func (m *mender) tell() {
 	m.mu.Lock()

@@ -41,7 +41,7 @@ func (n *Node) slotStatus(sl cluster.Slot, v failover.View) admin.SlotStatus {
 	if sl.HandOver != nil {
 		handOverTo = sl.HandOver.To
 	}
-	out := admin.SlotStatus{Slot: sl.ID, HandOverTo: handOverTo, Move: moveText(sl), Epoch: sl.Epoch, Master: sl.Master, RecordedProtected: sl.Protected, RecordSource: n.recordSource(), Copies: []admin.CopyStatus{}}
+	out := admin.SlotStatus{Slot: sl.ID, HandOverTo: handOverTo, Move: moveText(sl), Epoch: sl.Epoch, Master: sl.Master, RecordedProtected: sl.Protected, RecordSource: n.recordSource(), Leaving: leavingOf(sl), Copies: []admin.CopyStatus{}}
 	if sl.Master == "" {
 		out.Waiting = "it has no master yet"
 		return out

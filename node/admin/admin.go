@@ -77,8 +77,9 @@ type SlotStatus struct {
 	Serving bool   `json:"serving"`           // the master serves clients under Epoch
 	Waiting string `json:"waiting,omitempty"` // why it does not
 	// HandOverTo is the node that is to be master next: changes wait.
-	HandOverTo slot.NodeName `json:"hand_over_to,omitempty"`
-	Move       string        `json:"move,omitempty"` // of a copy, or of the master, to another node: in words
+	HandOverTo slot.NodeName   `json:"hand_over_to,omitempty"`
+	Leaving    []slot.NodeName `json:"leaving,omitempty"` // replicas that are to be dropped
+	Move       string          `json:"move,omitempty"`    // of a copy, or of the master, to another node: in words
 
 	ProtectedSource   string `json:"protected_source,omitempty"` // who says so, and how long ago
 	RecordedProtected bool   `json:"recorded_protected"`         // as Raft has it
@@ -236,7 +237,6 @@ type Slots struct {
 type SlotDetail struct {
 	SlotStatus
 	Replicas         []slot.NodeName `json:"replicas"`
-	Leaving          []slot.NodeName `json:"leaving,omitempty"` // replicas that are to be dropped
 	Dropped          []CopyStatus    `json:"dropped,omitempty"` // copies that were, and whose files are still there
 	InSync           []slot.NodeName `json:"in_sync"`
 	Unclean          int             `json:"unclean"`

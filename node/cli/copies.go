@@ -49,9 +49,7 @@ func (a *app) copies(ctx context.Context, verb string, args []string, r admin.Co
 		return &admin.Error{Text: err.Error(), Exit: admin.ExitUsage, Next: "mailnode slot list"}
 	}
 	r.Slot = id
-	show := r
-	show.Show = true
-	p, err := a.client().Copies(ctx, show)
+	p, err := a.client().PlanCopies(ctx, r)
 	if err != nil {
 		return err
 	}
@@ -72,7 +70,7 @@ func (a *app) copies(ctx context.Context, verb string, args []string, r admin.Co
 	if err := a.agree("Do this?", again); err != nil {
 		return err
 	}
-	done, err := a.client().Copies(ctx, r)
+	done, err := a.client().ChangeCopies(ctx, r)
 	if err != nil {
 		return err
 	}

@@ -13,16 +13,18 @@ import (
 // copyBook is admin.Copying: n9 is nobody, n1 holds a copy already.
 type copyBook struct{ *site }
 
-func (b copyBook) Copies(_ context.Context, r admin.CopiesRequest) (admin.CopiesAnswer, error) {
-	r.By = ""
+func (b copyBook) PlanCopies(_ context.Context, r admin.CopiesRequest) (admin.CopiesAnswer, error) {
 	switch {
 	case r.Add == "n9":
 		return admin.CopiesAnswer{Exit: admin.ExitUsage, Lines: []string{"there is no node"}, Next: "mailnode cluster members"}, nil
 	case r.Add == "n1":
 		return admin.CopiesAnswer{Exit: admin.ExitNothing, Lines: []string{"n1 holds one"}}, nil
-	case r.Show:
-		return admin.CopiesAnswer{Lines: []string{"the replica", "it goes when the others hold all that it has confirmed"}}, nil
 	}
+	return admin.CopiesAnswer{Lines: []string{"the replica", "it goes when the others hold all that it has confirmed"}}, nil
+}
+
+func (b copyBook) ChangeCopies(_ context.Context, r admin.CopiesRequest) (admin.CopiesAnswer, error) {
+	r.By = ""
 	b.orders = append(b.orders, r)
 	return admin.CopiesAnswer{Lines: []string{"recorded"}, Next: "mailnode slot show s007"}, nil
 }

@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -28,7 +29,11 @@ func (a *app) slotList() *cobra.Command {
 				var replicas []string
 				for _, c := range x.Copies {
 					if c.Node != x.Master {
-						replicas = append(replicas, string(c.Node))
+						name := string(c.Node)
+						if slices.Contains(x.Leaving, c.Node) {
+							name += " (leaves)"
+						}
+						replicas = append(replicas, name)
 					}
 				}
 				rows = append(rows, []string{x.Slot.String(), fmt.Sprint(x.Epoch), orDash(string(x.Master)), orDash(strings.Join(replicas, " ")), movingState(x)})

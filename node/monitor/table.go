@@ -37,6 +37,8 @@ const (
 	DiskFull           Name = "disk-full"
 	CopyDiverged       Name = "copy-diverged"
 	CopyBuilding       Name = "copy-building"
+	CopyDropped        Name = "copy-dropped"
+	ReplicaLeaving     Name = "replica-leaving"
 	CopyDigestDiffers  Name = "copy-digest-differs"
 	EventQuarantined   Name = "event-quarantined"
 	MessageMissing     Name = "message-missing"
@@ -134,6 +136,8 @@ func copyKinds() []Kind {
 		{MoveGivenUp, Warn, "slot", "A move of a copy was given up, the slot is as it was.", "mailnode slot rebalance"},
 		{CopyDiverged, Page, "slot", "Mail that was accepted may be in no mailbox: a copy that a change of masters left behind is set aside whole, and no program of this release brings it back.", "mailnode rescue show {}"},
 		{CopyBuilding, Info, "slot", "A copy is being filled or refilled and counts for nothing until it is done.", "mailnode slot show {}"},
+		{ReplicaLeaving, Warn, "slot", "A replica that is to be dropped is still needed.", "mailnode slot show {}"},
+		{CopyDropped, Warn, "slot", "A copy that was dropped is still on this node's disk.", "mailnode slot show {}"},
 		{CopyDigestDiffers, Page, "slot", "Two copies at the same position hold different mail; the replica is healed from the master.", "mailnode slot show {}"},
 		{EventQuarantined, Warn, "slot", "A replica cannot go on from where it is: an event could not be applied and was set aside, or its records are wrong; it fetches the whole state from its master.", "mailnode slot show {}"},
 		{MessageMissing, Warn, "slot", "No copy has the bodies of some messages, which were removed from their mailboxes; they come back when a copy that has them does.", "mailnode slot missing {}"},

@@ -87,7 +87,7 @@ func (c BeginHandOver) apply(s *State, index uint64) (Result, error) {
 		return Result{}, ErrInvalid{what, "its epochs are used up"}
 	}
 	if _, leaves := sl.Leaves(c.To); leaves {
-		return Result{}, ErrInvalid{what, fmt.Sprintf("%s is being dropped: mailnode slot add-replica %s %s keeps it", c.To, c.Slot, c.To)}
+		return Result{}, ErrInvalid{what, fmt.Sprintf("%s is being dropped; to keep it: mailnode slot add-replica %s %s", c.To, c.Slot, c.To)}
 	}
 	if err := s.mailNode(c.To); err != nil {
 		return Result{}, err

@@ -209,10 +209,14 @@ func (x *bodyFetch) settle() error {
 		}
 		here = append(here, w.ref)
 	}
-	x.p.Items(int64(len(x.batch)))
+	asked := int64(len(x.batch))
 	x.batch = x.batch[:0]
 	x.count += len(here)
-	return x.f.o.Slot.KeepBodies(x.ctx, here)
+	if err := x.f.o.Slot.KeepBodies(x.ctx, here); err != nil {
+		return err
+	}
+	x.p.Items(asked)
+	return nil
 }
 
 // CatchUp brings a copy that nobody serves up to date with another copy of the
