@@ -55,6 +55,9 @@ bodies given up by themselves | node giveUpMax giveUpAfter
 missing messages are looked for | node lookEvery
 scrub | node scrubRateLeast
 'slot audit' | node auditRateDefault
+moves of copies | failover MovesAtOnce
+a move's target that is silent, broken or full | failover GiveUpMoveAfter
+lag of a copy that replaces another | failover movedLagMax
 copies filled from their masters | node fillsMax
 a dropped copy | node dropAskEvery dropBytesPerSec dropShown
 'slot reindex' | node rebuildBytesPerSec

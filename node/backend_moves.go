@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 
+	"mailnode/failover"
 	"mailnode/node/admin"
 	"mailnode/raftfsm/cluster"
 	"mailnode/storage/slot"
@@ -12,15 +13,11 @@ import (
 // moving implements admin.Moving.
 type moving struct{ n *Node }
 
-// movedPerS is the rate at which a node is believed to fill copies, where an operator
-// is told how long moves will take, in bytes.
-const movedPerS = 20 << 20
-
 // Moves implements admin.Moving.
 func (m moving) Moves(ctx context.Context, empty slot.NodeName) (admin.Moves, error) {
 	m.n.catchUp(ctx)
 	st, v := m.n.State(), m.n.view()
-	out := admin.Moves{RatePerS: movedPerS}
+	out := admin.Moves{RatePerS: failover.MovesAtOnce * m.n.cfg.FillBytesPerSec}
 	if _, ok := st.Member(empty); empty != "" && !ok {
 		return out, &admin.Error{Text: fmt.Sprintf("move copies: there is no node %q", empty), Exit: admin.ExitUsage, Next: "mailnode cluster members"}
 	}
@@ -40,7 +37,7 @@ func (m moving) Moves(ctx context.Context, empty slot.NodeName) (admin.Moves, er
 		out.Planned = append(out.Planned, shown)
 	}
 	for _, bytes := range into {
-		out.AboutS = max(out.AboutS, bytes/movedPerS+1)
+		out.AboutS = max(out.AboutS, bytes/out.RatePerS+1)
 	}
 	out.Cannot = plan.Cannot
 	for _, sl := range st.Slots {

@@ -59,7 +59,7 @@ func (a *app) rebalance(ctx context.Context, m admin.Moves, node, again string) 
 	if err := a.client().StartMoves(ctx, m.Planned); err != nil {
 		return err
 	}
-	a.say("%s began; it goes on by itself", figures.Count(len(m.Planned), "move"))
+	a.say("begun: %s; this goes on by itself", figures.Count(len(m.Planned), "move"))
 	a.say("  to watch: mailnode slot list")
 	a.say("  to stop:  mailnode slot rebalance --stop")
 	if len(m.Cannot) > 0 {
@@ -115,8 +115,8 @@ func movesScreen(m admin.Moves, node string) string {
 	}
 	switch {
 	case m.Bytes > 0:
-		b.WriteString(wrap("", fmt.Sprintf("about %s at %s/s into a node; the new copy is filled first, the old one dropped last", age(m.AboutS), figures.Size(m.RatePerS))))
-	case len(m.Planned) == 0 && len(m.Cannot) == 0 && node != "":
+		b.WriteString(wrap("", fmt.Sprintf("about %s at %s/s into a node, when the disks keep up; the new copy is filled first, the old one dropped last", age(m.AboutS), figures.Size(m.RatePerS))))
+	case len(m.Planned) == 0 && len(m.Cannot) == 0 && node != "" && len(m.UnderWay) == 0:
 		b.WriteString(wrap("", clean(node)+" holds no copy that can be moved"))
 	case len(m.Planned) == 0 && len(m.Cannot) == 0:
 		b.WriteString("nothing more to move\n")

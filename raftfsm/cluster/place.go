@@ -140,24 +140,26 @@ func newLayout(s Site) *layout {
 	return l
 }
 
+// What each slot is taken to have beside what it has: as long as there is little mail,
+// slots count alike, whoever got the first messages.
+const (
+	baseBytes    = 1 << 30
+	baseMessages = 10_000
+)
+
 // weigh makes each slot's count, bytes and messages one number: a third each, in
 // proportion to the average slot.
 func (l *layout) weigh() {
 	var bytes, messages float64
 	for _, sl := range l.slots {
-		bytes += float64(l.site.Weights[sl.ID].Bytes)
-		messages += float64(l.site.Weights[sl.ID].Messages)
+		bytes += float64(l.site.Weights[sl.ID].Bytes + baseBytes)
+		messages += float64(l.site.Weights[sl.ID].Messages + baseMessages)
 	}
 	n := float64(len(l.slots))
-	part := func(of int64, sum float64) float64 {
-		if sum <= 0 {
-			return 1
-		}
-		return float64(of) * n / sum
-	}
+	part := func(of int64, sum float64) float64 { return float64(of) * n / sum }
 	for _, sl := range l.slots {
 		w := l.site.Weights[sl.ID]
-		l.weight = append(l.weight, int(unit*(1+part(w.Bytes, bytes)+part(w.Messages, messages))/3))
+		l.weight = append(l.weight, int(unit*(1+part(w.Bytes+baseBytes, bytes)+part(w.Messages+baseMessages, messages))/3))
 	}
 }
 

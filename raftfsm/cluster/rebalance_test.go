@@ -93,13 +93,13 @@ func drawnSite(t *rapid.T) (Site, int) {
 		m.Standby = i > 0 && rapid.IntRange(0, 5).Draw(t, "standby") == 0
 		s.Shut[m.Name] = i > 0 && rapid.IntRange(0, 5).Draw(t, "shut") == 0
 		if rapid.IntRange(0, 4).Draw(t, "small") == 0 {
-			s.Free[m.Name] = int64(rapid.IntRange(0, 400).Draw(t, "free"))
+			s.Free[m.Name] = int64(rapid.IntRange(0, 400).Draw(t, "free")) << 30
 		}
 	}
 	for id := range slot.ID(rapid.IntRange(1, 24).Draw(t, "slots")) {
 		copies := rapid.Permutation(all).Draw(t, "copies")[:rapid.IntRange(1, min(3, len(all))).Draw(t, "count")]
 		s.Slots = append(s.Slots, Slot{ID: id, Epoch: 1, Master: copies[0], Replicas: without(copies[1:], "")})
-		s.Weights[id] = Weight{Bytes: int64(rapid.IntRange(0, 100).Draw(t, "bytes")), Messages: int64(rapid.IntRange(0, 100).Draw(t, "messages"))}
+		s.Weights[id] = Weight{Bytes: int64(rapid.IntRange(0, 100).Draw(t, "bytes")) << 30, Messages: int64(rapid.IntRange(0, 1_000_000).Draw(t, "messages"))}
 	}
 	return s, rapid.IntRange(0, 2).Draw(t, "replicas")
 }
@@ -261,7 +261,7 @@ func TestRebalanceByWeight(t *testing.T) {
 		s.Slots = append(s.Slots, Slot{ID: i, Epoch: 1, Master: m, Replicas: []slot.NodeName{members[1-i/4].Name}})
 		s.Weights[i] = Weight{Bytes: 1, Messages: 1}
 	}
-	s.Weights[0], s.Weights[1] = Weight{Bytes: 20, Messages: 20}, Weight{Bytes: 20, Messages: 20}
+	s.Weights[0], s.Weights[1] = Weight{Bytes: 200 << 30, Messages: 2_000_000}, Weight{Bytes: 200 << 30, Messages: 2_000_000}
 	r := Rebalance(s, 1, "")
 	then := moved(s.Slots, r.Moves)
 	if then[0].Master == then[1].Master {
@@ -325,7 +325,7 @@ func scalingFigures(t *testing.T, replicas int) {
 	r := rand.New(rand.NewPCG(7, 7))
 	weights := map[slot.ID]Weight{}
 	for i := range slot.ID(slots) {
-		weights[i] = Weight{Bytes: int64(1+r.IntN(20)) << 30, Messages: int64(1 + r.IntN(50))}
+		weights[i] = Weight{Bytes: int64(1+r.IntN(20)) << 30, Messages: int64(1+r.IntN(50)) * 10_000}
 	}
 	began := time.Now()
 	s := Site{Members: members, Slots: placed(members, slots, replicas), Weights: weights}

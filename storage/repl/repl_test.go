@@ -546,3 +546,11 @@ func (s *side) get(key []byte) (value []byte, found bool, err error) {
 
 // waitsNow reports whether a change that is made now waits for a replica.
 func waitsNow(s *side) bool { waits, _ := s.feed.State(); return waits }
+
+// list has Raft list other replicas.
+func (r *record) list(listed []slot.NodeName, leaving ...ack.Leaver) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.now.Record.Version++
+	r.now.Listed, r.now.Leaving = listed, leaving
+}
