@@ -351,7 +351,14 @@ func TestRemoveNode(t *testing.T) {
 		_, servers := s.votes()
 		return len(servers) == 4 && slices.ContainsFunc(st.Nodes, func(n admin.NodeStatus) bool { return n.Name == "n4" && n.State == "up" })
 	})
-	s.eventuallyAt(n4, "it knows who serves", allWell(3))
+	s.eventuallyAt(n4, "it passes users on to their masters", func(st admin.Status) bool {
+		for u := range was {
+			if n, err := s.count(n4, u, "pw"); err != nil || n != 3 {
+				return false
+			}
+		}
+		return allWell(3)(st)
+	})
 	s.same(n4, was)
 }
 
