@@ -171,7 +171,7 @@ func (n *Node) noQuorum(st *cluster.State, v failover.View) string {
 		return "raft does not run on this node; the others may have a leader"
 	}
 	if n.halfRecovered() {
-		return "a recovery has begun on this node and is not done: mailnode cluster recover goes on with it"
+		return "a recovery has begun on this node and is not done; to go on with it: mailnode cluster recover"
 	}
 	voters, heard, abstain := 0, 0, 0
 	for _, m := range st.Members {
