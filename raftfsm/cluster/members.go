@@ -82,7 +82,6 @@ func (s *State) add(m Member) (Result, error) {
 		return Result{}, ErrExists{Kind: "member", Name: string(m.Name),
 			Why: fmt.Sprintf("its Raft ID %q is that of %s", m.ServerID, other.Name)}
 	}
-	m.Generation = s.Generation
 	if exists {
 		s.Members = slices.Clone(s.Members)
 		s.Members[at] = m
