@@ -56,7 +56,7 @@ type Member struct {
 	Features slot.FeatureLevel `json:"f,omitempty"`   // absent: the first
 	Release  string            `json:"rel,omitempty"` // shown only
 
-	Generation slot.Generation `json:"g,omitempty"` // the newest to which it belongs: State.Belongs
+	Behind bool `json:"bh,omitempty"` // a recovery has left it behind: State.Belongs
 }
 
 // Slot is the ownership record of one slot. Epoch 0 without a master is a slot

@@ -96,7 +96,6 @@ func (s *State) add(m Member) (Result, error) {
 	if err := s.freeServer(m); err != nil {
 		return Result{}, err
 	}
-	m.Generation = s.Generation
 	if exists {
 		s.Members = slices.Clone(s.Members)
 		s.Members[at] = m

@@ -3,6 +3,7 @@ package cluster
 import (
 	"cmp"
 	"fmt"
+	"slices"
 
 	"mailnode/storage/slot"
 )
@@ -59,9 +60,9 @@ func (c RaiseGeneration) apply(s *State, index uint64) (Result, error) {
 	s.Generation++
 	s.FeatureLevel = max(s.Features(), operatorFeatures)
 	s.RecoveredAt = c.End
-	for _, n := range c.With {
-		at, _ := s.memberAt(n)
-		s.Members[at].Generation = s.Generation
+	for i := range s.Members {
+		m := &s.Members[i]
+		m.Behind = m.Behind || !slices.Contains(c.With, m.Name)
 	}
 	for i := range s.Slots {
 		sl := &s.Slots[i]
@@ -85,17 +86,18 @@ func (c RaiseGeneration) apply(s *State, index uint64) (Result, error) {
 }
 
 // Belongs reports whether a member is of the cluster's generation. One that is not was
-// left behind by a recovery: nobody talks to it, and it comes back by joining again.
+// left behind by a recovery: nobody talks to it, and it comes back by joining again,
+// which makes it another member of its name.
 func (s *State) Belongs(n slot.NodeName) bool {
 	m, ok := s.Member(n)
-	return ok && m.Generation == s.Generation
+	return ok && !m.Behind
 }
 
 // LeftBehind names the members that were left behind, by name.
 func (s *State) LeftBehind() []slot.NodeName {
 	var out []slot.NodeName
 	for _, m := range s.Members {
-		if m.Generation != s.Generation {
+		if m.Behind {
 			out = append(out, m.Name)
 		}
 	}
