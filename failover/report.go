@@ -132,16 +132,21 @@ type CopyReport struct {
 	Position slot.Position `json:"position"`          // last durable event
 	Lineage  slot.Epoch    `json:"lineage"`           // newest epoch of the copy's lineage
 	InSync   bool          `json:"in_sync,omitempty"`
-	// Alone says that this copy, as a master, has acknowledged what comes after
-	// AloneSince with no replica's confirmation.
+	Health
+	Accounts *int `json:"accounts,omitempty"` // of users, in this copy; null: not counted yet
+	Acknowledges
+	Counters // of this copy
+	OfMaster
+}
+
+// Acknowledges is on whose word a master acknowledges changes.
+type Acknowledges struct {
+	// Alone says that it has acknowledged what comes after AloneSince with no replica's
+	// confirmation.
 	Alone      bool          `json:"alone,omitempty"`
 	AloneSince slot.Position `json:"alone_since,omitempty"`
-	Health
-	Accounts  *int  `json:"accounts,omitempty"`  // of users, in this copy; null: not counted yet
-	Protected *bool `json:"protected,omitempty"` // a master that serves: whether acknowledgements wait for a replica now
-	AckLocal  bool  `json:"ack_local,omitempty"` // a master that waits for no replica, by its settings
-	Counters        // of this copy
-	OfMaster
+	Protected  *bool         `json:"protected,omitempty"` // while it serves: whether acknowledgements wait for a replica now
+	AckLocal   bool          `json:"ack_local,omitempty"` // it waits for no replica, by its settings
 }
 
 // serving reports whether a master serves clients under an epoch.

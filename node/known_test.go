@@ -122,7 +122,7 @@ func TestLaw01OverdueMasterWhomNoReplicaHears(t *testing.T) {
 		now, sl := time.Hour, cluster.Slot{ID: 7, Epoch: 1, Master: "n1", Protected: true}
 		is := true
 		n.evidence.Hear(now-c.master, failover.Report{Node: "n1", Boot: "b", Seq: 1, Slots: []failover.CopyReport{
-			{Slot: 7, Role: failover.RoleMaster, Epoch: 1, Serving: true, Protected: &is}}})
+			{Slot: 7, Role: failover.RoleMaster, Epoch: 1, Serving: true, Acknowledges: failover.Acknowledges{Protected: &is}}}})
 		for i, r := range c.replicas {
 			name := slot.NodeName(fmt.Sprintf("n%d", i+2))
 			sl.Replicas = append(sl.Replicas, name)
