@@ -314,10 +314,8 @@ func (w *world) change(n *node) {
 	switch w.rng.IntN(6) {
 	case 0:
 		c = cluster.AddReplica{Slot: theSlot, Epoch: sl.Epoch, Node: "n4"}
-	case 4, 5:
+	case 1, 4, 5:
 		c = w.wishDrop(sl)
-	case 1:
-		c = cluster.DropReplica{Slot: theSlot, Epoch: sl.Epoch, Node: "n4", Force: w.chance(3)}
 	case 2:
 		n.refill = n.role == failover.RoleReplica && w.chance(2)
 		if n.refill {
