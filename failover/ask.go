@@ -126,6 +126,7 @@ type copyState struct {
 	standby bool
 	err     error // it did not answer
 	missing bool  // it answered, and has no copy
+	leaves  bool  // nothing is handed over to it: it is being dropped
 }
 
 // trouble says why a copy cannot be chosen, "" when it can.
@@ -135,8 +136,22 @@ func (c copyState) trouble() string {
 		return "does not answer"
 	case c.missing:
 		return "has no copy"
+	case c.leaves:
+		return "is being dropped"
 	}
 	return c.fault()
+}
+
+// staying marks those that are to be dropped.
+func (cs copies) staying(sl cluster.Slot) copies {
+	out := maps.Clone(cs)
+	for _, l := range sl.Leaving {
+		if c, ok := out[l.Node]; ok {
+			c.leaves = true
+			out[l.Node] = c
+		}
+	}
+	return out
 }
 
 func (c copyState) candidate() candidate {

@@ -164,22 +164,12 @@ func (pl copiesPlanner) healthyNow(but slot.NodeName) string {
 	if why := pl.unhealthy(pl.sl.Master); why != "" {
 		list[0] = fmt.Sprintf("%s (master, which %s)", pl.sl.Master, why)
 	}
-	for _, n := range pl.staying(but) {
+	for _, n := range pl.sl.Staying(but) {
 		if pl.unhealthy(n) == "" {
 			list = append(list, string(n))
 		}
 	}
 	return strings.Join(list, ", ")
-}
-
-// staying lists the replicas that are not to be dropped, but for one.
-func (pl copiesPlanner) staying(but slot.NodeName) (out []slot.NodeName) {
-	for _, n := range pl.sl.Replicas {
-		if _, leaves := pl.sl.Leaves(n); !leaves && n != but {
-			out = append(out, n)
-		}
-	}
-	return out
 }
 
 func (pl copiesPlanner) drop(n slot.NodeName) CopiesPlan {
@@ -191,7 +181,7 @@ func (pl copiesPlanner) drop(n slot.NodeName) CopiesPlan {
 	switch {
 	case pl.sl.Master == n:
 		next := pl.show()
-		if rest := pl.staying(""); len(rest) > 0 {
+		if rest := pl.sl.Staying(""); len(rest) > 0 {
 			next = fmt.Sprintf("mailnode fo %s %s", pl.sl.ID, rest[0])
 		}
 		return noCopies(ExitRefused, next, "%s is the master of %s: it moves first", n, pl.sl.ID)
@@ -206,10 +196,10 @@ func (pl copiesPlanner) drop(n slot.NodeName) CopiesPlan {
 	if !pl.v.serves(pl.sl, pl.suspectAfter) {
 		return noCopies(ExitRefused, pl.show(), "nobody serves %s, and only its master can say who else holds its mail", pl.sl.ID)
 	}
-	healthy := slices.DeleteFunc(pl.staying(n), func(o slot.NodeName) bool { return pl.unhealthy(o) != "" })
+	healthy := slices.DeleteFunc(pl.sl.Staying(n), func(o slot.NodeName) bool { return pl.unhealthy(o) != "" })
 	if len(healthy) == 0 && !pl.w.Force {
 		var why []string
-		for _, o := range pl.staying(n) {
+		for _, o := range pl.sl.Staying(n) {
 			why = append(why, fmt.Sprintf("%s %s", o, pl.unhealthy(o)))
 		}
 		if why == nil {
@@ -226,6 +216,9 @@ func (pl copiesPlanner) drop(n slot.NodeName) CopiesPlan {
 		p.Lines = append(p.Lines, fmt.Sprintf("%s IS LEFT ALONE with the mail of %s: nothing else is healthy", pl.sl.Master, pl.sl.ID))
 	} else {
 		p.Lines = append(p.Lines, "it goes when the others hold all that it has confirmed")
+	}
+	if wants := pl.sl.Wants(pl.st.DefaultReplicas); pl.w.Count == nil && len(pl.sl.Staying(n)) < wants {
+		p.Lines = append(p.Lines, fmt.Sprintf("it is to have %s: a rebalance adds one. For fewer: mailnode slot replicas %s %d", figures.Count(wants, "replica"), pl.sl.ID, len(pl.sl.Staying(n))))
 	}
 	p.Lines = append(p.Lines, "healthy copies then: "+pl.healthyNow(n),
 		fmt.Sprintf("%s removes its files when %s holds all of them; what it alone has is kept and named", n, pl.sl.Master))
@@ -264,10 +257,12 @@ func named(why, other string) string {
 // count brings the number of replicas to what is wished for. It adds those that are
 // missing, or drops what is too much, worst first.
 func (pl copiesPlanner) count(want int) CopiesPlan {
-	stay := pl.staying("")
+	stay := pl.sl.Staying("")
 	switch {
 	case want < 0 || want > cluster.MaxReplicas:
 		return noCopies(ExitUsage, "", "a slot has 0 to %d replicas beside its master, not %d", cluster.MaxReplicas, want)
+	case want == len(stay) && pl.sl.Wants(pl.st.DefaultReplicas) != want:
+		return pl.wanting(want, CopiesPlan{Next: pl.show()})
 	case want == len(stay):
 		p := noCopies(ExitNothing, pl.show(), "%s has %s already", pl.sl.ID, figures.Count(want, "replica"))
 		for _, n := range stay {
@@ -277,9 +272,21 @@ func (pl copiesPlanner) count(want int) CopiesPlan {
 		}
 		return p
 	case want > len(stay):
-		return pl.more(want - len(stay))
+		return pl.wanting(want, pl.more(want-len(stay)))
 	}
-	return pl.fewer(len(stay) - want)
+	return pl.wanting(want, pl.fewer(len(stay)-want))
+}
+
+// wanting has the number recorded before what makes it true, so that nobody brings the
+// slot back to the cluster's number.
+func (pl copiesPlanner) wanting(want int, p CopiesPlan) CopiesPlan {
+	c := cluster.SetReplicas{Slot: pl.sl.ID, Epoch: pl.sl.Epoch, Count: want}
+	if p.ExitCode != ExitDone || pl.sl.Wants(pl.st.DefaultReplicas) == want || pl.st.Permit(c) != nil {
+		return p
+	}
+	p.Commands = append([]cluster.Command{c}, p.Commands...)
+	p.Lines = append([]string{fmt.Sprintf("%s is to have %s from now on, whatever the others have", pl.sl.ID, figures.Count(want, "replica"))}, p.Lines...)
+	return p
 }
 
 // more chooses nodes by the rule of placement, of those that are there. A replica that was
@@ -314,7 +321,7 @@ func (pl copiesPlanner) more(missing int) CopiesPlan {
 func (pl copiesPlanner) fewer(many int) CopiesPlan {
 	var out CopiesPlan
 	for range many {
-		stay := pl.staying("")
+		stay := pl.sl.Staying("")
 		bad := slices.DeleteFunc(slices.Clone(stay), func(n slot.NodeName) bool { return pl.unhealthy(n) == "" })
 		if len(bad) > 0 {
 			stay = bad

@@ -77,6 +77,10 @@ func leaves(n slot.NodeName) func(*testing.T, *copiesSite) {
 	return func(t *testing.T, s *copiesSite) { s.do(t, cluster.BeginDrop{Slot: 0, Epoch: 1, Node: n}) }
 }
 
+func wants(n int) func(*testing.T, *copiesSite) {
+	return func(t *testing.T, s *copiesSite) { s.do(t, cluster.SetReplicas{Slot: 0, Epoch: 1, Count: n}) }
+}
+
 // loss is a failover from n1 to n2 whose loss was accepted.
 func loss(t *testing.T, s *copiesSite) {
 	s.do(t, cluster.OpenProposal{Slots: []cluster.ProposedSlot{{Slot: 0, Epoch: 1, From: "n1", To: "n2"}}})
@@ -113,15 +117,18 @@ func TestCopiesPlan(t *testing.T) {
 		"drop while another leaves": {given: given{leaves("n3")}, wish: CopiesWish{Drop: "n2"}, exit: ExitRefused, says: "there is no other replica"},
 		"drop without a master":     {given: given{silence("n1")}, wish: CopiesWish{Drop: "n2", Force: true}, exit: ExitRefused, says: "nobody serves s000"},
 		"drop the unrescued":        {given: given{loss}, wish: CopiesWish{Drop: "n1", Force: true}, exit: ExitRefused, says: "not rescued", next: "mailnode rescue list"},
+		"two, one was wanted":       {given: given{wants(1)}, wish: CopiesWish{Count: replicas(2)}, does: "set-replicas", says: "2 replicas from now on"},
+		"one of one wanted":         {given: given{wants(1), leaves("n3")}, wish: CopiesWish{Count: replicas(1)}, exit: ExitNothing, says: "1 replica already"},
+		"drop below what is wanted": {wish: CopiesWish{Drop: "n3"}, does: "begin-drop", says: "mailnode slot replicas s000 1"},
 		"two of two":                {wish: CopiesWish{Count: replicas(2)}, exit: ExitNothing, says: "2 replicas already"},
 		"two, one silent":           {given: given{silence("n3")}, wish: CopiesWish{Count: replicas(2)}, exit: ExitNothing, says: "n3 is silent"},
-		"three":                     {wish: CopiesWish{Count: replicas(3)}, does: "add-replica", says: "on n4"},
+		"three":                     {wish: CopiesWish{Count: replicas(3)}, does: "set-replicas add-replica", says: "on n4"},
 		"three, n4 silent":          {given: given{silence("n4")}, wish: CopiesWish{Count: replicas(3)}, exit: ExitRefused, says: "needs 1 node"},
 		"four":                      {wish: CopiesWish{Count: replicas(4)}, exit: ExitRefused, next: "mailnode cluster token NODE"},
 		"nine":                      {wish: CopiesWish{Count: replicas(9)}, exit: ExitUsage},
-		"one, n3 building":          {given: given{building("n3")}, wish: CopiesWish{Count: replicas(1)}, does: "begin-drop", says: "on n3"},
+		"one, n3 building":          {given: given{building("n3")}, wish: CopiesWish{Count: replicas(1)}, does: "set-replicas begin-drop", says: "on n3"},
 		"none":                      {wish: CopiesWish{Count: replicas(0)}, exit: ExitRefused, next: "mailnode slot replicas s000 0 --force"},
-		"none anyway":               {wish: CopiesWish{Count: replicas(0), Force: true}, does: "begin-drop begin-drop", says: "LEFT ALONE"},
+		"none anyway":               {wish: CopiesWish{Count: replicas(0), Force: true}, does: "set-replicas begin-drop begin-drop", says: "LEFT ALONE"},
 		"two, one of them leaves":   {given: given{leaves("n2")}, wish: CopiesWish{Count: replicas(2)}, does: "cancel-drop"},
 		"no such slot":              {wish: CopiesWish{Slot: 7, Add: "n4"}, exit: ExitUsage, next: "mailnode slot list"},
 	} {

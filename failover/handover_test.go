@@ -88,6 +88,34 @@ func TestMoveOffAndHome(t *testing.T) {
 	})
 }
 
+// A slot is not handed over to a copy that is being dropped, and the plan says so, with
+// the command that keeps it. A slot whose home keeps no copy is not said to be at home.
+func TestNothingIsHandedOverToWhoLeaves(t *testing.T) {
+	s := newSite(t, list("n1", "n2", "n3"), list("n2", "n1", "n3"))
+	s.st.FeatureLevel = cluster.KnownFeatures
+	for _, n := range []slot.NodeName{"n2", "n3"} {
+		if _, err := s.Propose(t.Context(), cluster.BeginDrop{Slot: 0, Epoch: 1, Version: s.st.Slots[0].Version, Node: n}); err != nil {
+			t.Fatal(err)
+		}
+		if n == "n2" {
+			s.wish(t, Wish{From: "n1"})
+			if one := s.plan(t, "p1").Slots[0]; !one.Safe || one.To != "n3" {
+				t.Errorf("n2 leaves, n3 stays: %+v", one)
+			}
+		}
+	}
+	if one := s.plan(t, "p1").Slots[0]; one.Safe || one.Accept != "" || !strings.Contains(one.Why, "is being dropped") || !strings.HasPrefix(one.Next, "mailnode slot add-replica s000 n") {
+		t.Errorf("both leave: %+v", one)
+	}
+	s.st.Slots[1].Home = "n1"
+	if _, err := s.Propose(t.Context(), cluster.BeginDrop{Slot: 1, Epoch: 1, Version: s.st.Slots[1].Version, Node: "n1"}); err != nil {
+		t.Fatal(err)
+	}
+	if got := s.wish(t, Wish{Home: true, HomeOf: "n1"}); got.ExitCode != ExitRefused || !strings.Contains(got.Text, "mailnode slot add-replica s001 n1") {
+		t.Errorf("home: %+v", got)
+	}
+}
+
 // A hand-over that does not come about is given up by a command, is said, and leaves
 // the slot as it was.
 func TestHandOverIsGivenUp(t *testing.T) {

@@ -45,7 +45,7 @@ func meddle(t *rapid.T, s *site) {
 	var c cluster.Command
 	switch rapid.IntRange(0, 5).Draw(t, "meddle") {
 	case 0:
-		c = cluster.DropReplica{Slot: sl.ID, Epoch: sl.Epoch, Node: anyNode(t), Force: true}
+		c = cluster.BeginDrop{Slot: sl.ID, Epoch: sl.Epoch, Version: sl.Version, Node: anyNode(t), Anyway: true}
 	case 1:
 		c = cluster.AddReplica{Slot: sl.ID, Epoch: sl.Epoch, Node: anyNode(t)}
 	case 2:

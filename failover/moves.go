@@ -92,9 +92,16 @@ func (w *movers) goOn(sl cluster.Slot) {
 		w.ready = append(w.ready, sl)
 	case leaves:
 	case sl.Holds(m.From):
-		w.do(cluster.BeginDrop{Slot: sl.ID, Epoch: sl.Epoch, Version: sl.Version, Node: m.From})
+		w.drop(sl, m.From, false)
 	default:
 		w.do(cluster.FinishMove{Slot: sl.ID, Epoch: sl.Epoch, Begun: m.Begun})
+	}
+}
+
+// drop has a copy dropped, unless something holds that up: then it is looked at again.
+func (w *movers) drop(sl cluster.Slot, n slot.NodeName, anyway bool) {
+	if sl.Keeps(n) == "" {
+		w.do(cluster.BeginDrop{Slot: sl.ID, Epoch: sl.Epoch, Version: sl.Version, Node: n, Anyway: anyway})
 	}
 }
 
@@ -110,12 +117,12 @@ func (w *movers) takeBack(sl cluster.Slot) {
 		w.do(cluster.UndoMove{Slot: sl.ID, Epoch: sl.Epoch, Begun: m.Begun})
 	case replaced && fromLeaves:
 	case replaced && sl.Holds(m.From):
-		w.do(cluster.BeginDrop{Slot: sl.ID, Epoch: sl.Epoch, Version: sl.Version, Node: m.From})
+		w.drop(sl, m.From, false)
 	case fromLeaves:
 		w.do(cluster.CancelDrop{Slot: sl.ID, Epoch: sl.Epoch, Node: m.From})
 	case toLeaves:
 	case slices.Contains(sl.Replicas, m.To):
-		w.do(cluster.BeginDrop{Slot: sl.ID, Epoch: sl.Epoch, Version: sl.Version, Node: m.To, Anyway: len(sl.Replicas) == 1})
+		w.drop(sl, m.To, len(sl.Replicas) == 1)
 	default:
 		w.do(cluster.UndoMove{Slot: sl.ID, Epoch: sl.Epoch, Begun: m.Begun})
 	}
@@ -125,13 +132,21 @@ func (w *movers) takeBack(sl cluster.Slot) {
 func hopeless(st *cluster.State, sl cluster.Slot) string {
 	m := sl.Move
 	to, known := st.Member(m.To)
+	_, toLeaves := sl.Leaves(m.To)
+	_, leadLeaves := sl.Leaves(m.Lead)
 	switch {
 	case m.To != "" && (!known || to.Role == cluster.Witness):
 		return fmt.Sprintf("%s is no node with mail", m.To)
 	case m.To != "" && !m.Added && sl.Holds(m.To):
 		return fmt.Sprintf("%s holds a copy already", m.To)
+	case m.To != "" && !m.Added && len(sl.Replicas) >= cluster.MaxReplicas:
+		return fmt.Sprintf("it has %d replicas, the most it may have", cluster.MaxReplicas)
 	case m.Added && !sl.Holds(m.To):
 		return fmt.Sprintf("the copy on %s was dropped", m.To)
+	case toLeaves: // a person said so since
+		return fmt.Sprintf("the copy on %s is being dropped", m.To)
+	case leadLeaves:
+		return fmt.Sprintf("the copy on %s is being dropped", m.Lead)
 	case m.Lead != "" && m.Lead != m.To && !sl.Holds(m.Lead):
 		return fmt.Sprintf("%s holds no copy any more", m.Lead)
 	case m.Lead == "" && m.From != "" && m.From == sl.Master:

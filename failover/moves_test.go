@@ -23,6 +23,7 @@ type stage struct {
 	full   map[slot.NodeName]bool
 	local  bool // masters wait for no replica
 	seen   []StuckMove
+	strict interface{ Fatalf(string, ...any) } // a refusal of what a leader asks ends it; nil: not
 }
 
 const stageSlots = 6
@@ -109,7 +110,9 @@ func (s *stage) turn() []cluster.Command {
 	var cmds []cluster.Command
 	cmds, s.seen = Moves(s.st, s.view(), time.Second, GiveUpMoveAfter, s.seen)
 	for _, c := range cmds {
-		_ = s.apply(c)
+		if err := s.apply(c); err != nil && s.strict != nil {
+			s.strict.Fatalf("%+v: %v", c, err)
+		}
 	}
 	s.masters()
 	return cmds
@@ -308,5 +311,66 @@ func TestLaw01Law04MovesUnderAnyFaults(t *testing.T) {
 				t.Fatalf("it did not come to an end: %+v %+v", sl, sl.Move)
 			}
 		}
+	})
+}
+
+// persons do anything to slots that move: they drop and add replicas, confirm with and
+// without the old master, accept losses, reject, stop.
+func (s *stage) persons(t *rapid.T) {
+	node := func() slot.NodeName {
+		return rapid.SampledFrom([]slot.NodeName{"n1", "n2", "n3", "n4"}).Draw(t, "node")
+	}
+	sl := s.st.Slots[rapid.IntRange(0, stageSlots-1).Draw(t, "slot")]
+	p, open := s.st.OpenProposalOf(sl.ID)
+	if !open && len(sl.Replicas) > 0 {
+		_ = s.apply(cluster.OpenProposal{By: "ann", Slots: []cluster.ProposedSlot{{Slot: sl.ID, Epoch: sl.Epoch, From: sl.Master, To: sl.Replicas[0]}}})
+		p, _ = s.st.OpenProposalOf(sl.ID)
+	}
+	switch rapid.IntRange(0, 11).Draw(t, "what") {
+	case 0:
+		s.silent[node()] = true
+	case 1:
+		clear(s.silent)
+	case 2:
+		_ = s.apply(cluster.StopMoves{By: "ann"})
+	case 3:
+		s.full[node()] = rapid.Bool().Draw(t, "full")
+	case 4, 5:
+		_ = s.apply(cluster.BeginDrop{Slot: sl.ID, Epoch: sl.Epoch, Version: sl.Version, Node: node(), Anyway: rapid.Bool().Draw(t, "anyway")})
+	case 6:
+		_ = s.apply(cluster.AddReplica{Slot: sl.ID, Epoch: sl.Epoch, Node: node()})
+	case 7:
+		_ = s.apply(cluster.RejectProposal{Proposal: p.ID, By: "ann"})
+	case 8:
+		_ = s.apply(cluster.ConfirmSlot{Proposal: p.ID, Slot: sl.ID, Epoch: sl.Epoch, Version: sl.Version, To: node(), Unclean: true, AcceptLoss: rapid.Bool().Draw(t, "loss")})
+	case 9:
+		_ = s.apply(cluster.BeginHandOver{Proposal: p.ID, Slot: sl.ID, Epoch: sl.Epoch, Version: sl.Version, To: node()})
+	case 10:
+		if h := sl.HandOver; h != nil {
+			_ = s.apply(cluster.CommitHandOver{Slot: sl.ID, Epoch: sl.Epoch, Begun: h.Begun, Position: slot.At(sl.Epoch, 9)})
+		}
+	case 11:
+		_ = s.apply(cluster.CancelDrop{Slot: sl.ID, Epoch: sl.Epoch, Node: node()})
+	}
+}
+
+// Whatever persons do to a slot while a copy of it moves: what a leader asks of the
+// state is never refused, so that it does not write the same refusal into Raft's log at
+// each of its turns, and it comes to rest.
+func TestMovesAskNothingThatIsRefused(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		s := newStage(t)
+		s.strict = t
+		s.masters()
+		forms := [][3]slot.NodeName{{"n4", "n2", ""}, {"n4", "n1", "n4"}, {"n4", "n1", "n2"}, {"", "", "n2"}, {"n4", "", ""}}
+		form := rapid.SampledFrom(forms).Draw(t, "form")
+		s.plan(t, form[0], form[1], form[2])
+		for range rapid.IntRange(1, 40).Draw(t, "turns") {
+			s.persons(t)
+			s.turn()
+		}
+		clear(s.silent)
+		clear(s.full)
+		s.settle(t)
 	})
 }

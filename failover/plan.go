@@ -193,7 +193,7 @@ func (pl planner) slot(p cluster.Proposal, ps cluster.ProposedSlot) PlanSlot {
 	}
 	if (p.OpenedBy != Watcher || pl.away(sl)) && forgotten.why == "" && !pl.noHandOver && pl.serves(sl) {
 		named := p.OpenedBy != Watcher && p.Node == "" // a person named the target
-		if one := pl.handOver(out, sl, ps, asked, named); one.Safe || !p.Dead {
+		if one := pl.handOver(out, sl, ps, asked.staying(sl), named); one.Safe || !p.Dead {
 			return one
 		}
 	}
@@ -271,6 +271,8 @@ func (pl planner) handOver(out PlanSlot, sl cluster.Slot, ps cluster.ProposedSlo
 		out.Safe, out.HandOver, out.Stays = true, true, false
 	case best != nil:
 		out.Why, out.Next = fmt.Sprintf("%s cannot take it now: it %s; %s can", to.Node, why, best.Node), fmt.Sprintf("mailnode failover reject %s; mailnode fo %s %s", pl.proposal, sl.ID, best.Node)
+	case to.leaves:
+		out.Why, out.Next = fmt.Sprintf("%s cannot take it: it %s; to keep it:", to.Node, why), fmt.Sprintf("mailnode slot add-replica %s %s", sl.ID, to.Node)
 	default:
 		out.Why, out.Next = fmt.Sprintf("%s cannot take it now: it %s", to.Node, why), showSlot(sl)
 	}

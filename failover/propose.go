@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	"mailnode/figures"
 	"mailnode/raftfsm/cluster"
 	"mailnode/storage/slot"
 )
@@ -158,12 +159,16 @@ func (w Wish) moves(st *cluster.State) ([]move, *Outcome) {
 		return []move{{sl, w.To}}, nil
 	}
 	var out []move
+	var away []cluster.Slot // whose homes hold no copy
 	for _, sl := range st.Slots {
 		switch {
 		case sl.Master == "":
-		case w.Home && sl.Home != "" && sl.Master != sl.Home && (w.HomeOf == "" || sl.Home == w.HomeOf) && slices.Contains(sl.Replicas, sl.Home):
+		case w.Home && (sl.Home == "" || sl.Master == sl.Home || w.HomeOf != "" && sl.Home != w.HomeOf):
+		case w.Home && !slices.Contains(sl.Staying(""), sl.Home):
+			away = append(away, sl)
+		case w.Home:
 			out = append(out, move{sl, sl.Home})
-		case !w.Home && sl.Master == w.From:
+		case sl.Master == w.From:
 			out = append(out, move{sl: sl})
 		}
 	}
@@ -172,6 +177,10 @@ func (w Wish) moves(st *cluster.State) ([]move, *Outcome) {
 		return out, nil
 	case !w.Home:
 		return no(ExitNothing, fmt.Sprintf("%s is the master of no slot", w.From))
+	case len(away) > 0:
+		sl := away[0]
+		return no(ExitRefused, fmt.Sprintf("%s away from home, where no copy of it stays; the first is %s, and its home %s", figures.Count(len(away), "slot"), sl.ID, sl.Home),
+			fmt.Sprintf("mailnode slot add-replica %s %s", sl.ID, sl.Home))
 	case w.HomeOf != "":
 		return no(ExitNothing, fmt.Sprintf("all slots of %s are at home", w.HomeOf))
 	}

@@ -129,8 +129,9 @@ func (n *Node) watchMove(sl cluster.Slot) {
 			could++
 		}
 	}
-	n.conditions.Put(sl.Master != "" && !sl.Moving() && len(sl.Replicas) < min(st.DefaultReplicas, could-1), monitor.ReplicaMissing, about,
-		fmt.Sprintf("%d of %d", len(sl.Replicas), st.DefaultReplicas))
+	wants := sl.Wants(st.DefaultReplicas)
+	n.conditions.Put(sl.Master != "" && !sl.Moving() && len(sl.Replicas) < min(wants, could-1), monitor.ReplicaMissing, about,
+		fmt.Sprintf("%d of %d", len(sl.Replicas), wants))
 }
 
 // moveText says what a slot's move is about and how far it is, "" when there is none.

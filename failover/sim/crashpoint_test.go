@@ -50,6 +50,9 @@ func plans() []plan {
 		return func(w *world, at *node) { w.ordered(at, c) }
 	}
 	nothing := func(*world) {}
+	less := func(w *world, at *node) {
+		w.ordered(at, cluster.BeginDrop{Slot: theSlot, Epoch: 1, Version: at.slot().Version, Node: "n3"})
+	}
 	return []plan{
 		{"hand-over", nothing, []typed{{0, propose(cluster.OpenProposal{})}, {time.Second, confirm}}, moved},
 		{"hand-over that is rejected", nothing, []typed{{0, propose(cluster.OpenProposal{})}, {time.Second, confirm},
@@ -68,7 +71,7 @@ func plans() []plan {
 		{"one replica more", nothing, []typed{{0, order(cluster.AddReplica{Slot: theSlot, Epoch: 1, Node: "n4"})}}, func(w *world) bool {
 			return slices.Contains(w.record().InSync, "n4")
 		}},
-		{"one replica less", nothing, []typed{{0, order(cluster.DropReplica{Slot: theSlot, Epoch: 1, Node: "n3", Force: true})}}, func(w *world) bool {
+		{"one replica less", nothing, []typed{{0, less}}, func(w *world) bool {
 			sl := w.record()
 			return !sl.Holds("n3") && sl.Protected
 		}},

@@ -105,12 +105,7 @@ func (w *world) keeps(e event) bool {
 // wantedProtection reports whether Raft has what is wished in the end: who stays is in
 // sync, and who leaves has gone, unless nobody takes its place.
 func (w *world) wantedProtection(sl cluster.Slot, wants bool) bool {
-	var stay []slot.NodeName
-	for _, n := range sl.Replicas {
-		if _, leaves := sl.Leaves(n); !leaves {
-			stay = append(stay, n)
-		}
-	}
+	stay := sl.Staying("")
 	for _, l := range sl.MayLeave() {
 		if l.Anyway || len(stay) > 0 {
 			return false

@@ -190,6 +190,8 @@ func (n *node) report() failover.CopyReport {
 	r.Viable = !r.Building && r.Position > 0
 	r.Counters.Events = r.Position.N()
 	r.Head, r.HeadCount = r.Position, r.Counters
+	r.LagKnown = n.follows != nil && n.connected() && n.disk.head() == n.follows.master.disk.head()
+	r.AckLocal = n.serving && !n.m.WantsReplicas()
 	if n.serving {
 		r.AloneSince, r.Alone = n.m.Alone()
 	}

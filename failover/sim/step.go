@@ -46,6 +46,9 @@ func (w *world) act() {
 	if w.drops && w.chance(20) {
 		w.order(pick(w, w.nodes), w.wishDrop(w.record()))
 	}
+	if w.shifts && w.chance(15) {
+		w.order(pick(w, w.nodes), w.wishMove(w.record()))
+	}
 	n := pick(w, w.nodes)
 	switch k := w.rng.IntN(100); {
 	case k < 18:
@@ -314,10 +317,8 @@ func (w *world) change(n *node) {
 	switch w.rng.IntN(6) {
 	case 0:
 		c = cluster.AddReplica{Slot: theSlot, Epoch: sl.Epoch, Node: "n4"}
-	case 4, 5:
+	case 1, 4, 5:
 		c = w.wishDrop(sl)
-	case 1:
-		c = cluster.DropReplica{Slot: theSlot, Epoch: sl.Epoch, Node: "n4", Force: w.chance(3)}
 	case 2:
 		n.refill = n.role == failover.RoleReplica && w.chance(2)
 		if n.refill {
@@ -416,6 +417,9 @@ func (w *world) lead() {
 		l.apply(len(w.states) - 1)
 	}
 	w.giveUpHandOvers(l)
+	if w.shifts {
+		w.moveCopies(l)
+	}
 }
 
 // operate is an operator at a node: a proposal of his own, or a plan and its
@@ -521,6 +525,9 @@ func (w *world) helpOut(second int) {
 // heal makes everything good, and wants the slot protected again.
 func (w *world) heal() {
 	w.say("everything is made good")
+	if m := w.record().Move; w.shifts && m != nil && (m.Lead != "" || w.chance(2)) { // else it ends by itself
+		_, _ = w.commit(cluster.StopMoves{By: "operator"}, w.now)
+	}
 	w.ambush, w.ambushed, w.moves, w.late = false, nil, false, false
 	clear(w.cut)
 	for _, n := range w.nodes {
@@ -542,7 +549,7 @@ func (w *world) heal() {
 		if w.failed != "" {
 			return
 		}
-		if sl := w.record(); i > 45 && w.byName[sl.Master].serving && sl.HandOver == nil && w.wantedProtection(sl, w.byName[sl.Master].m.WantsReplicas()) {
+		if sl := w.record(); i > 45 && w.byName[sl.Master].serving && sl.HandOver == nil && !unended(sl) && w.wantedProtection(sl, w.byName[sl.Master].m.WantsReplicas()) {
 			break
 		}
 	}
@@ -550,6 +557,9 @@ func (w *world) heal() {
 	m := w.byName[sl.Master]
 	if slices.ContainsFunc(w.nodes, func(n *node) bool { return n.disk.promised > sl.Epoch }) {
 		return // a promise to a forgotten epoch holds its master up
+	}
+	if unended(sl) {
+		w.broken("long after everything is good again, %+v has not ended: %+v", *sl.Move, sl)
 	}
 	if !m.serving || sl.HandOver != nil {
 		w.broken("law 4: long after everything is good again, %s does not serve (%s): %+v", m.name, m.waiting, sl)

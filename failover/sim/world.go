@@ -1,12 +1,12 @@
 // Package sim tries law 1 and law 4 by millions of seeds. One goroutine, one seed
 // and virtual time drive the real decisions (the cluster's state machine,
-// failover.Decide, PlanOf, MayServe, CommitOf and GiveUp, storage/repl/ack's Step,
+// failover.Decide, Moves, PlanOf, MayServe, CommitOf and GiveUp, storage/repl/ack's Step,
 // slot.Lineage) around model copies of one slot, whose journals lose what was not
 // synced. What happens to them is drawn from the seed: crashes, disks that were
 // restored, pauses, partitions (one-way too), Raft that is applied late, records,
 // confirms and words of a hand-over that arrive late or whose answer is lost, settings
-// that change, operators who confirm at any moment, move masters that serve, and accept
-// losses. Checks follow every step (check.go).
+// that change, operators who confirm at any moment, move masters that serve and copies, and
+// accept losses. Checks follow every step (check.go).
 //
 // The simulation itself is tested: a Fault puts one known fault back at the seam
 // between a decision and what carries it out, and must be caught.
@@ -62,7 +62,10 @@ type raft struct {
 	// moves says that operators move masters that serve; else they take them for dead.
 	moves bool
 	drops bool // operators add and drop replicas all the time
-	late  bool // a master's word that it has handed over comes late: a hand-over is disturbed
+	// shifts says that operators have copies moved, and masters with them.
+	shifts bool
+	stuck  []failover.StuckMove // moves that the leader has seen to be stuck
+	late   bool                 // a master's word that it has handed over comes late: a hand-over is disturbed
 }
 
 // letter is a command on its way.
@@ -84,7 +87,7 @@ type letter struct {
 func newWorld(seed uint64, f Fault) *world {
 	w := &world{rng: rand.New(rand.NewPCG(seed, 0x6d61696c)), fault: f, now: time.Minute, tick: 100 * time.Millisecond, byName: map[slot.NodeName]*node{}, cut: map[[2]slot.NodeName]bool{}}
 	w.states, w.forgets = []*cluster.State{cluster.New()}, seed%8 == 7
-	w.moves, w.drops = seed%2 == 0, seed%4 == 1
+	w.moves, w.drops, w.shifts = seed%2 == 0, seed%4 == 1, seed%16 == 5 || seed%16 == 10
 	w.sent = ledger{acked: map[uint64]*acknowledged{}, numbers: map[uint64]number{}, masters: map[slot.Epoch]slot.NodeName{}, losses: map[slot.Epoch]bool{}, clean: map[slot.Epoch]bool{}}
 	for i, name := range []slot.NodeName{"n1", "n2", "n3", "n4"} {
 		m := cluster.Member{Name: name, ServerID: string(name) + "-1", Addr: "127.0.0.1:24", Role: cluster.Voter, Features: cluster.KnownFeatures}
@@ -207,7 +210,7 @@ func (w *world) elect() *node {
 		return nil
 	}
 	n := pick(w, can)
-	w.leader, w.sealed = n.name, nil
+	w.leader, w.sealed, w.stuck = n.name, nil, nil
 	n.apply(len(w.states) - 1) // its barrier
 	w.say("%s leads", n.name)
 	return n

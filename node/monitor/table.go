@@ -133,7 +133,7 @@ func copyKinds() []Kind {
 		{ReplicaLagPage, Page, "slot", "The slot has no replica less than five minutes behind.", "mailnode slot show {}"},
 		{SlotUnprotected, Page, "slot", "No replica acknowledges: what is accepted now is on one disk only.", "mailnode slot show {}"},
 		{SlotNoReplicas, Info, "slot", "The slot is configured without replicas, its mail is on one disk only.", "mailnode slot show {}"},
-		{ReplicaMissing, Info, "slot", "The slot has fewer replicas than the cluster was made for, and there are nodes that could hold one.", "mailnode slot rebalance"},
+		{ReplicaMissing, Info, "slot", "The slot has fewer replicas than are wanted of it, and there are nodes that could hold one.", "mailnode slot rebalance"},
 		{SlotMoving, Info, "slot", "A copy of it goes to another node: the new one is filled first, the old one is dropped last.", "mailnode slot list"},
 		{MovesWait, Warn, "proposal", "Copies have been moved, and masters are to change as was planned: that waits for a person.", "mailnode failover show {}"},
 		{MoveGivenUp, Warn, "slot", "A move of a copy was given up, the slot is as it was.", "mailnode slot rebalance"},

@@ -84,6 +84,7 @@ type Wished struct {
 	Home    slot.NodeName `json:"hm,omitempty"` // the node whose master it is when all is well: its first one
 	Leaving []Leaver      `json:"lv,omitempty"` // replicas that are to be dropped, in the order in which that was said
 	Move    *Move         `json:"mv,omitempty"`
+	Want    *int          `json:"wr,omitempty"` // replicas that it is to have; nil: the cluster's number. Read it with Wants
 }
 
 // Holds reports whether a node keeps a copy of the slot, as master or as replica.

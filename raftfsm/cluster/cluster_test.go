@@ -170,13 +170,13 @@ func slotRefusals() []refusal {
 		{"add replica again", AddReplica{Slot: 0, Epoch: 1, Node: "n3"}, ErrExists{}, "n3"},
 		{"add replica stale", AddReplica{Slot: 3, Epoch: 7, Node: "n3"}, ErrStale{}, "7"},
 		{"add replica unowned", AddReplica{Slot: 2, Epoch: 0, Node: "n3"}, ErrInvalid{}, "no master"},
-		{"drop master", DropReplica{Slot: 0, Epoch: 1, Node: "n1", Force: true}, ErrInvalid{}, "master"},
-		{"drop stranger", DropReplica{Slot: 1, Epoch: 1, Node: "n3"}, ErrNotFound{}, "n3"},
+		{"want too many", SetReplicas{Slot: 1, Epoch: 1, Count: MaxReplicas + 1}, ErrInvalid{}, "8"},
+		{"want fewer than none", SetReplicas{Slot: 1, Epoch: 1, Count: -1}, ErrInvalid{}, "between"},
+		{"want unowned", SetReplicas{Slot: 2, Epoch: 0, Count: 1}, ErrInvalid{}, "no master"},
 		{"unprotected stale", SetUnprotected{Slot: 0, Epoch: 2}, ErrStale{}, "s000"},
 		{"protected by nobody", SetProtected{Slot: 1, Epoch: 1}, ErrInvalid{}, "at least one"},
 		{"protected by stranger", SetProtected{Slot: 1, Epoch: 1, InSync: names("n3")}, ErrInvalid{}, "n3"},
 		{"protected twice by one", SetProtected{Slot: 0, Epoch: 1, InSync: names("n2", "n2")}, ErrInvalid{}, "twice"},
-		{"drop in sync", DropReplica{Slot: 0, Epoch: 1, Node: "n2"}, ErrInvalid{}, "in sync"},
 	}
 }
 
@@ -284,11 +284,12 @@ func TestConfirm(t *testing.T) {
 	}
 	// The old master's copy may hold mail: it stays listed until that is settled.
 	var invalid ErrInvalid
-	if _, err := s.Apply(22, DropReplica{Slot: 0, Epoch: 2, Node: "n1"}); !errors.As(err, &invalid) {
+	if _, err := s.Apply(22, decidedOn(s, BeginDrop{Slot: 0, Epoch: 2, Node: "n1"})); !errors.As(err, &invalid) {
 		t.Errorf("drop the old master: %v", err)
 	}
 	apply(t, s, 23, ResolveLoss{Slot: 0, Epoch: 2, By: "eve", Why: "rescued"})
-	apply(t, s, 24, DropReplica{Slot: 0, Epoch: 2, Node: "n1"})
+	apply(t, s, 24, BeginDrop{Slot: 0, Epoch: 2, Node: "n1"})
+	apply(t, s, 25, EndDrop{Slot: 0, Epoch: 2, Node: "n1"})
 	got, _ = s.Slot(0)
 	if got.OpenLoss != nil || got.Holds("n1") {
 		t.Errorf("after the drop: %+v", got)
@@ -363,14 +364,8 @@ func TestProtection(t *testing.T) {
 		{SetUnprotected{Slot: 0, Epoch: 1, Since: at(5)}, Slot{UnprotectedSince: at(5)}},
 		{SetUnprotected{Slot: 0, Epoch: 1, Since: at(8)}, Slot{UnprotectedSince: at(5)}},
 		{SetProtected{Slot: 0, Epoch: 1, InSync: names("n3", "n2")}, Slot{Protected: true, InSync: names("n2", "n3")}},
-		{DropReplica{Slot: 0, Epoch: 1, Node: "n3", Force: true}, Slot{}}, // n2 alone may not hold everything
 	}
 	for i, st := range steps {
-		if _, ok := st.c.(DropReplica); ok && i == len(steps)-1 {
-			if _, err := s.Apply(50, DropReplica{Slot: 0, Epoch: 1, Node: "n3"}); err == nil {
-				t.Error("an in-sync replica was dropped without force")
-			}
-		}
 		apply(t, s, uint64(20+i), st.c)
 		got, _ := s.Slot(0)
 		got = Slot{Protected: got.Protected, InSync: got.InSync, UnprotectedSince: got.UnprotectedSince}

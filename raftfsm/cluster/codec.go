@@ -79,8 +79,8 @@ func decodeBody(kind string, body []byte) (Command, error) {
 		return bodyOf[AssignSlot](body)
 	case AddReplica{}.kind():
 		return bodyOf[AddReplica](body)
-	case DropReplica{}.kind():
-		return bodyOf[DropReplica](body)
+	case SetReplicas{}.kind():
+		return bodyOf[SetReplicas](body)
 	case BeginDrop{}.kind():
 		return bodyOf[BeginDrop](body)
 	case CancelDrop{}.kind():
@@ -146,7 +146,6 @@ func (UpdateMember) kind() string     { return "update-member" }
 func (RemoveMember) kind() string     { return "remove-member" }
 func (AssignSlot) kind() string       { return "assign" }
 func (AddReplica) kind() string       { return "add-replica" }
-func (DropReplica) kind() string      { return "drop-replica" }
 func (SetUnprotected) kind() string   { return "unprotected" }
 func (SetProtected) kind() string     { return "protected" }
 func (OpenProposal) kind() string     { return "propose" }

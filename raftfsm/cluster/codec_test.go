@@ -65,6 +65,9 @@ func full(t *testing.T) *State {
 		do(AssignSlot{Slot: a.Slot, Epoch: a.Epoch, Master: a.Master, Replicas: a.Replicas})
 	}
 	moveAll(s, members[98].Name, long, do)
+	for _, sl := range s.Slots {
+		do(SetReplicas{Slot: sl.ID, Epoch: sl.Epoch, Count: 1})
+	}
 	for i := range MaxFormer {
 		s.leave(members[i%len(members)], true, long, "2026-11-20T03:31:07Z")
 	}

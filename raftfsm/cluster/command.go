@@ -81,15 +81,6 @@ type AddReplica struct {
 	Node  slot.NodeName `json:"node"`
 }
 
-// DropReplica takes a replica off the list. Without Force it is refused for the
-// only in-sync replica, and for an old master that may hold mail to be rescued.
-type DropReplica struct {
-	Slot  slot.ID       `json:"slot"`
-	Epoch slot.Epoch    `json:"epoch"`
-	Node  slot.NodeName `json:"node"`
-	Force bool          `json:"force,omitempty"`
-}
-
 // SetUnprotected records that the master goes on alone since a position (law 1).
 // Said twice in one epoch, the earlier position stands. Version is that of the
 // slot record that the master decided on: a command that is delayed, or lost and

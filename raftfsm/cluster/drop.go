@@ -105,6 +105,16 @@ func (c EndDrop) apply(s *State, index uint64) (Result, error) {
 	return Result{Epoch: sl.Epoch}, nil
 }
 
+// Staying lists the replicas that are not to be dropped, but for one.
+func (sl Slot) Staying(but slot.NodeName) (out []slot.NodeName) {
+	for _, n := range sl.Replicas {
+		if _, leaves := sl.Leaves(n); !leaves && n != but {
+			out = append(out, n)
+		}
+	}
+	return out
+}
+
 // Leaves finds a replica among those that are to be dropped.
 func (sl Slot) Leaves(n slot.NodeName) (Leaver, bool) {
 	i := slices.IndexFunc(sl.Leaving, func(l Leaver) bool { return l.Node == n })

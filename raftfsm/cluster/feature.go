@@ -30,12 +30,12 @@ const RecoveryFeatures = operatorFeatures
 func featureOf(kind string) (slot.FeatureLevel, bool) {
 	switch kind {
 	case Init{}.kind(), AddMember{}.kind(), UpdateMember{}.kind(), AssignSlot{}.kind(), AddReplica{}.kind(),
-		DropReplica{}.kind(), SetUnprotected{}.kind(), SetProtected{}.kind(), OpenProposal{}.kind(),
+		SetUnprotected{}.kind(), SetProtected{}.kind(), OpenProposal{}.kind(),
 		UpdateProposal{}.kind(), WithdrawProposal{}.kind(), RejectProposal{}.kind(), ConfirmSlot{}.kind(),
 		BeginHandOver{}.kind(), CommitHandOver{}.kind(), AbortHandOver{}.kind(), ResolveLoss{}.kind(),
 		AddToken{}.kind(), AgeTokens{}.kind(), RaiseGeneration{}.kind(), RaiseFeatureLevel{}.kind():
 		return slot.FirstFeatureLevel, true
-	case BeginDrop{}.kind(), CancelDrop{}.kind(), EndDrop{}.kind(),
+	case BeginDrop{}.kind(), CancelDrop{}.kind(), EndDrop{}.kind(), SetReplicas{}.kind(),
 		PlanMoves{}.kind(), BeginMove{}.kind(), FinishMove{}.kind(), GiveUpMove{}.kind(), UndoMove{}.kind(), StopMoves{}.kind(),
 		RemoveMember{}.kind(), ReplaceMember{}.kind(), kindGroup: // no release before this level had a verb for RemoveMember
 		return operatorFeatures, true

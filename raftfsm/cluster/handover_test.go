@@ -26,7 +26,7 @@ func TestHandOver(t *testing.T) {
 		t.Errorf("two targets: %v", err)
 	}
 	var invalid ErrInvalid
-	if _, err := s.Apply(23, DropReplica{Slot: 0, Epoch: 1, Node: "n2", Force: true}); !errors.As(err, &invalid) {
+	if _, err := s.Apply(23, decidedOn(s, BeginDrop{Slot: 0, Epoch: 1, Node: "n2", Anyway: true})); !errors.As(err, &invalid) {
 		t.Errorf("the target was dropped: %v", err)
 	}
 	apply(t, s, 24, CommitHandOver{Slot: 0, Epoch: 1, Position: slot.At(1, 9), InSync: names("n3", "n1")})

@@ -80,7 +80,7 @@ func (r random) command() Command {
 	case 6, 7:
 		return AddReplica{Slot: id, Epoch: e, Node: r.node()}
 	case 8:
-		return DropReplica{Slot: id, Epoch: e, Node: r.node(), Force: rapid.Bool().Draw(r.t, "force")}
+		return SetReplicas{Slot: id, Epoch: e, Count: rapid.IntRange(0, 3).Draw(r.t, "replicas")}
 	case 9:
 		return SetUnprotected{Slot: id, Epoch: e, Since: slot.At(e, uint64(rapid.IntRange(0, 9).Draw(r.t, "n")))}
 	case 10:
@@ -299,10 +299,6 @@ func checkLeft(t *rapid.T, was, now Slot, c Command) {
 		case RemoveMember:
 			if c.Name != n || slices.Contains(was.InSync, n) || len(now.Replicas) == 0 {
 				t.Fatalf("%+v took %s off %+v", c, n, was)
-			}
-		case DropReplica:
-			if slices.Contains(was.InSync, n) && now.Protected {
-				t.Fatalf("%+v took %s off %+v: %+v", c, n, was, now)
 			}
 		case EndDrop:
 			if _, leaves := was.Leaves(n); !leaves || slices.Contains(was.InSync, n) || c.Version != was.Version || c.Node != n {

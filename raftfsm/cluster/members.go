@@ -184,10 +184,13 @@ func (c RemoveMember) apply(s *State, index uint64) (Result, error) {
 		return Result{}, ErrInvalid{"member " + string(c.Name), "it is the last member"}
 	}
 	for _, sl := range s.Slots {
-		if !sl.Holds(c.Name) {
+		if !sl.Holds(c.Name) && sl.Home != c.Name {
 			continue
 		}
 		sl.unlist(c.Name)
+		if sl.Home == c.Name { // another node of that name is another node
+			sl.Home = sl.Master
+		}
 		s.put(sl, index)
 	}
 	m := s.Members[at]

@@ -13,7 +13,7 @@ type Rebalanced struct {
 }
 
 // Rebalance plans the moves that make a site better, one for each slot at most: every
-// slot gets the replicas that are wanted, no two copies stay in one zone if zones allow,
+// slot gets the replicas that are wanted of it, or else of all, no two copies stay in one zone if zones allow,
 // and what nodes carry is evened out (see layout). Copies on standby nodes stay. With
 // empty it plans only what leaves that node. Nothing is moved for less than an average
 // slot's difference: planned again after the moves, it plans none.
@@ -54,7 +54,7 @@ func (l *layout) needed(i, replicas, leave int, leaving bool) (c change, needed,
 	case leaving && slices.Contains(held, leave):
 		c, found = l.bestOf(i, func(c change) bool { return c.from == leave }, true)
 		return c, true, found
-	case !leaving && len(held) <= min(replicas, MaxReplicas):
+	case !leaving && len(held) <= min(l.slots[i].Wants(replicas), MaxReplicas):
 		to := l.pickReplica(i, held)
 		if to < 0 {
 			return c, false, false // every node has a copy: there are not enough nodes

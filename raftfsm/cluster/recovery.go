@@ -70,8 +70,11 @@ func (c RaiseGeneration) apply(s *State, index uint64) (Result, error) {
 		sl.Unclean += recoveryStep
 		// What the lost majority recorded last is not known here: the master may
 		// have gone on alone. It reports afresh in the new epoch.
+		// One that had not begun still holds what its plan found, and hears first who
+		// goes on of those that may have acknowledged more (law 1).
+		sl.Awaits = sl.stillHears(c.With)
 		sl.unprotect()
-		sl.HandOver, sl.Awaits, sl.AtLeast = nil, nil, 0
+		sl.HandOver = nil
 		sl.Version = index
 	}
 	why := fmt.Sprintf("the cluster was recovered: generation %d", s.Generation)
@@ -83,6 +86,16 @@ func (c RaiseGeneration) apply(s *State, index uint64) (Result, error) {
 	s.trimProposals()
 	s.record(Change{Kind: ChangeGeneration, By: shown(c.By), Why: shown(c.Why), WallTime: shown(c.WallTime), Unclean: true})
 	return Result{}, nil
+}
+
+// stillHears lists whom the master hears before it begins, of those that go on.
+func (sl Slot) stillHears(with []slot.NodeName) (out []slot.NodeName) {
+	for _, n := range sl.Awaits {
+		if !sl.Begun() && slices.Contains(with, n) {
+			out = append(out, n)
+		}
+	}
+	return out
 }
 
 // Belongs reports whether a member is of the cluster's generation. One that is not was

@@ -119,7 +119,9 @@ func (s *State) Needs(n slot.NodeName) []Need {
 }
 
 func (s *State) needed(sl Slot, n slot.NodeName) string {
-	left := without(sl.Replicas, n)
+	left := sl.Staying(n)
+	counts := func(n slot.NodeName) bool { return slices.Contains(sl.InSync, n) }
+	wants := sl.Wants(s.DefaultReplicas)
 	l, h := sl.OpenLoss, sl.HandOver
 	switch {
 	case sl.Master == n:
@@ -130,15 +132,15 @@ func (s *State) needed(sl Slot, n slot.NodeName) string {
 		return "a move of its copies is under way"
 	case l != nil && (l.Node == n || slices.Contains(l.Also, n)):
 		return "its copy may have mail that is not rescued"
-	case slices.Contains(sl.Awaits, n):
+	case !sl.Begun() && slices.Contains(sl.Awaits, n):
 		return "its master has to hear this copy before it serves"
 	case len(left) == 0:
 		return "it has the only replica"
-	case len(left) < s.DefaultReplicas:
-		return fmt.Sprintf("%d of %d replicas would be left", len(left), s.DefaultReplicas)
-	case slices.Contains(sl.InSync, n):
+	case len(left) < wants:
+		return fmt.Sprintf("%d of %d replicas would be left", len(left), wants)
+	case counts(n):
 		return "acknowledgements wait for its copy"
-	case !sl.Protected:
+	case !slices.ContainsFunc(left, counts):
 		return "no other replica is in sync"
 	}
 	return ""

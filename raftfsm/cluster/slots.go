@@ -53,38 +53,6 @@ func (c AddReplica) apply(s *State, index uint64) (Result, error) {
 	return Result{Epoch: sl.Epoch}, nil
 }
 
-func (c DropReplica) apply(s *State, index uint64) (Result, error) {
-	sl, err := s.ownedSlot(c.Slot, c.Epoch)
-	if err != nil {
-		return Result{}, err
-	}
-	what := fmt.Sprintf("replica %s of slot %s", shown(string(c.Node)), c.Slot)
-	if sl.Master == c.Node {
-		return Result{}, ErrInvalid{what, "it is the master"}
-	}
-	if !slices.Contains(sl.Replicas, c.Node) {
-		return Result{}, ErrNotFound{"replica of slot " + c.Slot.String(), shown(string(c.Node))}
-	}
-	inSync := without(sl.InSync, c.Node)
-	counts := len(inSync) < len(sl.InSync)
-	if counts && !c.Force {
-		return Result{}, ErrInvalid{what, "it is in sync: stop its node, wait until another is in sync without it, or use --force to leave the slot unprotected"}
-	}
-	if h := sl.HandOver; h != nil && h.To == c.Node {
-		return Result{}, ErrInvalid{what, "the slot is being handed over to it"}
-	}
-	if l := sl.OpenLoss; l != nil && (l.Node == c.Node || slices.Contains(l.Also, c.Node)) && !c.Force {
-		return Result{}, ErrInvalid{what, "it may hold mail that is not rescued yet: mailnode rescue list"}
-	}
-	sl.unlist(c.Node)
-	if counts {
-		// The others alone may not hold everything: only the master knows (law 1).
-		sl.unprotect()
-	}
-	s.put(sl, index)
-	return Result{Epoch: sl.Epoch}, nil
-}
-
 func (c SetUnprotected) apply(s *State, index uint64) (Result, error) {
 	sl, err := s.slotAt(c.Slot, c.Epoch, c.Version)
 	if err != nil {
