@@ -118,6 +118,7 @@ question about an account, at its master | node accountWithin
 digest for 'slot show' | node digestWithin
 'mailnode' waits for the node on its machine | node/admin probeTimeout questionTimeout requestTimeout confirmTimeout
 an order waits for a leader | node quorumWithin
+'mailnode fo' waits for copies that a node is opening | node/cli openingWithin
 replication frame | storage/repl frameBytesMax bodyFrameBytes
 bodies under way in a state transfer | storage/repl wantedMax
 messages that a slot has had, so that a new copy gets them as events | storage/repl streamedBirthsMax

@@ -83,7 +83,7 @@ func (w EmptyWish) wanted(st *cluster.State, v View, suspectAfter time.Duration)
 
 // stillHas names a copy with mail on a node that lives, "" when there is none: as long
 // as there is one, nobody gives up what it has. What is being filled counts for nothing,
-// and a store that failed may never answer again.
+// and a store that failed may never answer again (LAWS §6.19).
 func (v View) stillHas(sl cluster.Slot, to slot.NodeName, suspectAfter time.Duration) string {
 	for _, n := range append([]slot.NodeName{sl.Master}, sl.Replicas...) {
 		c, ok := v.copyOf(n, sl.ID)

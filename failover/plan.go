@@ -62,9 +62,12 @@ type Verdict struct {
 	// missing, and service pauses for about a second.
 	HandOver bool `json:"hand_over,omitempty"`
 	// Stays says that the old master serves, and cannot hand the slot over now.
-	Stays  bool `json:"stays,omitempty"`
-	Empty  bool `json:"empty,omitempty"`   // the slot starts with nothing
-	NoCopy bool `json:"no_copy,omitempty"` // no copy with mail is known to live
+	Stays bool `json:"stays,omitempty"`
+	// Opening says that it cannot because the next master still opens its copy, as after
+	// a restart: in a moment it can.
+	Opening bool `json:"opening,omitempty"`
+	Empty   bool `json:"empty,omitempty"`   // the slot starts with nothing
+	NoCopy  bool `json:"no_copy,omitempty"` // no copy with mail is known to live
 	// SeenEpoch is set when a node has seen a higher epoch than Raft has.
 	SeenEpoch slot.Epoch `json:"seen_epoch,omitempty"`
 }
@@ -276,6 +279,7 @@ func (pl planner) handOver(out PlanSlot, sl cluster.Slot, ps cluster.ProposedSlo
 	default:
 		out.Why, out.Next = fmt.Sprintf("%s cannot take it now: it %s", to.Node, why), showSlot(sl)
 	}
+	out.Opening = out.Stays && to.Opening != ""
 	asked.describe(&out)
 	return out
 }

@@ -196,7 +196,7 @@ func (w *watch) open() []cluster.Command {
 	return out
 }
 
-// relief reports whether a slot would be better off on another node.
+// relief reports whether a slot would be better off on another node (LAWS §6.16).
 func (w *watch) relief(sl cluster.Slot) bool {
 	to := w.target(w.survey(sl), "")
 	return to != nil && !to.strained

@@ -54,7 +54,7 @@ func planned(st *cluster.State, p failover.Plan) admin.Proposal {
 		out.Node = recorded.Node
 	}
 	for _, s := range p.Slots {
-		ps := admin.ProposedSlot{Slot: s.Slot, From: s.From, To: s.To, Safe: s.Safe, Done: s.Done, Why: s.Why}
+		ps := admin.ProposedSlot{Slot: s.Slot, From: s.From, To: s.To, Safe: s.Safe, Done: s.Done, Why: s.Why, Opening: s.Opening}
 		if asked := p.State == cluster.Open && !s.Done; asked {
 			ps.LagS = s.LagS
 			ps.EventsAtRisk = s.EventsAtRisk

@@ -16,7 +16,7 @@ import (
 // admit refuses nodes that are no members: a removed one still has its certificate,
 // and so has one whose place another machine has taken. Of those that have left Raft
 // tells for good; for the rest, while this node knows no members at all, or may be
-// behind, it believes certificates.
+// behind, it believes certificates (LAWS §6.18).
 func (n *Node) admit(name slot.NodeName, key string) error {
 	<-n.raftOpened // the port listens before
 	st := n.raft.State()

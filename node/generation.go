@@ -86,13 +86,15 @@ func (n *Node) isLeftBehind() bool { return n.past.heard().Generation > n.id.Gen
 
 func (n *Node) leftBehindText() string {
 	w := n.past.heard()
-	return fmt.Sprintf("the cluster was recovered without this node: %s has generation %d, this node %d; what its copies have alone is kept, and comes home when its machine joins again", w.By, w.Generation, n.id.Generation())
+	return fmt.Sprintf("the cluster was recovered without this node: %s has generation %d, this node %d; what its copies have alone is kept, and comes home when its machine takes its place again: %s", w.By, w.Generation, n.id.Generation(), bringBack(n.cfg.Node.Name))
 }
 
 // tellLeftBehind keeps the condition about it.
 func (n *Node) tellLeftBehind() {
 	w := n.past.heard()
-	n.conditions.Put(n.isLeftBehind(), monitor.GenerationBehind, "", fmt.Sprintf("%s has generation %d, this node %d", w.By, w.Generation, n.id.Generation()))
+	n.conditions.Tell(n.isLeftBehind(), monitor.GenerationBehind, "", monitor.Told{
+		Detail: fmt.Sprintf("%s has generation %d, this node %d; to bring it back: %s", w.By, w.Generation, n.id.Generation(), bringBack(n.cfg.Node.Name)),
+		Next:   fmt.Sprintf("mailnode cluster join --config FILE --replace %s", n.cfg.Node.Name)})
 }
 
 // leftBehindNote is said of another node beside its silence.

@@ -94,7 +94,7 @@ func (k *keeper) retire(ctx context.Context, sl cluster.Slot) bool {
 }
 
 // mayRemove returns nil when the files of this copy may go: a leader with a quorum agrees
-// that it is not listed, and the master, which serves, holds all of it.
+// that it is not listed, and the master, which serves, holds all of it (LAWS §6.17).
 func (k *keeper) mayRemove(ctx context.Context) error {
 	sl, err := k.unlisted(ctx)
 	if err != nil {

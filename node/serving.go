@@ -43,7 +43,11 @@ func (v serving) Serve(ctx context.Context, q admin.ServeRequest) (admin.Served,
 	case step != "":
 		return out, &admin.Error{Text: fmt.Sprintf("serve slot %s: %s is opening its copy: %s", q.Slot, out.Node, step), Exit: admin.ExitNothing, Next: show}
 	case s != nil && s.Failure() == nil:
-		return out, &admin.Error{Text: fmt.Sprintf("serve slot %s: the store of %s is open: it %s", q.Slot, out.Node, k.inRole()), Exit: admin.ExitNothing, Next: show}
+		next := show
+		if _, err := (alone{n}).Alone(ctx, q.Slot); err == nil { // it waits for a quorum, or for a person
+			next = "mailnode slot serve " + q.Slot.String() + " --without-quorum"
+		}
+		return out, &admin.Error{Text: fmt.Sprintf("serve slot %s: the store of %s is open: it %s", q.Slot, out.Node, k.inRole()), Exit: admin.ExitNothing, Next: next}
 	case s != nil:
 		if err := s.Gone(); err != nil && sl.Master == out.Node { // an empty one would take its place
 			return out, k.notReopened(fmt.Errorf("%w; put it back or mount it, then type this again", err))
@@ -60,6 +64,8 @@ func (v serving) Serve(ctx context.Context, q admin.ServeRequest) (admin.Served,
 	switch err, over := k.askReopen(ctx); {
 	case !over:
 		out.Opening = cmp.Or(k.open.doing(), "it waits for its turn")
+	case errors.Is(err, errHalf) && k.rebuildMode(sl, "") != "":
+		out.Opening = "what was lost with a disk is made again: mailnode job list"
 	case err != nil:
 		return out, k.notReopened(err)
 	default:

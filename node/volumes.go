@@ -104,7 +104,9 @@ func (v *volumes) dataFolders() []string {
 	return out
 }
 
-// find returns the place of a slot that lies on a volume, or a new one.
+// find returns the place of a slot that lies on a volume, or a new one. Whoever has to
+// mount a disk has to restart the node too: a unit with ReadWritePaths= does not see what
+// is mounted there while it runs.
 func (v *volumes) find(id slot.ID) (place, error) {
 	if err := v.finishRetire(id); err != nil { // an earlier copy of it was to go
 		return place{}, err
@@ -127,15 +129,15 @@ func (v *volumes) find(id slot.ID) (place, error) {
 	case len(at) == 1 && !slices.Contains(v.all(), at[0]):
 		return place{}, fmt.Errorf("slot %s lies on the volume %s, which is not in the configuration: write its [[volume]] again, then `systemctl restart mailnode`", id, at[0])
 	case len(at) > 1:
-		return place{}, fmt.Errorf("slot %s lies on more than one volume (%s): keep the one that is right, move the other away, then `systemctl restart mailnode`", id, strings.Join(names(at), "; "))
+		return place{}, fmt.Errorf("slot %s lies on more than one volume (%s): keep the one that is right, move the other away, then `mailnode slot serve %s`", id, strings.Join(names(at), "; "), id)
 	case len(at) == 1:
 		v.mu.Lock()
 		defer v.mu.Unlock()
 		v.slots[at[0]]++
 		return place{at[0], held}, nil
 	case held && was.Meta != v.home && !v.marked(was.Meta):
-		return place{}, fmt.Errorf("slot %s was on the volume %s, which is not there: mount it, then `systemctl restart mailnode`. If its disk was replaced by an empty one: `touch %s`, and the slot is filled from a replica",
-			id, was, filepath.Join(was.Meta, volumeMark))
+		return place{}, fmt.Errorf("slot %s was on the volume %s, which is not there: mount it, then `systemctl restart mailnode`. If its disk was replaced by an empty one: `touch %s`, then `mailnode slot serve %s` (or restart, for all its slots): it is filled from a replica",
+			id, was, filepath.Join(was.Meta, volumeMark), id)
 	}
 	best, err := v.choose()
 	if err != nil {
@@ -173,8 +175,8 @@ func (v *volumes) half(id slot.ID, p place) (packs bool, err error) {
 	case v.marked(dir):
 		return packs, fmt.Errorf("open slot %s: %s has no %s of it: %w", id, dir, what, errHalf)
 	}
-	return packs, fmt.Errorf("open slot %s: %s has no %s of it: is its disk mounted? If it was replaced by an empty one: `touch %s`, then `systemctl restart mailnode`, and they are fetched from another copy",
-		id, dir, what, filepath.Join(dir, volumeMark))
+	return packs, fmt.Errorf("open slot %s: %s has no %s of it: is its disk mounted? If not: mount it, then `systemctl restart mailnode`. If it was replaced by an empty one: `touch %s`, then `mailnode slot serve %s` (or restart, for all its slots): they are fetched from another copy",
+		id, dir, what, filepath.Join(dir, volumeMark), id)
 }
 
 // lookWithin is how long a volume may take to say what is in a folder.
@@ -192,7 +194,7 @@ func (v *volumes) lies(id slot.ID, where []config.Volume) (at []config.Volume, u
 	unknown = map[config.Volume]error{}
 	answers := make(chan answer, len(where))
 	for _, vol := range where {
-		unknown[vol] = fmt.Errorf("look for slot %s: the disk of %s does not answer: look at it (`dmesg`), then `systemctl restart mailnode`", id, vol)
+		unknown[vol] = fmt.Errorf("look for slot %s: the disk of %s does not answer: look at it (`dmesg`), then `mailnode slot serve %s`", id, vol, id)
 		go func() {
 			some, err := v.has(vol, id)
 			answers <- answer{vol, some, err}

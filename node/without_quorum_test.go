@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"errors"
 	"strings"
 	"testing"
 	"time"
@@ -18,6 +19,10 @@ func (s *site) serveAlone(ctx context.Context, r *running, id slot.ID) string {
 	s.eventuallyAt(r, "the slot waits for a quorum", func(st admin.Status) bool {
 		return len(st.Slots) > 0 && strings.Contains(st.Slots[id].Waiting, "until a quorum agrees")
 	})
+	var refusal *admin.Error
+	if _, err := r.admin.Serve(ctx, admin.ServeRequest{Slot: id, Plan: true}); !errors.As(err, &refusal) || refusal.Next != "mailnode slot serve "+id.String()+" --without-quorum" {
+		s.t.Errorf("slot serve without its flag: %v, it must name the flag", err)
+	}
 	plan, err := r.admin.Alone(ctx, id)
 	if err != nil {
 		s.t.Fatal(err)

@@ -129,7 +129,8 @@ type ProposedSlot struct {
 	EventsAtRisk *uint64       `json:"events_at_risk"` // null: not known
 	Users        *int          `json:"users"`          // null: not known
 	Done         bool          `json:"done,omitempty"`
-	Why          string        `json:"why,omitempty"` // why it is not safe
+	Why          string        `json:"why,omitempty"`     // why it is not safe
+	Opening      bool          `json:"opening,omitempty"` // not safe because To still opens its copy: in a moment it is
 }
 
 // Plan is a proposal with the text that a person reads before confirming it.

@@ -222,7 +222,7 @@ func TestHalfEscapedCharacters(t *testing.T) {
 }
 
 func TestChoiceOfProposal(t *testing.T) {
-	one, two := Proposal{ID: "p3", State: "open"}, Proposal{ID: "p4", State: "open"}
+	one, two := Proposal{ID: "p3", State: "open"}, Proposal{ID: "p4", State: "open", Reason: "n1 is silent"}
 	for _, c := range []struct {
 		open []Proposal
 		id   string
@@ -232,7 +232,7 @@ func TestChoiceOfProposal(t *testing.T) {
 		{[]Proposal{one}, "", ExitDone, "plan of p3"},
 		{[]Proposal{one, two}, "p4", ExitDone, "plan of p4"},
 		{nil, "", ExitNothing, "no proposal is open"},
-		{[]Proposal{one, two}, "", ExitUsage, "several proposals are open, name one: p3, p4"},
+		{[]Proposal{one, two}, "", ExitUsage, "several proposals are open, name one: p3, p4 (n1 is silent)"},
 		{[]Proposal{one}, "p9", ExitUsage, `find proposal "p9": open are p3`},
 		{nil, "p9", ExitUsage, `find proposal "p9": no proposal is open`},
 		{nil, "p1", ExitRefused, `plan: proposal "p1" is no longer open: it was withdrawn`},

@@ -133,7 +133,7 @@ func (f Found) Halves() []string {
 // ReplaceOptions are a person's choices.
 type ReplaceOptions struct {
 	// Wipe deletes the copies that lie here, but for those of which nobody else is known
-	// to have all.
+	// to have all, and those in which something is set aside: no program deletes that (law 7).
 	Wipe bool
 }
 
@@ -144,7 +144,7 @@ type Replaced struct {
 	Missing []slot.ID // those that do not lie here
 	Idle    []slot.ID // of Missing, those whose master the node is: nobody serves them
 	Wiped   []slot.ID
-	Kept    []slot.ID // were not wiped: nobody else is known to have all of them
+	Kept    []slot.ID // were not wiped: nobody else is known to have all that is in them
 }
 
 // ReplaceNode makes a machine whose node is not running the member whose name its
@@ -240,7 +240,11 @@ func (f Found) settle(c config.Config, recorded []peer.Copy, o ReplaceOptions, o
 		if here[x.Slot] {
 			continue
 		}
-		if o.Wipe && !record[x.Slot].Kept {
+		aside, err := x.asides()
+		if err != nil {
+			return err
+		}
+		if o.Wipe && !record[x.Slot].Kept && !aside {
 			out.Wiped = append(out.Wiped, x.Slot)
 			continue
 		}
@@ -276,6 +280,15 @@ func (f Found) settle(c config.Config, recorded []peer.Copy, o ReplaceOptions, o
 		}
 	}
 	return nil
+}
+
+// asides reports whether something lies in a copy's quarantine.
+func (x FoundCopy) asides() (bool, error) {
+	entries, err := os.ReadDir(filepath.Join(x.Volume.Meta, "slots", x.Slot.String(), "quarantine"))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return false, fmt.Errorf("look for what is set aside of slot %s: %w", x.Slot, err)
+	}
+	return len(entries) > 0, nil
 }
 
 // settle keeps a copy, or deletes it.

@@ -162,7 +162,7 @@ func (s *Server) choose(ctx context.Context, id string) (string, error) {
 	if id != "" {
 		return id, nil
 	}
-	open, err := s.open(ctx)
+	list, err := s.open(ctx)
 	if err != nil {
 		return "", err
 	}
@@ -170,25 +170,33 @@ func (s *Server) choose(ctx context.Context, id string) (string, error) {
 	switch {
 	case err != nil:
 		return "", err
-	case len(open) == 0 && st.Leader == "":
+	case len(list) == 0 && st.Leader == "":
 		return "", &Error{Text: "no proposal is open, and none can be made: this node knows no Raft leader; more than half of the voters must be up", Exit: ExitRefused, Next: "mailnode status"}
-	case len(open) == 0:
+	case len(list) == 0:
 		return "", &Error{Text: "no proposal is open", Exit: ExitNothing}
-	case len(open) > 1:
-		return "", &Error{Text: "several proposals are open, name one: " + strings.Join(open, ", "), Exit: ExitUsage, Next: "mailnode failover list"}
+	case len(list) > 1:
+		return "", &Error{Text: "several proposals are open, name one: " + named(list), Exit: ExitUsage, Next: "mailnode failover list"}
 	}
-	return open[0], nil
+	return list[0].ID, nil
 }
 
-// open names the open proposals.
-func (s *Server) open(ctx context.Context) (ids []string, err error) {
+// open lists the open proposals.
+func (s *Server) open(ctx context.Context) ([]Proposal, error) {
 	list, err := s.backend.Failovers.Proposals(ctx, false)
+	return slices.DeleteFunc(list, func(p Proposal) bool { return p.State != "open" }), err
+}
+
+// named names proposals, and says what each is for.
+func named(list []Proposal) string {
+	var out []string
 	for _, p := range list {
-		if p.State == "open" {
-			ids = append(ids, p.ID)
+		text := p.ID
+		if p.Reason != "" {
+			text += " (" + p.Reason + ")"
 		}
+		out = append(out, text)
 	}
-	return ids, err
+	return strings.Join(out, ", ")
 }
 
 // unknown says which proposals there are when the backend did not find one. One
@@ -200,7 +208,7 @@ func (s *Server) unknown(ctx context.Context, id string, err error) error {
 	}
 	there := "no proposal is open"
 	if open, err := s.open(ctx); err == nil && len(open) > 0 {
-		there = "open are " + strings.Join(open, ", ")
+		there = "open are " + named(open)
 	}
 	return &Error{Text: fmt.Sprintf("find proposal %q: %s", id, there), Exit: ExitUsage, Next: "mailnode failover list", status: http.StatusNotFound}
 }

@@ -34,6 +34,7 @@ type site struct {
 	orders    []any             // those of user delete, undelete, erase, quota, disable, enable
 	election  *election         // nil: there is a leader
 	also      []string          // proposals that have the rest of a wish
+	opens     atomic.Int32      // for so many plans a copy is opened
 }
 
 // election is over when it was looked for a leader often enough.
@@ -259,7 +260,11 @@ func (f failovers) Proposals(context.Context, bool) ([]admin.Proposal, error) {
 }
 
 func (f failovers) Plan(_ context.Context, id string) (admin.Plan, error) {
-	return admin.Plan{Proposal: f.status.Proposals[0], Text: "plan of " + id + "\n  s000: n1 -> n2, safe"}, nil
+	p := f.status.Proposals[0]
+	if f.opens.Add(-1) >= 0 {
+		p.Slots = append(slices.Clone(p.Slots), admin.ProposedSlot{Slot: 1, From: "n1", To: "n2", Opening: true})
+	}
+	return admin.Plan{Proposal: p, Text: "plan of " + id + "\n  s000: n1 -> n2, safe"}, nil
 }
 
 func (f failovers) Confirm(_ context.Context, r admin.ConfirmRequest) (admin.Outcome, error) {

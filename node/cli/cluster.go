@@ -108,7 +108,7 @@ func (a *app) clusterJoin() *cobra.Command {
 	c.Flags().StringVar(&tokenFile, "token-file", "", "read the token from this `FILE`")
 	c.Flags().StringVar(&given, "token", "", "the `TOKEN` itself, which other users of this machine can then see; - reads it from standard input")
 	c.Flags().StringVar(&replace, "replace", "", "take the name and place of this `NODE`, whose machine or disk is lost; copies that lie here are kept")
-	c.Flags().BoolVar(&wipe, "wipe", false, "with --replace: delete the copies that lie here, but for those that nobody else is known to have")
+	c.Flags().BoolVar(&wipe, "wipe", false, "with --replace: delete the copies that lie here, but for those that nobody else is known to have whole")
 	return c
 }
 

@@ -6,7 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -108,14 +110,16 @@ func (a *app) move(ctx context.Context, r admin.ProposeRequest) error {
 		return err
 	}
 	if p.ID == "" {
-		if _, err := io.WriteString(a.out, ended(p.Text)); err != nil {
+		if err := a.show(p, func() string { return ended(p.Text) }); err != nil {
 			return err
 		}
 		return exitCode(p.Exit)
 	}
-	err = a.confirm(ctx, p.ID, admin.ConfirmRequest{})
-	if errors.Is(err, errSaidNo) {
-		a.say("%s stays open; to close it: mailnode failover reject %s", p.ID, p.ID)
+	if err := a.awaitOpening(ctx, p.ID); err != nil {
+		return err
+	}
+	if err = a.confirm(ctx, p.ID, admin.ConfirmRequest{}); err != nil {
+		a.sayStaysOpen(ctx, p.ID)
 	}
 	if len(p.Also) > 0 && !a.asJSON && (err == nil || errors.As(err, new(exitCode))) {
 		a.sayAlso(p)
@@ -124,6 +128,45 @@ func (a *app) move(ctx context.Context, r admin.ProposeRequest) error {
 		}
 	}
 	return err
+}
+
+// openingWithin is how long `fo` waits for copies that are being opened: whoever has
+// just restarted a node types it at once.
+const openingWithin = 15 * time.Second
+
+// awaitOpening waits until nodes that are to be masters have opened their copies. What
+// is not open in time is refused by the plan.
+func (a *app) awaitOpening(ctx context.Context, id string) error {
+	late, cancel := context.WithTimeout(ctx, openingWithin)
+	defer cancel()
+	look := time.NewTicker(leaderLook)
+	defer look.Stop()
+	for said := false; ; said = true {
+		plan, err := a.client().Plan(ctx, id)
+		if err != nil {
+			return err
+		}
+		i := slices.IndexFunc(plan.Slots, func(s admin.ProposedSlot) bool { return s.Opening })
+		if i < 0 || late.Err() != nil {
+			return nil
+		}
+		if !said {
+			fmt.Fprintf(a.err, "%s is opening its copies: waiting for it, %s at most\n", plan.Slots[i].To, openingWithin)
+		}
+		select {
+		case <-look.C:
+		case <-late.Done():
+		}
+	}
+}
+
+// sayStaysOpen says of a proposal that was not confirmed, or in part, that it is open.
+func (a *app) sayStaysOpen(ctx context.Context, id string) {
+	if plan, err := a.client().Plan(ctx, id); err != nil || plan.State != "open" || a.asJSON {
+		return
+	}
+	a.say("%s stays open; to close it:", id)
+	a.say("  mailnode failover reject %s", id)
 }
 
 // typed is how a wish is typed behind `mailnode fo`.

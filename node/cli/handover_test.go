@@ -95,3 +95,27 @@ func TestMoveInPart(t *testing.T) {
 		t.Errorf("exit %d, %s%s", exit, out, errs)
 	}
 }
+
+// Whoever has just restarted a node and brings its masters home waits until its copies
+// are open, and is told so.
+func TestMoveWaitsForCopiesThatOpen(t *testing.T) {
+	s := calm()
+	s.status.Proposals = broken().status.Proposals
+	s.opens.Store(2)
+	exit, _, errs := call(t, s.serve(t), "", "fo", "-m", "n2", "--yes")
+	want := "n2 is opening its copies: waiting for it, 15s at most\n"
+	if exit != admin.ExitDone || errs != want || len(s.confirmed) != 1 || s.opens.Load() >= 0 {
+		t.Errorf("exit %d, %d confirmed: %s", exit, len(s.confirmed), errs)
+	}
+}
+
+// What `fo` has opened and could not do stays open, and is named.
+func TestMoveRefusedStaysOpen(t *testing.T) {
+	s := calm()
+	s.status.Proposals = broken().status.Proposals
+	s.outcome = admin.Outcome{Exit: admin.ExitRefused, Text: "p1: 0 of 1 done"}
+	exit, out, _ := call(t, s.serve(t), "", "fo", "-a", "n1", "--yes")
+	if exit != admin.ExitRefused || !strings.HasSuffix(out, "p1 stays open; to close it:\n  mailnode failover reject p1\n") {
+		t.Errorf("exit %d: %s", exit, out)
+	}
+}

@@ -34,8 +34,7 @@ func (a *app) clusterRemove() *cobra.Command {
 			return usage("cluster remove: there is no node %q", clean(args[0]))
 		}
 		n := m.Members[i]
-		a.say("removing %s (%s, %s, at %s) from cluster %s;", n.Name, n.State, roles(n, m.Leader)[0], n.Address, m.Cluster)
-		a.say("no slot needs it. What is on its disks stays there")
+		fmt.Fprint(a.out, wrap("", fmt.Sprintf("removing %s (%s, %s, at %s) from cluster %s; no slot needs it. What is on its disks stays there", n.Name, n.State, roles(n, m.Leader)[0], n.Address, m.Cluster)))
 		if err := a.agree("remove it?", "mailnode cluster remove "+string(n.Name)); err != nil {
 			return err
 		}
@@ -56,17 +55,23 @@ func (a *app) clusterRemove() *cobra.Command {
 
 // needed lists what must move first, and the command that does it.
 func (a *app) needed(r admin.Removed) error {
-	masters, copies := 0, 0
+	masters := 0
+	var reasons []string
+	whose := map[string][]slot.ID{}
 	for _, n := range r.Needs {
 		if n.Master {
 			masters++
-		} else {
-			copies++
 		}
-		a.say("%s: %s", n.Slot, n.Why)
+		if whose[n.Why] == nil {
+			reasons = append(reasons, n.Why)
+		}
+		whose[n.Why] = append(whose[n.Why], n.Slot)
 	}
-	text := fmt.Sprintf("nothing was done: %s of %s must move first", figures.Count(masters+copies, "slot"), r.Node)
-	next := "mailnode slot list"
+	for _, why := range reasons {
+		fmt.Fprint(a.out, wrap("", slotRanges(whose[why])+": "+clean(why)))
+	}
+	text := fmt.Sprintf("nothing was done: %s of %s must move first", figures.Count(len(r.Needs), "slot"), r.Node)
+	next := "mailnode slot rebalance --node " + string(r.Node)
 	if masters > 0 {
 		next = "mailnode fo -a " + string(r.Node)
 		for _, c := range a.silent() {

@@ -28,7 +28,8 @@ func (a *app) takePlace(ctx context.Context, c config.Config, t peer.Token, toke
 	question := "take its place?"
 	switch {
 	case wipe && len(found.Copies) > 0:
-		a.say("--wipe DELETES these copies, but for those that no other node is known to have")
+		a.say("--wipe DELETES these copies, but for those that no other node is known to have whole,")
+		a.say("and those in which something is set aside")
 		question = "delete them, and take its place?"
 	case len(found.Halves()) > 0:
 		a.say("what is not here is taken for lost and fetched from the others. Is every disk mounted?")
@@ -90,7 +91,7 @@ func (a *app) tookPlace(name slot.NodeName, r admin.Replaced) {
 		a.say("  %s deleted", slots(r.Wiped))
 	}
 	if len(r.Kept) > 0 {
-		a.say("  %s NOT deleted: no other node is known to have all of it", slots(r.Kept))
+		a.say("  %s NOT deleted: no other node is known to have all that is in it", slots(r.Kept))
 	}
 	if len(r.Here) > len(r.Kept) {
 		a.say("  %s of it lie here, and are kept", figures.Count(len(r.Here), "slot"))

@@ -17,7 +17,7 @@ type Leaver struct {
 
 // BeginDrop records the wish that a replica be dropped. Version is that of the slot
 // record on which it was decided: of two people who drop the last two copies, one is
-// refused. Said again it changes nothing.
+// refused. Said again it changes nothing (LAWS §6.17).
 type BeginDrop struct {
 	Slot    slot.ID       `json:"slot"`
 	Epoch   slot.Epoch    `json:"epoch"`

@@ -8,7 +8,7 @@ import (
 )
 
 // A slot of which no copy is left is started empty, on any node that holds mail, by a
-// person's confirmed proposal (law 4): ProposedSlot.Empty, ConfirmSlot.Empty. The epoch
+// person's confirmed proposal (law 4, LAWS §6.19): ProposedSlot.Empty, ConfirmSlot.Empty. The epoch
 // is unclean, so that whatever an old copy has given out is never given out again
 // (law 2). All who had a copy stay listed: one that returns has diverged, and what it
 // has is set aside (law 7). Until a person resolves it that is an open loss of all of

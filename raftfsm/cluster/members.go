@@ -178,7 +178,7 @@ func (c RemoveMember) apply(s *State, index uint64) (Result, error) {
 	}
 	if needs := s.Needs(c.Name); len(needs) > 0 {
 		return Result{}, ErrInvalid{"member " + string(c.Name),
-			fmt.Sprintf("slot %s keeps it: %s; move its slots away first: mailnode slot list", needs[0].Slot, needs[0].Why)}
+			fmt.Sprintf("slot %s keeps it: %s; move its slots away first: mailnode slot rebalance --node %s", needs[0].Slot, needs[0].Why, c.Name)}
 	}
 	if len(s.Members) == 1 {
 		return Result{}, ErrInvalid{"member " + string(c.Name), "it is the last member"}

@@ -22,7 +22,7 @@ type Former struct {
 }
 
 // ReplaceMember gives a member's name and place to another machine, which has a
-// token for it. The slots stay whose they are: what the machine has of them on its
+// token for it (LAWS §6.18). The slots stay whose they are: what the machine has of them on its
 // disks decides what becomes of its copies, and a master whose copy is gone does
 // not serve an empty one. Was is the installation that was found dead.
 type ReplaceMember struct {

@@ -34,7 +34,7 @@ func (s Seat) member() bool { return s.Role == Voter || s.Role == Witness }
 // there in vain; but of two both vote, so that no decision is on one disk alone. They
 // are spread over zones. Who votes keeps its vote for as long as nothing is gained,
 // and who is gone has one only if nobody else is there to take it. A member that was
-// never heard counts for nothing.
+// never heard counts for nothing (LAWS §6.18).
 func WishedVoters(seats []Seat) []string {
 	var may []Seat
 	for _, s := range seats {
