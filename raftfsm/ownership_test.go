@@ -2,8 +2,6 @@ package raftfsm
 
 import (
 	"context"
-	"fmt"
-	"math"
 	"math/rand/v2"
 	"slices"
 	"sync"
@@ -12,65 +10,19 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/anishathalye/porcupine"
-
 	"mailnode/raftfsm/cluster"
+	"mailnode/raftfsm/ownership"
 	"mailnode/storage/slot"
 )
 
-// owner is the register that the history is about: who owns a slot.
-type owner struct {
-	epoch  slot.Epoch
-	master slot.NodeName
-}
-
-// gives is a confirmed change of an owner; reads is a reading of it.
-type (
-	gives struct{ from, to owner }
-	reads struct{}
-)
-
-// ownership is the model: an epoch ends once, for one master, and whoever reads it
-// fresh reads what was decided last (law 4). A change of unknown outcome may have come
-// true at any later time, or never.
-func ownership() porcupine.Model {
-	return porcupine.Model{
-		Init: func() any { return owner{1, "n1"} },
-		Step: func(state, input, output any) (bool, any) {
-			now := state.(owner)
-			c, change := input.(gives)
-			if !change {
-				return output == now, now
-			}
-			switch output.(cluster.Outcome) {
-			case cluster.Done:
-				return c.from.epoch == now.epoch, c.to
-			case cluster.UnknownOutcome:
-				if c.from.epoch == now.epoch {
-					return true, c.to
-				}
-			}
-			return true, now
-		},
-		DescribeOperation: func(input, output any) string { return fmt.Sprintf("%+v: %+v", input, output) },
-	}
-}
-
 // history notes operations in the order in which they began and ended.
 type history struct {
+	ownership.History
 	clock atomic.Int64
-	mu    sync.Mutex
-	ops   []porcupine.Operation
 }
 
 func (h *history) note(client int, call int64, input, output any) {
-	end := h.clock.Add(1)
-	if output == cluster.UnknownOutcome {
-		end = math.MaxInt64
-	}
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.ops = append(h.ops, porcupine.Operation{ClientId: client, Input: input, Output: output, Call: call, Return: end})
+	h.Note(client, call, h.clock.Add(1), input, output)
 }
 
 // client reads, proposes and confirms until ctx ends, at whichever node takes it.
@@ -102,7 +54,7 @@ func (h *history) read(ctx context.Context, id int, leader, at *Node) {
 		return
 	}
 	sl, _ := at.State().Slot(1)
-	h.note(id, call, reads{}, owner{sl.Epoch, sl.Master})
+	h.note(id, call, ownership.Reads{}, ownership.Owner{Epoch: sl.Epoch, Master: sl.Master})
 }
 
 // confirm gives the slot to another node; what was refused or not done is no change.
@@ -111,7 +63,8 @@ func (h *history) confirm(ctx context.Context, id int, n *Node, c cluster.Confir
 	_, err := n.Propose(ctx, c)
 	switch outcome := cluster.OutcomeOf(err); outcome {
 	case cluster.Done, cluster.UnknownOutcome:
-		h.note(id, call, gives{owner{c.Epoch, from}, owner{c.Epoch + 1, c.To}}, outcome)
+		h.note(id, call, ownership.Gives{From: ownership.Owner{Epoch: c.Epoch, Master: from},
+			To: ownership.Owner{Epoch: c.Epoch + 1, Master: c.To}}, outcome)
 	}
 }
 
@@ -165,18 +118,12 @@ func TestLaw04OwnersAreLinearizable(t *testing.T) {
 		}
 		time.Sleep(time.Minute) // Raft's last timers
 	})
-	count := map[string]int{}
-	for _, op := range h.ops {
-		count[fmt.Sprintf("%T %v", op.Input, op.Return == math.MaxInt64)]++
+	all, kinds := h.Count()
+	t.Logf("%d operations: %v", all, kinds)
+	if all < 100 {
+		t.Errorf("%d operations: this proves nothing", all)
 	}
-	t.Logf("%d operations: %v", len(h.ops), count)
-	if len(h.ops) < 100 {
-		t.Errorf("%d operations: this proves nothing", len(h.ops))
-	}
-	switch porcupine.CheckOperationsTimeout(ownership(), h.ops, 30*time.Second) {
-	case porcupine.Illegal:
-		t.Error("no order of these operations has one owner for each epoch, and no stale reading")
-	case porcupine.Unknown:
-		t.Error("not decided within 30 s")
+	if err := h.Check(ownership.Owner{Epoch: 1, Master: "n1"}, 30*time.Second); err != nil {
+		t.Error(err)
 	}
 }
