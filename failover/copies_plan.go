@@ -289,7 +289,7 @@ func (pl copiesPlanner) wanting(want int, p CopiesPlan) CopiesPlan {
 		return p
 	}
 	p.Commands = append([]cluster.Command{c}, p.Commands...)
-	p.Lines = append([]string{fmt.Sprintf("%s is to have %s from now on, whatever the others have", pl.sl.ID, figures.Count(want, "replica"))}, p.Lines...)
+	p.Lines = append([]string{fmt.Sprintf("%s is to have %s from now on", pl.sl.ID, figures.Count(want, "replica"))}, p.Lines...)
 	return p
 }
 
