@@ -105,14 +105,18 @@ func (pl copiesPlanner) add(nodes []slot.NodeName) CopiesPlan {
 		case pl.sl.Master == n:
 			return noCopies(ExitNothing, pl.show(), "%s is the master of %s", n, pl.sl.ID)
 		case leaves:
-			p.Commands = append(p.Commands, cluster.CancelDrop{Slot: pl.sl.ID, Epoch: pl.sl.Epoch, Node: n})
+			p.Commands = append(p.Commands, cluster.CancelDrop{Slot: pl.sl.ID, Epoch: pl.sl.Epoch, Version: pl.sl.Version, Node: n})
 			p.Lines = append(p.Lines, fmt.Sprintf("%s keeps its replica of %s, which was being dropped", n, pl.sl.ID))
 		case pl.sl.Holds(n):
 			return noCopies(ExitNothing, pl.show(), "%s holds a replica of %s already%s", n, pl.sl.ID, pl.state(n))
 		case len(pl.sl.Replicas) >= cluster.MaxReplicas:
 			return noCopies(ExitRefused, pl.show(), "%s has %d replicas, the most it may have", pl.sl.ID, cluster.MaxReplicas)
 		default:
-			p.Commands = append(p.Commands, cluster.AddReplica{Slot: pl.sl.ID, Epoch: pl.sl.Epoch, Node: n})
+			c := cluster.AddReplica{Slot: pl.sl.ID, Epoch: pl.sl.Epoch, Version: pl.sl.Version, Node: n}
+			if pl.st.Permit(c) != nil { // before the upgrade it is written as it was
+				c.Version = 0
+			}
+			p.Commands = append(p.Commands, c)
 			p.Lines = append(p.Lines, fmt.Sprintf("add a replica of %s on %s", pl.sl.ID, n),
 				fmt.Sprintf("a job on %s fills it from %s: %s", n, pl.sl.Master, pl.size()))
 			if pl.v.presence(n, pl.suspectAfter) == silent {
@@ -280,12 +284,12 @@ func (pl copiesPlanner) count(want int) CopiesPlan {
 // wanting has the number recorded before what makes it true, so that nobody brings the
 // slot back to the cluster's number.
 func (pl copiesPlanner) wanting(want int, p CopiesPlan) CopiesPlan {
-	c := cluster.SetReplicas{Slot: pl.sl.ID, Epoch: pl.sl.Epoch, Count: want}
+	c := cluster.SetReplicas{Slot: pl.sl.ID, Epoch: pl.sl.Epoch, Version: pl.sl.Version, Count: want}
 	if p.ExitCode != ExitDone || pl.sl.Wants(pl.st.DefaultReplicas) == want || pl.st.Permit(c) != nil {
 		return p
 	}
 	p.Commands = append([]cluster.Command{c}, p.Commands...)
-	p.Lines = append([]string{fmt.Sprintf("%s is to have %s from now on, whatever the others have", pl.sl.ID, figures.Count(want, "replica"))}, p.Lines...)
+	p.Lines = append([]string{fmt.Sprintf("%s is to have %s from now on", pl.sl.ID, figures.Count(want, "replica"))}, p.Lines...)
 	return p
 }
 

@@ -48,6 +48,9 @@ func (s *copiesSite) do(t *testing.T, c cluster.Command) {
 	case cluster.BeginDrop:
 		x.Version = sl.Version
 		c = x
+	case cluster.SetReplicas:
+		x.Version = sl.Version
+		c = x
 	case cluster.ConfirmSlot:
 		x.Version = sl.Version
 		c = x

@@ -119,7 +119,7 @@ func (w *movers) takeBack(sl cluster.Slot) {
 	case replaced && sl.Holds(m.From):
 		w.drop(sl, m.From, false)
 	case fromLeaves:
-		w.do(cluster.CancelDrop{Slot: sl.ID, Epoch: sl.Epoch, Node: m.From})
+		w.do(cluster.CancelDrop{Slot: sl.ID, Epoch: sl.Epoch, Version: sl.Version, Node: m.From})
 	case toLeaves:
 	case slices.Contains(sl.Replicas, m.To):
 		w.drop(sl, m.To, len(sl.Replicas) == 1)

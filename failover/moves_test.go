@@ -350,7 +350,7 @@ func (s *stage) persons(t *rapid.T) {
 			_ = s.apply(cluster.CommitHandOver{Slot: sl.ID, Epoch: sl.Epoch, Begun: h.Begun, Position: slot.At(sl.Epoch, 9)})
 		}
 	case 11:
-		_ = s.apply(cluster.CancelDrop{Slot: sl.ID, Epoch: sl.Epoch, Node: node()})
+		_ = s.apply(cluster.CancelDrop{Slot: sl.ID, Epoch: sl.Epoch, Version: sl.Version, Node: node()})
 	}
 }
 

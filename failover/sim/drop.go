@@ -41,7 +41,7 @@ func (w *world) wishDrop(sl cluster.Slot) cluster.Command {
 	case !slices.Contains(sl.Replicas, n):
 		return cluster.AddReplica{Slot: theSlot, Epoch: sl.Epoch, Node: n}
 	case leaves && w.chance(2):
-		return cluster.CancelDrop{Slot: theSlot, Epoch: sl.Epoch, Node: n}
+		return cluster.CancelDrop{Slot: theSlot, Epoch: sl.Epoch, Version: sl.Version, Node: n}
 	}
 	return cluster.BeginDrop{Slot: theSlot, Epoch: sl.Epoch, Version: sl.Version, Node: n,
 		Anyway: len(sl.Replicas)-len(sl.Leaving) > 1 && w.chance(4) || w.chance(20)}

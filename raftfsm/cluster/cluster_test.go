@@ -64,6 +64,12 @@ func decidedOn(s *State, c Command) Command {
 	case BeginDrop:
 		x.Version = version(x.Slot)
 		return x
+	case CancelDrop:
+		x.Version = version(x.Slot)
+		return x
+	case SetReplicas:
+		x.Version = version(x.Slot)
+		return x
 	case EndDrop:
 		x.Version = version(x.Slot)
 		return x

@@ -74,11 +74,14 @@ type AssignSlot struct {
 	WallTime string          `json:"wall,omitempty"`
 }
 
-// AddReplica lists one more replica, which then fills its copy.
+// AddReplica lists one more replica, which then fills its copy. Version is that of the
+// slot record on which it was decided, so that one that is delayed does not add again
+// what was dropped since; 0, in clusters of the first feature level, is any.
 type AddReplica struct {
-	Slot  slot.ID       `json:"slot"`
-	Epoch slot.Epoch    `json:"epoch"`
-	Node  slot.NodeName `json:"node"`
+	Slot    slot.ID       `json:"slot"`
+	Epoch   slot.Epoch    `json:"epoch"`
+	Version uint64        `json:"version,omitempty"`
+	Node    slot.NodeName `json:"node"`
 }
 
 // SetUnprotected records that the master goes on alone since a position (law 1).

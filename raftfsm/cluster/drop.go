@@ -26,11 +26,12 @@ type BeginDrop struct {
 	Anyway  bool          `json:"anyway,omitempty"`
 }
 
-// CancelDrop takes the wish back: the replica stays.
+// CancelDrop takes the wish back: the replica stays. Version is as in BeginDrop.
 type CancelDrop struct {
-	Slot  slot.ID       `json:"slot"`
-	Epoch slot.Epoch    `json:"epoch"`
-	Node  slot.NodeName `json:"node"`
+	Slot    slot.ID       `json:"slot"`
+	Epoch   slot.Epoch    `json:"epoch"`
+	Version uint64        `json:"version"`
+	Node    slot.NodeName `json:"node"`
 }
 
 // EndDrop takes a replica that leaves off the list. Only the master says so, when the
@@ -79,6 +80,9 @@ func (c CancelDrop) apply(s *State, index uint64) (Result, error) {
 	}
 	if _, leaves := sl.Leaves(c.Node); !leaves {
 		return Result{}, ErrNotFound{"replica of slot " + c.Slot.String() + " that is being dropped", shown(string(c.Node))}
+	}
+	if sl.Version != c.Version {
+		return Result{}, ErrChanged{Slot: c.Slot, Want: c.Version, Have: sl.Version}
 	}
 	sl.Leaving = sl.stays(c.Node)
 	s.put(sl, index)

@@ -78,7 +78,8 @@ func (r random) command() Command {
 	case 3, 4, 5:
 		return AssignSlot{Slot: id, Epoch: e, Master: r.node(), Replicas: r.nodes()}
 	case 6, 7:
-		return AddReplica{Slot: id, Epoch: e, Node: r.node()}
+		sl, _ := r.s.Slot(id)
+		return AddReplica{Slot: id, Epoch: e, Version: sl.Version * uint64(rapid.IntRange(0, 2).Draw(r.t, "version")), Node: r.node()}
 	case 8:
 		return SetReplicas{Slot: id, Epoch: e, Count: rapid.IntRange(0, 3).Draw(r.t, "replicas")}
 	case 9:

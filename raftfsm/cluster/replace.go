@@ -50,7 +50,7 @@ func (c ReplaceMember) apply(s *State, index uint64) (Result, error) {
 	if old.ServerID != c.Was {
 		return Result{}, ErrInvalid{what, "another machine has taken its place meanwhile; look again and repeat"}
 	}
-	m.Zone, m.Release = shown(m.Zone), ""
+	m.Zone, m.Release, m.Held = shown(m.Zone), "", old.Held
 	if err := m.check(); err != nil {
 		return Result{}, err
 	}

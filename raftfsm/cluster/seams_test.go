@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"errors"
 	"slices"
 	"testing"
 
@@ -64,6 +65,34 @@ func TestRemovedNodeIsNobodysHome(t *testing.T) {
 		if sl.Home != "n1" || sl.Version != 21 {
 			t.Errorf("%+v", sl)
 		}
+	}
+}
+
+// What a person wished for and is delayed undoes nothing that was wished for since.
+func TestLateWishesAreRefused(t *testing.T) {
+	s := four(t)
+	sl, _ := s.Slot(0)
+	add := AddReplica{Slot: 0, Epoch: 1, Version: sl.Version, Node: "n4"}
+	fewer := SetReplicas{Slot: 0, Epoch: 1, Version: sl.Version, Count: 0}
+	apply(t, s, 21, add)
+	apply(t, s, 22, BeginDrop{Slot: 0, Epoch: 1, Node: "n4"})
+	sl, _ = s.Slot(0)
+	keep := CancelDrop{Slot: 0, Epoch: 1, Version: sl.Version, Node: "n4"}
+	apply(t, s, 23, keep)
+	apply(t, s, 24, BeginDrop{Slot: 0, Epoch: 1, Node: "n4"})
+	late := func(c Command) {
+		t.Helper()
+		if _, err := s.Apply(30, c); !errors.As(err, new(ErrChanged)) {
+			t.Errorf("%+v: %v", c, err)
+		}
+	}
+	late(keep)
+	apply(t, s, 25, EndDrop{Slot: 0, Epoch: 1, Node: "n4"})
+	late(add)
+	late(fewer)
+	s.FeatureLevel = slot.FirstFeatureLevel
+	if s.Permit(add) == nil || s.Permit(AddReplica{Slot: 0, Epoch: 1, Node: "n4"}) != nil {
+		t.Error("a version is written where a member of an older release could not read it, or nothing is")
 	}
 }
 

@@ -34,6 +34,13 @@ func (c AssignSlot) apply(s *State, index uint64) (Result, error) {
 	return Result{Epoch: sl.Epoch}, nil
 }
 
+func (c AddReplica) needs() slot.FeatureLevel {
+	if c.Version != 0 {
+		return operatorFeatures
+	}
+	return slot.FirstFeatureLevel
+}
+
 func (c AddReplica) apply(s *State, index uint64) (Result, error) {
 	sl, err := s.ownedSlot(c.Slot, c.Epoch)
 	if err != nil {
@@ -44,6 +51,9 @@ func (c AddReplica) apply(s *State, index uint64) (Result, error) {
 	}
 	if sl.Holds(c.Node) {
 		return Result{}, ErrExists{Kind: "copy of slot " + c.Slot.String(), Name: string(c.Node)}
+	}
+	if c.Version != 0 && sl.Version != c.Version {
+		return Result{}, ErrChanged{Slot: c.Slot, Want: c.Version, Have: sl.Version}
 	}
 	if len(sl.Replicas) >= MaxReplicas {
 		return Result{}, ErrInvalid{"slot " + c.Slot.String(), fmt.Sprintf("it has %d replicas, the most it may have", MaxReplicas)}

@@ -9,9 +9,10 @@ import (
 // SetReplicas records how many replicas a person wants of one slot, whatever the
 // cluster's number is. It adds and drops none: what does goes by it (Slot.Wants).
 type SetReplicas struct {
-	Slot  slot.ID    `json:"slot"`
-	Epoch slot.Epoch `json:"epoch"`
-	Count int        `json:"count"`
+	Slot    slot.ID    `json:"slot"`
+	Epoch   slot.Epoch `json:"epoch"`
+	Version uint64     `json:"version"` // of the slot record on which it was decided
+	Count   int        `json:"count"`
 }
 
 func (SetReplicas) kind() string { return "set-replicas" }
@@ -25,6 +26,8 @@ func (c SetReplicas) apply(s *State, index uint64) (Result, error) {
 		return Result{}, ErrInvalid{"replicas of slot " + c.Slot.String(), fmt.Sprintf("%d is not between 0 and %d", c.Count, MaxReplicas)}
 	case sl.Wants(s.DefaultReplicas) == c.Count:
 		return Result{Epoch: sl.Epoch}, nil
+	case sl.Version != c.Version:
+		return Result{}, ErrChanged{Slot: c.Slot, Want: c.Version, Have: sl.Version}
 	}
 	sl.Want = nil
 	if c.Count != s.DefaultReplicas {
