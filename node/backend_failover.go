@@ -178,6 +178,9 @@ const quorumWithin = 15 * time.Second
 
 // needQuorum refuses an order that Raft has to record while it cannot.
 func (n *Node) needQuorum(ctx context.Context, what string) error {
+	if gone := n.membership(); gone != nil {
+		return &admin.Error{Text: fmt.Sprintf("%s: nothing was done: %v", what, gone), Exit: admin.ExitRefused, Next: "systemctl stop mailnode"}
+	}
 	if n.isLeftBehind() {
 		return &admin.Error{Text: fmt.Sprintf("%s: nothing was done: %s", what, n.leftBehindText()), Exit: admin.ExitRefused, Next: "mailnode cluster members, on a node that went on"}
 	}

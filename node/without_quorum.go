@@ -50,6 +50,8 @@ func (a alone) Alone(_ context.Context, id slot.ID) (admin.AlonePlan, error) {
 	switch {
 	case !ok:
 		return refuse(admin.ExitUsage, "mailnode slot list", "there is no such slot")
+	case n.membership() != nil:
+		return refuse(admin.ExitRefused, "systemctl stop mailnode", "%v", n.membership())
 	case n.isLeftBehind():
 		return refuse(admin.ExitRefused, "mailnode cluster members, on a node that went on", "%s", n.leftBehindText())
 	case sl.Master != n.cfg.Node.Name:

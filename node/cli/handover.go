@@ -151,7 +151,7 @@ func (a *app) awaitOpening(ctx context.Context, id string) error {
 			return nil
 		}
 		if !said {
-			fmt.Fprintf(a.err, "%s is opening its copies: waiting for it, %s at most\n", plan.Slots[i].To, openingWithin)
+			fmt.Fprintf(a.err, "%s is opening its copies: waiting for it, %s at most\n", plan.Slots[i].To, age(int64(openingWithin/time.Second)))
 		}
 		select {
 		case <-look.C:

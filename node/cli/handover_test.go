@@ -103,7 +103,7 @@ func TestMoveWaitsForCopiesThatOpen(t *testing.T) {
 	s.status.Proposals = broken().status.Proposals
 	s.opens.Store(2)
 	exit, _, errs := call(t, s.serve(t), "", "fo", "-m", "n2", "--yes")
-	want := "n2 is opening its copies: waiting for it, 15s at most\n"
+	want := "n2 is opening its copies: waiting for it, 15 s at most\n"
 	if exit != admin.ExitDone || errs != want || len(s.confirmed) != 1 || s.opens.Load() >= 0 {
 		t.Errorf("exit %d, %d confirmed: %s", exit, len(s.confirmed), errs)
 	}
