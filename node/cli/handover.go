@@ -118,7 +118,11 @@ func (a *app) move(ctx context.Context, r admin.ProposeRequest) error {
 	if err := a.awaitOpening(ctx, p.ID); err != nil {
 		return err
 	}
-	if err = a.confirm(ctx, p.ID, admin.ConfirmRequest{}); err != nil {
+	c := admin.ConfirmRequest{}
+	if r.Slot != nil { // the proposal may have others, which nobody has typed
+		c.Slots = []slot.ID{*r.Slot}
+	}
+	if err = a.confirm(ctx, p.ID, c); err != nil {
 		a.sayStaysOpen(ctx, p.ID)
 	}
 	if len(p.Also) > 0 && !a.asJSON && (err == nil || errors.As(err, new(exitCode))) {

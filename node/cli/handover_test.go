@@ -31,6 +31,9 @@ func TestMoves(t *testing.T) {
 		if diff := cmp.Diff([]admin.ProposeRequest{want}, s.proposed); diff != "" || exit != admin.ExitDone {
 			t.Errorf("%s: exit %d, %s%s%s", args, exit, errs, out, diff)
 		}
+		if len(s.confirmed) == 1 && (want.Slot == nil) != (s.confirmed[0].Slots == nil) {
+			t.Errorf("%s: confirmed %+v, want what was typed and no more", args, s.confirmed)
+		}
 		confirms := strings.HasPrefix(args, "fo ")
 		if confirms != (len(s.confirmed) == 1) {
 			t.Errorf("%s: confirmed %+v", args, s.confirmed)
