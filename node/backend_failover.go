@@ -182,7 +182,7 @@ func (n *Node) needQuorum(ctx context.Context, what string) error {
 		return &admin.Error{Text: fmt.Sprintf("%s: nothing was done: %v", what, gone), Exit: admin.ExitRefused, Next: "systemctl stop mailnode"}
 	}
 	if n.isLeftBehind() {
-		return &admin.Error{Text: fmt.Sprintf("%s: nothing was done: %s", what, n.leftBehindText()), Exit: admin.ExitRefused, Next: "mailnode cluster members, on a node that went on"}
+		return &admin.Error{Text: fmt.Sprintf("%s: nothing was done: %s", what, n.leftBehindText()), Exit: admin.ExitRefused, Next: fmt.Sprintf("mailnode cluster token %s --replace, on a node that went on", n.cfg.Node.Name)}
 	}
 	if err := n.raft.Err(); err != nil {
 		return &admin.Error{Text: what + ": " + err.Error(), Exit: admin.ExitRefused, Next: "mailnode status"}
