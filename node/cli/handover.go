@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -155,7 +156,7 @@ func (a *app) awaitOpening(ctx context.Context, id string) error {
 			return nil
 		}
 		if !said {
-			fmt.Fprintf(a.err, "%s is opening its copies: waiting for it, %s at most\n", plan.Slots[i].To, age(int64(openingWithin/time.Second)))
+			fmt.Fprintf(a.err, "%s is opening its copies: waiting for it, %s at most\n", cmp.Or(plan.Slots[i].To, "a node"), age(int64(openingWithin/time.Second)))
 		}
 		select {
 		case <-look.C:
