@@ -360,3 +360,18 @@ func TestRejectedWishHidesNoProposal(t *testing.T) {
 		t.Errorf("the watcher's own was rejected, open: %v", got)
 	}
 }
+
+// TestLaw04WishConfirmsWhatWasTyped: a wish that finds its slot in a proposal with others
+// names it alone, so that nobody confirms what he has not typed.
+func TestLaw04WishConfirmsWhatWasTyped(t *testing.T) {
+	s := newSite(t, list("n1", "n2"), list("n1", "n2"), list("n1", "n2"))
+	if p := s.wish(t, Wish{From: "n1"}); p.Proposal != "p1" || p.Slots != nil {
+		t.Fatalf("%+v", p)
+	}
+	if p := s.wish(t, Wish{From: "n1"}); p.Proposal != "p1" || p.Slots != nil {
+		t.Errorf("all of it, again: %+v", p)
+	}
+	if p := s.wish(t, Wish{Slot: 1, To: "n2"}); p.Proposal != "p1" || !slices.Equal(p.Slots, []slot.ID{1}) {
+		t.Errorf("one of its slots: %+v", p)
+	}
+}

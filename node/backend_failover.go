@@ -100,7 +100,7 @@ func (f failovers) Propose(ctx context.Context, r admin.ProposeRequest) (admin.P
 		return admin.Proposed{ID: p.Proposal, Exit: p.ExitCode, Text: p.Text}, err
 	}
 	p, err := failover.Propose(ctx, patient{f.n}, f.n.view(), f.n.cfg.Replication.SuspectAfter, w)
-	return admin.Proposed{ID: p.Proposal, Also: p.Also, Exit: p.ExitCode, Text: p.Text}, err
+	return admin.Proposed{ID: p.Proposal, Also: p.Also, Exit: p.ExitCode, Text: p.Text, Slots: p.Slots}, err
 }
 
 // Confirm implements admin.Failovers.

@@ -88,6 +88,9 @@ func (a *app) propose(ctx context.Context, r admin.ProposeRequest) error {
 		err = json.NewEncoder(a.out).Encode(p)
 	} else if _, err = io.WriteString(a.out, ended(p.Text)); err == nil && p.ID != "" {
 		next := "mailnode failover confirm " + p.ID
+		for _, id := range p.Slots {
+			next += " --slot " + id.String()
+		}
 		if r.Empty { // no other word confirms it
 			next += fmt.Sprintf(" --slot %s --accept-loss", *r.Slot)
 		}
@@ -119,11 +122,7 @@ func (a *app) move(ctx context.Context, r admin.ProposeRequest) error {
 	if err := a.awaitOpening(ctx, p.ID); err != nil {
 		return err
 	}
-	c := admin.ConfirmRequest{}
-	if r.Slot != nil { // the proposal may have others, which nobody has typed
-		c.Slots = []slot.ID{*r.Slot}
-	}
-	if err = a.confirm(ctx, p.ID, c); err != nil {
+	if err = a.confirm(ctx, p.ID, admin.ConfirmRequest{Slots: p.Slots}); err != nil {
 		a.sayStaysOpen(ctx, p.ID)
 	}
 	if len(p.Also) > 0 && !a.asJSON && (err == nil || errors.As(err, new(exitCode))) {
