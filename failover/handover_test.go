@@ -126,7 +126,14 @@ func TestHandOverIsGivenUp(t *testing.T) {
 		if plan := s.plan(t, "p1"); plan.Slots[0].Safe || plan.Slots[0].Accept != "" || !strings.Contains(plan.Slots[0].Why, "n3 cannot take it now") {
 			t.Errorf("to a copy that is being built: %+v", plan.Slots[0])
 		}
-		s.edit("n3", 0, func(c *CopyAnswer) { c.Viable, c.Building = true, false })
+		s.edit("n3", 0, func(c *CopyAnswer) { c.Viable, c.Building, c.Opening = false, false, "checks its index" })
+		if one := s.plan(t, "p1").Slots[0]; one.Safe || !one.Opening {
+			t.Errorf("to a copy that is being opened, which passes: %+v", one)
+		}
+		s.edit("n3", 0, func(c *CopyAnswer) { c.Viable, c.Opening = true, "" })
+		if one := s.plan(t, "p1").Slots[0]; !one.Safe || one.Opening {
+			t.Errorf("to a copy that is open: %+v", one)
+		}
 		began := time.Now()
 		go func() { // the leader
 			var seen []Sealed
@@ -337,6 +344,11 @@ func TestHandOverGoesToAnotherCopy(t *testing.T) {
 	if one := plan.Slots[1]; one.Safe || one.To != "" || !strings.HasPrefix(one.Why, "no viable copy answers: ") {
 		t.Errorf("a slot with one viable copy: %+v", one)
 	}
+	s.edit("n2", 1, func(c *CopyAnswer) { c.Building, c.Opening = false, "checks its index" })
+	if one := s.plan(t, "p1").Slots[1]; one.Safe || !one.Opening {
+		t.Errorf("a slot whose other copy is being opened: %+v", one)
+	}
+	s.edit("n2", 1, func(c *CopyAnswer) { c.Building, c.Opening = true, "" })
 	s.edit("n3", 1, func(c *CopyAnswer) { c.Viable, c.Building = true, false })
 	s.run(t, 5*time.Second)
 	if one := s.plan(t, "p1").Slots[1]; !one.Safe || !one.HandOver || one.To != "n3" {
@@ -374,5 +386,20 @@ func TestRejectedWishHidesNoProposal(t *testing.T) {
 	s.run(t, time.Minute)
 	if got := open(); len(got) != 0 {
 		t.Errorf("the watcher's own was rejected, open: %v", got)
+	}
+}
+
+// TestLaw04WishConfirmsWhatWasTyped: a wish that finds its slot in a proposal with others
+// names it alone, so that nobody confirms what he has not typed.
+func TestLaw04WishConfirmsWhatWasTyped(t *testing.T) {
+	s := newSite(t, list("n1", "n2"), list("n1", "n2"), list("n1", "n2"))
+	if p := s.wish(t, Wish{From: "n1"}); p.Proposal != "p1" || p.Slots != nil {
+		t.Fatalf("%+v", p)
+	}
+	if p := s.wish(t, Wish{From: "n1"}); p.Proposal != "p1" || p.Slots != nil {
+		t.Errorf("all of it, again: %+v", p)
+	}
+	if p := s.wish(t, Wish{Slot: 1, To: "n2"}); p.Proposal != "p1" || !slices.Equal(p.Slots, []slot.ID{1}) {
+		t.Errorf("one of its slots: %+v", p)
 	}
 }

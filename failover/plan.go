@@ -266,6 +266,7 @@ func (pl planner) handOver(out PlanSlot, sl cluster.Slot, ps cluster.ProposedSlo
 	case to == nil:
 		asked.describe(&out)
 		out.Why, out.Next = "no viable copy answers: "+strings.Join(out.NotChosen, ", "), showSlot(sl)
+		out.Opening = slices.ContainsFunc(asked.sorted(), func(c copyState) bool { return c.Opening != "" })
 		return out
 	}
 	out.To, out.Position = to.Node, to.Position

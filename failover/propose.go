@@ -29,8 +29,10 @@ type Wish struct {
 type Proposed struct {
 	Proposal string   `json:"proposal,omitempty"`
 	Also     []string `json:"also,omitempty"` // open proposals that have the rest of the slots
-	ExitCode int      `json:"exit_code"`
-	Text     string   `json:"text"`
+	// Slots are those of the proposal that were wished for; nil: all that are left of it.
+	Slots    []slot.ID `json:"slots,omitempty"`
+	ExitCode int       `json:"exit_code"`
+	Text     string    `json:"text"`
 }
 
 // Propose opens a proposal that a person wished for. It changes no master. Slots that
@@ -42,7 +44,7 @@ func Propose(ctx context.Context, own Ownership, v View, suspectAfter time.Durat
 	}
 	c, have, no := Wanted(own.State(), v, suspectAfter, w)
 	if no != nil || len(c.Slots) == 0 {
-		return openAlready(have, no), nil
+		return openAlready(own.State(), w, have, no), nil
 	}
 	r, err := own.Propose(ctx, c)
 	switch {
@@ -52,7 +54,7 @@ func Propose(ctx context.Context, own Ownership, v View, suspectAfter time.Durat
 		var exists cluster.ErrExists
 		if errors.As(err, &exists) { // somebody else was first
 			if c, have, no := Wanted(own.State(), v, suspectAfter, w); no != nil || len(c.Slots) == 0 {
-				return openAlready(have, no), nil
+				return openAlready(own.State(), w, have, no), nil
 			}
 		}
 		o := refuse(ExitRefused, err.Error(), "mailnode failover list")
@@ -62,11 +64,27 @@ func Propose(ctx context.Context, own Ownership, v View, suspectAfter time.Durat
 }
 
 // openAlready is the answer to a wish for which nothing new is to be proposed.
-func openAlready(have []string, no *Outcome) Proposed {
+func openAlready(st *cluster.State, w Wish, have []string, no *Outcome) Proposed {
 	if no != nil {
 		return Proposed{ExitCode: no.ExitCode, Text: no.Text}
 	}
-	return Proposed{Proposal: have[0], Also: have[1:], Text: have[0] + " is open already\n"}
+	return Proposed{Proposal: have[0], Also: have[1:], Slots: w.within(st, have[0]), Text: have[0] + " is open already\n"}
+}
+
+// within returns the slots of an open proposal that are wished for, nil when these are all
+// that are left of it: who confirms it by his wish gets what he typed, and no more (law 4).
+func (w Wish) within(st *cluster.State, id string) (out []slot.ID) {
+	p, _ := st.Proposal(id)
+	moves, _ := w.moves(st)
+	for _, ps := range p.Slots {
+		if !ps.Done && slices.ContainsFunc(moves, func(m move) bool { return m.sl.ID == ps.Slot }) {
+			out = append(out, ps.Slot)
+		}
+	}
+	if len(out) == p.Left() {
+		return nil
+	}
+	return out
 }
 
 // Wanted makes a wish the command that opens its proposal. have are the open proposals

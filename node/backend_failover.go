@@ -100,7 +100,7 @@ func (f failovers) Propose(ctx context.Context, r admin.ProposeRequest) (admin.P
 		return admin.Proposed{ID: p.Proposal, Exit: p.ExitCode, Text: p.Text}, err
 	}
 	p, err := failover.Propose(ctx, patient{f.n}, f.n.view(), f.n.cfg.Replication.SuspectAfter, w)
-	return admin.Proposed{ID: p.Proposal, Also: p.Also, Exit: p.ExitCode, Text: p.Text}, err
+	return admin.Proposed{ID: p.Proposal, Also: p.Also, Exit: p.ExitCode, Text: p.Text, Slots: p.Slots}, err
 }
 
 // Confirm implements admin.Failovers.
@@ -178,8 +178,11 @@ const quorumWithin = 15 * time.Second
 
 // needQuorum refuses an order that Raft has to record while it cannot.
 func (n *Node) needQuorum(ctx context.Context, what string) error {
+	if gone := n.membership(); gone != nil {
+		return &admin.Error{Text: fmt.Sprintf("%s: nothing was done: %v", what, gone), Exit: admin.ExitRefused, Next: "systemctl stop mailnode"}
+	}
 	if n.isLeftBehind() {
-		return &admin.Error{Text: fmt.Sprintf("%s: nothing was done: %s", what, n.leftBehindText()), Exit: admin.ExitRefused, Next: "mailnode cluster members, on a node that went on"}
+		return &admin.Error{Text: fmt.Sprintf("%s: nothing was done: %s", what, n.leftBehindText()), Exit: admin.ExitRefused, Next: fmt.Sprintf("mailnode cluster token %s --replace, on a node that went on", n.cfg.Node.Name)}
 	}
 	if err := n.raft.Err(); err != nil {
 		return &admin.Error{Text: what + ": " + err.Error(), Exit: admin.ExitRefused, Next: "mailnode status"}

@@ -94,7 +94,7 @@ func (n *Node) tellLeftBehind() {
 	w := n.past.heard()
 	n.conditions.Tell(n.isLeftBehind(), monitor.GenerationBehind, "", monitor.Told{
 		Detail: fmt.Sprintf("%s has generation %d, this node %d; to bring it back: %s", w.By, w.Generation, n.id.Generation(), bringBack(n.cfg.Node.Name)),
-		Next:   fmt.Sprintf("mailnode cluster join --config FILE --replace %s", n.cfg.Node.Name)})
+		Next:   fmt.Sprintf("mailnode cluster join --replace %s", n.cfg.Node.Name)})
 }
 
 // leftBehindNote is said of another node beside its silence.

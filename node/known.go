@@ -193,7 +193,7 @@ func (n *Node) noQuorum(st *cluster.State, v failover.View) string {
 	if heard <= voters/2 {
 		text += "; the others may have a leader"
 	}
-	if heard-abstain <= voters/2 {
+	if heard-abstain <= voters/2 && n.membership() == nil && !n.isLeftBehind() {
 		text += "; if so many are lost for good, this goes on without them: mailnode cluster recover"
 	}
 	return text

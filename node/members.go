@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"mailnode/node/admin"
@@ -154,7 +155,12 @@ func (n *Node) token(ctx context.Context, r admin.TokenRequest) (admin.Token, er
 		return admin.Token{}, err
 	}
 	st := n.State()
-	if _, exists := st.Member(r.Node); exists && !st.Absent(r.Node) {
+	_, exists := st.Member(r.Node)
+	former := slices.ContainsFunc(st.Former, func(f cluster.Former) bool { return f.Name == r.Node })
+	switch {
+	case r.Replace && !exists && !former: // a slip of the finger would make a new member
+		return admin.Token{}, &admin.Error{Text: fmt.Sprintf("make token for another %s: there is no such member, and was none; there are: %s. A new one is let in without --replace", r.Node, namesOf(st.Members)), Exit: admin.ExitUsage, Next: "mailnode cluster members"}
+	case exists && !st.Absent(r.Node):
 		if !r.Replace {
 			return admin.Token{}, &admin.Error{Text: fmt.Sprintf("make token for %s: it is a member already; %s", r.Node, memberAlready(r.Node)), Exit: admin.ExitRefused, Next: fmt.Sprintf("mailnode cluster token %s --replace", r.Node)}
 		}

@@ -41,9 +41,12 @@ func (n *Node) mayRecover() error {
 	refuse := func(next, format string, args ...any) error {
 		return &admin.Error{Text: "recover: nothing was done: " + fmt.Sprintf(format, args...), Exit: admin.ExitRefused, Next: next}
 	}
+	gone := n.membership()
 	switch err := n.raft.Err(); {
+	case gone != nil:
+		return refuse("systemctl stop mailnode", "%v", gone)
 	case n.isLeftBehind():
-		return refuse("mailnode cluster members, on a node that went on", "%s", n.leftBehindText())
+		return refuse(fmt.Sprintf("mailnode cluster token %s --replace, on a node that went on", n.cfg.Node.Name), "%s", n.leftBehindText())
 	case err != nil:
 		return refuse("systemctl restart mailnode", "%v; then type this again", err)
 	case n.State().ClusterID == "":

@@ -49,7 +49,7 @@ func (n *Node) lives(name slot.NodeName) (why string, known bool) {
 	case !nv.Known && nv.RelayedBy == "":
 		return fmt.Sprintf("this node has started a moment ago and does not know whether it lives: repeat this in %s", figures.FineAge(suspectAfter-silence)), false
 	}
-	return fmt.Sprintf("it lives, it was heard %s ago. Is it off for good? `systemctl stop mailnode` there, or cut its power, and repeat this in %s", figures.FineAge(silence), suspectAfter), true
+	return fmt.Sprintf("it lives, it was heard %s ago. Is it off for good? `systemctl stop mailnode` there, or cut its power, and repeat this in %s", figures.FineAge(silence), figures.Age(suspectAfter)), true
 }
 
 // copiesOf lists of which slots a node is recorded to have a copy, or may have mail that

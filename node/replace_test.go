@@ -340,6 +340,15 @@ func TestRemoveNode(t *testing.T) {
 		c, is := conditionOf(st, monitor.RaftRemoved, "")
 		return is && strings.Contains(c.Text, "n4 was removed") && strings.Contains(c.Text, "mailnode cluster join --replace n4")
 	})
+	if text := refused(t, func() error { _, err := n4.admin.Recovery(ctx, nil); return err }(), admin.ExitRefused); !strings.Contains(text, "n4 was removed") {
+		t.Errorf("recover on a node that was removed: %s", text)
+	}
+	if text := refused(t, func() error { _, err := n4.admin.Token(ctx, admin.TokenRequest{Node: "n5"}); return err }(), admin.ExitRefused); !strings.Contains(text, "n4 was removed") {
+		t.Errorf("an order to a node that was removed: %s", text)
+	}
+	if text := refused(t, func() error { _, err := n1.admin.Token(ctx, admin.TokenRequest{Node: "n5", Replace: true}); return err }(), admin.ExitUsage); !strings.Contains(text, "n1, n2, n3") {
+		t.Errorf("a token for the place of a node that there never was: %s", text)
+	}
 	s.eventuallyAt(n1, "raft is without it", func(admin.Status) bool { _, servers := s.votes(); return len(servers) == 3 })
 	if _, err := n1.admin.Remove(ctx, admin.RemoveRequest{Node: "n4"}); !errors.As(err, &refusal) || refusal.Exit != admin.ExitNothing {
 		t.Errorf("removed once more: %v", err)

@@ -50,8 +50,10 @@ func (a alone) Alone(_ context.Context, id slot.ID) (admin.AlonePlan, error) {
 	switch {
 	case !ok:
 		return refuse(admin.ExitUsage, "mailnode slot list", "there is no such slot")
+	case n.membership() != nil:
+		return refuse(admin.ExitRefused, "systemctl stop mailnode", "%v", n.membership())
 	case n.isLeftBehind():
-		return refuse(admin.ExitRefused, "mailnode cluster members, on a node that went on", "%s", n.leftBehindText())
+		return refuse(admin.ExitRefused, fmt.Sprintf("mailnode cluster token %s --replace, on a node that went on", n.cfg.Node.Name), "%s", n.leftBehindText())
 	case sl.Master != n.cfg.Node.Name:
 		return refuse(admin.ExitRefused, show, "its master is %s, by what this node knows: only there", cmp.Or(sl.Master, "nobody"))
 	case k == nil:

@@ -168,6 +168,8 @@ type Proposed struct {
 	Also []string `json:"also,omitempty"` // open proposals that have the rest of the slots
 	Exit int      `json:"exit"`
 	Text string   `json:"text"`
+	// Slots are those of the proposal that were wished for; nil: all that are left of it.
+	Slots []slot.ID `json:"slots,omitempty"`
 }
 
 // RejectRequest closes a proposal without doing anything.

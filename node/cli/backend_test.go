@@ -282,7 +282,11 @@ func (f failovers) Propose(_ context.Context, r admin.ProposeRequest) (admin.Pro
 	if f.election != nil {
 		<-f.election.over
 	}
-	return admin.Proposed{ID: "p1", Also: f.also, Text: "p1 is open; nothing was changed"}, nil
+	out := admin.Proposed{ID: "p1", Also: f.also, Text: "p1 is open; nothing was changed"}
+	if r.Slot != nil { // it has others too
+		out.Slots = []slot.ID{*r.Slot}
+	}
+	return out, nil
 }
 
 func (f failovers) Reject(_ context.Context, r admin.RejectRequest) error {

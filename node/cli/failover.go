@@ -140,6 +140,9 @@ func (a *app) confirm(ctx context.Context, id string, r admin.ConfirmRequest) er
 	if _, err := io.WriteString(shown, ended(plan.Text)); err != nil {
 		return err
 	}
+	if n := len(r.Slots); n > 0 && n < len(plan.Slots) {
+		fmt.Fprint(shown, wrap("", "of these now only "+slotRanges(r.Slots)))
+	}
 	again := "mailnode failover confirm " + plan.ID
 	for _, s := range r.Slots {
 		again += " --slot " + s.String()

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -87,6 +88,9 @@ func (a *app) propose(ctx context.Context, r admin.ProposeRequest) error {
 		err = json.NewEncoder(a.out).Encode(p)
 	} else if _, err = io.WriteString(a.out, ended(p.Text)); err == nil && p.ID != "" {
 		next := "mailnode failover confirm " + p.ID
+		for _, id := range p.Slots {
+			next += " --slot " + id.String()
+		}
 		if r.Empty { // no other word confirms it
 			next += fmt.Sprintf(" --slot %s --accept-loss", *r.Slot)
 		}
@@ -118,7 +122,7 @@ func (a *app) move(ctx context.Context, r admin.ProposeRequest) error {
 	if err := a.awaitOpening(ctx, p.ID); err != nil {
 		return err
 	}
-	if err = a.confirm(ctx, p.ID, admin.ConfirmRequest{}); err != nil {
+	if err = a.confirm(ctx, p.ID, admin.ConfirmRequest{Slots: p.Slots}); err != nil {
 		a.sayStaysOpen(ctx, p.ID)
 	}
 	if len(p.Also) > 0 && !a.asJSON && (err == nil || errors.As(err, new(exitCode))) {
@@ -151,7 +155,7 @@ func (a *app) awaitOpening(ctx context.Context, id string) error {
 			return nil
 		}
 		if !said {
-			fmt.Fprintf(a.err, "%s is opening its copies: waiting for it, %s at most\n", plan.Slots[i].To, openingWithin)
+			fmt.Fprintf(a.err, "%s is opening its copies: waiting for it, %s at most\n", cmp.Or(plan.Slots[i].To, "a node"), age(int64(openingWithin/time.Second)))
 		}
 		select {
 		case <-look.C:

@@ -31,6 +31,9 @@ func TestMoves(t *testing.T) {
 		if diff := cmp.Diff([]admin.ProposeRequest{want}, s.proposed); diff != "" || exit != admin.ExitDone {
 			t.Errorf("%s: exit %d, %s%s%s", args, exit, errs, out, diff)
 		}
+		if len(s.confirmed) == 1 && (want.Slot == nil) != (s.confirmed[0].Slots == nil) {
+			t.Errorf("%s: confirmed %+v, want what was typed and no more", args, s.confirmed)
+		}
 		confirms := strings.HasPrefix(args, "fo ")
 		if confirms != (len(s.confirmed) == 1) {
 			t.Errorf("%s: confirmed %+v", args, s.confirmed)
@@ -103,7 +106,7 @@ func TestMoveWaitsForCopiesThatOpen(t *testing.T) {
 	s.status.Proposals = broken().status.Proposals
 	s.opens.Store(2)
 	exit, _, errs := call(t, s.serve(t), "", "fo", "-m", "n2", "--yes")
-	want := "n2 is opening its copies: waiting for it, 15s at most\n"
+	want := "n2 is opening its copies: waiting for it, 15 s at most\n"
 	if exit != admin.ExitDone || errs != want || len(s.confirmed) != 1 || s.opens.Load() >= 0 {
 		t.Errorf("exit %d, %d confirmed: %s", exit, len(s.confirmed), errs)
 	}

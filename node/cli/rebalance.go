@@ -69,8 +69,7 @@ func (a *app) rebalance(ctx context.Context, m admin.Moves, node, again string) 
 }
 
 func (a *app) stopMoves(ctx context.Context) error {
-	a.say("giving up all moves: the new copies are dropped, the old ones stay;")
-	a.say("a move that has only to drop its old copy ends")
+	fmt.Fprint(a.out, wrap("", "giving up all moves: the new copies are dropped, the old ones stay; a move that has only to drop its old copy ends"))
 	if err := a.agree("stop them?", "mailnode slot rebalance --stop"); err != nil {
 		return err
 	}

@@ -107,7 +107,7 @@ func ownershipKinds() []Kind {
 		{SlotsFenced, Page, "", "This node has no quorum and `fence_without_quorum` is set: its slots are read-only, mail waits in the MTA.", "mailnode cluster members"},
 		{SlotsUnassigned, Warn, "", "Slots have no master yet: they get one when enough nodes have started.", "mailnode cluster token NODE"},
 		{RaftRemoved, Page, "", "This node is no member of the cluster any more: it takes no part in decisions, and serves nothing.", "systemctl stop mailnode"},
-		{GenerationBehind, Page, "", "The cluster was recovered without this node: it serves nothing. What its copies have alone is kept, and comes home when its machine takes its place again, with a token that a member gives.", "mailnode cluster join --config FILE --replace NODE"},
+		{GenerationBehind, Page, "", "The cluster was recovered without this node: it serves nothing. What its copies have alone is kept, and comes home when its machine takes its place again, with a token that a member gives.", "mailnode cluster join --replace NODE"},
 	}
 }
 
