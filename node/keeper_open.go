@@ -83,6 +83,10 @@ func (k *keeper) openWhenRoom(ctx context.Context) {
 		k.openCopy(ctx)
 	case ask := <-k.reopen.asked:
 		ask <- k.reopenAsked(ctx)
+	case w := <-k.index.parking:
+		k.park(ctx, w)
+	case w := <-k.dropped.removing:
+		k.letGo(ctx, w)
 	case <-ctx.Done():
 	}
 }
