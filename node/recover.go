@@ -42,6 +42,8 @@ func (n *Node) mayRecover() error {
 		return &admin.Error{Text: "recover: nothing was done: " + fmt.Sprintf(format, args...), Exit: admin.ExitRefused, Next: next}
 	}
 	switch err := n.raft.Err(); {
+	case n.gone.Load() != nil: // the cluster that lives would be left behind
+		return refuse("systemctl stop mailnode", "%s", *n.gone.Load())
 	case n.isLeftBehind():
 		return refuse("mailnode cluster members, on a node that went on", "%s", n.leftBehindText())
 	case err != nil:

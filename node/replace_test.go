@@ -273,8 +273,17 @@ func TestReplacedTwice(t *testing.T) {
 		c, is := conditionOf(st, monitor.RaftRemoved, "")
 		return is && strings.Contains(c.Text, "another machine has taken") && !slices.ContainsFunc(st.Slots, func(sl admin.SlotStatus) bool { return sl.Serving && sl.Master == "n2" })
 	})
-	if n2.node.copies.serving(servedBy(t, s.status(ctx, n2), "n2")) != nil {
+	mine := servedBy(t, s.status(ctx, n2), "n2")
+	if n2.node.copies.serving(mine) != nil {
 		t.Error("it serves")
+	}
+	for what, order := range map[string]func() error{
+		"recover":              func() error { _, err := n2.admin.Recovery(ctx, nil); return err },
+		"serve without quorum": func() error { _, err := n2.admin.Alone(ctx, mine); return err },
+	} { // the living cluster would be left behind, or its mail be taken twice
+		if text := refused(t, order(), admin.ExitRefused); !strings.Contains(text, "another machine has taken") {
+			t.Errorf("%s on the old one: %s", what, text)
+		}
 	}
 	n2.stopped()
 	got := s.takesPlace(ctx, n1, n2, admin.ReplaceOptions{})

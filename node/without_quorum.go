@@ -24,7 +24,7 @@ import (
 func (k *keeper) goesAlone(sl cluster.Slot) bool {
 	k.role.mu.Lock()
 	defer k.role.mu.Unlock()
-	return k.role.told.ordered == sl.Epoch && sl.Epoch > k.role.told.higher && !k.n.raft.Quorum() && !k.n.isLeftBehind()
+	return k.role.told.ordered == sl.Epoch && sl.Epoch > k.role.told.higher && !k.n.raft.Quorum() && !k.n.isLeftBehind() && k.n.gone.Load() == nil
 }
 
 // orderAlone notes the decision.
@@ -50,6 +50,8 @@ func (a alone) Alone(_ context.Context, id slot.ID) (admin.AlonePlan, error) {
 	switch {
 	case !ok:
 		return refuse(admin.ExitUsage, "mailnode slot list", "there is no such slot")
+	case n.gone.Load() != nil:
+		return refuse(admin.ExitRefused, "systemctl stop mailnode", "%s", *n.gone.Load())
 	case n.isLeftBehind():
 		return refuse(admin.ExitRefused, "mailnode cluster members, on a node that went on", "%s", n.leftBehindText())
 	case sl.Master != n.cfg.Node.Name:
