@@ -63,7 +63,7 @@ func (k *keeper) retire(ctx context.Context, sl cluster.Slot) bool {
 	switch s := k.opened(); {
 	case s == nil, sl.Master == "":
 		return true
-	case k.dropped.tried != 0 && now-k.dropped.tried < dropAskEvery:
+	case k.dropped.tried != 0 && now-k.dropped.tried < k.n.dropAskEvery:
 		return false
 	}
 	if j := k.dropped.running; j != nil {
