@@ -192,9 +192,10 @@ func TestLaw01Law02ReplacedRootDisk(t *testing.T) {
 	}
 }
 
-// TestLaw02ReplacedMasterWithoutItsFolders: nothing is left of n2. The slots whose
+// TestLongLaw02ReplacedMasterWithoutItsFolders: nothing is left of n2. The slots whose
 // master it was are proposed, and never served empty; the others are filled.
-func TestLaw02ReplacedMasterWithoutItsFolders(t *testing.T) {
+func TestLongLaw02ReplacedMasterWithoutItsFolders(t *testing.T) {
+	onlyLong(t)
 	t.Parallel()
 	s := newSite(t, 3, 1, 6)
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
@@ -475,9 +476,10 @@ func TestLaw02Law07LostVolume(t *testing.T) {
 	}
 }
 
-// TestLaw07ReplacedWithHalfAVolume: the root disk and the disk with the bodies are
+// TestLongLaw07ReplacedWithHalfAVolume: the root disk and the disk with the bodies are
 // lost. Whoever takes the place is asked first, and then all comes back.
-func TestLaw07ReplacedWithHalfAVolume(t *testing.T) {
+func TestLongLaw07ReplacedWithHalfAVolume(t *testing.T) {
+	onlyLong(t)
 	t.Parallel()
 	s := onVolumes(t, 3, 1, 3)
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
