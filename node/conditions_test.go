@@ -90,3 +90,23 @@ func TestDamagedIndexLeadsWithWhatWorks(t *testing.T) {
 		})
 	}
 }
+
+// TestConditionsOfOthersSlotsStay: what every node says of a slot is not forgotten by
+// those that hold no copy of it, second after second.
+func TestConditionsOfOthersSlotsStay(t *testing.T) {
+	n := &Node{outlook: outlook{conditions: monitor.NewConditions()}}
+	n.copies = newCopies(n)
+	by := []monitor.Name{monitor.SlotNoMaster, monitor.OpenLoss, monitor.HandoverStuck, monitor.ReplicaLeaving, monitor.SlotMoving, monitor.MoveGivenUp, monitor.ReplicaMissing}
+	for _, name := range append(by, monitor.CopyDropped) {
+		n.conditions.Set(name, "s007", "")
+	}
+	n.forget(cluster.New())
+	for _, name := range by {
+		if !n.conditions.Holds(name, "s007") {
+			t.Errorf("%s is forgotten", name)
+		}
+	}
+	if n.conditions.Holds(monitor.CopyDropped, "s007") {
+		t.Error("a copy that went is still said")
+	}
+}

@@ -320,7 +320,7 @@ func (n *Node) forget(st *cluster.State) {
 		switch c.Name {
 		case monitor.ProposalOpen, monitor.MovesWait:
 			_, known = st.Proposal(c.About)
-		case monitor.SlotNoMaster, monitor.OpenLoss, monitor.CopyDiverged, monitor.ReplicaLeaving, monitor.SlotMoving, monitor.MoveGivenUp, monitor.ReplicaMissing: // said by every node
+		case monitor.SlotNoMaster, monitor.OpenLoss, monitor.HandoverStuck, monitor.CopyDiverged, monitor.ReplicaLeaving, monitor.SlotMoving, monitor.MoveGivenUp, monitor.ReplicaMissing: // said by every node
 		case monitor.NodeSilent, monitor.VersionsDiffer, monitor.ClockDiffers:
 			_, known = st.Member(slot.NodeName(c.About))
 		default:

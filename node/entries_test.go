@@ -3,7 +3,6 @@ package node
 import (
 	"context"
 	"fmt"
-	"os"
 	"testing"
 	"time"
 
@@ -39,9 +38,7 @@ func mastersOf(st *cluster.State, n slot.NodeName) (ids []slot.ID) {
 // TestLongLaw10FailoverIsAHandfulOfEntries counts what the move of 40 masters off a
 // living node and off a dead one add to Raft's log.
 func TestLongLaw10FailoverIsAHandfulOfEntries(t *testing.T) {
-	if os.Getenv("MAILNODE_LONG") == "" {
-		t.Skip("SKIPPED: MAILNODE_LONG is not set; run `make long`")
-	}
+	onlyLong(t)
 	const slots = 40
 	s := newSite(t, 3, 2, slots)
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)

@@ -63,7 +63,7 @@ func (k *keeper) retire(ctx context.Context, sl cluster.Slot) bool {
 	switch s := k.opened(); {
 	case s == nil, sl.Master == "":
 		return true
-	case k.dropped.tried != 0 && now-k.dropped.tried < dropAskEvery:
+	case k.dropped.tried != 0 && now-k.dropped.tried < k.n.dropAskEvery:
 		return false
 	}
 	if j := k.dropped.running; j != nil {
@@ -89,7 +89,7 @@ func (k *keeper) retire(ctx context.Context, sl cluster.Slot) bool {
 		return false
 	}
 	k.dropped.told.Store(&keptCopy{why: "its files are being removed", head: head.Position})
-	k.dropped.running = k.n.jobs.Start(job.Spec{Kind: job.Drop, Slot: k.id.String(), What: "files of a dropped copy", RateBytesPerSec: dropBytesPerSec, Alone: true}, k.remove)
+	k.dropped.running = k.n.jobs.Start(dropJob(k.id), k.remove)
 	return false
 }
 
@@ -184,7 +184,18 @@ func (k *keeper) coversDropped(ctx context.Context, d failover.DroppedCopy, a *f
 // remove is the job that removes a dropped copy. What it decides is durable before the
 // first file is touched, and a restart goes on with it.
 func (k *keeper) remove(ctx context.Context, p *job.Progress) error {
+	if err := k.takeAway(ctx); err != nil {
+		return err
+	}
+	return k.n.volumes.sweep(ctx, k.id, p.Spend)
+}
+
+// takeAway has the copy closed, and decides that it goes. The keeper waits for that: it
+// is told in any case, also when the job was stopped meanwhile.
+func (k *keeper) takeAway(ctx context.Context) error {
 	w := &removal{closed: make(chan error, 1), gone: make(chan bool, 1)}
+	gone := false
+	defer func() { w.gone <- gone }()
 	select {
 	case k.dropped.removing <- w:
 	case <-ctx.Done():
@@ -202,11 +213,8 @@ func (k *keeper) remove(ctx context.Context, p *job.Progress) error {
 	if err == nil {
 		err = k.n.volumes.retire(k.id)
 	}
-	w.gone <- err == nil
-	if err != nil {
-		return err
-	}
-	return k.n.volumes.sweep(ctx, k.id, p.Spend)
+	gone = err == nil
+	return err
 }
 
 // letGo closes the copy, holds still while it is removed, and opens it again when that was
@@ -216,12 +224,9 @@ func (k *keeper) letGo(ctx context.Context, w *removal) {
 		w.closed <- errors.New("it is listed again")
 		return
 	}
-	if !k.role.end() {
-		w.closed <- fmt.Errorf("remove copy of %s: %w", k.id, errNotEnded)
+	if err := k.giveUp(errors.New("it was dropped, and its files are being removed")); err != nil {
+		w.closed <- fmt.Errorf("remove copy of %s: %w", k.id, err)
 		return
-	}
-	if s := k.open.shut(errors.New("it was dropped, and its files are being removed")); s != nil {
-		k.n.logErr("close slot", s.Close())
 	}
 	w.closed <- nil
 	select {
@@ -237,13 +242,10 @@ func (k *keeper) letGo(ctx context.Context, w *removal) {
 }
 
 // droppedBefore starts keepers for copies that this node holds and Raft does not list, and
-// goes on removing files where a restart cut that off.
+// goes on removing files where a restart, an error or a person cut that off.
 func (c *copies) droppedBefore(ctx context.Context) {
 	c.n.logErr("move dropped copies away", c.n.volumes.finishRetires())
-	for _, id := range c.n.volumes.retired() {
-		c.n.jobs.Start(job.Spec{Kind: job.Drop, Slot: id.String(), What: "files of a dropped copy", RateBytesPerSec: dropBytesPerSec, Alone: true},
-			func(ctx context.Context, p *job.Progress) error { return c.n.volumes.sweep(ctx, id, p.Spend) })
-	}
+	c.sweep()
 	for ctx.Err() == nil && c.n.Fresh(ctx) != nil { // what is listed is not known yet
 		if !pause(ctx, retryRole) {
 			return
@@ -254,6 +256,20 @@ func (c *copies) droppedBefore(ctx context.Context) {
 	for _, id := range held {
 		c.keep(ctx, id)
 	}
+	for pause(ctx, c.n.upkeepEvery) {
+		c.sweep()
+	}
+}
+
+// sweep starts jobs that remove what is left of dropped copies.
+func (c *copies) sweep() {
+	for _, id := range c.n.volumes.retired() {
+		c.n.jobs.Start(dropJob(id), func(ctx context.Context, p *job.Progress) error { return c.n.volumes.sweep(ctx, id, p.Spend) })
+	}
+}
+
+func dropJob(id slot.ID) job.Spec {
+	return job.Spec{Kind: job.Drop, Slot: id.String(), What: "files of a dropped copy", RateBytesPerSec: dropBytesPerSec, Alone: true}
 }
 
 // dropShown is how long a drop may take before it is a condition.

@@ -83,6 +83,10 @@ func (k *keeper) openWhenRoom(ctx context.Context) {
 		k.openCopy(ctx)
 	case ask := <-k.reopen.asked:
 		ask <- k.reopenAsked(ctx)
+	case w := <-k.index.parking:
+		k.park(ctx, w)
+	case w := <-k.dropped.removing:
+		k.letGo(ctx, w)
 	case <-ctx.Done():
 	}
 }
@@ -161,7 +165,7 @@ func (k *keeper) optionsAt(p place) local.Options {
 	return local.Options{
 		FS: n.fs, Dir: slotDir(p.volume, k.id), PacksDir: packsDir(p.volume, k.id), Cluster: n.id.ClusterID(), Slot: k.id,
 		Logger: n.log, Clock: n.clock, Resources: n.resources, Passwords: n.passwords, OnDamage: k.damageMet, OnStep: k.openingStep,
-		Limits: local.Limits{JournalEventsMax: int(n.cfg.JournalMax), Undelete: undelete}, Refill: p.held,
+		Limits: local.Limits{JournalEventsMax: int(n.cfg.JournalMax), Undelete: undelete, HangAfter: n.hangAfter}, Refill: p.held,
 		Features: func() slot.FeatureLevel { return n.State().Features() },
 	}
 }

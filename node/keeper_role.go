@@ -151,7 +151,7 @@ func (k *keeper) converge(ctx context.Context, sl cluster.Slot) bool {
 	}
 	if k.role.taken(want, sl.Epoch) {
 		k.handOver(ctx, sl)
-		return want != failover.RoleNone || k.retire(ctx, sl)
+		return want != failover.RoleNone || k.n.isLeftBehind() || k.retire(ctx, sl)
 	}
 	k.dropped.told.Store(nil)
 	ended := k.role.end()

@@ -252,7 +252,8 @@ func TestMoveGoesOnUnderAnotherLeader(t *testing.T) {
 // A target that dies in the middle and stays away: the move is given up, what it had
 // added is dropped, the old copy has stayed, and a person is told until he says that he
 // has seen it.
-func TestMoveWhoseTargetStaysAway(t *testing.T) {
+func TestLongMoveWhoseTargetStaysAway(t *testing.T) {
+	onlyLong(t)
 	t.Parallel()
 	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
 	defer cancel()

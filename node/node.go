@@ -111,6 +111,8 @@ type patience struct {
 	scrubDelay   time.Duration // before the first scrub of this process
 	upkeepEvery  time.Duration // a copy's turn in upkeep
 	voteKeptFor  time.Duration // see voters.go
+	dropAskEvery time.Duration // see keeper_dropped.go
+	hangAfter    time.Duration // local.Limits.HangAfter; 0: its default
 }
 
 // frontends are what clients and MTAs talk to.
@@ -148,7 +150,7 @@ func newNode(cfg config.Config, log *slog.Logger, version string) *Node {
 		features: cluster.KnownFeatures,
 		links:    links{raftOpened: make(chan struct{})},
 		outlook:  outlook{reporting: reporting{boot: newBoot(), soon: make(chan struct{}, 1)}},
-		patience: patience{giveUpAfter: giveUpAfter, moveWithin: failover.GiveUpMoveAfter, scrubDelay: scrubDelay, upkeepEvery: upkeepEvery, voteKeptFor: voteKeptFor}}
+		patience: patience{giveUpAfter: giveUpAfter, moveWithin: failover.GiveUpMoveAfter, scrubDelay: scrubDelay, upkeepEvery: upkeepEvery, voteKeptFor: voteKeptFor, dropAskEvery: dropAskEvery}}
 }
 
 func (n *Node) run(ctx context.Context, ready func()) error {

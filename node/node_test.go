@@ -135,7 +135,7 @@ func (s *site) startWith(r *running, set func(*Node)) {
 	log := slog.New(slog.NewTextHandler(s.t.Output(), &slog.HandlerOptions{Level: slog.LevelInfo}))
 	r.node = newNode(r.cfg, log, "test")
 	r.node.fs = errorfs.Wrap(r.node.fs, r)
-	r.node.protectAfter = time.Second
+	r.node.protectAfter, r.node.dropAskEvery = time.Second, time.Second
 	if s.upkeepEvery > 0 {
 		r.node.upkeepEvery = s.upkeepEvery
 	}

@@ -192,9 +192,10 @@ func TestLaw01Law02ReplacedRootDisk(t *testing.T) {
 	}
 }
 
-// TestLaw02ReplacedMasterWithoutItsFolders: nothing is left of n2. The slots whose
+// TestLongLaw02ReplacedMasterWithoutItsFolders: nothing is left of n2. The slots whose
 // master it was are proposed, and never served empty; the others are filled.
-func TestLaw02ReplacedMasterWithoutItsFolders(t *testing.T) {
+func TestLongLaw02ReplacedMasterWithoutItsFolders(t *testing.T) {
+	onlyLong(t)
 	t.Parallel()
 	s := newSite(t, 3, 1, 6)
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
@@ -273,8 +274,17 @@ func TestReplacedTwice(t *testing.T) {
 		c, is := conditionOf(st, monitor.RaftRemoved, "")
 		return is && strings.Contains(c.Text, "another machine has taken") && !slices.ContainsFunc(st.Slots, func(sl admin.SlotStatus) bool { return sl.Serving && sl.Master == "n2" })
 	})
-	if n2.node.copies.serving(servedBy(t, s.status(ctx, n2), "n2")) != nil {
+	mine := servedBy(t, s.status(ctx, n2), "n2")
+	if n2.node.copies.serving(mine) != nil {
 		t.Error("it serves")
+	}
+	for what, order := range map[string]func() error{
+		"recover":              func() error { _, err := n2.admin.Recovery(ctx, nil); return err },
+		"serve without quorum": func() error { _, err := n2.admin.Alone(ctx, mine); return err },
+	} { // the living cluster would be left behind, or its mail be taken twice
+		if text := refused(t, order(), admin.ExitRefused); !strings.Contains(text, "another machine has taken") {
+			t.Errorf("%s on the old one: %s", what, text)
+		}
 	}
 	n2.stopped()
 	got := s.takesPlace(ctx, n1, n2, admin.ReplaceOptions{})
@@ -475,9 +485,10 @@ func TestLaw02Law07LostVolume(t *testing.T) {
 	}
 }
 
-// TestLaw07ReplacedWithHalfAVolume: the root disk and the disk with the bodies are
+// TestLongLaw07ReplacedWithHalfAVolume: the root disk and the disk with the bodies are
 // lost. Whoever takes the place is asked first, and then all comes back.
-func TestLaw07ReplacedWithHalfAVolume(t *testing.T) {
+func TestLongLaw07ReplacedWithHalfAVolume(t *testing.T) {
+	onlyLong(t)
 	t.Parallel()
 	s := onVolumes(t, 3, 1, 3)
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net"
-	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -32,9 +31,7 @@ const stormCPU = 2 * time.Minute
 // done twice, and none is told that its password is wrong. It prints how long they
 // waited, and what the refusals were.
 func TestLongEverybodyReconnects(t *testing.T) {
-	if os.Getenv("MAILNODE_LONG") == "" {
-		t.Skip("SKIPPED: MAILNODE_LONG is not set")
-	}
+	onlyLong(t)
 	for _, networks := range []int{stormUsers, 1} {
 		t.Run(fmt.Sprintf("from %d addresses", networks), func(t *testing.T) {
 			s := stormSite(t)

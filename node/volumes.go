@@ -38,7 +38,7 @@ type volumes struct {
 	list []config.Volume // those that new slots are put on
 
 	mu    sync.Mutex
-	slots map[config.Volume]int // new slots and old ones, as they are placed
+	slots map[slot.ID]config.Volume // new slots and old ones, as they are placed
 	doors map[config.Volume]chan struct{}
 
 	preparing map[config.Volume]*sync.Mutex // held while a volume is prepared; none is held with mu
@@ -70,7 +70,7 @@ func (v *volumes) opening(ctx context.Context, p place) (opened func(), err erro
 const volumeMark = admin.VolumeMark
 
 func newVolumes(fs vfs.FS, c config.Config) *volumes {
-	return &volumes{fs: fs, home: c.Node.Data, list: c.Volumes, slots: map[config.Volume]int{}, doors: map[config.Volume]chan struct{}{}, preparing: map[config.Volume]*sync.Mutex{}}
+	return &volumes{fs: fs, home: c.Node.Data, list: c.Volumes, slots: map[slot.ID]config.Volume{}, doors: map[config.Volume]chan struct{}{}, preparing: map[config.Volume]*sync.Mutex{}}
 }
 
 // place is where one slot's files are.
@@ -133,13 +133,13 @@ func (v *volumes) find(id slot.ID) (place, error) {
 	case len(at) == 1:
 		v.mu.Lock()
 		defer v.mu.Unlock()
-		v.slots[at[0]]++
+		v.slots[id] = at[0]
 		return place{at[0], held}, nil
 	case held && was.Meta != v.home && !v.marked(was.Meta):
 		return place{}, fmt.Errorf("slot %s was on the volume %s, which is not there: mount it, then `systemctl restart mailnode`. If its disk was replaced by an empty one: `touch %s`, then `mailnode slot serve %s` (or restart, for all its slots): it is filled from a replica",
 			id, was, filepath.Join(was.Meta, volumeMark), id)
 	}
-	best, err := v.choose()
+	best, err := v.choose(id)
 	if err != nil {
 		return place{}, fmt.Errorf("find a volume for slot %s: %w", id, err)
 	}
@@ -278,10 +278,15 @@ func (v *volumes) rooms() []room {
 
 // choose returns the volume that has the most room for each slot on it, the new
 // one included, and counts that: of its two parts the fuller one counts.
-func (v *volumes) choose() (config.Volume, error) {
+func (v *volumes) choose(id slot.ID) (config.Volume, error) {
 	rooms := v.rooms()
 	v.mu.Lock()
 	defer v.mu.Unlock()
+	delete(v.slots, id) // where it was begun and not opened
+	on := map[config.Volume]uint64{}
+	for _, vol := range v.slots {
+		on[vol]++
+	}
 	var best config.Volume
 	var most, mostData uint64
 	var errs []error
@@ -290,7 +295,7 @@ func (v *volumes) choose() (config.Volume, error) {
 			errs = append(errs, r.err)
 			continue
 		}
-		share := uint64(v.slots[r.vol] + 1)
+		share := on[r.vol] + 1
 		if room := min(r.meta, r.data) / share; best.Meta == "" || room > most || room == most && r.data/share > mostData {
 			best, most, mostData = r.vol, room, r.data/share
 		}
@@ -298,7 +303,7 @@ func (v *volumes) choose() (config.Volume, error) {
 	if best.Meta == "" {
 		return best, errors.Join(errs...)
 	}
-	v.slots[best]++
+	v.slots[id] = best
 	return best, nil
 }
 

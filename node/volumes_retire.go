@@ -61,7 +61,7 @@ func (v *volumes) finishRetire(id slot.ID) error {
 			return err
 		}
 		v.mu.Lock()
-		v.slots[vol] = max(v.slots[vol]-1, 0)
+		delete(v.slots, id)
 		v.mu.Unlock()
 	}
 	return removeDurably(v.decision(id))

@@ -6,10 +6,12 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
 
+	"mailnode/node/admin"
 	"mailnode/node/config"
 	"mailnode/storage/slot"
 )
@@ -94,4 +96,48 @@ func TestLaw07RemovalIsWholeAtEachStop(t *testing.T) {
 		}
 	}
 	t.Error("it never came to its end")
+}
+
+// The job that removes a dropped copy may be stopped while the copy is being closed: the
+// keeper, which stands still for it, hears that the copy stays, and goes on.
+func TestLaw07StoppedRemovalKeepsTheCopy(t *testing.T) {
+	k := &keeper{dropped: droppedCopy{removing: make(chan *removal)}}
+	ctx, stop := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- k.takeAway(ctx) }()
+	w := <-k.dropped.removing
+	stop()
+	if err := <-ended; !errors.Is(err, context.Canceled) {
+		t.Errorf("the job: %v", err)
+	}
+	select {
+	case gone := <-w.gone:
+		if gone {
+			t.Error("the copy is taken for removed")
+		}
+	default:
+		t.Error("the keeper is told nothing, and waits for ever")
+	}
+}
+
+// What is left of a dropped copy, because its removal met an error or was stopped, goes
+// without a restart.
+func TestLaw12RemovalIsBegunAgain(t *testing.T) {
+	t.Parallel()
+	s := newSiteWith(t, &site{t: t, upkeepEvery: 50 * time.Millisecond}, 1, 0, 1, "")
+	left := filepath.Join(s.nodes[0].cfg.Node.Data, "slots", "s007"+droppedInfix+"1")
+	was := filepath.Join(s.nodes[0].cfg.Node.Data, "dropped-copy")
+	if err := os.MkdirAll(filepath.Join(was, "index"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(was, "index", "file"), []byte("mail"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(was, left); err != nil {
+		t.Fatal(err)
+	}
+	s.eventually("its files are gone", func(admin.Status) bool {
+		_, err := os.Stat(left)
+		return errors.Is(err, os.ErrNotExist)
+	})
 }

@@ -94,6 +94,26 @@ func TestNewSlotsGoWhereMostIsFree(t *testing.T) {
 	}
 }
 
+// TestOpenedAgainIsOneSlot: a copy that is opened again and again, because its disk was
+// full or its store had stopped, does not make its volume look fuller to new slots.
+func TestOpenedAgainIsOneSlot(t *testing.T) {
+	_, start := testVolumes(t, map[string]uint64{"ssd": 400 << 30, "disk": 400 << 30, "other": 100 << 30})
+	v := start()
+	p, err := v.find(0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	lay(t, v, 0, p)
+	for range 10 {
+		if again, err := v.find(0); err != nil || again.volume != p.volume {
+			t.Fatalf("%+v, %v; it lies on %s", again, err, p.volume)
+		}
+	}
+	if next, err := v.find(1); err != nil || next.volume != p.volume {
+		t.Errorf("the next slot goes to %+v, %v, not beside one slot on %s", next, err, p.volume)
+	}
+}
+
 // TestLaw07VolumesAreNotBegunAgain: a slot that was on a volume is refused while
 // that is not there, or is there twice; it is never begun again elsewhere.
 func TestLaw07VolumesAreNotBegunAgain(t *testing.T) {

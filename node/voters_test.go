@@ -3,7 +3,6 @@ package node
 import (
 	"context"
 	"fmt"
-	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -101,9 +100,7 @@ func TestTwoServersWithAWitness(t *testing.T) {
 // TestLongNineNodes: seven of nine vote. Two voters die, and the other two vote in
 // their place; so two more may die, and a third.
 func TestLongNineNodes(t *testing.T) {
-	if os.Getenv("MAILNODE_LONG") == "" {
-		t.Skip("set MAILNODE_LONG: nine nodes in one process take a minute")
-	}
+	onlyLong(t)
 	s, base := &site{t: t}, t.TempDir()
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	defer cancel()

@@ -24,7 +24,7 @@ import (
 func (k *keeper) goesAlone(sl cluster.Slot) bool {
 	k.role.mu.Lock()
 	defer k.role.mu.Unlock()
-	return k.role.told.ordered == sl.Epoch && sl.Epoch > k.role.told.higher && !k.n.raft.Quorum() && !k.n.isLeftBehind()
+	return k.role.told.ordered == sl.Epoch && sl.Epoch > k.role.told.higher && !k.n.raft.Quorum() && !k.n.isLeftBehind() && k.n.gone.Load() == nil
 }
 
 // orderAlone notes the decision.
