@@ -41,17 +41,23 @@ func (l *lab) in(ns string, args ...string) *exec.Cmd {
 	return exec.Command("ip", append([]string{"netns", "exec", l.ns(ns)}, args...)...)
 }
 
+// log is what a program says in a namespace, in all its lives.
+func (l *lab) log(ns, program string) string {
+	return filepath.Join(l.dir, fmt.Sprintf("%s.%s.log", ns, filepath.Base(program)))
+}
+
 // daemon runs a program in a namespace until the test ends; ip replaces itself by it,
 // so the process is the program's.
 func (l *lab) daemon(ns string, stop syscall.Signal, args ...string) *exec.Cmd {
 	l.t.Helper()
-	log, err := os.Create(filepath.Join(l.dir, fmt.Sprintf("%s.%s.log", ns, filepath.Base(args[0]))))
+	log, err := os.OpenFile(l.log(ns, args[0]), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		l.t.Fatal(err)
 	}
 	defer log.Close()
 	cmd := l.in(ns, args...)
 	cmd.Stdout, cmd.Stderr = log, log
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL} // whatever ends the test
 	if err := cmd.Start(); err != nil {
 		l.t.Fatal(err)
 	}
@@ -150,8 +156,20 @@ func longest(words []string) (out string) {
 	return out
 }
 
-// network makes the namespaces and a bridge between them.
+// network makes the namespaces and a bridge between them. It removes those that a test
+// has left that was killed.
 func (l *lab) network() {
+	left, _ := filepath.Glob("/run/netns/mn*")
+	for _, path := range left {
+		name := filepath.Base(path)
+		pid := regexp.MustCompile(`^mn([0-9]+)(c|n[1-3])$`).FindStringSubmatch(name)
+		if pid == nil {
+			continue
+		}
+		if _, err := os.Stat("/proc/" + pid[1]); os.IsNotExist(err) {
+			_ = exec.Command("ip", "netns", "del", name).Run() // another test may do the same
+		}
+	}
 	if out, err := exec.Command("ip", "netns", "add", l.ns("c")).CombinedOutput(); err != nil {
 		l.t.Skipf("no network namespaces here: %v: %s", err, out)
 	}
@@ -183,10 +201,16 @@ func (l *lab) install(name, address string) {
 	}
 }
 
-func (l *lab) start(name string) {
+// serve starts a node, which may be cut off.
+func (l *lab) serve(name string) {
 	l.t.Helper()
 	l.nodes[name] = l.daemon(name, syscall.SIGTERM, l.bin, "serve", "--config", l.config(name))
 	l.eventually(name+" answers", func() bool { return exec.Command(l.bin, "--socket", l.socket(name), "version").Run() == nil })
+}
+
+func (l *lab) start(name string) {
+	l.t.Helper()
+	l.serve(name)
 	l.eventually(name+" takes clients", func() bool { return l.in("c", "curl", "-fs", "http://"+l.address(name)+":7401/healthz").Run() == nil })
 }
 

@@ -10,6 +10,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"mailnode/storage/slot"
 )
 
 // owners is what is seen of who owns which slot, at all nodes, while they are disturbed.
@@ -17,8 +19,24 @@ type owners struct {
 	*system
 	rng  *rand.Rand
 	mu   sync.Mutex
-	seen map[string]string // slot and epoch -> master
+	seen map[ownedIn]sighting
 	did  map[string]int
+}
+
+// ownedIn is a slot in an epoch.
+type ownedIn struct {
+	slot  string
+	epoch slot.Epoch
+}
+
+// sighting is who owned it, as a node has said first.
+type sighting struct {
+	master string
+	at     time.Time
+}
+
+func watchOwners(s *system, seed uint64) *owners {
+	return &owners{system: s, rng: rand.New(rand.NewPCG(seed, 1)), seen: map[ownedIn]sighting{}, did: map[string]int{}}
 }
 
 // TestLongLaw04OwnersUnderKillAndPause kills and pauses nodes at random, one at a time,
@@ -29,8 +47,7 @@ func TestLongLaw04OwnersUnderKillAndPause(t *testing.T) {
 	skipUnlessLong(t)
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("SEED=%d", seed)
-	o := &owners{system: startSystem(t, shortDir(t), "--users", "6", "--slots", "6"), rng: rand.New(rand.NewPCG(seed, 1)),
-		seen: map[string]string{}, did: map[string]int{}}
+	o := watchOwners(startSystem(t, shortDir(t), "--users", "6", "--slots", "6"), seed)
 	o.allProtected(o.node("n1"))
 	ctx, stop := context.WithCancel(t.Context())
 	var watching sync.WaitGroup
@@ -80,21 +97,28 @@ func (o *owners) watch(ctx context.Context, n demoNode) {
 		var st struct {
 			Slots []struct {
 				Slot, Master string
-				Epoch        int
+				Epoch        slot.Epoch
 			}
 		}
 		if err != nil || json.Unmarshal(out, &st) != nil {
 			continue // it is down, or paused
 		}
-		o.mu.Lock()
 		for _, sl := range st.Slots {
-			key := fmt.Sprintf("%s in epoch %d", sl.Slot, sl.Epoch)
-			if was, ok := o.seen[key]; ok && was != sl.Master {
-				o.t.Errorf("law 4: %s belongs to %s at %s, and belonged to %s", key, sl.Master, n.Name, was)
-			}
-			o.seen[key] = sl.Master
+			o.owns(n.Name, ownedIn{sl.Slot, sl.Epoch}, sl.Master)
 		}
-		o.mu.Unlock()
+	}
+}
+
+// owns notes what a node has said, or logged, of the owner of a slot in an epoch.
+func (o *owners) owns(teller string, in ownedIn, master string) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	was, known := o.seen[in]
+	if known && was.master != master {
+		o.t.Errorf("law 4: %s in epoch %d belongs to %s as %s says, and belonged to %s", in.slot, in.epoch, master, teller, was.master)
+	}
+	if !known {
+		o.seen[in] = sighting{master, time.Now()}
 	}
 }
 
@@ -103,6 +127,8 @@ func (o *owners) typed(at demoNode, args ...string) error {
 	ctx, cancel := context.WithTimeout(o.t.Context(), time.Minute)
 	defer cancel()
 	out, err := exec.CommandContext(ctx, o.bin, append([]string{"--socket", at.Admin}, args...)...).CombinedOutput()
+	o.mu.Lock()
+	defer o.mu.Unlock()
 	how := "done"
 	if err != nil {
 		how = err.Error()

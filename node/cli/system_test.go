@@ -48,16 +48,32 @@ type system struct {
 	dir string
 	out *bytes.Buffer
 
+	// connect opens a connection to a node. The test's own network is the ordinary one.
+	connect func(address string) (net.Conn, error)
+
 	mu    sync.Mutex
-	acked map[string]string            // Message-ID -> user: 250 was read
+	acked map[string]ack               // by Message-ID: 250 was read
 	uids  map[string]map[string]string // user -> UIDVALIDITY/UID -> Message-ID
 	next  int
+}
+
+// ack is a delivery that was acknowledged: after its last line was sent, and before 250
+// was read.
+type ack struct {
+	user         string
+	began, ended time.Time
 }
 
 // startSystem builds the binary and starts a demo with its data in dir/d.
 func startSystem(t *testing.T, dir string, args ...string) *system {
 	t.Helper()
 	return startSystemOf(t, buildIn(t, "."), dir, args...)
+}
+
+// newSystem knows of nodes that something else starts, by dir/demo.json.
+func newSystem(t *testing.T, bin, dir string) *system {
+	return &system{t: t, bin: bin, dir: dir, out: &bytes.Buffer{}, acked: map[string]ack{}, uids: map[string]map[string]string{},
+		connect: func(address string) (net.Conn, error) { return net.DialTimeout("tcp", address, 2*time.Second) }}
 }
 
 // buildIn builds the binary from the sources that the module in a folder has.
@@ -75,8 +91,7 @@ func buildIn(t *testing.T, dir string) (bin string) {
 // startSystemOf starts a demo of a binary.
 func startSystemOf(t *testing.T, bin, dir string, args ...string) *system {
 	t.Helper()
-	s := &system{t: t, bin: bin, dir: filepath.Join(dir, "d"), out: &bytes.Buffer{},
-		acked: map[string]string{}, uids: map[string]map[string]string{}}
+	s := newSystem(t, bin, filepath.Join(dir, "d"))
 	demo := exec.Command(s.bin, append([]string{"demo", "--dir", s.dir, "--base-port", strconv.Itoa(testport.Take(t).Base())}, args...)...)
 	pipe, err := demo.StdoutPipe()
 	if err != nil {
@@ -221,7 +236,7 @@ func (s *system) deliver(at demoNode, user string) error {
 	s.next++
 	id := fmt.Sprintf("<%d.system@example.test>", s.next)
 	s.mu.Unlock()
-	c, err := net.DialTimeout("tcp", at.LMTP, 2*time.Second)
+	c, err := s.connect(at.LMTP)
 	if err != nil {
 		return err
 	}
@@ -246,16 +261,18 @@ func (s *system) deliver(at demoNode, user string) error {
 			return nil
 		}
 	}
+	var began time.Time
 	for _, x := range [][2]string{{"", "220"}, {"LHLO test.invalid\r\n", "250"}, {"MAIL FROM:<s@sender.test>\r\n", "250"},
 		{"RCPT TO:<" + user + ">\r\n", "250"}, {"DATA\r\n", "354"},
 		{"Subject: system\r\nMessage-ID: " + id + "\r\n\r\n" + strings.Repeat("some text\r\n", 200) + ".\r\n", "250"}} {
+		began = time.Now()
 		if err := step(x[0], x[1]); err != nil {
 			return err
 		}
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.acked[id] = user
+	s.acked[id] = ack{user, began, time.Now()}
 	return nil
 }
 
@@ -276,19 +293,20 @@ func (s *system) verify(at demoNode) {
 			s.uids[user][key] = id
 		}
 	}
-	for id, user := range s.acked {
+	for id, a := range s.acked {
 		if seen[id] != 1 {
-			s.t.Errorf("%s of %s was acknowledged and is there %d times at %s (law 1)", id, user, seen[id], at.Name)
+			s.t.Errorf("%s of %s was acknowledged and is there %d times at %s (law 1)", id, a.user, seen[id], at.Name)
 		}
 	}
 }
 
 func (s *system) readInbox(at demoNode, user string) map[string]string {
 	s.t.Helper()
-	c, err := imapclient.DialTLS(at.IMAPS, &imapclient.Options{TLSConfig: &tls.Config{InsecureSkipVerify: true}})
+	conn, err := s.connect(at.IMAPS)
 	if err != nil {
 		s.t.Fatalf("%s at %s: %v", user, at.Name, err)
 	}
+	c := imapclient.New(tls.Client(conn, &tls.Config{InsecureSkipVerify: true}), nil)
 	defer c.Close()
 	if err := c.Login(user, "pw").Wait(); err != nil {
 		s.t.Fatalf("log in %s at %s: %v", user, at.Name, err)
