@@ -39,11 +39,11 @@ type usersRead struct {
 }
 
 // show returns the users of a copy as they were read last, and reads them again
-// when that is old and the disk answers. That there are none is read each time: it costs
-// nothing, and the first user is what others wait for.
+// when that is old and the disk answers. That there is nobody is always read: copies are
+// placed by it, and somebody may have been made a moment ago.
 func (u *shownUsers) show(s *local.Slot, now time.Duration) usersRead {
 	u.mu.Lock()
-	if u.last.known && u.last.count > 0 && now-u.last.at < usersFor {
+	if u.last.count > 0 && now-u.last.at < usersFor {
 		defer u.mu.Unlock()
 		return u.last
 	}

@@ -351,11 +351,15 @@ func TestLaw04NewNodeIsPlacedWhileThereIsNoUser(t *testing.T) {
 			t.Errorf("%+v, it was %+v", sl, was)
 		}
 	}
+	userless := func() bool { return s.nodes[0].node.userless(ctx, s.nodes[0].node.State()) }
+	if !userless() {
+		t.Error("there is no user")
+	}
 	s.users(ctx, 6)
-	n5 := s.join(ctx, "n5", "")
-	if s.nodes[0].node.userless(ctx, s.nodes[0].node.State()) {
+	if userless() { // at once
 		t.Error("there are users")
 	}
+	n5 := s.join(ctx, "n5", "")
 	n5.node.placeNewNodes(ctx)
 	if ids := onTheirWay(n5.node.State()); len(ids) > 0 {
 		t.Errorf("%v are moved although there are users", ids)

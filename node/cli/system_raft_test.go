@@ -82,9 +82,10 @@ func TestSystemRaftFileIsEmptied(t *testing.T) {
 	}
 }
 
-// TestSystemRaftFileIsCut: raft.db is cut short at several sizes, under
+// TestLongRaftFileIsCut: raft.db is cut short at several sizes, under
 // a running process and before a start. The process lives, and its mail flows.
-func TestSystemRaftFileIsCut(t *testing.T) {
+func TestLongRaftFileIsCut(t *testing.T) {
+	skipUnlessLong(t)
 	s := startSystem(t, shortDir(t), "--nodes", "1", "--slots", "2", "--users", "2")
 	users := s.demo().Users
 	whole, err := os.ReadFile(s.raftFile("n1"))
