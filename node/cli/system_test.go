@@ -195,6 +195,7 @@ type statusJSON struct {
 	Nodes  []struct{ Name, State string }
 	Slots  []struct {
 		Slot, Master       string
+		Epoch              int
 		Serving, Protected bool
 	}
 	Proposals []struct {
