@@ -21,7 +21,7 @@ test: ## vet, all tests under the race detector, the store without C
 	$(GO) test -race -timeout 15m -skip '^TestSystem' ./...
 	$(GO) test -race -timeout 5m -run '^TestSystem' ./node/cli
 	CGO_ENABLED=0 $(GO) test -timeout 5m ./storage/...
-	CGO_ENABLED=0 $(GO) test -count=1 -timeout 5m ./failover/sim -seeds 20000 -faults
+	CGO_ENABLED=0 $(GO) test -count=1 -timeout 5m ./failover/sim -seeds 10000 -faults
 
 # Not a tool directive of go.mod: a linter's requirements must not choose the versions that ship.
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2

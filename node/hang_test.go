@@ -167,10 +167,11 @@ func TestLaw09HangingReadsConcernTheirSlot(t *testing.T) {
 	})
 }
 
-// TestLaw09CopyThatHangsWhileItOpens: a node comes back while the disk of one of its
+// TestLongLaw09CopyThatHangsWhileItOpens: a node comes back while the disk of one of its
 // slots hangs in a read. The slot is proposed, its node says at which step it is,
 // and its others are served.
-func TestLaw09CopyThatHangsWhileItOpens(t *testing.T) {
+func TestLongLaw09CopyThatHangsWhileItOpens(t *testing.T) {
+	onlyLong(t)
 	t.Parallel()
 	s := newSite(t, 3, 1, 6)
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)

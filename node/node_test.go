@@ -28,10 +28,13 @@ import (
 // site is a cluster of real nodes in this process, on loopback TCP.
 type site struct {
 	t           *testing.T
-	nodes       []*running
+	nodes       []*running // those that are asked
 	ports       *testport.Block
 	upkeepEvery time.Duration // 0: the node's
 	moveWithin  time.Duration // 0: the node's
+
+	mu      sync.Mutex // guards started
+	started []*running // all that have run, also those that are not asked any more
 }
 
 type running struct {
@@ -103,10 +106,12 @@ func (s *site) install(base, name, settings string) *running {
 }
 
 func (s *site) stopAll() {
-	for _, r := range s.nodes {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, r := range s.started {
 		r.stop()
 	}
-	for _, r := range s.nodes {
+	for _, r := range s.started {
 		r.ended.Wait()
 	}
 }
@@ -131,6 +136,9 @@ func (s *site) startWith(r *running, set func(*Node)) {
 	s.t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	r.stop = cancel
+	s.mu.Lock()
+	s.started = append(s.started, r)
+	s.mu.Unlock()
 	ready := make(chan struct{})
 	log := slog.New(slog.NewTextHandler(s.t.Output(), &slog.HandlerOptions{Level: slog.LevelInfo}))
 	r.node = newNode(r.cfg, log, "test")

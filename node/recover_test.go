@@ -155,7 +155,8 @@ func (s *site) returns(ctx context.Context, gone []*running, user string) {
 
 // Two of five survive. One that is not heard is named and comes back by itself; the
 // two get their votes, and the next failover needs no other word.
-func TestRecoverWithTwoOfFive(t *testing.T) {
+func TestLongRecoverWithTwoOfFive(t *testing.T) {
+	onlyLong(t)
 	t.Parallel()
 	s := newSite(t, 5, 1, 5)
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)

@@ -61,7 +61,8 @@ func stateOfNode(st admin.Status, name slot.NodeName) string {
 // middle of an APPEND or of DATA, ask for much, or idle, at their master and
 // passed on. Meanwhile the others see that it is stopping, and its copies are
 // marked clean: no position jumps at the next start (LAWS §4.9).
-func TestStopWhateverClientsDo(t *testing.T) {
+func TestLongStopWhateverClientsDo(t *testing.T) {
+	onlyLong(t)
 	t.Parallel()
 	s := newSite(t, 3, 1, 3)
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)

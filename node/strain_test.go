@@ -49,10 +49,11 @@ func (s *site) protectedSlotsOf(master *running) (mine int) {
 	return mine
 }
 
-// TestLaw04Law09StrainedDisk: the disk of a master is slow. All its slots are proposed to
+// TestLongLaw04Law09StrainedDisk: the disk of a master is slow. All its slots are proposed to
 // move away, in one proposal, which goes when the disk is well; nothing moves without a
 // person. Confirmed, they are handed over with nothing left behind.
-func TestLaw04Law09StrainedDisk(t *testing.T) {
+func TestLongLaw04Law09StrainedDisk(t *testing.T) {
+	onlyLong(t)
 	t.Parallel()
 	s := newSite(t, 3, 1, 6)
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)

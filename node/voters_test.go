@@ -31,9 +31,10 @@ func (s *site) votersAt(r *running) string {
 	return strings.Join(out, " ")
 }
 
-// TestVoterThatIsGoneGivesItsVote: of four nodes three vote. One of them dies, and the
+// TestLongVoterThatIsGoneGivesItsVote: of four nodes three vote. One of them dies, and the
 // fourth gets its vote; it comes back, and follows. Then a second one may die.
-func TestVoterThatIsGoneGivesItsVote(t *testing.T) {
+func TestLongVoterThatIsGoneGivesItsVote(t *testing.T) {
+	onlyLong(t)
 	t.Parallel()
 	s, base := &site{t: t}, t.TempDir()
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)

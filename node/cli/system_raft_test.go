@@ -33,11 +33,12 @@ func (s *system) raftFile(name string) string {
 	return filepath.Join(s.dir, name, "data", "raft", "raft.db")
 }
 
-// TestSystemRaftFileIsEmptied: n1 is away while n2 and n3 decide that it is replaced.
+// TestLongRaftFileIsEmptied: n1 is away while n2 and n3 decide that it is replaced.
 // Then all die, and n2's raft.db is emptied. n1, which does not know of the decision,
 // and n2, which has forgotten it, must not decide anything together: what was
 // acknowledged in the new epoch would be hidden. When n3 is back all mail is there.
-func TestSystemRaftFileIsEmptied(t *testing.T) {
+func TestLongRaftFileIsEmptied(t *testing.T) {
+	skipUnlessLong(t)
 	s := startSystem(t, shortDir(t), "--users", "6", "--slots", "6")
 	s.allProtected(s.node("n1"))
 	s.kill(s.node("n1"))
