@@ -14,14 +14,16 @@ import (
 // view, which has all that the refused closure saw, and queues it once more.
 var errUncounted = errors.New("the account must be counted first")
 
-// counting runs a change, and once more behind count when it must be counted first.
+// counting runs a change, and again behind count when it must be counted first.
 func counting(change, count func() error) error {
-	err := change()
-	if !errors.Is(err, errUncounted) {
-		return err
-	}
-	if err := count(); err != nil {
-		return err
+	for range countsMax {
+		err := change()
+		if !errors.Is(err, errUncounted) {
+			return err
+		}
+		if err := count(); err != nil {
+			return err
+		}
 	}
 	return change()
 }
@@ -43,9 +45,13 @@ type room struct {
 
 // roomCount is what one command has counted.
 type roomCount struct {
-	mark int // room.made when it was refused
-	done bool
+	mark  int // room.made when it was refused
+	times int
 }
+
+// countsMax is how often one command counts. What others make between its refusal and
+// its view is counted twice: it counts again then, so that nothing is refused for it.
+const countsMax = 8
 
 // made notes n more. Whether they will be there does not matter.
 func (r *rooms) made(id storage.AccountID, n int) {
@@ -73,8 +79,9 @@ func (r *rooms) fit(id storage.AccountID, n, limit int, c *roomCount) error {
 		return nil
 	}
 	x.made -= n
-	if !c.done {
+	if c.times == 0 || c.times < countsMax && x.made != c.mark {
 		c.mark = x.made
+		c.times++
 		return errUncounted
 	}
 	return storage.Errorf(storage.ErrLimit, "the account has %d already, and can have %d", x.base+x.made, limit)
@@ -90,7 +97,7 @@ func (r *rooms) count(ctx context.Context, m *Master, id storage.AccountID, sp e
 		r.mu.Lock()
 		defer r.mu.Unlock()
 		x := r.of[id]
-		x.base, x.counted, c.done = n-c.mark, true, true
+		x.base, x.counted = n-c.mark, true
 		return nil
 	})
 }

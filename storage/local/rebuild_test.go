@@ -341,12 +341,9 @@ func rebuildSurvivesPowerLoss(t *testing.T, tried int) {
 			t.Logf("%d sync points", len(points.clones))
 			began := false
 			for i, clone := range points.clones {
-				if points.skips(i, tried) {
-					continue
-				}
 				oc.FS = clone
-				if began = began || pending(oc); !began {
-					continue // the mark was not durable yet, and the old index is where it was
+				if began = began || pending(oc); !began || points.skips(i, tried) {
+					continue // before the mark is durable the old index is where it was
 				}
 				if pending(oc) {
 					if s, err := Open(oc); err == nil {
