@@ -205,6 +205,17 @@ func (a *app) show(v any, text func() string) error {
 	return json.NewEncoder(a.out).Encode(v)
 }
 
+// showPlan prints what is about to be done. With --json it goes to standard error:
+// standard output is the program's.
+func (a *app) showPlan(text string) error {
+	to := a.out
+	if a.asJSON {
+		to = a.err
+	}
+	_, err := io.WriteString(to, text)
+	return err
+}
+
 // say prints one line about what is or will be done.
 func (a *app) say(format string, args ...any) { fmt.Fprintf(a.out, format+"\n", args...) }
 

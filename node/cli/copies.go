@@ -56,11 +56,7 @@ func (a *app) copies(ctx context.Context, verb string, args []string, r admin.Co
 	if p.Exit != admin.ExitDone {
 		return &admin.Error{Text: strings.Join(p.Lines, ";\n  "), Exit: p.Exit, Next: p.Next}
 	}
-	shown := a.out
-	if a.asJSON {
-		shown = a.err // standard output is the program's
-	}
-	if _, err := io.WriteString(shown, copiesLines(p.Lines)); err != nil {
+	if err := a.showPlan(copiesLines(p.Lines)); err != nil {
 		return err
 	}
 	again := fmt.Sprintf("mailnode slot %s %s %s", verb, id, args[1])

@@ -2,10 +2,8 @@ package cli
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -129,19 +127,16 @@ func (a *app) confirm(ctx context.Context, id string, r admin.ConfirmRequest) er
 	if err != nil {
 		return err
 	}
-	shown := a.out
-	if a.asJSON {
-		shown = a.err // standard output is the program's
-	}
 	if plan.State != "open" { // what became of it, when it was confirmed before
 		r.ID = plan.ID
 		return a.confirmed(ctx, r)
 	}
-	if _, err := io.WriteString(shown, ended(plan.Text)); err != nil {
-		return err
-	}
+	text := ended(plan.Text)
 	if n := len(r.Slots); n > 0 && n < len(plan.Slots) {
-		fmt.Fprint(shown, wrap("", "of these now only "+slotRanges(r.Slots)))
+		text += wrap("", "of these now only "+slotRanges(r.Slots))
+	}
+	if err := a.showPlan(text); err != nil {
+		return err
 	}
 	again := "mailnode failover confirm " + plan.ID
 	for _, s := range r.Slots {
@@ -163,12 +158,7 @@ func (a *app) confirmed(ctx context.Context, r admin.ConfirmRequest) error {
 	if err := a.ordered(ctx, func() (err error) { o, err = a.client().Confirm(ctx, r); return err }); err != nil {
 		return err
 	}
-	var err error
-	if a.asJSON {
-		err = json.NewEncoder(a.out).Encode(o)
-	} else {
-		_, err = io.WriteString(a.out, ended(o.Text))
-	}
+	err := a.show(o, func() string { return ended(o.Text) })
 	if o.Exit != admin.ExitDone {
 		return errors.Join(err, exitCode(o.Exit))
 	}

@@ -2,9 +2,7 @@ package cli
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
-	"io"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -26,11 +24,7 @@ func (a *app) clusterRecover() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		shown := a.out
-		if a.asJSON {
-			shown = a.err // standard output is the program's
-		}
-		if _, err := io.WriteString(shown, narrowed(r.Text)); err != nil {
+		if err := a.showPlan(narrowed(r.Text)); err != nil {
 			return err
 		}
 		var lost []string
@@ -44,11 +38,7 @@ func (a *app) clusterRecover() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		if a.asJSON {
-			return json.NewEncoder(a.out).Encode(out)
-		}
-		_, err = io.WriteString(a.out, narrowed(out.Text))
-		return err
+		return a.show(out, func() string { return narrowed(out.Text) })
 	})))
 	c.Flags().StringSliceVar(&names, "with", nil, "a node that is not heard now and is not lost; may be repeated")
 	return c

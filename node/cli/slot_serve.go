@@ -2,9 +2,7 @@ package cli
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
-	"io"
 
 	"github.com/spf13/cobra"
 
@@ -70,11 +68,7 @@ func (a *app) serveAlone(ctx context.Context, id slot.ID) error {
 	if err != nil {
 		return err
 	}
-	shown := a.out
-	if a.asJSON {
-		shown = a.err // standard output is the program's
-	}
-	if _, err := io.WriteString(shown, narrowed(plan.Text)); err != nil {
+	if err := a.showPlan(narrowed(plan.Text)); err != nil {
 		return err
 	}
 	if err := a.agree("Serve it all the same?", "mailnode slot serve "+id.String()+" --without-quorum"); err != nil {
@@ -84,9 +78,5 @@ func (a *app) serveAlone(ctx context.Context, id slot.ID) error {
 	if err != nil {
 		return err
 	}
-	if a.asJSON {
-		return json.NewEncoder(a.out).Encode(out)
-	}
-	_, err = io.WriteString(a.out, narrowed(out.Text))
-	return err
+	return a.show(out, func() string { return narrowed(out.Text) })
 }
