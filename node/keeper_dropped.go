@@ -196,18 +196,8 @@ func (k *keeper) takeAway(ctx context.Context) error {
 	w := &removal{closed: make(chan error, 1), gone: make(chan bool, 1)}
 	gone := false
 	defer func() { w.gone <- gone }()
-	select {
-	case k.dropped.removing <- w:
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-	select {
-	case err := <-w.closed:
-		if err != nil {
-			return err
-		}
-	case <-ctx.Done():
-		return ctx.Err()
+	if err := handed(ctx, k.dropped.removing, w, w.closed); err != nil {
+		return err
 	}
 	_, err := k.unlisted(ctx) // nobody has written to it since the master was asked
 	if err == nil {

@@ -138,6 +138,21 @@ func (k *keeper) rebuild(mode local.RebuildMode, by string) *job.Job {
 		func(ctx context.Context, p *job.Progress) error { return k.rebuildIndex(ctx, p, mode) })
 }
 
+// handed gives the run loop work for which it closes the copy, and waits until it has.
+func handed[T any](ctx context.Context, loop chan<- T, work T, closed <-chan error) error {
+	select {
+	case loop <- work:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	select {
+	case err := <-closed:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
 func (k *keeper) rebuildIndex(ctx context.Context, p *job.Progress, mode local.RebuildMode) error {
 	if mode == local.Refill {
 		if err := k.knowEpoch(ctx); err != nil {
@@ -146,18 +161,8 @@ func (k *keeper) rebuildIndex(ctx context.Context, p *job.Progress, mode local.R
 	}
 	w := &parked{closed: make(chan error, 1), done: make(chan struct{})}
 	defer close(w.done)
-	select {
-	case k.index.parking <- w:
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-	select {
-	case err := <-w.closed:
-		if err != nil {
-			return err
-		}
-	case <-ctx.Done():
-		return ctx.Err()
+	if err := handed(ctx, k.index.parking, w, w.closed); err != nil {
+		return err
 	}
 	sl, _ := k.n.raft.State().Slot(k.id)
 	if me := k.n.cfg.Node.Name; mode == local.Refill && sl.Master == me {
